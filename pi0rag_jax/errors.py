@@ -1,0 +1,15 @@
+"""The one error base of the project: a message for the user that says what was seen and what is allowed."""
+
+
+class Pi0RagError(Exception):
+  """A mistake that the user can mend; command lines print its text without a traceback."""
+
+
+def unknown_name(kind: str, name: str, known) -> Pi0RagError:
+  """Returns the error for an unknown `name` of a `kind`, with the nearest and all the valid names."""
+  import difflib
+
+  known = sorted(known)
+  near = difflib.get_close_matches(name, known, n=1)
+  hint = f" Did you mean '{near[0]}'?" if near else ""
+  return Pi0RagError(f"unknown {kind} '{name}'.{hint} Valid names: {', '.join(known)}")

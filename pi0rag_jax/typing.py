@@ -1,0 +1,16 @@
+"""The dimension key that every array name in this project uses as a suffix, and the array types.
+
+Letters: `B` batch, `T` action step in a chunk, `A` action dim, `P` proprioceptive dim, `S` prefix token,
+`L` prompt token, `D` model width, `N` attention head, `H` head dim, `K` neighbour, `E` key dim, `M` memory record.
+`keys_ME` is therefore float[M, E]: one key of E numbers for each of M records.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+# A nested dict of arrays, as flax makes them and openpi stores them.
+Params: TypeAlias = Mapping[str, Any]
