@@ -1,0 +1,69 @@
+"""A stream of episodes in which the memory learns: the policy works, an expert takes over when it fails."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval import rollout
+from eval.records import EpisodeRecord
+from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
+from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.policy.rag_policy import SteeredPolicy
+from pi0rag_jax.sim.batch import BatchEnv, Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """What the episodes of one part of a sweep have in common; a record's fields."""
+
+  phase: str
+  policy: str
+  task: str
+  condition: str
+  stream: str = ""
+
+
+def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], config: OnlineConfig, *,
+        band: int, corrected: int) -> Iterator[EpisodeRecord]:
+  """Yields a record per stream episode, once what it taught is durable in the policy's memory.
+
+  Args:
+    jobs: the episodes still to run, in order.
+    corrected: take-overs spent before, when a stream is resumed.
+  """
+  learner = OnlineLearner(policy.memory, policy.policy.spec.action_layout, task=cell.task,
+                          condition=cell.condition, band=band, config=config, corrected=corrected,
+                          expert_plan=lambda snapshots: expert_plans(env, snapshots))
+  queue = collections.deque(jobs)
+  for trace in rollout.run(env, policy, queue, stochastic=False):
+    lesson = learner.learn(trace)
+    if lesson.takeover is not None:
+      queue.appendleft(lesson.takeover)
+    elif lesson.trace is not None:
+      yield episode_record(cell, lesson.trace, lesson, memory_records=len(policy.memory))
+
+
+def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:
+  """Returns the expert's chunks float32[N, T, A] at some moments, shared out over the slots."""
+  shares = [list(snapshots[slot :: env.slots]) for slot in range(env.slots)]
+  answers = env.run({slot: Plan(share) for slot, share in enumerate(shares) if share})
+  chunks: list[np.ndarray | None] = [None] * len(snapshots)
+  for slot, answer in answers.items():
+    if not isinstance(answer, np.ndarray):
+      raise RuntimeError(f"the expert could not plan:\n{answer.error}")
+    chunks[slot :: env.slots] = list(answer)
+  return np.stack(chunks)
+
+
+def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: int,
+                   keep_latency: bool = False) -> EpisodeRecord:
+  """Returns the record of an episode. Latencies are kept only where a decision was one robot's."""
+  return EpisodeRecord(
+      **dataclasses.asdict(cell), seed=trace.job.seed, index=trace.job.index, outcome=trace.outcome,
+      failure_kind=lesson.failure_kind, steps=trace.ticks, decisions=len(trace.steps),
+      corrected=lesson.corrected, records_added=lesson.records_added, memory_records=memory_records,
+      latency_ms=trace.latency_ms if keep_latency else {}, deadline_misses=trace.deadline_misses,
+      abstained=sum(step.used == 0 for step in trace.steps), error=trace.error)

@@ -1,0 +1,48 @@
+"""What is kept of an episode while and after it runs: one step per decision, and how it ended."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One decision of an episode."""
+
+  tick: int  # control ticks since the start of the episode
+  snapshot: Any  # restores the moment of the decision
+  key_E: np.ndarray
+  base_TA: np.ndarray  # the policy's own chunk
+  actions_TA: np.ndarray  # the chunk that was executed, from its start
+  used: int  # neighbours that had a say
+  ids_K: np.ndarray  # records retrieved, -1 where none
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """An episode to run, from the start or from a moment of an earlier one."""
+
+  seed: int
+  index: int  # position in the stream or the evaluation
+  rewind: Any = None  # snapshot to begin from; None begins anew
+  by_expert: bool = False  # the expert acts; the policy is asked for its keys and chunks all the same
+
+
+@dataclasses.dataclass
+class Trace:
+  """An episode as it happened."""
+
+  job: Job
+  prompt: str = ""
+  steps: list[Step] = dataclasses.field(default_factory=list)
+  sensors: list[dict] = dataclasses.field(default_factory=list)  # one per control tick
+  latency_ms: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # per decision, of its batch
+  deadline_misses: int = 0
+  outcome: str = ""  # 'success', 'failure' or 'crashed' once it is over
+  ticks: int = 0
+  error: str = ""  # traceback or simulator fault when crashed
+
+  def executed(self, execute_steps: int) -> np.ndarray:
+    """Returns the actions sent to the robot, float32[N, A]; the last decision may have been cut short."""
+    return np.concatenate([step.actions_TA[:execute_steps] for step in self.steps])

@@ -1,0 +1,172 @@
+"""The base policy: from raw observations to an action chunk in the robot's units, in two jitted calls."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pi0rag_jax import errors
+from pi0rag_jax.models import embedding, pi0
+from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.policy import keys, normalize
+from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.typing import Array, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """What one look at the world leaves on the device for denoising, and the key for the memory."""
+
+  prefix: pi0.PrefixOutput
+  state_BA: Array  # normalized, padded to the model's action dim
+  key_BE: Array
+
+
+class Policy:
+  """A frozen flow-matching policy.
+
+  `encode` and `denoise` are dispatched without waiting for the device, so that a caller can search its memory
+  while the device denoises. Batches are padded to powers of two: few executables, whatever the batch.
+  """
+
+  def __init__(self, spec: PolicySpec, params: Params, norm_stats: dict[str, normalize.NormStats],
+               tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats):
+    self.spec = spec
+    self.params = jax.device_put(params)
+    self.norm_stats = norm_stats
+    self.key_stats = key_stats
+    self._tokenizer = tokenizer
+    self._prompt_tokens = functools.lru_cache(maxsize=1024)(
+        lambda prompt: tokenizer.encode_prompt(prompt, spec.model.max_token_len))
+    model = pi0.Pi0(spec.model)
+    # Pure functions of (params, ...), for callers that compile more than one of them into one program.
+    self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
+    self.denoise_fn = functools.partial(_denoise, model, norm_stats["actions"], spec.denoising_steps)
+    self._encode = jax.jit(self.encode_fn)
+    self._denoise = jax.jit(self.denoise_fn)
+
+  @classmethod
+  def load(cls, directory, *, recipe: keys.KeyRecipe | None = None) -> "Policy":
+    """Returns the policy of a directory that `train.launch` exported.
+
+    Errors: Pi0RagError when a part is missing, or the parameters do not fit the spec (first paths listed).
+    """
+    directory = pathlib.Path(directory)
+    spec = PolicySpec.load(directory)
+    template = jax.eval_shape(functools.partial(pi0.init, spec.model), jax.random.key(0))
+    params = checkpoints.load_params(directory, template=template)
+    stats = checkpoints.load_norm_stats(directory, spec.asset_id)
+    norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
+    key_stats = keys.KeyStats.load(directory)
+    if recipe is not None and recipe != key_stats.recipe:
+      raise errors.Pi0RagError(f"keys '{recipe.name}' wanted, {directory} has statistics for "
+                               f"'{key_stats.recipe.name}': run pi0rag_jax.policy.calibrate again")
+    return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)
+
+  @property
+  def chunk_shape(self) -> tuple[int, int]:
+    """(horizon, action dim) of the robot's chunk."""
+    return self.spec.model.action_horizon, self.spec.action_layout.dim
+
+  @property
+  def noise_shape(self) -> tuple[int, int]:
+    """(horizon, the model's action dim): one sample of noise."""
+    return self.spec.model.action_horizon, self.spec.model.action_dim
+
+  @property
+  def key_dim(self) -> int:
+    return self.key_stats.key_dim(self.spec.state_dim)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """A short hash of the parameters: a memory made by another policy has other keys and residuals."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+    return f"{self.spec.name}-{digest.hexdigest()[:16]}"
+
+  def encode(self, observations: Sequence[dict]) -> Encoded:
+    """Returns the encoded prefix and keys of a batch of raw observations (asynchronous).
+
+    Args:
+      observations: dicts with `image` {camera: uint8[S, S, 3]}, `state` float[P], `prompt` str.
+    Errors: Pi0RagError when a camera or state does not fit the policy, or the state has NaN.
+    """
+    return self._encode(self.params, self.model_input(observations))
+
+  def denoise(self, encoded: Encoded, noise_BTA: np.ndarray | None) -> jax.Array:
+    """Returns the policy's own chunk float32[B', T, A] in the robot's units (asynchronous, B' padded).
+
+    Args:
+      noise_BTA: float[B, T, A'] with A' the model's action dim: where the ODE starts; None starts at zero.
+    """
+    return self._denoise(self.params, encoded.prefix, encoded.state_BA,
+                         self.start_of_flow(encoded.state_BA.shape[0], noise_BTA))
+
+  def start_of_flow(self, batch: int, noise_BTA: np.ndarray | None) -> np.ndarray:
+    """Returns where the ODE starts, float32[batch, T, A']: the given noise, zeros behind it or without it."""
+    start_BTA = np.zeros((batch, *self.noise_shape), np.float32)
+    if noise_BTA is not None:
+      start_BTA[: len(noise_BTA)] = noise_BTA
+    return start_BTA
+
+  def model_input(self, observations: Sequence[dict]) -> Observation:
+    """Returns the model's observation of a batch of raw ones, normalized, tokenized and padded."""
+    padding = padded_size(len(observations)) - len(observations)
+    observations = [*observations, *[observations[-1]] * padding]
+    images = {name: self._camera(observations, name) for name in self.spec.model.image_keys}
+    state_BP = np.stack([o["state"] for o in observations]).astype(np.float32)
+    if state_BP.shape[-1] != self.spec.state_dim:
+      raise errors.Pi0RagError(f"state has {state_BP.shape[-1]} dims, the policy takes {self.spec.state_dim}")
+    if not np.isfinite(state_BP).all():
+      raise errors.Pi0RagError("state has NaN or infinity: the observation is not of a working robot")
+    normalized = normalize.normalize(state_BP, self.norm_stats["state"]).astype(np.float32)
+    tokens, masks = zip(*[self._prompt_tokens(o["prompt"]) for o in observations])
+    return Observation.from_dict({
+        "image": images,
+        "image_mask": {name: np.ones(len(observations), bool) for name in images},
+        "state": normalize.pad_last(normalized, self.spec.model.state_size),
+        "tokenized_prompt": np.stack(tokens),
+        "tokenized_prompt_mask": np.stack(masks),
+    })
+
+  def _camera(self, observations, name: str) -> np.ndarray:
+    size = self.spec.image_size
+    for observation in observations:
+      if name not in observation["image"]:
+        raise errors.unknown_name("camera", name, observation["image"])
+      shape = observation["image"][name].shape
+      if shape != (size, size, 3):
+        raise errors.Pi0RagError(f"camera {name} gives {shape}, the policy takes {(size, size, 3)}")
+    return np.stack([o["image"][name] for o in observations])
+
+
+def padded_size(batch: int) -> int:
+  """Returns the power of two that a batch is padded to."""
+  return 1 << max(batch - 1, 0).bit_length()
+
+
+def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, observation: Observation):
+  prefix = pi0.encode_prefix(model, params, observation)
+  source = prefix.hidden_BSD if key_stats.recipe.source == "hidden" else prefix.tokens_BSD
+  pooled_BD = embedding.pool_prefix(source, prefix.mask_BS)
+  key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats)
+  return Encoded(prefix, observation.state, key_BE)
+
+
+def _denoise(model: pi0.Pi0, stats: normalize.NormStats, num_steps: int, params, prefix, state_BA, noise_BTA):
+  chunk_BTA = pi0.denoise(model, params, prefix, state_BA, noise_BTA, num_steps=num_steps)
+  width = stats.mean.shape[-1]
+  scale_A = jnp.asarray(stats.std + normalize.EPSILON, jnp.float32)
+  return chunk_BTA[..., :width].astype(jnp.float32) * scale_A + jnp.asarray(stats.mean, jnp.float32)
+
+
+jax.tree_util.register_dataclass(Encoded, data_fields=["prefix", "state_BA", "key_BE"], meta_fields=[])

@@ -1,0 +1,157 @@
+"""The policy that a robot runs: the frozen base policy, steered by its memory where the memory has a say."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from pi0rag_jax import errors
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy import steering
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.retrieval import Retriever
+
+FEEDING = ("overlap", "callback")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What a policy decided for a batch of observations, as numpy arrays in the robot's units."""
+
+  actions_BTA: np.ndarray  # to execute
+  base_BTA: np.ndarray  # what the policy itself would have done from the same noise
+  key_BE: np.ndarray
+  used_B: np.ndarray  # neighbours that had a say; 0: the base action, bit for bit
+  ids_BK: np.ndarray  # records retrieved, -1 where none
+  latency_ms: dict[str, float]  # by stage, of the whole batch
+  missed_deadline: bool = False
+
+
+class SteeredPolicy:
+  """A base policy with or without a memory; both answer `infer` alike, so everything else treats them alike.
+
+  Args:
+    memory: None runs the base policy alone.
+    feeding: 'overlap' searches on a host thread while the device denoises; 'callback' inside the jitted call.
+    deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
+  """
+
+  def __init__(self, policy: Policy, memory: Memory | None = None,
+               config: steering.SteeringConfig | None = None, *, feeding: str = "overlap",
+               deadline_ms: float | None = None):
+    if feeding not in FEEDING:
+      raise errors.unknown_name("feeding", feeding, FEEDING)
+    self.policy = policy
+    self.memory = memory
+    self.deadline_misses = 0
+    self._deadline_s = None if deadline_ms is None else deadline_ms / 1000
+    self._feeding = feeding
+    if memory is None:
+      return
+    config = config or steering.preset("residual")
+    layout = policy.spec.action_layout
+    self._retriever = Retriever(memory, config, layout, unit_distance=policy.key_stats.unit_distance)
+    self._steer = jax.jit(functools.partial(steering.steer, config=config, layout=layout))
+    self._search_thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="memory-search")
+    if feeding == "callback":
+      self._infer_in_one = jax.jit(self._traced_infer)
+
+  def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None) -> Prediction:
+    """Returns the decision for a batch of raw observations.
+
+    Args:
+      observations: see Policy.encode.
+      noise_BTA: see Policy.denoise; None is the deterministic z = 0.
+    """
+    batch = len(observations)
+    clock = _Clock()
+    if self.memory is not None and self._feeding == "callback":
+      prediction = self._infer_callback(observations, noise_BTA, clock)
+    else:
+      prediction = self._infer_overlap(observations, noise_BTA, clock)
+    arrays = {f: np.asarray(getattr(prediction, f))[:batch]
+              for f in ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK")}
+    clock.stop("total")
+    return dataclasses.replace(prediction, **arrays, latency_ms=clock.stages_ms)
+
+  def _infer_overlap(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
+    encoded = self.policy.encode(observations)
+    key_BE = np.asarray(encoded.key_BE)  # waits for the prefix
+    clock.lap("prefix")
+    base_BTA = self.policy.denoise(encoded, noise_BTA)  # runs on while the host searches
+    if self.memory is None:
+      base_BTA.block_until_ready()
+      clock.lap("denoise")
+      nobody = np.zeros(len(key_BE), int)
+      return Prediction(base_BTA, base_BTA, key_BE, nobody, np.full((len(key_BE), 0), -1), {})
+    neighbours, missed = self._search(key_BE, len(observations), clock)
+    base_BTA.block_until_ready()
+    clock.lap("denoise")
+    actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
+    actions_BTA.block_until_ready()
+    clock.lap("steer")
+    return Prediction(actions_BTA, base_BTA, key_BE, used_B, neighbours["ids_BK"], {}, missed)
+
+  def _search(self, key_BE, batch: int, clock: "_Clock"):
+    """Returns the neighbours of the first `batch` keys, padded with masked ones, and whether it came too late."""
+    padding = len(key_BE) - batch
+    nothing = self._retriever.empty(padding, self.policy.chunk_shape)
+    started = time.perf_counter()
+    future = self._search_thread.submit(self._retriever, key_BE[:batch])
+    try:
+      found = future.result(timeout=self._deadline_s)
+    except concurrent.futures.TimeoutError:
+      self.deadline_misses += 1
+      clock.add("retrieval", time.perf_counter() - started)
+      return self._retriever.empty(len(key_BE), self.policy.chunk_shape), True
+    clock.add("retrieval", time.perf_counter() - started)
+    return {name: np.concatenate([found[name], nothing[name]]) for name in found}, False
+
+  def _infer_callback(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
+    observation = self.policy.model_input(observations)
+    start_BTA = self.policy.start_of_flow(observation.state.shape[0], noise_BTA)
+    outputs = jax.block_until_ready(self._infer_in_one(self.policy.params, observation, start_BTA))
+    clock.lap("device")
+    return Prediction(*outputs, latency_ms={})
+
+  def _traced_infer(self, params, observation, start_BTA):
+    encoded = self.policy.encode_fn(params, observation)
+    nothing = self._retriever.empty(encoded.key_BE.shape[0], self.policy.chunk_shape)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), nothing)
+    neighbours = jax.pure_callback(self._retriever, shapes, encoded.key_BE, vmap_method="broadcast_all")
+    base_BTA = self.policy.denoise_fn(params, encoded.prefix, encoded.state_BA, start_BTA)
+    actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
+    return actions_BTA, base_BTA, encoded.key_BE, used_B, neighbours["ids_BK"]
+
+  def close(self) -> None:
+    """Stops the search thread; the memory stays open, it is its owner's."""
+    if self.memory is not None:
+      self._search_thread.shutdown(wait=True)
+
+
+def _without_ids(neighbours: dict) -> dict:
+  return {name: a for name, a in neighbours.items() if name != "ids_BK"}
+
+
+class _Clock:
+  """Wall-clock by stage of one decision, ms."""
+
+  def __init__(self):
+    self.stages_ms: dict[str, float] = {}
+    self._start = self._last = time.perf_counter()
+
+  def lap(self, stage: str) -> None:
+    """Books the time since the last lap on a stage, less what `add` booked in between."""
+    now = time.perf_counter()
+    self.stages_ms[stage] = (now - self._last) * 1000
+    self._last = now
+
+  def add(self, stage: str, seconds: float) -> None:
+    self.stages_ms[stage] = seconds * 1000
+
+  def stop(self, stage: str) -> None:
+    self.stages_ms[stage] = (time.perf_counter() - self._start) * 1000

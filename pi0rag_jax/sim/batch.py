@@ -1,0 +1,263 @@
+"""Many environments at once, stepped in worker processes: one message per decision and environment.
+
+A decision is a few control ticks long; pictures are rendered only where a policy looks, at its end. A fault in
+one environment is reported as that slot's error and leaves the others alone.
+"""
+
+import dataclasses
+import multiprocessing
+import os
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pi0rag_jax import errors
+from pi0rag_jax.sim.conditions import Condition
+from pi0rag_jax.sim.experts import get_expert
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+  """What the environments of a batch have in common."""
+
+  task: str
+  condition: Condition | str
+  renderer: str = "raycast"
+  image_size: int = 64
+  horizon: int = 16  # ticks of an expert's plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """The world at a decision, as a worker hands it over."""
+
+  observation: dict[str, Any]
+  snapshot: Any  # restores this moment
+  success: bool
+  done: bool  # success or out of time
+  ticks: int  # control ticks since the start
+  sensors: list[dict]  # one dict per tick since the last decision, what a robot can measure
+  plan_TA: np.ndarray | None = None  # what the expert planned, after a Follow
+  error: str = ""  # traceback or simulator fault; the rest is then meaningless
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """Begins the episode of a seed."""
+
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Advance:
+  """Executes actions float[n, A], one a tick, until the last or the end of the episode."""
+
+  actions_NA: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Follow:
+  """Executes the first `count` actions of the expert's plan; the answer's `plan_TA` is the whole plan."""
+
+  count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewind:
+  """Goes back to a moment of an earlier episode, with the whole time limit ahead."""
+
+  snapshot: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Asks the expert what it would do at each of some moments: float32[N, horizon, A]; the episode stays put."""
+
+  snapshots: Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+  """Replays a seed's actions and returns pictures uint8[N, size, size, 3] of the base camera, one per `every`."""
+
+  seed: int
+  actions_NA: np.ndarray
+  size: int
+  every: int = 2
+
+
+class BatchEnv:
+  """`slots` environments in `processes` workers (0: in this process, for tests and debuggers)."""
+
+  def __init__(self, config: EnvConfig, *, slots: int, processes: int):
+    if slots < 1 or processes < 0:
+      raise errors.Pi0RagError(f"slots must be at least 1 and processes at least 0, got {slots} and {processes}")
+    self.config = config
+    self.slots = slots
+    self._workers = [_Worker(config) for _ in range(min(processes, slots))]
+    self._inline = _Slots(config) if not self._workers else None
+
+  def __enter__(self) -> "BatchEnv":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def close(self) -> None:
+    for worker in self._workers:
+      worker.close()
+
+  def run(self, commands: dict[int, Any]) -> dict[int, Any]:
+    """Returns each slot's answer to its command: a Moment, or an array for Plan and Film.
+
+    An exception inside an environment becomes a Moment with `error` set, whatever the command was.
+    """
+    unknown = [slot for slot in commands if not 0 <= slot < self.slots]
+    if unknown:
+      raise errors.Pi0RagError(f"no slots {unknown}: there are 0..{self.slots - 1}")
+    if self._inline is not None:
+      return {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
+    count = len(self._workers)
+    for i, worker in enumerate(self._workers):
+      worker.send({slot: c for slot, c in commands.items() if slot % count == i})
+    answers: dict[int, Any] = {}
+    for worker in self._workers:
+      answers.update(worker.receive())
+    return answers
+
+
+class _Worker:
+  """One process that holds every n-th environment."""
+
+  def __init__(self, config: EnvConfig):
+    context = multiprocessing.get_context("spawn")
+    self._pipe, theirs = context.Pipe()
+    self._process = context.Process(target=_serve, args=(theirs, config), daemon=True)
+    self._process.start()
+    theirs.close()
+
+  def send(self, commands: dict[int, Any]) -> None:
+    self._pipe.send(commands)
+
+  def receive(self) -> dict[int, Any]:
+    try:
+      return self._pipe.recv()
+    except EOFError as e:
+      self._process.join(timeout=5)
+      raise errors.Pi0RagError(
+          f"a simulation process ended by itself (exit code {self._process.exitcode}); out of memory?") from e
+
+  def close(self) -> None:
+    self._pipe.close()
+    self._process.join(timeout=5)
+    if self._process.is_alive():
+      self._process.terminate()
+
+
+def _serve(pipe, config: EnvConfig) -> None:
+  """Answers commands until the other end hangs up. Ctrl-C is the parent's business."""
+  import signal
+
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"
+  slots = _Slots(config)
+  while True:
+    try:
+      commands = pipe.recv()
+    except EOFError:
+      return
+    pipe.send({slot: slots.answer(slot, command) for slot, command in commands.items()})
+
+
+class _Slots:
+  """The environments of one process, made at their first use."""
+
+  def __init__(self, config: EnvConfig):
+    self._config = config
+    self._envs: dict[int, Any] = {}
+
+  def answer(self, slot: int, command):
+    try:
+      return self._handle(self._env(slot), command)
+    # Whatever goes wrong inside an episode belongs to its record, as `crashed` with the traceback.
+    except Exception:
+      return Moment({}, None, False, True, 0, [], error=traceback.format_exc())
+
+  def _env(self, slot: int):
+    if slot not in self._envs:
+      from pi0rag_jax.sim.env import PandaEnv
+
+      c = self._config
+      self._envs[slot] = PandaEnv(c.task, c.condition, renderer=c.renderer, image_size=c.image_size)
+    return self._envs[slot]
+
+  def _handle(self, env, command):
+    match command:
+      case Start(seed):
+        env.reset(seed=seed)
+        return _moment(env, {}, False, [])
+      case Rewind(snapshot):
+        env.restore(snapshot)
+        env.ticks = 0
+        return _moment(env, {}, False, [])
+      case Advance(actions_NA):
+        return _advance(env, actions_NA)
+      case Follow(count):
+        plan_TA = get_expert(env.task.name).plan(env, self._config.horizon)
+        return dataclasses.replace(_advance(env, plan_TA[:count]), plan_TA=plan_TA)
+      case Plan(snapshots):
+        return _plans(env, snapshots, self._config.horizon)
+      case Film():
+        return _film(self._config, command)
+    raise errors.Pi0RagError(f"unknown command {type(command).__name__}")
+
+
+def _advance(env, actions_NA) -> Moment:
+  """Executes actions without rendering and looks at the world once, at the end."""
+  info, sensors, done = {}, [], False
+  for action_A in actions_NA:
+    _, terminated, truncated, info = env.advance(action_A[None])
+    command = {"gripper_command": float(env.controller.state.gripper_open)}
+    sensors.append(info["failure_signals"] | command)
+    done = terminated or truncated
+    if done:
+      break
+  return _moment(env, info, done, sensors)
+
+
+def _moment(env, info: dict, done: bool, sensors: list[dict]) -> Moment:
+  fault = info.get("sim_error") or ""
+  observation = {} if done else env.observe()
+  success = bool(info.get("success", False))
+  return Moment(observation, env.snapshot(), success, done, env.ticks, sensors, error=fault)
+
+
+def _plans(env, snapshots, horizon: int) -> np.ndarray:
+  expert = get_expert(env.task.name)
+  here = env.snapshot()
+  chunks = []
+  for snapshot in snapshots:
+    env.restore(snapshot)
+    chunks.append(expert.plan(env, horizon))
+  env.restore(here)
+  return np.stack(chunks)
+
+
+def _film(config: EnvConfig, film: Film) -> np.ndarray:
+  from pi0rag_jax.sim.env import PandaEnv
+
+  env = PandaEnv(config.task, config.condition, renderer=config.renderer, image_size=film.size)
+  env.reset(seed=film.seed)
+  frames = [env.observe()["image"]["base_0_rgb"]]
+  for i, action_A in enumerate(film.actions_NA, 1):
+    _, terminated, truncated, _ = env.advance(action_A[None])
+    done = terminated or truncated
+    if i % film.every == 0 or done:
+      frames.append(env.observe()["image"]["base_0_rgb"])
+    if done:
+      break
+  env.close()
+  return np.stack(frames)
