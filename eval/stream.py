@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from eval import rollout
 from eval.records import EpisodeRecord
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
 from pi0rag_jax.sim.batch import BatchEnv, Plan
 
@@ -44,6 +45,12 @@ def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], c
       queue.appendleft(lesson.takeover)
     elif lesson.trace is not None:
       yield episode_record(cell, lesson.trace, lesson, memory_records=len(policy.memory))
+
+
+def forget_unlogged(memory: Memory, logged_seeds: Container[int]) -> None:
+  """Removes what episodes taught that never reached the log: a resumed stream runs them again."""
+  memory.remove([identity for identity, record in memory.records()
+                 if record.provenance["seed"] not in logged_seeds])
 
 
 def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:

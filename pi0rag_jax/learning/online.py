@@ -71,7 +71,8 @@ class OnlineLearner:
     if trace.job.by_expert:
       return self._learn_takeover(trace)
     if trace.outcome == "success":
-      return Lesson(trace=trace, records_added=self._add(corrections.anchors(trace, self._context(trace)), trace))
+      records = corrections.anchors(trace, self._context(trace))
+      return Lesson(trace=trace, records_added=len(self._memory.add(records)))
     if trace.outcome == "crashed":
       return Lesson(trace=trace)
     kind = failure_kind(trace.sensors)
@@ -94,11 +95,7 @@ class OnlineLearner:
                                      self._config.corrections, failure.kind)
     records += corrections.takeover(trace, context, failure.kind)
     return Lesson(trace=failure.trace, failure_kind=failure.kind, corrected=True,
-                  records_added=self._add(records, trace))
-
-  def _add(self, records, trace: Trace) -> int:
-    """Adds an episode's records once: a stream killed before it logged the episode runs it again."""
-    return len(self._memory.add(records, token=f"{self._task}/{self._condition}/{trace.job.seed}"))
+                  records_added=len(self._memory.add(records)))
 
   def _context(self, trace: Trace) -> corrections.RecordContext:
     return corrections.RecordContext(self._task, trace.prompt, self._condition, trace.job.seed)

@@ -53,9 +53,11 @@ class Policy:
     self._denoise = jax.jit(self.denoise_fn)
 
   @classmethod
-  def load(cls, directory, *, recipe: keys.KeyRecipe | None = None) -> "Policy":
+  def load(cls, directory, *, key_stats: keys.KeyStats | None = None) -> "Policy":
     """Returns the policy of a directory that `train.launch` exported.
 
+    Args:
+      key_stats: instead of those in the directory.
     Errors: Pi0RagError when a part is missing, or the parameters do not fit the spec (first paths listed).
     """
     directory = pathlib.Path(directory)
@@ -64,10 +66,7 @@ class Policy:
     params = checkpoints.load_params(directory, template=template)
     stats = checkpoints.load_norm_stats(directory, spec.asset_id)
     norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
-    key_stats = keys.KeyStats.load(directory)
-    if recipe is not None and recipe != key_stats.recipe:
-      raise errors.Pi0RagError(f"keys '{recipe.name}' wanted, {directory} has statistics for "
-                               f"'{key_stats.recipe.name}': run pi0rag_jax.policy.calibrate again")
+    key_stats = key_stats or keys.KeyStats.load(directory)
     return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)
 
   @property

@@ -1,0 +1,71 @@
+"""The shipped policy: a pi0 of about one million parameters for the simulated Panda, trained on two CPU cores."""
+
+from ml_collections import ConfigDict
+
+
+def _model() -> ConfigDict:
+  """Returns the fields of Pi0Config: few tokens and heads, since both cost more than width on a CPU."""
+  model = ConfigDict()
+  model.action_dim = 5  # dx, dy, dz, dyaw per tick, gripper
+  model.state_dim = 10
+  model.action_horizon = 16  # 0.8 s
+  model.max_token_len = 14  # 12 words, and what the tokenizer puts before and after them
+  model.vocab_size = 128
+  model.dtype = "float32"
+  model.image_size = (64, 64)
+  model.image_keys = ("base_0_rgb", "left_wrist_0_rgb")
+  model.unroll = True  # layers this small are faster compiled one by one
+  # 16 tokens a camera; the head starts from random values, since no pretrained tower is loaded.
+  model.siglip = ConfigDict(
+    {"width": 96, "depth": 2, "mlp_dim": 192, "num_heads": 2, "patch_size": 16, "zero_head": False})
+  shared = {"depth": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 48}
+  model.paligemma = ConfigDict({"width": 96, "mlp_dim": 256, **shared})
+  model.expert = ConfigDict({"width": 96, "mlp_dim": 192, **shared})
+  return model
+
+
+def get_config() -> ConfigDict:
+  """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
+  config = ConfigDict()
+  config.name = "panda_small"
+  config.kind = "flow"
+  config.model = _model()
+  config.init_checkpoint = ""  # a params directory to start from; '' trains from scratch
+
+  # Data.
+  config.data_dir = "data/panda"
+  config.make_data = (
+    "python -m pi0rag_jax.sim.collect --task=pick_and_place --episodes=1000 --seed=0 --processes=2"
+    " --out=data/panda")
+  config.asset_id = "panda_sim"  # assets/<asset_id>/norm_stats.json
+  config.validation_fraction = 0.05  # of the episodes
+  config.split_seed = 1
+
+  # Optimization.
+  config.seed = 0
+  config.steps = 8000
+  config.batch_size = 32
+  config.draws = 4  # (time, noise) pairs per encoded observation: the prefix is most of the cost
+  config.learning_rate = 1e-3
+  config.warmup_steps = 200
+  config.final_learning_rate_fraction = 0.01
+  config.weight_decay = 1e-4
+  config.clip_norm = 1.0
+  config.ema_decay = 0.998
+  # Privileged arrays of the episodes that an auxiliary head reads off the prefix, and the weight of its loss.
+  config.auxiliary_targets = ("target_position", "target_yaw", "goal_position", "grasped")
+  config.auxiliary_weight = 1.0
+
+  # Logging, validation, checkpoints.
+  config.log_every = 50
+  config.validate_every = 500  # a checkpoint follows each validation; the last and the best are kept
+  config.validation_batches = 16
+  config.best_by = "path_error_mm"
+
+  # How the policy is run.
+  config.control_hz = 20.0
+  config.execute_steps = 4  # of the chunk: replanning often was the largest single gain
+  config.denoising_steps = 10
+  config.position_dims = (0, 1, 2)
+  config.gripper_dims = (4,)
+  return config.lock()
