@@ -1,0 +1,170 @@
+"""The FAISS index over the records' keys, with the chunks that retrieval needs, all in arrays made once.
+
+Corrections fill the rows from the first one up, anchors from the last one down: one pool of rows, two ranges
+that are searched separately. Exact L2 search on float16 keys. Nothing here locks: the facade does.
+"""
+
+import faiss
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Header, Record
+
+
+def build(header: Header, capacity: int, records) -> "MemoryIndex":
+  """Returns the index of (id, Record) pairs."""
+  index = MemoryIndex(header, capacity)
+  for identity, record in records:
+    index.add(identity, record)
+  return index
+
+
+class MemoryIndex:
+  """Keys, chunks and ids of up to `capacity` records, derived from a store.
+
+  Attributes by row, moved together: `ids_M` int64, `uses_M` int64, and for eviction `spacing_M` float32
+  (L2 to the nearest of the same kind, NaN where not known), `nearest_M` int64 (its id), `fresh_M` bool.
+  """
+
+  def __init__(self, header: Header, capacity: int):
+    if capacity < 1:
+      raise Pi0RagError(f"capacity is {capacity}, must be 1 or more")
+    self.header, self.capacity = header, capacity
+    self._faiss = faiss.IndexScalarQuantizer(header.key_dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
+    # The vector is sized once, so its memory never moves and rows are overwritten in place through the view.
+    self._faiss.codes.resize(capacity * self._faiss.code_size)
+    self._faiss.ntotal = capacity
+    codes = faiss.rev_swig_ptr(self._faiss.codes.data(), capacity * self._faiss.code_size)
+    self._keys_ME = codes.view(np.float16).reshape(capacity, header.key_dim)
+    self._base_MTA = np.zeros((capacity, *header.chunk_shape), header.chunk_dtype)
+    self._corrected_MTA = np.zeros_like(self._base_MTA)
+    self._task_M = np.zeros(capacity, np.int32)
+    self.ids_M = np.full(capacity, -1, np.int64)
+    self.uses_M = np.zeros(capacity, np.int64)
+    self.spacing_M = np.full(capacity, np.nan, np.float32)
+    self.nearest_M = np.full(capacity, -1, np.int64)
+    self.fresh_M = np.zeros(capacity, bool)
+    self._columns = (
+      self._keys_ME, self._base_MTA, self._corrected_MTA, self._task_M,
+      self.ids_M, self.uses_M, self.spacing_M, self.nearest_M, self.fresh_M,
+    )  # fmt: skip
+    self._rows: dict[int, int] = {}  # id -> row
+    self._tasks: dict[str, int] = {}
+    self._counts = {CORRECTION: 0, ANCHOR: 0}
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __contains__(self, identity: int) -> bool:
+    return identity in self._rows
+
+  def count(self, kind: str) -> int:
+    """Returns the number of records of a kind."""
+    return self._counts[kind]
+
+  def region(self, kind: str) -> slice:
+    """Returns the rows of a kind."""
+    if kind == CORRECTION:
+      return slice(0, self._counts[CORRECTION])
+    return slice(self.capacity - self._counts[ANCHOR], self.capacity)
+
+  def row(self, identity: int) -> int:
+    """Returns the row of a record; KeyError if it is not here."""
+    return self._rows[identity]
+
+  def nbytes(self) -> int:
+    """Returns the bytes of all arrays at full capacity."""
+    return sum(column.nbytes for column in self._columns)
+
+  def add(self, identity: int, record: Record) -> None:
+    """Writes one record to a free row. Errors: Pi0RagError if there is none, or the id is taken."""
+    if len(self) == self.capacity or identity in self._rows:
+      raise Pi0RagError(f"no row for record {identity}: {len(self)} of {self.capacity} taken, or it is here")
+    taken = self.region(record.kind)
+    row = taken.stop if record.kind == CORRECTION else taken.start - 1
+    self._keys_ME[row] = record.key
+    self._base_MTA[row], self._corrected_MTA[row] = record.base_chunk, record.corrected_chunk
+    self._task_M[row] = self._tasks.setdefault(record.task, len(self._tasks))
+    self.ids_M[row], self.uses_M[row] = identity, record.use_count
+    self.spacing_M[row], self.nearest_M[row], self.fresh_M[row] = np.nan, -1, True
+    self._counts[record.kind] += 1
+    self._rows[identity] = row
+
+  def remove(self, ids) -> None:
+    """Frees the rows of these records; a range's last row moves into the gap. Unknown ids are ignored."""
+    for identity in ids:
+      row = self._rows.pop(int(identity), None)
+      if row is None:
+        continue
+      kind = CORRECTION if row < self._counts[CORRECTION] else ANCHOR
+      taken = self.region(kind)
+      last = taken.stop - 1 if kind == CORRECTION else taken.start
+      if last != row:
+        for column in self._columns:
+          column[row] = column[last]
+        self._rows[int(self.ids_M[row])] = row
+      self.ids_M[last] = -1
+      self._counts[kind] -= 1
+
+  def add_uses(self, uses) -> None:
+    """Adds use counts by id; unknown ids are ignored."""
+    for identity, count in uses.items():
+      if identity in self._rows:
+        self.uses_M[self._rows[identity]] += count
+
+  def keys(self, rows) -> np.ndarray:
+    """Returns float32[M, E], the keys of these rows as the search sees them."""
+    return self._keys_ME[rows].astype(np.float32)
+
+  def chunks(self, rows) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (base, corrected) of these rows in the memory's chunk dtype."""
+    return self._base_MTA[rows], self._corrected_MTA[rows]
+
+  def search(self, keys_BE, corrections: int, anchors: int, task: str | None = None) -> Neighbours:
+    """Returns the nearest `corrections` and then the nearest `anchors` of each key, of one task if given.
+
+    Args:
+      keys_BE: float32[B, E], C-contiguous, finite.
+    """
+    found = Neighbours.empty(len(keys_BE), corrections + anchors, self.header.chunk_shape)
+    for kind, first, wanted in ((CORRECTION, 0, corrections), (ANCHOR, corrections, anchors)):
+      rows_BK, distances_BK = self.nearest(keys_BE, kind, wanted, task)
+      slots = np.s_[:, first : first + rows_BK.shape[1]]
+      found.ids_BK[slots] = self.ids_M[rows_BK]
+      found.distances_BK[slots] = distances_BK
+      found.base_BKTA[slots] = self._base_MTA[rows_BK]
+      found.corrected_BKTA[slots] = self._corrected_MTA[rows_BK]
+      found.is_correction_BK[slots] = kind == CORRECTION
+      found.mask_BK[slots] = True
+    return found
+
+  def nearest(self, keys_BE: np.ndarray, kind: str, k: int, task: str | None = None):
+    """Returns (rows int64[B, K], L2 distances float32[B, K]) with K at most k, ties by rising id."""
+    selector, eligible = self._selector(kind, task)
+    k = min(k, eligible)
+    if not k or not len(keys_BE):
+      return np.zeros((len(keys_BE), 0), np.int64), np.zeros((len(keys_BE), 0), np.float32)
+    parameters = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]
+    # A thread inherits OpenMP's default, which is slower than one thread for a single query.
+    faiss.omp_set_num_threads(1)
+    fetched = min(k + 1, eligible)
+    while True:
+      squared, rows = self._faiss.search(keys_BE, fetched, params=parameters)
+      # If the last one fetched is as near as the k-th, equals may be missing and the tie is not decided.
+      if fetched == eligible or (squared[:, -1] > squared[:, k - 1]).all():
+        break
+      fetched = min(2 * fetched, eligible)
+    order = np.lexsort((self.ids_M[rows], squared), axis=-1)[:, :k]
+    distances = np.sqrt(np.take_along_axis(squared, order, axis=-1))
+    return np.take_along_axis(rows, order, axis=-1), distances
+
+  def _selector(self, kind: str, task: str | None):
+    """Returns FAISS's selector of the rows to search, and their number."""
+    taken = self.region(kind)
+    if task is None:
+      return faiss.IDSelectorRange(taken.start, taken.stop), taken.stop - taken.start
+    chosen_M = np.zeros(self.capacity, bool)
+    chosen_M[taken] = self._task_M[taken] == self._tasks.get(task, -1)
+    bitmap = np.packbits(chosen_M, bitorder="little")
+    return faiss.IDSelectorBitmap(bitmap), int(chosen_M.sum())  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,261 @@
+"""The memory of a policy: durable records, searched by key, within a capacity.
+
+Threads may call everything at once. A query waits only for other queries and for the moment in which rows
+change, never for the disk.
+"""
+
+import collections
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory import eviction, index, store, verify
+from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.record import ANCHOR, KINDS, Header, Record
+
+
+class Memory:
+  """A store and the index derived from it. Make one with `Memory.open` or `Memory.load`."""
+
+  def __init__(self, records: store.Store, capacity: int, *, read_only: bool = False):
+    if capacity < 1:
+      raise Pi0RagError(f"capacity is {capacity}, must be 1 or more")
+    self.header, self.capacity, self.read_only = records.header, capacity, read_only
+    self._store = records
+    self._writing, self._searching, self._counting = threading.RLock(), threading.Lock(), threading.Lock()
+    self._uses: collections.Counter[int] = collections.Counter()
+    self._frozen, self._closed = 0, False
+    self._session = {"queries": 0, "added": 0, "evicted": 0}
+    count = sum(records.breakdown("kind").values())
+    # What only reads needs no free rows; what was written with a larger capacity is still all there.
+    rows = max(count, 1 if read_only else capacity)
+    self._index = index.build(self.header, rows, records.scan())
+
+  @classmethod
+  def open(
+    cls, directory, *, key_dim, action_horizon, action_dim, encoder, policy, capacity=10_000, create=True,
+    read_only=False, chunk_dtype=None, lock_timeout_s=2.0,
+  ) -> "Memory":  # fmt: skip
+    """Returns the memory in `directory`, which is made if there is none and `create` allows it.
+
+    Args:
+      key_dim, action_horizon, action_dim: sizes E, T and A of keys and chunks.
+      encoder: name of the recipe that makes the keys. policy: fingerprint of the frozen policy.
+      capacity: records to keep; adding more evicts.
+      read_only: for evaluation: no lock is taken, nothing is written, uses are not counted.
+      chunk_dtype: 'float16' (a new memory's default) or 'float32'; None takes an existing memory's.
+      lock_timeout_s: how long to wait for another process that writes.
+    Errors: Pi0RagError for another header than the memory's; a missing, foreign or damaged file (it is left
+      untouched); a memory that another process writes.
+    """
+    if chunk_dtype is None:
+      stored = store.stored_header(directory)
+      chunk_dtype = stored.chunk_dtype if stored else "float16"
+    header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype)
+    options = {"create": create, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
+    return cls._start(directory, header, capacity, **options)
+
+  @classmethod
+  def load(cls, directory, *, capacity=10_000, read_only=True, lock_timeout_s=2.0) -> "Memory":
+    """Returns the existing memory in `directory`, whatever its header says. Errors: as `open`."""
+    options = {"create": False, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
+    return cls._start(directory, None, capacity, **options)
+
+  @classmethod
+  def _start(cls, directory, header, capacity, *, read_only, **options) -> "Memory":
+    records = store.SqliteStore(Path(directory), header, read_only=read_only, **options)
+    try:
+      return cls(records, capacity, read_only=read_only)
+    except BaseException:
+      records.close()
+      raise
+
+  def __len__(self) -> int:
+    return len(self._index)
+
+  def __enter__(self) -> "Memory":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def counts(self) -> dict[str, int]:
+    """Returns the number of records per kind."""
+    with self._searching:
+      return {kind: self._index.count(kind) for kind in KINDS}
+
+  def add(self, records, *, token: str | None = None) -> list[int]:
+    """Returns the ids of `records`, all durable; at capacity others are evicted in the same transaction.
+
+    With a `token` the call may be repeated after a crash: what was added is not added again. A memory full
+    of corrections gives up incoming anchors at once; their ids are returned all the same.
+    Errors: Pi0RagError for records that do not fit the header or the capacity; a memory that is read-only,
+      frozen or closed; a disk that takes no more.
+    """
+    records = list(records)
+    with self._writing:
+      self._require_writable()
+      if token is not None:
+        seen = self._store.batch(token, records)
+        if seen is not None:
+          return seen
+      victims, refused = self._make_room(records)
+      ids = self._store.add(records, token=token, evict=victims, refuse=refused)
+      unkept = set([i for i, record in zip(ids, records) if record.kind == ANCHOR][:refused])
+      with self._searching:
+        self._index.remove(victims)
+        for identity, record in zip(ids, records):
+          if identity not in unkept:
+            self._index.add(identity, record)
+        self._session["added"] += len(ids)
+        self._session["evicted"] += len(victims) + refused
+      return ids
+
+  def query(self, keys_BE, k: int, *, task: str | None = None, anchors: bool = True) -> Neighbours:
+    """Returns the k // 2 nearest corrections and the k - k // 2 nearest anchors of each key.
+
+    Args:
+      keys_BE: float[B, E].
+      task: look only among records of this task.
+      anchors: False gives all k places to corrections.
+    Errors: Pi0RagError for keys of another size, keys that are not finite, k below 1, a closed memory.
+    """
+    keys_BE = self._checked_keys(keys_BE)
+    if k < 1:
+      raise Pi0RagError(f"k is {k}, must be 1 or more")
+    corrections = k // 2 if anchors else k
+    with self._searching:
+      if self._closed:
+        raise Pi0RagError("the memory is closed: open it again")
+      self._session["queries"] += len(keys_BE)
+      return self._index.search(keys_BE, corrections, k - corrections, task)
+
+  def record_use(self, ids) -> None:
+    """Counts one use of each id (negative ones are padding); `flush` and `close` make the counts durable.
+
+    Does nothing in a memory that is read-only or frozen.
+    """
+    if self.read_only or self._frozen:
+      return
+    ids = np.asarray(ids).ravel()
+    with self._counting:
+      self._uses.update(ids[ids >= 0].tolist())
+
+  def flush(self) -> None:
+    """Writes the use counts of `record_use` durably; those of a frozen memory wait for its end."""
+    with self._writing:
+      if not self._frozen:
+        self._write_uses()
+
+  def remove(self, ids) -> None:
+    """Removes records, durably; unknown ids are ignored."""
+    ids = [int(identity) for identity in ids]
+    with self._writing:
+      self._require_writable()
+      self._store.remove(ids)
+      with self._searching:
+        self._index.remove(ids)
+
+  def records(self):
+    """Yields (id, Record) by rising id, from the store."""
+    return self._store.scan()
+
+  def get(self, ids) -> list[Record]:
+    """Returns the records with these ids. Errors: Pi0RagError for an id that is not there."""
+    return self._store.get(ids)
+
+  def known(self, digests) -> set[bytes]:
+    """Returns which of these content digests (`codec.digest`) the memory has."""
+    return self._store.known(digests)
+
+  def near_duplicates(self, kind: str, distance: float) -> list[int]:
+    """Returns ids to remove so that no two records of a kind are nearer than `distance` (L2, key units)."""
+    with self._writing:
+      return eviction.crowded(self._index, kind, self._index.count(kind), below=distance)
+
+  def compact(self) -> None:
+    """Writes use counts, gives unused disk pages back and empties the write-ahead log."""
+    with self._writing:
+      self._require_writable()
+      self.flush()
+      self._store.compact()
+
+  @contextlib.contextmanager
+  def frozen(self):
+    """Inside the block nothing changes: additions and removals raise, uses are not counted."""
+    with self._writing:
+      self._frozen += 1
+    try:
+      yield self
+    finally:
+      with self._writing:
+        self._frozen -= 1
+
+  def statistics(self) -> dict[str, Any]:
+    """Returns counts by kind, outcome, failure kind, task and source, sizes, and this session's numbers."""
+    groups = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
+    sizes = {"memory_bytes": self.memory_bytes(), "bytes_on_disk": self._store.bytes_on_disk()}
+    return {"records": len(self), "capacity": self.capacity, **groups, **sizes, **self._session}
+
+  def memory_bytes(self) -> int:
+    """Returns the bytes that index and page cache take when full, however much of it is in use now."""
+    return self._index.nbytes() + self._store.cache_bytes()
+
+  def index_problems(self) -> list[str]:
+    """Returns where index and store differ, one line each; none if they agree."""
+    with self._writing:
+      return verify.compare(self._store, self._index)
+
+  def close(self) -> None:
+    """Writes the use counts and lets the next writer in; a second call does nothing."""
+    with self._writing:
+      if self._closed:
+        return
+      self._write_uses()
+      with self._searching:
+        self._closed = True
+      self._store.close()
+
+  def _make_room(self, records) -> tuple[list[int], int]:
+    """Returns what `eviction.choose` says for adding `records`."""
+    if len(records) > self.capacity:
+      raise Pi0RagError(f"{len(records)} records at once, the capacity is {self.capacity}: raise it or split")
+    overflow = len(self._index) + len(records) - self.capacity
+    if overflow <= 0:
+      return [], 0
+    self.flush()
+    return eviction.choose(self._index, overflow, sum(record.kind == ANCHOR for record in records))
+
+  def _write_uses(self) -> None:
+    """Writes the pending use counts; the caller holds the writer's lock."""
+    with self._counting:
+      uses, self._uses = self._uses, collections.Counter()
+    if not uses:
+      return
+    try:
+      self._store.add_uses(uses)
+    except Pi0RagError:
+      with self._counting:
+        self._uses.update(uses)
+      raise
+    self._index.add_uses(uses)
+
+  def _require_writable(self) -> None:
+    state = "closed" if self._closed else "read-only" if self.read_only else "frozen" if self._frozen else ""
+    if state:
+      raise Pi0RagError(f"the memory is {state}: nothing can be written")
+
+  def _checked_keys(self, keys_BE) -> np.ndarray:
+    keys_BE = np.ascontiguousarray(keys_BE, np.float32)
+    if keys_BE.ndim != 2 or keys_BE.shape[1] != self.header.key_dim:
+      raise Pi0RagError(
+        f"keys have shape {keys_BE.shape}, the memory holds keys of {self.header.key_dim} dims "
+        f"(encoder '{self.header.encoder}'): query with [B, {self.header.key_dim}]"
+      )
+    if not np.isfinite(keys_BE).all():
+      raise Pi0RagError("keys have values that are not finite: the policy's features are broken")
+    return keys_BE

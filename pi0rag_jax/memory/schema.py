@@ -1,0 +1,138 @@
+"""The SQLite file of a memory: its tables, how it is made, how it is checked before anything writes to it."""
+
+import contextlib
+import dataclasses
+import os
+import sqlite3
+from pathlib import Path
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory import lock
+from pi0rag_jax.memory.record import Header
+
+NAME = "memory.sqlite3"
+APPLICATION_ID = 0x70693052  # "pi0R"
+VERSION = 1
+BUSY_TIMEOUT_S = 5.0
+# Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
+_TABLES = """
+CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL, outcome TEXT NOT NULL, failure_kind TEXT NOT NULL,
+  task TEXT NOT NULL, prompt TEXT NOT NULL, provenance TEXT NOT NULL, use_count INTEGER NOT NULL,
+  created REAL NOT NULL, digest BLOB NOT NULL);
+CREATE INDEX records_digest ON records (digest);
+CREATE TABLE arrays (id INTEGER PRIMARY KEY, key BLOB NOT NULL, base BLOB NOT NULL, corrected BLOB NOT NULL);
+CREATE TABLE batches (
+  token TEXT PRIMARY KEY, digest BLOB NOT NULL,
+  first_id INTEGER NOT NULL, last_id INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+def create(path: Path, header: Header) -> None:
+  """Makes an empty memory file under another name and renames it: a kill leaves a whole file or none.
+
+  The caller holds the directory's lock. Errors: Pi0RagError if a journal of a file that is gone lies there.
+  """
+  orphan = path.with_name(path.name + "-wal")
+  if orphan.exists():
+    raise Pi0RagError(f"{orphan} is there without {path.name}: put the file back, or move the journal away")
+  new = path.with_name(path.name + ".new")
+  for suffix in ("", "-wal", "-shm", "-journal"):
+    new.with_name(new.name + suffix).unlink(missing_ok=True)
+  with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+    connection.execute("PRAGMA synchronous = FULL")
+    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+    connection.executescript(marks + _TABLES)
+    fields = dataclasses.asdict(header).items()
+    connection.executemany("INSERT INTO header VALUES (?, ?)", [(name, str(value)) for name, value in fields])
+    connection.execute("PRAGMA journal_mode = WAL")
+  _sync(new)
+  new.rename(path)
+  _sync(path.parent)
+
+
+@contextlib.contextmanager
+def snapshot(path: Path, *, locked: bool = False):
+  """Yields a connection that reads one consistent state and writes nothing to the file.
+
+  Without a writer and a journal the file is opened as immutable, which works on read-only media too.
+  `locked`: the caller holds the writer's lock, so that nobody else writes.
+  Errors: Pi0RagError for a file that is missing, foreign, or cannot be read.
+  """
+  if not path.is_file():
+    raise Pi0RagError(f"no memory in {path.parent}: {path.name} is missing")
+  with reported(path):
+    _check_identity(path)
+    with contextlib.nullcontext(True) if locked else lock.no_writer(path.parent) as alone:
+      wal = path.with_name(path.name + "-wal")
+      immutable = alone and not (wal.exists() and wal.stat().st_size)
+      with contextlib.closing(connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")) as connection:
+        yield connection
+
+
+def read_header(connection: sqlite3.Connection, path: Path) -> Header:
+  """Returns the header in the file. Errors: Pi0RagError if it is not complete."""
+  values = dict(connection.execute("SELECT name, value FROM header"))
+  try:
+    return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
+  except (KeyError, ValueError, Pi0RagError) as error:
+    raise Pi0RagError(f"{path} has no usable header ({error!r}): restore it from a backup") from error
+
+
+def check_file(connection: sqlite3.Connection, path: Path, *, thorough: bool = False) -> None:
+  """Raises Pi0RagError if pages of the file are missing or damaged; `thorough` compares its indices too."""
+  check = "integrity_check" if thorough else "quick_check"
+  found = [row[0] for row in connection.execute(f"PRAGMA {check}(5)")]
+  if found != ["ok"]:
+    raise _damaged(path, "; ".join(line.replace("\n", " ") for line in found))
+
+
+@contextlib.contextmanager
+def reported(path: Path):
+  """Turns SQLite's errors inside the block into Pi0RagErrors that say what to do."""
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    if "locked" in str(error) or "busy" in str(error):
+      raise Pi0RagError(f"{path} is in use by another process since {BUSY_TIMEOUT_S:g} s: try again") from error
+    raise Pi0RagError(f"{path} cannot be read or written: {error}") from error
+  except sqlite3.DatabaseError as error:
+    raise _damaged(path, str(error)) from error
+
+
+def connect(path: Path, parameters: str) -> sqlite3.Connection:
+  """Returns a connection in autocommit mode that any thread may use, one at a time."""
+  uri = f"{path.resolve().as_uri()}?{parameters}"
+  return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _check_identity(path: Path) -> None:
+  """Raises Pi0RagError unless the file says that it is a memory of a version that this code knows."""
+  with contextlib.closing(connect(path, "mode=ro&immutable=1")) as connection:
+    try:
+      application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+      version = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+      raise _foreign(path, str(error)) from error
+  if application_id != APPLICATION_ID:
+    raise _foreign(path, f"application id {application_id:#x}, expected {APPLICATION_ID:#x}")
+  if version != VERSION:
+    raise Pi0RagError(f"{path} has format version {version}, this code reads {VERSION}: use what wrote it")
+
+
+def _foreign(path: Path, details: str) -> Pi0RagError:
+  return Pi0RagError(f"{path} is not a memory ({details}): it was left as it is; choose another directory")
+
+
+def _damaged(path: Path, details: str) -> Pi0RagError:
+  return Pi0RagError(f"{path} is damaged ({details}): it was left as it is; restore it from a backup")
+
+
+def _sync(path: Path) -> None:
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)

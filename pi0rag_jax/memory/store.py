@@ -1,0 +1,288 @@
+"""The durable truth: a small interface, and its SQLite implementation (WAL, full synchronization)."""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory import codec, lock, schema
+from pi0rag_jax.memory.record import ANCHOR, Header, Record, check_records
+
+_SELECT = f"SELECT id, {', '.join(codec.COLUMNS + codec.BLOBS)} FROM records JOIN arrays USING (id)"
+_INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
+_PAGE = 64  # records read at a time
+# What `breakdown` groups by, and the SQL that finds it.
+GROUPS = {
+  "kind": "kind",
+  "outcome": "outcome",
+  "failure_kind": "failure_kind",
+  "task": "task",
+  "source": "json_extract(provenance, '$.source')",
+}
+
+
+class Store(Protocol):
+  """Where records live. What `add` has returned is durable; ids rise and are never used again."""
+
+  header: Header
+
+  def add(
+    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: int = 0
+  ) -> list[int]: ...
+  def batch(self, token: str, records: Sequence[Record]) -> list[int] | None: ...
+  def remove(self, ids: Iterable[int]) -> None: ...
+  def add_uses(self, uses: Mapping[int, int]) -> None: ...
+  def scan(self, on_damage: Callable[[Pi0RagError], None] | None = None) -> Iterator[tuple[int, Record]]: ...
+  def get(self, ids: Iterable[int]) -> list[Record]: ...
+  def known(self, digests: Iterable[bytes]) -> set[bytes]: ...
+  def breakdown(self, group: str) -> dict[str, int]: ...
+  def bytes_on_disk(self) -> int: ...
+  def cache_bytes(self) -> int: ...
+  def check(self) -> None: ...
+  def compact(self) -> None: ...
+  def close(self) -> None: ...
+
+
+def stored_header(directory) -> Header | None:
+  """Returns the header of the memory in `directory`, None if there is none. Errors: as `SqliteStore`."""
+  path = Path(directory) / schema.NAME
+  if not path.exists():
+    return None
+  with schema.snapshot(path) as connection:
+    return schema.read_header(connection, path)
+
+
+class SqliteStore:
+  """A `Store` in `directory/memory.sqlite3`, with one writer at a time and any number of readers.
+
+  Args:
+    header: what the memory must be for; None takes an existing one as it is.
+    create: make the memory if there is none.
+    read_only: take no lock and write nothing.
+    lock_timeout_s: how long to wait for another writer.
+  Errors: Pi0RagError for a missing, foreign, truncated or damaged file (left untouched), for another header
+    than the file's, and for a memory that another process writes.
+  """
+
+  def __init__(self, directory, header: Header | None = None, *, create=True, read_only=False, lock_timeout_s=2.0):
+    self.path = Path(directory) / schema.NAME
+    self.read_only = read_only
+    self._mutex = threading.RLock()
+    self._writer: sqlite3.Connection | None = None
+    self._lock = None
+    if not read_only:
+      self._lock = self._acquire(header, create, lock_timeout_s)
+    try:
+      self.header = self._checked_header(header)
+      if not read_only:
+        self._writer = self._open_writer()
+    except BaseException:
+      self._release()
+      raise
+
+  def add(self, records, *, token=None, evict=(), refuse=0) -> list[int]:
+    """Returns the new ids after one durable transaction that adds `records` and removes `evict`.
+
+    A `token` makes it safe to repeat: the second call adds nothing and returns the first one's ids.
+    The first `refuse` anchors among `records` get an id but are not kept.
+    Errors: Pi0RagError for records that do not fit the header, or a token seen with other records.
+    """
+    check_records(records, self.header)
+    rows = [codec.encode(record, self.header) for record in records]
+    with self._transaction() as connection:
+      seen = self._find_batch(connection, token, rows)
+      if seen is not None:
+        return seen
+      ids = []
+      for columns, blobs in rows:
+        identity = connection.execute(_INSERT, columns).lastrowid
+        connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
+        ids.append(identity)
+      anchors = [identity for identity, record in zip(ids, records) if record.kind == ANCHOR]
+      _delete(connection, [*evict, *anchors[:refuse]])
+      if token is not None and ids:
+        values = (token, codec.batch_digest(columns[-1] for columns, _ in rows), ids[0], ids[-1])
+        connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", values)
+    return ids
+
+  def batch(self, token: str, records) -> list[int] | None:
+    """Returns the ids that `records` got when they were added with `token`, None if they were not."""
+    with self._reading() as connection, self._mutex:
+      return self._find_batch(connection, token, [codec.encode(record, self.header) for record in records])
+
+  def remove(self, ids) -> None:
+    """Removes records, durably; unknown ids are ignored."""
+    with self._transaction() as connection:
+      _delete(connection, ids)
+
+  def add_uses(self, uses) -> None:
+    """Adds to the use counts of records, durably; unknown ids are ignored."""
+    with self._transaction() as connection:
+      rows = [(count, identity) for identity, count in uses.items()]
+      connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
+
+  def scan(self, on_damage=None):
+    """Yields (id, Record) by rising id.
+
+    A damaged record raises Pi0RagError; with `on_damage` it is passed there and the scan goes on.
+    """
+    after = 0
+    with self._reading() as connection:
+      while True:
+        with self._mutex, schema.reported(self.path):
+          rows = connection.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT {_PAGE}", (after,)).fetchall()
+        if not rows:
+          return
+        after = rows[-1][0]
+        for row in rows:
+          try:
+            decoded = codec.decode(row, self.header)
+          except Pi0RagError as error:
+            if on_damage is None:
+              raise
+            on_damage(error)
+            continue
+          yield decoded
+
+  def get(self, ids) -> list[Record]:
+    """Returns the records with these ids, in that order. Errors: Pi0RagError for an id that is not there."""
+    records = []
+    with self._reading() as connection, self._mutex:
+      for identity in ids:
+        row = connection.execute(f"{_SELECT} WHERE id = ?", (int(identity),)).fetchone()
+        if row is None:
+          raise Pi0RagError(f"there is no record {identity} in {self.path}: it was evicted, or never there")
+        records.append(codec.decode(row, self.header)[1])
+    return records
+
+  def known(self, digests) -> set[bytes]:
+    """Returns which of these content digests the store has."""
+    with self._reading() as connection, self._mutex:
+      query = "SELECT 1 FROM records WHERE digest = ? LIMIT 1"
+      return {digest for digest in digests if connection.execute(query, (digest,)).fetchone()}
+
+  def breakdown(self, group: str) -> dict[str, int]:
+    """Returns the number of records per value of one of GROUPS."""
+    query = f"SELECT {GROUPS[group]} AS value, COUNT(*) FROM records GROUP BY value ORDER BY value"
+    with self._reading() as connection, self._mutex:
+      return dict(connection.execute(query).fetchall())
+
+  def bytes_on_disk(self) -> int:
+    """Returns the bytes of the database and of its write-ahead log."""
+    files = (self.path, self.path.with_name(self.path.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())
+
+  def cache_bytes(self) -> int:
+    """Returns the most that the writer's page cache can take; readers keep none between calls."""
+    if self._writer is None:
+      return 0
+    with self._mutex:
+      size = self._writer.execute("PRAGMA cache_size").fetchone()[0]
+      return -size * 1024 if size < 0 else size * self._writer.execute("PRAGMA page_size").fetchone()[0]
+
+  def check(self) -> None:
+    """Raises Pi0RagError unless SQLite's thorough check finds the file sound."""
+    with self._reading() as connection, self._mutex:
+      schema.check_file(connection, self.path, thorough=True)
+
+  def compact(self) -> None:
+    """Gives unused pages back and empties the write-ahead log."""
+    with self._mutex, schema.reported(self.path):
+      self._require_writer().execute("VACUUM")
+      self._require_writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+  def close(self) -> None:
+    """Ends the connection and lets the next writer in; a second call does nothing."""
+    with self._mutex:
+      self._release()
+
+  def _acquire(self, header: Header | None, create: bool, timeout_s: float) -> lock.DirectoryLock:
+    """Returns the writer's lock, after making an empty memory where there is none and one is wanted."""
+    if not self.path.exists() and (header is None or not create):
+      raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
+    try:
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      held = lock.DirectoryLock(self.path.parent, timeout_s)
+    except OSError as error:
+      raise Pi0RagError(f"{self.path.parent} cannot be used for a memory: {error}") from error
+    try:
+      if not self.path.exists() and header is not None:
+        with schema.reported(self.path):
+          schema.create(self.path, header)
+    except BaseException:
+      held.release()
+      raise
+    return held
+
+  def _checked_header(self, wanted: Header | None) -> Header:
+    with schema.snapshot(self.path, locked=self._lock is not None) as connection:
+      schema.check_file(connection, self.path)
+      found = schema.read_header(connection, self.path)
+    if wanted is not None:
+      found.require(wanted, str(self.path.parent))
+    return found
+
+  def _open_writer(self) -> sqlite3.Connection:
+    with schema.reported(self.path):
+      connection = schema.connect(self.path, "mode=rw")
+      for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+  def _require_writer(self) -> sqlite3.Connection:
+    if self._writer is None:
+      state = "is open for reading only" if self.read_only else "is closed"
+      raise Pi0RagError(f"{self.path.parent} {state}: nothing can be written")
+    return self._writer
+
+  @contextlib.contextmanager
+  def _transaction(self):
+    """Yields the connection inside one transaction: all of it is durable at the end, or none is there."""
+    with self._mutex, schema.reported(self.path):
+      connection = self._require_writer()
+      connection.execute("BEGIN IMMEDIATE")
+      try:
+        yield connection
+        connection.execute("COMMIT")
+      except BaseException:
+        if connection.in_transaction:
+          connection.execute("ROLLBACK")
+        raise
+
+  @contextlib.contextmanager
+  def _reading(self):
+    if self.read_only:
+      with schema.snapshot(self.path) as connection:
+        yield connection
+    else:
+      with schema.reported(self.path):
+        yield self._require_writer()
+
+  @staticmethod
+  def _find_batch(connection, token: str | None, rows) -> list[int] | None:
+    if token is None:
+      return None
+    query = "SELECT digest, first_id, last_id FROM batches WHERE token = ?"
+    row = connection.execute(query, (token,)).fetchone()
+    if row is None:
+      return None
+    if row[0] != codec.batch_digest(columns[-1] for columns, _ in rows):
+      raise Pi0RagError(f"the token '{token}' was used for other records: use one token per batch")
+    return list(range(row[1], row[2] + 1))
+
+  def _release(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+    if self._lock is not None:
+      self._lock.release()
+      self._lock = None
+
+
+def _delete(connection: sqlite3.Connection, ids) -> None:
+  rows = [(int(identity),) for identity in ids]
+  connection.executemany("DELETE FROM records WHERE id = ?", rows)
+  connection.executemany("DELETE FROM arrays WHERE id = ?", rows)
