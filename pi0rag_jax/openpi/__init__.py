@@ -1,0 +1,1 @@
+"""The bridge to openpi: its checkpoints in and out."""

@@ -1,0 +1,78 @@
+"""The attention arithmetic of Gemma: masks, rotary positions, grouped heads over several key segments."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# What openpi writes over a masked logit: large, yet finite, so that a row with no valid key stays finite.
+MASKED_LOGIT = -2.3819763e38
+ROPE_BASE = 10_000
+
+
+def attention_mask(mask_BS, ar_mask_S):
+  """Returns bool[B, S, S]: may token i (second axis) attend to token j (last axis)?
+
+  Args:
+    mask_BS: bool[B, S], which tokens are real.
+    ar_mask_S: bool[S], True where a new block starts; a token sees its own block and the ones before.
+  """
+  block_S = jnp.cumsum(jnp.asarray(ar_mask_S, jnp.int32))
+  order_SS = block_S[None, :] <= block_S[:, None]
+  return order_SS[None] & mask_BS[:, None, :] & mask_BS[:, :, None]
+
+
+def token_positions(mask_BS):
+  """Returns int32[B, S]: the number of valid tokens before each one; -1 where none came yet."""
+  return jnp.cumsum(mask_BS, axis=1, dtype=jnp.int32) - 1
+
+
+def rotary_angles(positions_BT, head_dim: int):
+  """Returns (sin, cos), each float32[B, T, 1, head_dim / 2], of the rotary embedding at integer positions.
+
+  The barrier keeps the compiler from multiplying by the reciprocal instead of dividing: at position 500 that
+  last bit is worth 5e-5 of a key, more than the whole model's distance from openpi.
+  """
+  half = head_dim // 2
+  timescale = (float(ROPE_BASE) ** (2 * np.arange(half) / head_dim)).astype(np.float32)
+  shape = (*positions_BT.shape, half)
+  positions = jnp.broadcast_to(positions_BT[..., None].astype(jnp.float32), shape)
+  radians = positions / jax.lax.optimization_barrier(jnp.broadcast_to(timescale, shape))
+  return jnp.sin(radians)[:, :, None], jnp.cos(radians)[:, :, None]
+
+
+def rotate(x_BTNH, angles):
+  """Returns x rotated by `rotary_angles`, same shape and dtype; computed in float32.
+
+  Dimension i of the first half is paired with dimension i of the second, as in Gemma.
+  """
+  sin, cos = angles
+  first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+  return rotated.astype(x_BTNH.dtype)
+
+
+def attend(q_BTNH, segments, mask_BTS):
+  """Returns the attention output [B, T, N, H] over several key/value segments, as if they were concatenated.
+
+  A segment keeps its own arrays, so that a cache shared by many queries is neither copied nor tiled.
+
+  Args:
+    q_BTNH: queries, already scaled; N is a multiple of the number of key heads.
+    segments: sequence of (keys [B, S_i, K, H], values [B, S_i, K, H]).
+    mask_BTS: bool[B, T, sum of S_i], True where a query may look.
+  """
+  B, T, N, H = q_BTNH.shape
+  q_BTKGH = q_BTNH.reshape(B, T, segments[0][0].shape[2], -1, H)
+  logits = [
+    jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+    for k_BSKH, _ in segments
+  ]
+  logits_BKGTS = jnp.concatenate(logits, axis=-1)
+  logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED_LOGIT)
+  weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
+  out_BTKGH, start = 0.0, 0
+  for _, v_BSKH in segments:
+    part_BKGTS = weights_BKGTS[..., start : start + v_BSKH.shape[1]]
+    out_BTKGH += jnp.einsum("BKGTS,BSKH->BTKGH", part_BKGTS, v_BSKH)
+    start += v_BSKH.shape[1]
+  return out_BTKGH.reshape(B, T, N, H)

@@ -1,0 +1,63 @@
+"""Flow matching: the path from noise to action, its training times, and the Euler solver.
+
+Flow time runs as in openpi: t = 1 is noise, t = 0 is the action.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# pi0's training times: Beta(1.5, 1) leans towards noise, where the observation decides most.
+TIME_ALPHA, TIME_BETA = 1.5, 1.0
+# Keeps t away from 0, where there is nothing left to predict.
+TIME_MIN, TIME_SPAN = 0.001, 0.999
+# Periods of the time embedding, in units of flow time.
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+
+
+def interpolate(action_BTA, noise_BTA, time_B):
+  """Returns the noisy chunk and the velocity the network must predict.
+
+  Args:
+    action_BTA: float[B, T, A], normalized, unitless.
+    noise_BTA: float[B, T, A], unit Gaussian.
+    time_B: float[B], flow time in (0, 1]; 1 is pure noise.
+  Returns:
+    (noisy_BTA, velocity_BTA) with velocity = noise - action.
+  Source: pi0 (arXiv 2410.24164), with openpi's time direction.
+  """
+  t = time_B[:, None, None]
+  return t * noise_BTA + (1 - t) * action_BTA, noise_BTA - action_BTA
+
+
+def sample_time(rng, shape):
+  """Returns float32[shape] training times in [0.001, 1], distributed as pi0's."""
+  return jax.random.beta(rng, TIME_ALPHA, TIME_BETA, shape) * TIME_SPAN + TIME_MIN
+
+
+def posemb_sincos(time_B, width, *, min_period=MIN_PERIOD, max_period=MAX_PERIOD):
+  """Returns float32[B, width]: sines, then cosines, of 2 pi t / period for geometrically spaced periods."""
+  fraction = jnp.linspace(0.0, 1.0, width // 2)
+  period = min_period * (max_period / min_period) ** fraction
+  phase = time_B[:, None] * (1.0 / period * 2 * jnp.pi)
+  return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
+
+
+def euler(velocity, noise_BTA, *, num_steps):
+  """Returns the chunk [B, T, A] at t = 0, from the noise at t = 1, by equal steps along the velocity.
+
+  Time is accumulated in float32 as openpi does: the time embedding, of period 4e-3, is that sensitive.
+
+  Args:
+    velocity: function of (x_BTA, time_B) to [B, T, A].
+    noise_BTA: float[B, T, A].
+    num_steps: static count of steps, at least 1.
+  """
+  dt = -1.0 / num_steps
+
+  def step(_, carry):
+    x_BTA, time = carry
+    v_BTA = velocity(x_BTA, jnp.broadcast_to(time, x_BTA.shape[:1]))
+    return x_BTA + dt * v_BTA, time + dt
+
+  x_BTA, _ = jax.lax.fori_loop(0, num_steps, step, (noise_BTA, jnp.float32(1.0)))
+  return x_BTA

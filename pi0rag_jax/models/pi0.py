@@ -1,0 +1,213 @@
+"""pi0 and pi0.5: a vision-language prefix, and an action expert that turns noise into an action chunk.
+
+`Pi0` holds the network, with parameters named and shaped as openpi stores them. The functions below it are what
+callers compile: `init`, `loss`, `loss_draws`, `encode_prefix`, `denoise`, `sample_actions`. All are pure.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import attention, flow
+from pi0rag_jax.models.gemma import Gemma
+from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.models.pi0_config import Pi0Config
+from pi0rag_jax.models.siglip import Siglip
+from pi0rag_jax.typing import Array, Params
+
+__all__ = [
+  "Pi0",
+  "Pi0Config",
+  "PrefixOutput",
+  "denoise",
+  "encode_prefix",
+  "init",
+  "loss",
+  "loss_draws",
+  "sample_actions",
+]
+
+
+@flax.struct.dataclass
+class PrefixOutput:
+  """What the prefix leaves for the action expert, the memory and auxiliary heads."""
+
+  hidden_BSD: Array  # [B, S, D], the last layer after its norm; rows that are not valid hold don't-cares
+  mask_BS: Array  # bool[B, S], the valid tokens
+  kv_cache: tuple[Array, Array]  # (keys, values), each [depth, B, S, K, H]
+  tokens_BSD: Array  # [B, S, D], image and prompt embeddings before the first layer
+
+
+class PaliGemma(nn.Module):
+  """The two towers under the names openpi gives them."""
+
+  config: Pi0Config
+
+  def setup(self):
+    c = self.config
+    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll)
+    self.llm = Gemma((c.paligemma, c.expert), c.vocab_size, c.compute_dtype, c.unroll)
+
+
+class Pi0(nn.Module):
+  """The network; use it through the functions of this file, or `model.apply` with `method=`."""
+
+  config: Pi0Config
+
+  def setup(self):
+    c = self.config
+    # The name is part of openpi's parameter tree.
+    self.PaliGemma = PaliGemma(c)
+    self.action_in_proj = nn.Dense(c.expert.width)
+    self.action_out_proj = nn.Dense(c.action_dim)
+    if c.pi05:
+      self.time_mlp_in = nn.Dense(c.expert.width)
+      self.time_mlp_out = nn.Dense(c.expert.width)
+    else:
+      self.state_proj = nn.Dense(c.expert.width)
+      self.action_time_mlp_in = nn.Dense(c.expert.width)
+      self.action_time_mlp_out = nn.Dense(c.expert.width)
+
+  def embed_images(self, obs: Observation):
+    """Returns {camera: [B, tokens, D]}; the cameras go through the tower as one batch."""
+    keys = self.config.image_keys
+    missing = [key for key in keys if key not in obs.images]
+    if missing:
+      raise Pi0RagError(f"observation lacks camera(s) {', '.join(missing)}; it has {', '.join(obs.images)}")
+    for key in keys:
+      seen = obs.images[key].shape[1:3]
+      if seen != tuple(self.config.image_size):
+        raise Pi0RagError(f"camera {key} gives {seen} pixels, the model takes {self.config.image_size}")
+    image_CBHW3 = jnp.stack([obs.images[key] for key in keys])
+    tokens_XSD = self.PaliGemma.img(image_CBHW3.reshape(-1, *image_CBHW3.shape[2:]))
+    tokens_CBSD = tokens_XSD.reshape(*image_CBHW3.shape[:2], *tokens_XSD.shape[1:])
+    return dict(zip(keys, tokens_CBSD))
+
+  def embed_prefix(self, obs: Observation):
+    """Returns (tokens_BSD, mask_BS, ar_mask_S): cameras in the configured order, then the prompt."""
+    tokens, masks = [], []
+    for key, camera_BSD in self.embed_images(obs).items():
+      tokens.append(camera_BSD)
+      masks.append(jnp.broadcast_to(obs.image_masks[key][:, None], camera_BSD.shape[:2]))
+    if obs.tokenized_prompt is not None:
+      tokens.append(self.PaliGemma.llm.embed(obs.tokenized_prompt))
+      masks.append(obs.tokenized_prompt_mask)
+    tokens_BSD = jnp.concatenate(tokens, axis=1)
+    # One block: every prefix token sees every other one.
+    return tokens_BSD, jnp.concatenate(masks, axis=1), jnp.zeros(tokens_BSD.shape[1], bool)
+
+  def embed_suffix(self, state_BP, x_BTA, time_B):
+    """Returns (tokens, mask, ar_mask, condition) of the action expert's stream.
+
+    pi0 has a state token before the T action tokens and no condition; pi0.5 has T action tokens, and the
+    condition float[B, D] of its adaptive norms carries the time.
+    """
+    B, T = x_BTA.shape[:2]
+    action_BTD = self.action_in_proj(x_BTA)
+    time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
+    if self.config.pi05:
+      condition_BD = nn.swish(self.time_mlp_out(nn.swish(self.time_mlp_in(time_BD))))
+      # The first action token opens a block of its own and its followers join it.
+      return action_BTD, jnp.ones((B, T), bool), jnp.arange(T) == 0, condition_BD
+    time_BTD = jnp.broadcast_to(time_BD[:, None].astype(action_BTD.dtype), action_BTD.shape)
+    mixed_BTD = self.action_time_mlp_in(jnp.concatenate([action_BTD, time_BTD], axis=-1))
+    mixed_BTD = self.action_time_mlp_out(nn.swish(mixed_BTD))
+    tokens_BTD = jnp.concatenate([self.state_proj(state_BP)[:, None], mixed_BTD], axis=1)
+    # Two blocks: the state does not see the actions, the actions see all.
+    return tokens_BTD, jnp.ones((B, T + 1), bool), jnp.arange(T + 1) < 2, None
+
+  def prefix(self, obs: Observation) -> PrefixOutput:
+    """Returns the prefix pass: hidden states, and the keys and values that the suffix attends to."""
+    tokens_BSD, mask_BS, ar_mask_S = self.embed_prefix(obs)
+    mask_BSS = attention.attention_mask(mask_BS, ar_mask_S)
+    positions_BS = attention.token_positions(mask_BS)
+    (hidden_BSD, _), kv_cache = self.PaliGemma.llm((tokens_BSD, None), positions_BS, mask_BSS)
+    return PrefixOutput(hidden_BSD, mask_BS, kv_cache, tokens_BSD)
+
+  def velocity(self, prefix: PrefixOutput, state_BP, x_BTA, time_B):
+    """Returns the velocity [B, T, A] of a noisy chunk: one suffix pass over the cached prefix."""
+    tokens_BTD, mask_BT, ar_mask_T, condition_BD = self.embed_suffix(state_BP, x_BTA, time_B)
+    own_BTT = attention.attention_mask(mask_BT, ar_mask_T)
+    to_prefix_BTS = jnp.broadcast_to(prefix.mask_BS[:, None], (*mask_BT.shape, prefix.mask_BS.shape[1]))
+    positions_BT = prefix.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None] + attention.token_positions(mask_BT)
+    (_, suffix_BTD), _ = self.PaliGemma.llm(
+      (None, tokens_BTD), positions_BT, jnp.concatenate([to_prefix_BTS, own_BTT], axis=-1),
+      conds=(None, condition_BD), cache=prefix.kv_cache)
+    return self.action_out_proj(suffix_BTD[:, -x_BTA.shape[1] :])
+
+  def joint(self, obs: Observation, x_BTA, time_B):
+    """Returns (prefix_out, suffix_out, velocity_BTA) of openpi's training pass: both streams at once."""
+    prefix_BSD, prefix_mask_BS, prefix_ar_S = self.embed_prefix(obs)
+    suffix_BTD, suffix_mask_BT, suffix_ar_T, condition_BD = self.embed_suffix(obs.state, x_BTA, time_B)
+    mask_BS = jnp.concatenate([prefix_mask_BS, suffix_mask_BT], axis=1)
+    mask_BSS = attention.attention_mask(mask_BS, jnp.concatenate([prefix_ar_S, suffix_ar_T]))
+    (prefix_out_BSD, suffix_out_BTD), _ = self.PaliGemma.llm(
+      (prefix_BSD, suffix_BTD), attention.token_positions(mask_BS), mask_BSS, conds=(None, condition_BD))
+    return prefix_out_BSD, suffix_out_BTD, self.action_out_proj(suffix_out_BTD[:, -x_BTA.shape[1] :])
+
+
+def example_inputs(config: Pi0Config, batch: int = 1):
+  """Returns (observation, noisy chunk, time) of zeros in the model's shapes."""
+  height, width = config.image_size
+  obs = Observation(
+    images={key: jnp.zeros((batch, height, width, 3)) for key in config.image_keys},
+    image_masks={key: jnp.ones(batch, bool) for key in config.image_keys},
+    state=jnp.zeros((batch, config.state_size)),
+    tokenized_prompt=jnp.zeros((batch, config.max_token_len), jnp.int32),
+    tokenized_prompt_mask=jnp.ones((batch, config.max_token_len), bool))
+  return obs, jnp.zeros((batch, config.action_horizon, config.action_dim)), jnp.ones(batch)
+
+
+def init(config: Pi0Config, rng) -> Params:
+  """Returns fresh float32 parameters in openpi's tree; `jax.eval_shape` of it gives their shapes alone."""
+  return Pi0(config).init(rng, *example_inputs(config), method=Pi0.joint)["params"]
+
+
+def loss(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_BTA, time_B):
+  """Returns the flow-matching loss float[B, T], the mean over action dims, as openpi computes it."""
+  x_BTA, target_BTA = flow.interpolate(actions_BTA, noise_BTA, time_B)
+  _, _, velocity_BTA = model.apply({"params": params}, obs, x_BTA, time_B, method=Pi0.joint)
+  return jnp.mean(jnp.square(velocity_BTA - target_BTA), axis=-1)
+
+
+def loss_draws(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_DBTA, time_DB):
+  """Returns (losses, prefix): `loss` for several draws of noise and time, with the prefix computed once.
+
+  The prefix never attends to the suffix, so all draws share its keys and values; gradients flow through them.
+
+  Args:
+    actions_BTA: float[B, T, A], normalized.
+    noise_DBTA: float[D, B, T, A]; D counts the draws.
+    time_DB: float[D, B] in (0, 1].
+  Returns:
+    (float[D, B, T], PrefixOutput); the prefix can carry an auxiliary head.
+  """
+  prefix = encode_prefix(model, params, obs)
+
+  def one_draw(noise_BTA, time_B):
+    x_BTA, target_BTA = flow.interpolate(actions_BTA, noise_BTA, time_B)
+    velocity_BTA = model.apply({"params": params}, prefix, obs.state, x_BTA, time_B, method=Pi0.velocity)
+    return jnp.mean(jnp.square(velocity_BTA - target_BTA), axis=-1)
+
+  return jax.vmap(one_draw)(noise_DBTA, time_DB), prefix
+
+
+def encode_prefix(model: Pi0, params: Params, obs: Observation) -> PrefixOutput:
+  """Returns the prefix of a batch of observations."""
+  return model.apply({"params": params}, obs, method=Pi0.prefix)
+
+
+def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10):
+  """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise."""
+
+  def velocity(x_BTA, time_B):
+    return model.apply({"params": params}, prefix, state_BP, x_BTA, time_B, method=Pi0.velocity)
+
+  return flow.euler(velocity, noise_BTA, num_steps=num_steps)
+
+
+def sample_actions(model: Pi0, params: Params, obs: Observation, noise_BTA, *, num_steps: int = 10):
+  """Returns the action chunk [B, T, A], normalized: `encode_prefix`, then `denoise`."""
+  return denoise(model, params, encode_prefix(model, params, obs), obs.state, noise_BTA, num_steps=num_steps)

@@ -1,0 +1,122 @@
+"""The SigLIP image tower of PaliGemma: a pre-norm vision transformer that keeps every patch token."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from pi0rag_jax.errors import Pi0RagError
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig:
+  """Sizes of an image tower; patches are square and do not overlap."""
+
+  width: int
+  depth: int
+  mlp_dim: int
+  num_heads: int
+  patch_size: int = 14
+  # openpi starts a fresh head at zero, since it always loads trained weights; a policy trained from scratch
+  # sees more of its images at the start with False.
+  zero_head: bool = True
+
+  def __post_init__(self):
+    if self.width % self.num_heads:
+      raise Pi0RagError(f"siglip: width {self.width} is not a multiple of num_heads {self.num_heads}")
+
+  def num_tokens(self, image_size) -> int:
+    """Returns the number of tokens of an image of `image_size` (height, width) in pixels."""
+    height, width = image_size
+    if height < self.patch_size or width < self.patch_size:
+      raise Pi0RagError(f"siglip: image_size {height}x{width} is below one {self.patch_size}-pixel patch")
+    return (height // self.patch_size) * (width // self.patch_size)
+
+
+class PatchEmbedding(nn.Module):
+  """A convolution whose stride is its kernel, written as one matrix product (a CPU convolves far slower)."""
+
+  width: int
+  patch_size: int
+
+  @nn.compact
+  def __call__(self, image_BHWC):
+    """Returns float32[B, S, D], patches in row-major order; rest pixels at bottom and right are dropped."""
+    p = self.patch_size
+    B, height, width, C = image_BHWC.shape
+    rows, columns = height // p, width // p
+    kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, C, self.width))
+    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    patches = image_BHWC[:, : rows * p, : columns * p].reshape(B, rows, p, columns, p, C)
+    patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(B, rows * columns, p * p * C)
+    return patches.astype(jnp.float32) @ kernel.reshape(-1, self.width).astype(jnp.float32) + bias
+
+
+class MlpBlock(nn.Module):
+  """Dense, tanh-approximated GELU, dense."""
+
+  mlp_dim: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BSD):
+    init = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1e-6)}
+    hidden_BSF = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, **init)(x_BSD))
+    return nn.Dense(x_BSD.shape[-1], dtype=self.dtype, **init)(hidden_BSF)
+
+
+class EncoderBlock(nn.Module):
+  """One pre-norm layer in the form that `nn.scan` takes: the carry is the tokens."""
+
+  config: SiglipConfig
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BSD, _):
+    y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
+    attention = nn.MultiHeadDotProductAttention(
+      num_heads=self.config.num_heads, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+      deterministic=True, name="MultiHeadDotProductAttention_0")
+    x_BSD = x_BSD + attention(y_BSD, y_BSD)
+    y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
+    return x_BSD + MlpBlock(self.config.mlp_dim, self.dtype)(y_BSD), None
+
+
+class Encoder(nn.Module):
+  """The layers, their parameters stacked along a leading axis as openpi stores them, and the last norm."""
+
+  config: SiglipConfig
+  dtype: jnp.dtype
+  unroll: bool
+
+  @nn.compact
+  def __call__(self, x_BSD):
+    layers = nn.scan(
+      EncoderBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.config.depth,
+      unroll=self.config.depth if self.unroll else 1)
+    x_BSD, _ = layers(self.config, self.dtype, name="encoderblock")(x_BSD, None)
+    return nn.LayerNorm(dtype=self.dtype, name="encoder_norm")(x_BSD)
+
+
+class Siglip(nn.Module):
+  """Image to tokens of `out_dim`, without pooling or a class token.
+
+  Patches and positions are computed in float32 and cast to `dtype` after, as in openpi.
+  """
+
+  config: SiglipConfig
+  out_dim: int
+  dtype: jnp.dtype = jnp.float32
+  unroll: bool = False
+
+  @nn.compact
+  def __call__(self, image_BHWC):
+    """Returns dtype[B, S, out_dim] for float32[B, H, W, 3] in [-1, 1]."""
+    width = self.config.width
+    x_BSD = PatchEmbedding(width, self.config.patch_size, name="embedding")(image_BHWC)
+    shape = (1, x_BSD.shape[1], width)
+    position_1SD = self.param("pos_embedding", nn.initializers.normal(width**-0.5), shape)
+    x_BSD = (x_BSD + position_1SD).astype(self.dtype)
+    x_BSD = Encoder(self.config, self.dtype, self.unroll, name="Transformer")(x_BSD)
+    head_init = nn.initializers.zeros if self.config.zero_head else nn.initializers.lecun_normal()
+    return nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=head_init, name="head")(x_BSD)

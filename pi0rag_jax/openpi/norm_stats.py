@@ -1,0 +1,66 @@
+"""openpi's normalization statistics: `assets/<asset id>/norm_stats.json` of a checkpoint."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError
+
+ASSETS_DIR = "assets"
+FILE_NAME = "norm_stats.json"
+REQUIRED = ("mean", "std")
+# Absent or null where only z-scores were computed.
+OPTIONAL = ("q01", "q99")
+
+
+def load_norm_stats(path, asset_id: str) -> dict[str, dict[str, np.ndarray | None]]:
+  """Returns {`state`, `actions`: {`mean`, `std`, `q01`, `q99`: float64[P] or None}} of a checkpoint.
+
+  Args:
+    path: the checkpoint directory, or the `assets` directory within it.
+    asset_id: robot or data set name, such as `trossen` or `physical-intelligence/libero`.
+  """
+  assets = _assets_directory(path)
+  file = assets / asset_id / FILE_NAME
+  if not file.is_file():
+    present = sorted(str(f.parent.relative_to(assets)) for f in assets.rglob(FILE_NAME))
+    raise Pi0RagError(f"no norm stats for asset '{asset_id}' in {assets}; present: {', '.join(present) or None}")
+  try:
+    groups = json.loads(file.read_text())["norm_stats"]
+    return {name: _read_group(group, f"{file}: {name}") for name, group in groups.items()}
+  except (ValueError, KeyError, AttributeError, TypeError) as error:
+    raise Pi0RagError(f"{file}: expected openpi's {{'norm_stats': {{...}}}} ({error!r})") from error
+
+
+def save_norm_stats(path, asset_id: str, stats) -> None:
+  """Writes statistics, in the form `load_norm_stats` returns, where openpi looks; the file is replaced atomically."""
+  groups = {
+    name: {key: None if group.get(key) is None else np.asarray(group[key], np.float64).tolist()
+           for key in REQUIRED + OPTIONAL}
+    for name, group in stats.items()
+  }
+  file = _assets_directory(path) / asset_id / FILE_NAME
+  file.parent.mkdir(parents=True, exist_ok=True)
+  draft = file.with_suffix(f".{os.getpid()}.tmp")
+  draft.write_text(json.dumps({"norm_stats": groups}, indent=2))
+  os.replace(draft, file)
+
+
+def _assets_directory(path) -> pathlib.Path:
+  path = pathlib.Path(path)
+  return path if path.name == ASSETS_DIR else path / ASSETS_DIR
+
+
+def _read_group(group, where: str) -> dict[str, np.ndarray | None]:
+  """Returns one group's arrays, of one length."""
+  missing = [key for key in REQUIRED if group.get(key) is None]
+  if missing:
+    raise Pi0RagError(f"{where} lacks {', '.join(missing)}")
+  arrays = {key: None if group.get(key) is None else np.asarray(group[key], np.float64)
+            for key in REQUIRED + OPTIONAL}
+  shapes = {key: array.shape for key, array in arrays.items() if array is not None}
+  if len(set(shapes.values())) != 1:
+    raise Pi0RagError(f"{where} has arrays of different shapes: {shapes}")
+  return arrays
