@@ -1,0 +1,186 @@
+"""One record per episode, in a JSON-lines file that stays whole when the sweep is killed at any moment.
+
+A line is on disk before `append` returns, so what a resumed sweep finds done is done. Only the last line can be
+torn, by a kill in mid-write; opening the log drops it.
+"""
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError
+
+PHASES = ("stream", "eval")
+OUTCOMES = ("success", "failure", "crashed")
+
+RecordKey: TypeAlias = tuple[str, str, str, str, str, int]
+# Milliseconds of every decision (exact when pooled), or a summary of them: {"p50": , "p95": , "p99": }.
+StageLatency: TypeAlias = Sequence[float] | Mapping[str, float]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeRecord:
+  """What one episode was, how it ended and what it cost.
+
+  A crashed episode says nothing about the policy: every rate leaves it out, and reports count it apart.
+  """
+
+  phase: str  # 'stream': the memory learns; 'eval': it is frozen.
+  policy: str
+  task: str
+  condition: str
+  stream: str  # Identity of the stream whose memory was used, '' without one.
+  seed: int
+  index: int  # Position in the stream or in the evaluation, from 0.
+  outcome: str  # One of OUTCOMES.
+  failure_kind: str = ""  # 'collision', 'drop', 'miss', 'timeout', ...; '' unless it failed.
+  steps: int = 0  # Control ticks.
+  decisions: int = 0  # Policy calls.
+  corrected: bool = False  # An expert took over.
+  records_added: int = 0
+  memory_records: int = 0  # In the memory once the episode is over.
+  latency_ms: Mapping[str, StageLatency] = dataclasses.field(default_factory=dict)
+  deadline_misses: int = 0
+  abstained: int = 0  # Decisions with nothing in range.
+  error: str = ""  # Traceback of a crashed episode.
+  extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if self.phase not in PHASES:
+      raise Pi0RagError(f"episode phase is '{self.phase}', allowed: {', '.join(PHASES)}")
+    if self.outcome not in OUTCOMES:
+      raise Pi0RagError(f"episode outcome is '{self.outcome}', allowed: {', '.join(OUTCOMES)}")
+
+  @property
+  def crashed(self) -> bool:
+    """True when the program, not the policy, ended the episode."""
+    return self.outcome == "crashed"
+
+  @property
+  def policy_succeeded(self) -> bool:
+    """True when the policy reached the goal alone: an episode that an expert finished is no success of it."""
+    return self.outcome == "success" and not self.corrected
+
+
+def key(record: EpisodeRecord) -> RecordKey:
+  """Returns what makes an episode the same episode when a sweep is resumed."""
+  return (record.phase, record.policy, record.task, record.condition, record.stream, int(record.seed))
+
+
+class RecordLog:
+  """The episodes of one sweep: read once on opening, then appended to by this process alone.
+
+  Raises Pi0RagError when another process writes the file, or when a line before the last is corrupt.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the log is
+    try:
+      self._lock()
+      records, self._size = _read(self.path)
+    except Pi0RagError:
+      self._file.close()
+      raise
+    self._file.truncate(self._size)
+    self._records = {key(record): record for record in records}
+
+  def _lock(self):
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      message = f"{self.path} is being written by another process: wait for it, or choose another folder"
+      raise Pi0RagError(message) from None
+
+  def append(self, record: EpisodeRecord) -> None:
+    """Writes one whole line and returns once it is on disk; an episode already done is not written again.
+
+    A line cut short by an error (a full disk) is taken back, so that later lines stay readable.
+    """
+    if key(record) in self._records:
+      return
+    line = _to_line(record)
+    try:
+      _write_all(self._file, line)
+      os.fsync(self._file.fileno())
+    except OSError:
+      self._file.truncate(self._size)
+      raise
+    self._size += len(line)
+    self._records[key(record)] = record
+
+  def done(self) -> set[RecordKey]:
+    """Returns the keys of the episodes that need not run again, crashed ones included."""
+    return set(self._records)
+
+  @property
+  def records(self) -> list[EpisodeRecord]:
+    """Every episode once, in the order of the file."""
+    return list(self._records.values())
+
+  def close(self) -> None:
+    """Releases the file to other processes."""
+    self._file.close()
+
+  def __enter__(self) -> "RecordLog":
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def read_records(path: str | os.PathLike) -> list[EpisodeRecord]:
+  """Returns the episodes of a log, the first of each key, and leaves the file as it is (a torn end too)."""
+  return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[list[EpisodeRecord], int]:
+  """Returns the records, the first of each key, and the number of bytes that hold whole lines."""
+  data = path.read_bytes()
+  size = data.rfind(b"\n") + 1
+  if size < len(data):
+    _log.warning("%s: dropped a torn last line of %d bytes, its episode runs again", path, len(data) - size)
+  records = {}
+  for number, line in enumerate(data[:size].splitlines(), start=1):
+    record = _from_line(line, f"{path}, line {number}")
+    records.setdefault(key(record), record)
+  return list(records.values()), size
+
+
+def _from_line(line: bytes, where: str) -> EpisodeRecord:
+  try:
+    return EpisodeRecord(**json.loads(line))
+  except (ValueError, TypeError, Pi0RagError) as error:
+    message = f"{where} is not an episode record ({error}): mend or delete this line, its episode runs again"
+    raise Pi0RagError(message) from error
+
+
+def _to_line(record: EpisodeRecord) -> bytes:
+  try:
+    text = json.dumps(dataclasses.asdict(record), default=_plain, allow_nan=False)
+  except ValueError as error:
+    raise Pi0RagError(f"the record of episode {key(record)} has a number that is not finite") from error
+  return text.encode() + b"\n"
+
+
+def _plain(value):
+  """Returns numpy values as the numbers and lists that JSON has."""
+  if isinstance(value, np.generic | np.ndarray):
+    return value.tolist()
+  raise TypeError(f"an episode record holds a {type(value).__name__}, which JSON cannot: {value!r}")
+
+
+def _write_all(file, line: bytes) -> None:
+  """Writes every byte: an unbuffered file may take fewer than it was given."""
+  while line:
+    line = line[file.write(line) :]

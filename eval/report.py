@@ -1,0 +1,392 @@
+"""From episode records to what people read: summary.json, a terminal table, one self-contained HTML page."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from eval import figures
+from eval.provenance import without_paths
+from eval.records import EpisodeRecord
+from eval.statistics import (
+  PairedComparison,
+  bounds,
+  learning_curve,
+  number,
+  pair_to_json,
+  paired_comparison,
+  percentiles,
+  pooled_percentiles,
+  success_rate,
+  verdict,
+)
+
+# A policy is compared with every one of these that stands before it: the controls, the strongest last, and
+# the published recipe.
+BASELINES = ("base", "base_z0", "textbook")
+CONTROLS = ("base_z0", "base")  # What the headline compares with: the harder control first.
+HEADLINE_POLICY = "memory"
+BLOCK_EPISODES = 50  # Of a learning curve.
+BOOTSTRAP_SEED = 0
+STAGES = ("prefix", "denoise", "retrieval", "steer", "total")
+
+Summary = dict[str, Any]
+Name = TypeVar("Name", bound=Hashable)
+
+
+def summarize(
+  records: Iterable[EpisodeRecord],
+  provenance: Mapping[str, Any],
+  *,
+  baselines: Sequence[str] = BASELINES,
+  block: int = BLOCK_EPISODES,
+  memory_bytes: Mapping[str, int] | None = None,
+) -> Summary:
+  """Returns the contents of summary.json; the same records give the same numbers.
+
+  Args:
+    records: episodes, each key once (`RecordLog.records`).
+    provenance: see `eval.provenance`.
+    baselines: policies that later ones are compared with, on shared seeds.
+    block: episodes per point of a learning curve.
+    memory_bytes: size of each stream's memory; without it the last record's `extra["memory_bytes"]` counts.
+  """
+  records = list(records)
+  streams = _grouped((r for r in records if r.phase == "stream"), lambda r: (r.stream, r.policy))
+  evaluated = [r for r in records if r.phase == "eval"]
+  cells = _grouped(evaluated, lambda r: (r.task, r.condition, r.policy, r.stream))
+  episodes = Counter(r.stream for r in records if r.phase == "stream")
+  return {
+    "cells": [_cell(cells, name, episodes, baselines) for name in _cell_order(cells)],
+    "streams": [_stream(group, block, memory_bytes or {}) for group in streams.values()],
+    "latency": _latency_by_policy(evaluated),
+    "crashes": [_crash(record) for record in records if record.crashed],
+    "provenance": dict(provenance),
+  }
+
+
+def _grouped(records, name: Callable[[EpisodeRecord], Name]) -> dict[Name, list[EpisodeRecord]]:
+  groups: dict[Name, list[EpisodeRecord]] = {}
+  for record in records:
+    groups.setdefault(name(record), []).append(record)
+  return groups
+
+
+def _cell_order(cells) -> list[tuple]:
+  """Returns the cells by task and condition as they first came, the policies of each in their order."""
+  places = list(dict.fromkeys(name[:2] for name in cells))
+  arrival = list(cells)
+  return sorted(cells, key=lambda n: (places.index(n[:2]), figures.policy_rank(n[2]), arrival.index(n)))
+
+
+def _cell(cells, name: tuple, stream_episodes: Mapping[str, int], baselines: Sequence[str]) -> dict[str, Any]:
+  """Returns one cell of the contract, with the paired details, stages and costs beside it."""
+  task, condition, policy, stream = name
+  ended = [r for r in cells[name] if not r.crashed]
+  rate = success_rate([r.policy_succeeded for r in ended])
+  failures = Counter(r.failure_kind or "unspecified" for r in ended if not r.policy_succeeded)
+  paired = _paired_with_baselines(cells, name, baselines)
+  stages = _latency_by_stage(ended)
+  decisions = sum(r.decisions for r in ended)
+  return {
+    "policy": policy,
+    "task": task,
+    "condition": condition,
+    "stream": stream,
+    "stream_episodes": stream_episodes.get(stream, 0) if stream else 0,
+    "n": rate.n,
+    "successes": sum(r.policy_succeeded for r in ended),
+    "success_rate": number(rate.value),
+    "interval_95": bounds(rate),
+    "failures_removed_vs": {baseline: pair["failures_removed"] for baseline, pair in paired.items()},
+    "regressions_vs": {baseline: pair["regressions"] for baseline, pair in paired.items()},
+    "paired_vs": paired,
+    "steps_mean": _mean([r.steps for r in ended]),
+    "steps_mean_successes": _mean([r.steps for r in ended if r.policy_succeeded]),
+    "failures_by_kind": dict(failures.most_common()),
+    "latency_ms": stages.get("total", percentiles([])),
+    "latency_ms_by_stage": stages,
+    "decisions": decisions,
+    "deadline_misses": sum(r.deadline_misses for r in ended),
+    "abstained_fraction": sum(r.abstained for r in ended) / decisions if decisions else None,
+    "memory_records": max((r.memory_records for r in ended), default=0),
+    "crashed": len(cells[name]) - len(ended),
+  }
+
+
+def _paired_with_baselines(cells, name: tuple, baselines: Sequence[str]) -> dict[str, dict[str, Any]]:
+  """Returns the comparison with each baseline before this policy that ran here (with the same memory)."""
+  task, condition, policy, stream = name
+  earlier = baselines[: baselines.index(policy)] if policy in baselines else baselines
+  paired = {}
+  for baseline in earlier:
+    candidates = [(task, condition, baseline, stream), (task, condition, baseline, "")]
+    match = next((candidate for candidate in candidates if candidate in cells), None)
+    if match:
+      paired[baseline] = pair_to_json(_compare(cells[match], cells[name]))
+  return paired
+
+
+def _compare(baseline: list[EpisodeRecord], treatment: list[EpisodeRecord]) -> PairedComparison:
+  """Returns the comparison on the seeds that neither side crashed on; the bootstrap repeats exactly."""
+  before = {r.seed: r.policy_succeeded for r in baseline if not r.crashed}
+  after = {r.seed: r.policy_succeeded for r in treatment if not r.crashed}
+  seeds = sorted(before.keys() & after.keys())
+  rng = np.random.default_rng(BOOTSTRAP_SEED)
+  return paired_comparison([before[seed] for seed in seeds], [after[seed] for seed in seeds], rng)
+
+
+def _stream(group: list[EpisodeRecord], block: int, memory_bytes: Mapping[str, int]) -> dict[str, Any]:
+  """Returns what a stream of episodes taught: success by block, and its cost in corrections and records."""
+  group = sorted(group, key=lambda record: record.index)
+  ended = [r for r in group if not r.crashed]
+  curve = learning_curve([r.index for r in ended], [r.policy_succeeded for r in ended], block=block)
+  last = ended[-1] if ended else group[-1]
+  return {
+    "stream": last.stream,
+    "policy": last.policy,
+    "task": ", ".join(dict.fromkeys(r.task for r in group)),
+    "condition": ", ".join(dict.fromkeys(r.condition for r in group)),
+    "episodes": len(group),
+    "learning_curve": [_block(b, ended) for b in curve],
+    "corrected_episodes": sum(r.corrected for r in group),
+    "records": last.memory_records,
+    "records_added": sum(r.records_added for r in group),
+    "memory_bytes": memory_bytes.get(last.stream, last.extra.get("memory_bytes")),
+    "crashed": len(group) - len(ended),
+  }
+
+
+def _block(block, ended: list[EpisodeRecord]) -> dict[str, Any]:
+  return {
+    "start": block.start,
+    "stop": block.stop,
+    "n": block.rate.n,
+    "success_rate": number(block.rate.value),
+    "interval_95": bounds(block.rate),
+    "corrected": sum(r.corrected for r in ended if block.start <= r.index < block.stop),
+  }
+
+
+def _latency_by_policy(evaluated: list[EpisodeRecord]) -> list[dict[str, Any]]:
+  """Returns one row per policy and stage, pooled over every evaluation episode that did not crash."""
+  rows = []
+  groups = _grouped((r for r in evaluated if not r.crashed), lambda record: record.policy)
+  for policy in sorted(groups, key=figures.policy_rank):
+    for stage, values in _latency_by_stage(groups[policy]).items():
+      rows.append({"policy": policy, "stage": stage, **values})
+  return rows
+
+
+def _latency_by_stage(ended: list[EpisodeRecord]) -> dict[str, dict[str, float | None]]:
+  """Returns p50, p95 and p99 in milliseconds of every stage, STAGES first."""
+  found = dict.fromkeys(stage for record in ended for stage in record.latency_ms)
+  stages = [*(s for s in STAGES if s in found), *(s for s in found if s not in STAGES)]
+  return {s: pooled_percentiles([r.latency_ms[s] for r in ended if s in r.latency_ms]) for s in stages}
+
+
+def _crash(record: EpisodeRecord) -> dict[str, Any]:
+  """Returns where an episode crashed and the last line of its traceback (all of it is in records.jsonl)."""
+  lines = record.error.strip().splitlines() or ["no traceback"]
+  where = {name: getattr(record, name) for name in ("phase", "policy", "task", "condition", "stream", "seed")}
+  return {**where, "error": without_paths(lines[-1])}
+
+
+def _mean(values) -> float | None:
+  return float(np.mean(values)) if values else None
+
+
+def write_summary(path: str | os.PathLike, summary: Summary) -> None:
+  """Writes summary.json at once: a reader sees the old file or the whole new one."""
+  _write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_text(path: str | os.PathLike, text: str) -> None:
+  partial = Path(f"{path}.partial")
+  partial.write_text(text, encoding="utf-8")
+  os.replace(partial, path)
+
+
+def write_report(folder: str | os.PathLike, summary: Summary, clips: Sequence[Mapping[str, Any]] = ()) -> None:
+  """Writes summary.json, the charts as PNG and report.html into `folder`; a sweep ends with this call."""
+  folder = Path(folder)
+  write_summary(folder / "summary.json", summary)
+  figures.write_pngs(folder, summary)
+  write_html(folder / "report.html", summary, clips)
+
+
+def terminal_table(summary: Summary) -> Table:
+  """Returns the cells as a table of 80 columns: success, and failures removed against the harder control."""
+  title = "Success [95 % interval] and failures removed vs the control (+fixed -broken)"
+  table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+  table.add_column("policy", no_wrap=True)
+  for name in ("n", "success %", "removed %", "p50 ms", "crashed"):
+    table.add_column(name, justify="right", no_wrap=True)
+  previous = None
+  for cell in summary["cells"]:
+    where = figures.place_label(cell)
+    if where != previous:
+      table.add_section()
+      table.add_row(Text(where, style="bold"))
+    previous = where
+    rate = f"{percent(cell['success_rate'])} {interval(cell['interval_95'])}"
+    label = f"  {figures.cell_label(cell, summary['cells'])}"
+    latency = milliseconds(cell["latency_ms"]["p50"])
+    row = [label, cell["n"], rate, _removed_text(cell), latency, cell["crashed"] or ""]
+    table.add_row(*(Text(str(item)) for item in row))
+  return table
+
+
+def _removed_text(cell: Mapping[str, Any]) -> str:
+  """Returns '74 (+45 -2)': the net share in per cent, what was fixed and what broke; '' without a control."""
+  pair = next((cell["paired_vs"][c] for c in CONTROLS if c in cell["paired_vs"]), None)
+  return f"{percent(pair['failures_removed'], 0)} (+{pair['fixed']} -{pair['regressed']})" if pair else ""
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+  """Returns a share as a number of per cent, '-' where there is none."""
+  return "-" if share is None else f"{100 * share:.{digits}f}".replace("-", "\u2212")
+
+
+def interval(bounds: Sequence[float | None], digits: int = 1) -> str:
+  """Returns '[92.3, 97.2]' in per cent, '' where there is none."""
+  return "" if None in bounds else f"[{percent(bounds[0], digits)}, {percent(bounds[1], digits)}]"
+
+
+def p_value(value: float) -> str:
+  """Returns '< 0.001', or the probability with as many digits as matter."""
+  if value < 0.001:
+    return "< 0.001"
+  return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def milliseconds(value: float | None) -> str:
+  """Returns three significant digits, '-' where nothing was timed."""
+  return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def findings(summary: Summary) -> list[dict[str, Any]]:
+  """Returns, per setting, what the memory did to the harder control there: a verdict and its numbers."""
+  policies = sorted({c["policy"] for c in summary["cells"]} - set(CONTROLS), key=figures.policy_rank)
+  policy = HEADLINE_POLICY if HEADLINE_POLICY in policies else next(iter(policies), None)
+  found = []
+  for cell in summary["cells"]:
+    control = next((c for c in CONTROLS if c in cell["paired_vs"]), None)
+    if cell["policy"] == policy and control and cell["paired_vs"][control]["n"]:
+      pair = cell["paired_vs"][control]
+      outcome = verdict(pair["fixed"], pair["regressed"], pair["both_failed"])
+      found.append({"cell": cell, "control": control, "pair": pair, "verdict": outcome})
+  return found
+
+
+def headline(summary: Summary) -> str:
+  """Returns the result in one sentence, whichever way it went."""
+  found = findings(summary)
+  if not found:
+    return "No policy was evaluated beside a control on the same seeds, so there is nothing to compare yet."
+  name = _sentence_name(found[0]["cell"]["policy"])
+  control = figures.policy_label(found[0]["control"])
+  if len(found) == 1:
+    return _single_headline(name, control, found[0])
+  counts = Counter(item["verdict"] for item in found)
+  if not counts["better"] and not counts["worse"]:
+    return f"{name} made no clear difference in any of {len(found)} settings, compared with {control}."
+  better, worse = (counts[side] or "none" for side in ("better", "worse"))
+  effect = f"clearly helped in {better} of {len(found)} settings and clearly hurt in {worse}"
+  return f"{name} {effect}, compared with {control}."
+
+
+def _sentence_name(policy: str) -> str:
+  return "The memory" if policy == HEADLINE_POLICY else figures.policy_label(policy).capitalize()
+
+
+def _single_headline(name: str, control: str, finding: Mapping[str, Any]) -> str:
+  pair = finding["pair"]
+  changes = f"it fixed {pair['fixed']} and broke {pair['regressed']} of {pair['n']} episodes"
+  if pair["failures_removed"] is None:
+    return f"{name} had nothing to remove, for {control} never failed here: {changes}."
+  if finding["verdict"] == "worse":
+    return f"{name} made things worse than {control}: {changes}."
+  if finding["verdict"] != "better":
+    return f"{name} made no clear difference, compared with {control}: {changes}."
+  low, high = (percent(bound, 0) for bound in pair["failures_removed_interval_95"])
+  share = percent(pair["failures_removed"], 0)
+  return f"{name} removed {share} % of the failures of {control} (95 % interval {low} to {high} %)."
+
+
+def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mapping[str, Any]] = ()) -> None:
+  """Writes the report as one page that loads nothing from anywhere.
+
+  Args:
+    path: of the page.
+    summary: see `summarize`; every text in it is escaped.
+    clips: dicts of title, condition, seed, outcome_without, outcome_with and, as uint8[N, H, W, 3],
+      frames_without and frames_with: the same seed without and with the memory.
+  """
+  template = _environment().get_template("report.html")
+  _write_text(
+    path,
+    template.render(
+      summary=summary,
+      headline=headline(summary),
+      findings=findings(summary),
+      facts=_facts(summary),
+      charts={name: [_chart(panel) for panel in make(summary)] for name, make in figures.CHARTS.items()},
+      clips=[_clip(clip) for clip in clips],
+      source_json=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
+      settings=list(dict.fromkeys(figures.place(cell) for cell in summary["cells"])),
+    ),
+  )
+
+
+def _environment() -> jinja2.Environment:
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  shown = (percent, interval, p_value, milliseconds, figures.policy_label, figures.place_label)
+  environment.filters.update({function.__name__: function for function in shown})
+  environment.globals["cell_label"] = figures.cell_label
+  return environment
+
+
+def _facts(summary: Summary) -> dict[str, str]:
+  """Returns the size and cost of the run, by name, for the top of the page."""
+  cells, streams = summary["cells"], summary["streams"]
+  facts = {
+    "episodes evaluated": f"{sum(cell['n'] for cell in cells):,}",
+    "episodes to learn from": f"{sum(stream['episodes'] for stream in streams):,}",
+    "corrected by the expert": f"{sum(stream['corrected_episodes'] for stream in streams):,}",
+    "memory records": f"{sum(stream['records'] for stream in streams):,}",
+    "crashed episodes": f"{len(summary['crashes']):,}",
+  }
+  totals = [r for r in summary["latency"] if r["stage"] == "total" and r["policy"] == HEADLINE_POLICY]
+  if totals:
+    facts["per decision, p50"] = f"{milliseconds(totals[0]['p50'])} ms"
+  return facts
+
+
+def _chart(panel: figures.Panel) -> dict[str, str]:
+  uri = figures.data_uri(figures.svg(panel).encode(), "image/svg+xml")
+  return {"title": panel.title, "alt": panel.alt, "uri": uri}
+
+
+def _clip(clip: Mapping[str, Any]) -> dict[str, Any]:
+  frames = clip["frames_without"], clip["frames_with"]
+  words = {name: value for name, value in clip.items() if not name.startswith("frames")}
+  return {
+    **words,
+    "uri": figures.data_uri(figures.clip_webp(*frames), "image/webp"),
+    "still": figures.data_uri(figures.clip_still(*frames), "image/webp"),
+  }
