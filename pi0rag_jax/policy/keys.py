@@ -63,7 +63,7 @@ class KeyStats:
     path = pathlib.Path(directory, FILE_NAME)
     if not path.is_file():
       raise errors.Pi0RagError(f"no {FILE_NAME} in {directory}: make it from demonstrations with "
-                               "python -m pi0rag_jax.policy.calibrate --policy=DIR --data=DIR")
+                               "python -m train.calibrate --policy=DIR --data=DIR")
     values = json.loads(path.read_text(encoding="utf8"))
     return cls(KeyRecipe(**values["recipe"]), np.asarray(values["mean"]), np.asarray(values["std"]),
                float(values["unit_distance"]))

@@ -1,10 +1,11 @@
-"""Measures where a policy's keys lie: `python -m pi0rag_jax.policy.calibrate --policy=DIR --data=DIR`.
+"""Measures where a policy's keys lie: `python -m train.calibrate --policy=DIR --data=DIR`.
 
 Writes `key_stats.json` into the policy directory: mean and spread of the pooled prefix over demonstrations, and
 the unit distance, by which every distance of retrieval is divided.
 """
 
 import argparse
+import itertools
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.Ke
   width = PolicySpec.load(directory).model.paligemma.width
   raw = keys.KeyStats.identity(keys.KeyRecipe(recipe.source, state_weight=0.0), width)
   policy = Policy.load(directory, key_stats=raw)
-  pooled_ND = _keys(policy, observations)
+  pooled_ND = _keys(policy, observations) * np.sqrt(width)  # a key's prefix block is scaled by 1 / sqrt(D)
   stats = keys.KeyStats(recipe, pooled_ND.mean(axis=0), pooled_ND.std(axis=0), 1.0)
   episode_N = np.repeat(np.arange(len(observations)), [len(o) for o in observations])
   keys_NE = _keys(Policy.load(directory, key_stats=stats), observations)
@@ -50,10 +51,9 @@ def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
 
 def demonstrations(data_dir) -> Iterator[list[dict]]:
   """Yields some evenly spaced raw observations of each of the first demonstrations."""
-  for count, episode in enumerate(episodes.read_all(data_dir)):
-    if count == EPISODES:
-      return
-    frames = np.linspace(0, len(episode.state) - 1, FRAMES_PER_EPISODE).astype(int)
+  files = episodes.episode_files(data_dir)
+  for episode in itertools.islice(itertools.chain.from_iterable(map(episodes.read_episodes, files)), EPISODES):
+    frames = np.linspace(0, len(episode) - 1, FRAMES_PER_EPISODE).astype(int)
     yield [{"image": {name: images[i] for name, images in episode.images.items()},
             "state": episode.state[i], "prompt": episode.prompt} for i in frames]
 

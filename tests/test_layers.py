@@ -1,0 +1,52 @@
+"""Imports point downward: one test for the whole tree (DESIGN in WORKSPACE.md)."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors"}
+# What each layer may import of ours, beside itself and SHARED.
+ALLOWED = {
+    "pi0rag_jax.models": set(),
+    "pi0rag_jax.memory": set(),
+    "pi0rag_jax.sim": {"pi0rag_jax.data"},  # collect writes episodes
+    "pi0rag_jax.data": {"pi0rag_jax.policy"},
+    "pi0rag_jax.openpi": {"pi0rag_jax.models"},
+    "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
+    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory"},
+    "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim"},
+    "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.memory",
+             "pi0rag_jax.learning", "pi0rag_jax.sim"},
+}
+
+
+def layer(module: str) -> str:
+  parts = module.split(".")
+  return ".".join(parts[:2]) if parts[0] == "pi0rag_jax" else parts[0]
+
+
+def imports(path: pathlib.Path):
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      names = [f"{node.module}.{alias.name}" for alias in node.names]
+      yield from names if node.module in ("pi0rag_jax", "train", "eval") else [node.module]
+
+
+def files():
+  for folder in ("pi0rag_jax", "train", "eval"):
+    yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", list(files()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downward(path):
+  here = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+  for module in imports(path):
+    target = layer(module)
+    if target not in ALLOWED or target == here or module in SHARED:
+      continue
+    assert target in ALLOWED.get(here, set()), f"{here} must not import {module}"
