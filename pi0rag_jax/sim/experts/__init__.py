@@ -1,0 +1,16 @@
+"""The scripted experts, one for each task."""
+
+from pi0rag_jax.errors import unknown_name
+from pi0rag_jax.sim.experts.base import Expert
+from pi0rag_jax.sim.experts.pick_and_place import PickAndPlaceExpert
+
+__all__ = ["EXPERTS", "Expert", "get_expert"]
+
+EXPERTS: dict[str, type[Expert]] = {"pick_and_place": PickAndPlaceExpert}
+
+
+def get_expert(task_name: str) -> Expert:
+  """Returns the expert of the task `task_name`."""
+  if task_name not in EXPERTS:
+    raise unknown_name("expert", task_name, EXPERTS)
+  return EXPERTS[task_name]()

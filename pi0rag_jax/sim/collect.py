@@ -1,0 +1,222 @@
+"""Collects perturbed expert demonstrations: `python -m pi0rag_jax.sim.collect --episodes=1000 --out=DIR`.
+
+The expert is disturbed on the way, and every recorded frame carries what it would do from there, undisturbed: so a
+policy sees clean labels in states that it will reach by its own errors. One file per episode; a second call with
+the same arguments continues where the first one stopped.
+"""
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+from absl import app, flags
+from rich.progress import track
+
+from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.sim.env import PandaEnv
+from pi0rag_jax.sim.experts import get_expert
+
+# Seeds of demonstrations, of online streams and of evaluations never meet.
+DEMONSTRATION_SEEDS = range(100_000)
+STREAM_SEEDS = range(100_000, 200_000)
+EVALUATION_SEEDS = range(200_000, 1_000_000)
+
+CONDITION = "nominal"
+HORIZON = 16
+# Sets the disturbances' generator apart from the layout's, which has the same seed.
+_DISTURBANCE_STREAM = 1
+USER_ERROR = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Disturbance:
+  """How the expert is disturbed. Ticks are 50 ms; the amounts are those of the image prototype."""
+
+  burst_probability: float = 0.8  # of an episode that has bursts of one random motion
+  max_bursts: int = 3
+  burst_ticks: tuple[int, int] = (2, 4)
+  first_tick: int = 1
+  last_tick: int = 80
+  miss_probability: float = 1 / 12  # the fingers close too early, so that the grasp fails
+  miss_start: tuple[int, int] = (6, 20)
+  drop_probability: float = 1 / 12  # the fingers open while they hold the object
+  drop_delay: tuple[int, int] = (1, 15)  # ticks after the grasp
+  forced_ticks: tuple[int, int] = (3, 6)  # how long a miss or drop is commanded
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What one worker needs to know of the whole collection."""
+
+  task: str
+  region: str
+  renderer: str
+  image_size: int
+  record_every: int
+  folder: str
+
+
+class Disturber:
+  """Turns the expert's action into the executed one."""
+
+  def __init__(self, rng: np.random.Generator, low_A, high_A, settings: Disturbance = Disturbance()):
+    """Draws the episode's disturbances. `low_A`, `high_A`: the action's bounds."""
+    s = settings
+    self._motions: dict[int, np.ndarray] = {}
+    if rng.random() < s.burst_probability:
+      for _ in range(rng.integers(1, s.max_bursts + 1)):
+        start = rng.integers(s.first_tick, s.last_tick + 1)
+        length = rng.integers(s.burst_ticks[0], s.burst_ticks[1] + 1)
+        motion = rng.uniform(low_A[:-1], high_A[:-1])
+        self._motions |= {int(tick): motion for tick in range(start, start + length)}
+    length = int(rng.integers(s.forced_ticks[0], s.forced_ticks[1] + 1))
+    start = int(rng.integers(*s.miss_start))
+    kind = rng.random()
+    self._closed = range(start, start + length) if kind < s.miss_probability else range(0)
+    drops = s.miss_probability <= kind < s.miss_probability + s.drop_probability
+    self._drop_delay = int(rng.integers(*s.drop_delay)) if drops else None
+    self._drop_length = length
+    self._opened = range(0)
+
+  def apply(self, action_A, *, tick: int, grasped: bool) -> np.ndarray:
+    """Returns the action to execute instead of the expert's, float32[A]."""
+    action_A = np.array(action_A, np.float32)
+    if tick in self._motions:
+      action_A[:-1] = self._motions[tick]
+    if grasped and self._drop_delay is not None:
+      self._opened = range(tick + self._drop_delay, tick + self._drop_delay + self._drop_length)
+      self._drop_delay = None
+    if tick in self._closed:
+      action_A[-1] = 0.0
+    if tick in self._opened:
+      action_A[-1] = 1.0
+    return action_A
+
+
+def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) -> Episode:
+  """Returns one disturbed demonstration, a success or not.
+
+  Args:
+    env: with pictures.
+    seed: of the layout and of the disturbances.
+    region: where the target starts, see `conditions.OBJECT_REGIONS`.
+    record_every: ticks between recorded frames; odd seeds start one tick later than even ones.
+  """
+  expert = get_expert(env.task.name)
+  env.reset(seed=seed, options={"object_region": region})
+  rng = np.random.default_rng([_DISTURBANCE_STREAM, seed])
+  disturber = Disturber(rng, env.action_space.low, env.action_space.high)
+  frames, done, info = [], False, env.info()
+  while not done:
+    chunk_TA = np.asarray(expert.plan(env, HORIZON), np.float32)
+    action_A = disturber.apply(chunk_TA[0], tick=env.ticks, grasped=bool(info["privileged"]["grasped"]))
+    if (env.ticks + seed) % record_every == 0:
+      frames.append((env.observe(), action_A, chunk_TA, info["privileged"]))
+    _, terminated, truncated, info = env.advance(action_A[None])
+    done = terminated or truncated
+  if info["sim_error"]:
+    raise Pi0RagError(f"seed {seed}: the simulation failed: {info['sim_error']}")
+  return _as_episode(env, seed, frames, success=bool(info["success"]))
+
+
+def _as_episode(env: PandaEnv, seed: int, frames: list, *, success: bool) -> Episode:
+  """Returns the frames (observation, action, label, privileged) stacked."""
+  observations, actions, chunks, privileged = zip(*frames)
+  stack = lambda dicts: {name: np.stack([d[name] for d in dicts]) for name in dicts[0]}  # noqa: E731
+  return Episode(
+    images=stack([o["image"] for o in observations]),
+    state=np.stack([o["state"] for o in observations]),
+    actions=np.stack(actions),
+    action_chunks=np.stack(chunks),
+    privileged={name: values.astype(np.float32) for name, values in stack(privileged).items()},
+    prompt=observations[0]["prompt"],
+    task=env.task.name,
+    condition=env.condition.name,
+    renderer=env.renderer_name,
+    seed=seed,
+    success=success,
+  )
+
+
+@functools.cache
+def _worker_env(job: Job) -> PandaEnv:
+  """Returns this process's environment, made once."""
+  return PandaEnv(job.task, CONDITION, renderer=job.renderer, image_size=job.image_size)
+
+
+def _collect_one(job: Job, seed: int) -> tuple[int, int, bool]:
+  """Returns (seed, frames, success) after writing the episode of `seed`."""
+  episode = record_episode(_worker_env(job), seed, region=job.region, record_every=job.record_every)
+  write_episodes(episode_path(job.folder, seed), [episode])
+  return seed, len(episode), episode.success
+
+
+def collect(job: Job, seeds, *, processes: int) -> Iterator[tuple[int, int, bool]]:
+  """Yields (seed, frames, success) of each episode as it is written; seeds whose file exists are left out.
+
+  Args:
+    job: what to collect.
+    seeds: of the episodes.
+    processes: how many work at once, each with one thread; 0 works in this process.
+  """
+  missing = [seed for seed in seeds if not episode_path(job.folder, seed).exists()]
+  work = functools.partial(_collect_one, job)
+  if processes == 0:
+    yield from map(work, missing)
+    return
+  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"
+  with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    yield from pool.imap_unordered(work, missing)
+
+
+def checked_seeds(first: int, episodes: int) -> range:
+  """Returns the seeds of a collection, or raises if some are reserved for streams or evaluations."""
+  seeds = range(first, first + episodes)
+  if episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
+    last = DEMONSTRATION_SEEDS[-1]
+    raise Pi0RagError(f"demonstrations have seeds 0..{last}; --seed={first} --episodes={episodes} leaves them")
+  return seeds
+
+
+_TASK = flags.DEFINE_string("task", "pick_and_place", "Name of the task.")
+_EPISODES = flags.DEFINE_integer("episodes", 1000, "How many; they have the seeds from --seed on.")
+_SEED = flags.DEFINE_integer("seed", 0, "The first episode's seed.")
+_OUT = flags.DEFINE_string("out", None, "Folder of the episode files.")
+_PROCESSES = flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.")
+_EXCLUDE = flags.DEFINE_bool("exclude_region", True, "No target starts in the held-out region of the table.")
+_RECORD_EVERY = flags.DEFINE_integer("record_every", 2, "Ticks between recorded frames.")
+_RENDERER = flags.DEFINE_string("renderer", "raycast", "raycast, opengl or auto.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side.")
+
+
+def main(_) -> None:
+  """Collects what the flags say and prints a summary."""
+  if _OUT.value is None:
+    raise Pi0RagError("say where the episodes go: --out=DIR")
+  seeds = checked_seeds(_SEED.value, _EPISODES.value)
+  region = "seen" if _EXCLUDE.value else "full"
+  job = Job(_TASK.value, region, _RENDERER.value, _IMAGE_SIZE.value, _RECORD_EVERY.value, _OUT.value)
+  missing = sum(not episode_path(job.folder, seed).exists() for seed in seeds)
+  results = list(track(collect(job, seeds, processes=_PROCESSES.value), description=job.task, total=missing))
+  frames, successes = sum(r[1] for r in results), sum(r[2] for r in results)
+  there = len(seeds) - missing
+  print(f"{len(results)} episodes ({successes} succeeded), {frames} frames in {job.folder}; {there} were there")
+
+
+def run(argv) -> None:
+  """Runs `main`; a mistake of the user ends in one line and status 2."""
+  try:
+    main(argv)
+  except Pi0RagError as error:
+    print(f"sim.collect: {error}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+  app.run(run)

@@ -1,0 +1,180 @@
+"""Cartesian control at 20 Hz: a commanded tool pose moves by bounded steps and the joints follow it."""
+
+import dataclasses
+import functools
+import math
+
+import mujoco
+import numpy as np
+
+from pi0rag_jax.sim import panda
+from pi0rag_jax.sim.conditions import Calibration
+from pi0rag_jax.sim.physics import Physics
+
+PERIOD_S = 0.05
+PIECES = 5
+SUBSTEPS_PER_PIECE = 5
+MAX_STEP_M = 0.015  # per tick: 0.30 m/s
+MAX_TURN_RAD = 0.075  # per tick: 1.5 rad/s
+# The commanded tool pose stays in this box: x, y, z in m and yaw in rad.
+WORKSPACE_LOW = (0.28, -0.32, 0.012, -1.6)
+WORKSPACE_HIGH = (0.72, 0.32, 0.40, 1.6)
+# The servos damp absolute speed and so trail by 0.1 s; half of it is fed forward, all of it would be jerky.
+FEEDFORWARD_S = 0.05
+OPEN_M = panda.MAX_WIDTH_M / 2
+
+# Damped least squares on the tool site's Jacobian.
+_DAMPING = 0.05
+_ITERATIONS = 8
+_MAX_JOINT_STEP_RAD = 0.3
+_NULLSPACE_GAIN = 0.1
+_TOLERANCE = 2e-5  # m and rad
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerState:
+  """All that the controller remembers between ticks."""
+
+  pose: tuple[float, float, float, float]  # commanded believed tool x, y, z (m), yaw (rad)
+  q: tuple[float, ...]  # the arm's joint targets, rad
+  gripper_open: bool
+
+
+class Controller:
+  """Turns actions into actuator targets. It believes the drawing of the arm; `calibration` is its error."""
+
+  def __init__(self, physics: Physics, calibration: Calibration):
+    self._physics = physics
+    self._calibration = calibration
+    self._inverse_kinematics = InverseKinematics()
+    self.state = ControllerState((0.0,) * 4, panda.HOME_Q, True)
+
+  def reset(self, pose) -> None:
+    """Puts the arm, open and at rest, where the believed tool pose is `pose` [4] (x, y, z, yaw)."""
+    pose = _clip_pose(pose)
+    q = np.array(panda.HOME_Q)
+    for _ in range(5):
+      q = self._inverse_kinematics.solve(q, *self.nominal_pose(pose))
+    self.state = ControllerState(pose, tuple(q.tolist()), True)
+    self._physics.set_arm(q, panda.MAX_WIDTH_M)
+    self._physics.data.ctrl[:] = [*q, OPEN_M]
+
+  def tick(self, action) -> None:
+    """Moves the commanded pose by `action` [5] (dx, dy, dz, dyaw, open) and simulates one period."""
+    before = self.state
+    pose = advance_pose(before.pose, action)
+    q_before = np.array(before.q)
+    q = self._inverse_kinematics.solve(q_before, *self.nominal_pose(pose))
+    self.state = ControllerState(pose, tuple(q.tolist()), bool(action[4] >= 0.5))
+    ctrl = np.empty(len(q) + 1)
+    ctrl[-1] = OPEN_M if self.state.gripper_open else 0.0
+    for piece in range(1, PIECES + 1):
+      ctrl[:-1] = q_before + (q - q_before) * (piece / PIECES + FEEDFORWARD_S / PERIOD_S)
+      self._physics.step(ctrl, SUBSTEPS_PER_PIECE)
+    self._physics.refresh()
+
+  def nominal_pose(self, pose) -> tuple[tuple[float, float, float], float]:
+    """Returns (position [3], yaw) that the drawing's tool site really takes when `pose` [4] is believed."""
+    x, y, z, yaw = pose
+    if not self._calibration.active:
+      return (x, y, z), yaw
+    dx, dy, dz = self._calibration.displacement(x, y)
+    return (x + dx, y + dy, z + dz), yaw
+
+  def believed_position(self, position) -> tuple[float, float, float]:
+    """Returns the believed position [3] of a tool that really is at `position` [3]; inverts `nominal_pose`."""
+    x, y, z = believed = tuple(map(float, position))
+    if not self._calibration.active:
+      return believed
+    for _ in range(12):
+      dx, dy, dz = self._calibration.displacement(believed[0], believed[1])
+      believed = (x - dx, y - dy, z - dz)
+    return believed
+
+  def measured_pose(self) -> tuple[tuple[float, float, float], float]:
+    """Returns (position [3], yaw) of the tool as proprioception believes it."""
+    position, yaw = self._physics.tool_pose()
+    return self.believed_position(position), yaw
+
+
+def advance_pose(pose, action) -> tuple[float, float, float, float]:
+  """Returns the commanded pose [4] after one action [5]: each step bounded, the result in the workspace."""
+  bounds = (MAX_STEP_M, MAX_STEP_M, MAX_STEP_M, MAX_TURN_RAD)
+  steps = (min(max(float(step), -bound), bound) for step, bound in zip(action, bounds))
+  return _clip_pose([value + step for value, step in zip(pose, steps)])
+
+
+def _clip_pose(pose) -> tuple[float, float, float, float]:
+  return tuple(
+    min(max(float(value), low), high) for value, low, high in zip(pose, WORKSPACE_LOW, WORKSPACE_HIGH)
+  )
+
+
+@functools.cache
+def _kinematic_model() -> mujoco.MjModel:
+  return mujoco.MjModel.from_xml_string(panda.kinematic_xml())
+
+
+def home_tool_position() -> tuple[float, float, float]:
+  """Returns the tool position [3] in m at the home joint angles."""
+  solver = InverseKinematics()
+  return tuple(solver.position(np.array(panda.HOME_Q)).tolist())
+
+
+class InverseKinematics:
+  """Joint angles for a tool that points down, from the drawing of the arm alone (its own MjData)."""
+
+  def __init__(self):
+    self._model = _kinematic_model()
+    self._data = mujoco.MjData(self._model)
+    self._site = self._model.site(panda.TOOL_SITE).id
+    self._jacobian_6Q = np.zeros((6, self._model.nv))
+    self._home = np.array(panda.HOME_Q)
+    self._low, self._high = self._model.jnt_range.T
+
+  def position(self, q) -> np.ndarray:
+    """Returns the tool position [3] in m at the joint angles `q` [7]."""
+    self._data.qpos[:] = q
+    mujoco.mj_kinematics(self._model, self._data)
+    return self._data.site_xpos[self._site].copy()
+
+  def solve(self, q, position, yaw: float) -> np.ndarray:
+    """Returns joint angles [7] near `q` [7] that bring the tool to `position` [3] with `yaw`, pointing down.
+
+    Where the pose is out of reach the result is the nearest that the damping allows.
+    """
+    q = np.array(q, dtype=float)
+    cosine, sine = math.cos(yaw), math.sin(yaw)
+    # Columns of the wanted orientation: x along the yaw, z down.
+    wanted = np.array([[cosine, sine, 0.0], [sine, -cosine, 0.0], [0.0, 0.0, -1.0]])
+    for iteration in range(_ITERATIONS):
+      error_6 = self._error(q, position, wanted)
+      if iteration and abs(error_6).max() < _TOLERANCE:
+        break
+      q = np.clip(q + self._step(q, error_6, nullspace=iteration == 0), self._low, self._high)
+    return q
+
+  def _error(self, q, position, wanted) -> np.ndarray:
+    """Returns float[6], wanted minus current position and rotation vector, and updates the Jacobian."""
+    self._data.qpos[:] = q
+    mujoco.mj_kinematics(self._model, self._data)
+    mujoco.mj_comPos(self._model, self._data)
+    mujoco.mj_jacSite(
+      self._model, self._data, self._jacobian_6Q[:3], self._jacobian_6Q[3:], self._site
+    )
+    turn = wanted @ self._data.site_xmat[self._site].reshape(3, 3).T
+    rotation = (turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1])
+    error_6 = np.empty(6)
+    error_6[:3] = position - self._data.site_xpos[self._site]
+    error_6[3:] = rotation
+    error_6[3:] *= 0.5
+    return error_6
+
+  def _step(self, q, error_6, *, nullspace: bool) -> np.ndarray:
+    """Returns the bounded joint step [7]; `nullspace` adds a pull to the home posture."""
+    jacobian_6Q = self._jacobian_6Q
+    gram = jacobian_6Q @ jacobian_6Q.T
+    gram.flat[::7] += _DAMPING**2
+    pull = _NULLSPACE_GAIN * (self._home - q) if nullspace else np.zeros_like(q)
+    step = jacobian_6Q.T @ np.linalg.solve(gram, error_6 - jacobian_6Q @ pull) + pull
+    return step * min(1.0, _MAX_JOINT_STEP_RAD / max(abs(step).max(), 1e-9))

@@ -1,0 +1,188 @@
+"""The expert of pick_and_place: a rule from the physical state to the next action, rolled forward as a plan.
+
+The rule has no memory. Which phase applies (approach, grasp, carry, release) follows from where the fingertips,
+the target and the goal are. Heights are funnels over the horizontal distance to go, so phases blend into each
+other and a displaced tool simply finds itself elsewhere in the same funnel.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pi0rag_jax.sim.controller import WORKSPACE_HIGH, WORKSPACE_LOW
+from pi0rag_jax.sim.experts.base import Expert
+from pi0rag_jax.sim.experts.kinematics import Forecast
+from pi0rag_jax.sim.tasks.pick_and_place import HOLD_FORCE_N, TARGET
+
+if TYPE_CHECKING:
+  from pi0rag_jax.sim.env import PandaEnv
+
+# Per tick; below the bound, so that the demonstrations do not saturate. Slow is the last part of every descent.
+FAST_M, SLOW_M = 0.012, 0.006
+HOVER_M = 0.11  # of the fingertips, where they clear every cube
+LOWEST_M = 0.018
+CARRY_M = 0.09  # of the held cube over its resting height
+RETREAT_M = 0.12  # fingertip height after the release
+PLACE_GAP_M = 0.002  # of the held cube over its resting height when it is let go
+AT_POINT_M, AT_HEIGHT_M, AT_YAW_RAD = 0.006, 0.004, 0.06
+SETTLED_M = 0.0035  # the tool trails its command; act once it has caught up
+OPEN_WIDTH_M = 0.068  # wide enough to go around a cube or to leave one
+# A cube this far from the goal's centre stays there; inside the task's own success radius.
+PLACED_FRACTION = 0.9
+# Along a funnel: horizontal distance at which the tool must be at full height, m (yaw error in rad).
+_FUNNEL_M, _FUNNEL_RAD, _FUNNEL_WIDTH_M = 0.03, 0.35, 0.03
+_CARRY_FUNNEL_M = 0.04
+# So far below the funnel the tool first rises and does not move sideways.
+_RISE_FIRST_M = 0.04
+# The grip reaches around the target within these distances between the fingertips and its centre.
+_REACH_M, _REACH_HEIGHT_M = 0.035, 0.03
+_YAW_LIMIT_RAD = min(-WORKSPACE_LOW[3], WORKSPACE_HIGH[3]) - 0.1
+
+
+@dataclasses.dataclass
+class _Scene:
+  """The imagined task: the robot, the target's centre, its grasp yaw, and whether it is held. Metres, radians."""
+
+  robot: Forecast
+  cube: list[float]
+  grasp_yaw: float
+  held: bool
+  goal: tuple[float, float]
+  half_size: float
+  placed_radius: float
+
+
+class PickAndPlaceExpert(Expert):
+  """Approach with matched yaw, descend, close, lift, carry, lower, open, retreat."""
+
+  def plan(self, env: "PandaEnv", horizon: int) -> np.ndarray:
+    """Returns float32[horizon, 5], the ideal next actions from the current state, without stepping physics."""
+    scene = _observe(env)
+    return np.array([_tick(scene) for _ in range(horizon)], np.float32)
+
+
+def _observe(env: "PandaEnv") -> _Scene:
+  robot, config = Forecast.of(env), env.task.config
+  position, _ = env.physics.object_pose(TARGET)
+  return _Scene(
+    robot=robot,
+    cube=position.tolist(),
+    grasp_yaw=_nearest_yaw(env.physics.object_yaw(TARGET), robot.yaw),
+    held=env.physics.contacts().holds(TARGET, HOLD_FORCE_N),
+    goal=env.layout.goal,
+    half_size=config.cube_half_size,
+    placed_radius=PLACED_FRACTION * config.success_radius,
+  )
+
+
+def _nearest_yaw(cube_yaw: float, tool_yaw: float) -> float:
+  """Returns the grasp yaw, equal to `cube_yaw` mod 90 degrees, that takes the smallest turn within the limits."""
+  quarter = math.pi / 2
+  candidates = [cube_yaw + k * quarter for k in range(-4, 5)]
+  allowed = [yaw for yaw in candidates if abs(yaw) <= _YAW_LIMIT_RAD]
+  return min(allowed, key=lambda yaw: (round(abs(yaw - tool_yaw), 6), yaw))
+
+
+def _tick(scene: _Scene) -> tuple[float, ...]:
+  """Returns the next action [5] and advances the imagined scene by it."""
+  if scene.held:
+    step, turn, gripper_open = _carry(scene)
+  elif _placed(scene):
+    step, turn, gripper_open = _release(scene)
+  elif _closing(scene):
+    step, turn, gripper_open = (0.0, 0.0, 0.0), 0.0, False
+  else:
+    step, turn, gripper_open = _approach(scene)
+  around = _around(scene)
+  before = scene.robot.measured
+  action = scene.robot.move(step, turn, gripper_open, 2 * scene.half_size if around else 0.0)
+  if scene.held and gripper_open:
+    scene.held = False
+    scene.cube[2] = scene.half_size
+  elif scene.held:
+    scene.cube = [c + now - then for c, now, then in zip(scene.cube, scene.robot.measured, before)]
+  else:
+    scene.held = around and not gripper_open and scene.robot.width < 2 * scene.half_size + 0.001
+  return action
+
+
+def _approach(scene: _Scene):
+  """Returns (step [3], turn, gripper open): over the target, then down around it; closes where it sits."""
+  robot, cube = scene.robot, scene.cube
+  dx, dy = cube[0] - robot.commanded[0], cube[1] - robot.commanded[1]
+  distance, turn = math.hypot(dx, dy), scene.grasp_yaw - robot.yaw
+  lowest = max(cube[2], LOWEST_M)
+  height = robot.commanded[2]
+  in_place = distance < AT_POINT_M and abs(turn) < AT_YAW_RAD and abs(height - lowest) < AT_HEIGHT_M
+  if in_place and robot.width > OPEN_WIDTH_M and robot.settled < SETTLED_M:
+    return (0.0, 0.0, 0.0), 0.0, False
+  up = max(
+    (distance - AT_POINT_M) / _FUNNEL_M,
+    (abs(turn) - AT_YAW_RAD) / _FUNNEL_RAD,
+    (OPEN_WIDTH_M - robot.width) / _FUNNEL_WIDTH_M,
+  )
+  floor = lowest + (max(HOVER_M, cube[2] + 0.06) - lowest) * min(max(up, 0.0), 1.0)
+  sideways = _sideways_share(height, floor)
+  slow = _descent_speed(height - HOVER_M)
+  dz = min(max(floor - height, -slow), FAST_M)
+  return (*_bounded(dx, dy, FAST_M * sideways), dz), turn * sideways, True
+
+
+def _carry(scene: _Scene):
+  """Returns (step [3], turn, gripper open): lift, over to the goal, down; opens where the target sits on it."""
+  robot, cube = scene.robot, scene.cube
+  # Where the target will be once the tool has caught up with its command.
+  x, y, z = (value + lag for value, lag in zip(cube, robot.lag))
+  dx, dy = scene.goal[0] - x, scene.goal[1] - y
+  distance, above = math.hypot(dx, dy), z - scene.half_size
+  if distance < AT_POINT_M and above < PLACE_GAP_M + AT_HEIGHT_M and robot.settled < SETTLED_M:
+    return (0.0, 0.0, 0.0), 0.0, True
+  up = min(max((distance - AT_POINT_M) / _CARRY_FUNNEL_M, 0.0), 1.0)
+  floor = PLACE_GAP_M + (CARRY_M - PLACE_GAP_M) * up
+  slow = _descent_speed(above - CARRY_M / 2)
+  dz = min(max(floor - above, -slow), FAST_M)
+  return (*_bounded(dx, dy, FAST_M * _sideways_share(above, floor)), dz), 0.0, False
+
+
+def _release(scene: _Scene):
+  """Returns (step [3], turn, gripper open): stay until the fingers are open, then straight up."""
+  height = scene.robot.commanded[2]
+  rise = scene.robot.width > OPEN_WIDTH_M or not _around(scene)
+  dz = min(max(RETREAT_M - height, 0.0), FAST_M) if rise else 0.0
+  return (0.0, 0.0, dz), 0.0, True
+
+
+def _placed(scene: _Scene) -> bool:
+  """Whether the target rests on the goal."""
+  distance = math.hypot(scene.cube[0] - scene.goal[0], scene.cube[1] - scene.goal[1])
+  return distance < scene.placed_radius and abs(scene.cube[2] - scene.half_size) < AT_HEIGHT_M
+
+
+def _closing(scene: _Scene) -> bool:
+  """Whether the fingers are on their way to the target between them."""
+  return not scene.robot.gripper_open and scene.robot.width > 1.9 * scene.half_size and _around(scene)
+
+
+def _around(scene: _Scene) -> bool:
+  """Whether the target is between the fingers."""
+  x, y, z = (c - m for c, m in zip(scene.cube, scene.robot.measured))
+  return math.hypot(x, y) < _REACH_M and abs(z) < _REACH_HEIGHT_M
+
+
+def _sideways_share(height: float, floor: float) -> float:
+  """Returns the share [0, 1] of the sideways speed allowed at `height` when the funnel's floor is at `floor`."""
+  return min(max(1.0 - (floor - height) / _RISE_FIRST_M, 0.0), 1.0)
+
+
+def _descent_speed(clearance: float) -> float:
+  """Returns m per tick: fast where the way down is free by 3 cm, slow at the end."""
+  return SLOW_M + (FAST_M - SLOW_M) * min(max(clearance / 0.03, 0.0), 1.0)
+
+
+def _bounded(dx: float, dy: float, limit: float) -> tuple[float, float]:
+  """Returns (dx, dy), shortened to `limit` where it is longer."""
+  length = math.hypot(dx, dy)
+  scale = 1.0 if length <= limit else limit / length
+  return dx * scale, dy * scale

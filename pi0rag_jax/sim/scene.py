@@ -1,0 +1,154 @@
+"""The world around the robot: table, lights, cameras, free objects and flat goal pads, assembled into a model."""
+
+import dataclasses
+import math
+
+import mujoco
+import numpy as np
+
+from pi0rag_jax.sim import panda
+from pi0rag_jax.sim.conditions import CameraShift, Condition
+
+BASE_CAMERA = "base_0_rgb"
+WRIST_CAMERA = panda.WRIST_CAMERA
+CAMERAS = (BASE_CAMERA, WRIST_CAMERA)
+TABLE_GEOM = "table"
+# The table top is z = 0. Half sizes and centre, m.
+TABLE_HALF_SIZE_M = (0.55, 0.6, 0.02)
+TABLE_CENTER_M = (0.45, 0.0, -0.02)
+GOAL_HALF_THICKNESS_M = 0.0005
+BACKGROUND_RGB = (0.72, 0.8, 0.88)
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraSpec:
+  """A camera that looks from `position_m` at `target_m`; `up` is roughly the top of the picture."""
+
+  position_m: tuple[float, float, float]
+  target_m: tuple[float, float, float]
+  up: tuple[float, float, float]
+  fovy_deg: float
+
+
+# Opposite the robot, so that the arm hides little: the work area fills the picture.
+BASE_VIEW = CameraSpec((1.0, 0.0, 0.76), (0.49, 0.0, 0.03), (0.0, 0.0, 1.0), 34.0)
+# Hand frame: in front of the palm, looking down past the fingertips.
+WRIST_VIEW = CameraSpec((0.09, 0.0, 0.03), (0.02, 0.0, 0.13), (1.0, 0.0, 0.0), 75.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxSpec:
+  """A free box."""
+
+  name: str
+  half_size_m: tuple[float, float, float]
+  mass_kg: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GoalSpec:
+  """A thin disc that touches nothing; it is moved as a mocap body."""
+
+  name: str
+  radius_m: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSpec:
+  """What a task puts on the table. Poses and colours are set at reset."""
+
+  boxes: tuple[BoxSpec, ...] = ()
+  goals: tuple[GoalSpec, ...] = ()
+
+
+def build_model(spec: SceneSpec, condition: Condition) -> mujoco.MjModel:
+  """Returns the compiled model of robot, table and `spec` under `condition`."""
+  model = mujoco.MjModel.from_xml_string(scene_xml(spec, condition))
+  _widen_bounds(model)
+  return model
+
+
+def _widen_bounds(model: mujoco.MjModel) -> None:
+  """Makes each body's bounding box a cube around its inertial frame's origin that contains all its geoms.
+
+  mj_multiRay 3.8 culls bodies by a sphere whose centre it does not rotate with the body: fingers that point
+  down would be missing from ray-cast pictures. A centre at the origin is right under any rotation.
+  """
+  for body in range(model.nbody):
+    count, root = int(model.body_geomnum[body]), int(model.body_bvhadr[body])
+    if count == 0 or root < 0:
+      continue
+    first = int(model.body_geomadr[body])
+    offsets = model.geom_pos[first : first + count] - model.body_ipos[body]
+    radius = float((np.linalg.norm(offsets, axis=1) + model.geom_rbound[first : first + count]).max())
+    model.bvh_aabb[root] = (0.0, 0.0, 0.0, radius, radius, radius)
+
+
+def scene_xml(spec: SceneSpec, condition: Condition) -> str:
+  """Returns the MJCF text of the scene. Each object's geom carries its body's name."""
+  wrist = _camera(WRIST_CAMERA, WRIST_VIEW, condition.wrist_camera)
+  hand = panda.hand_body(condition.tool_offset_m, condition.friction_scale, wrist)
+  boxes = "".join(_box(box, condition) for box in spec.boxes)
+  goals = "".join(
+    f'<body name="{goal.name}" mocap="true"><geom name="{goal.name}" type="cylinder" contype="0" conaffinity="0"'
+    f' size="{goal.radius_m} {GOAL_HALF_THICKNESS_M}"/></body>'
+    for goal in spec.goals
+  )
+  size, center = (" ".join(map(str, values)) for values in (TABLE_HALF_SIZE_M, TABLE_CENTER_M))
+  return f"""<mujoco model="panda_table">
+  <compiler angle="radian"/>
+  <option timestep=".002" integrator="implicitfast" cone="elliptic" impratio="10"/>
+  <visual>
+    <global offwidth="640" offheight="640"/><quality offsamples="0"/>
+    <headlight ambient=".4 .4 .4" diffuse=".3 .3 .3" specular="0 0 0"/><map znear="0.005" zfar="10"/>
+  </visual>
+  <asset><texture type="skybox" builtin="flat" width="8" height="8"
+    rgb1="{" ".join(map(str, BACKGROUND_RGB))}" rgb2="{" ".join(map(str, BACKGROUND_RGB))}"/></asset>
+  {panda.DEFAULTS}
+  <worldbody>
+    <light pos="0.4 -0.6 1.8" dir="0 0.3 -1" directional="true" diffuse=".4 .4 .4" specular="0 0 0"/>
+    <geom name="{TABLE_GEOM}" type="box" size="{size}" pos="{center}" rgba="0.42 0.36 0.3 1"/>
+    {_camera(BASE_CAMERA, BASE_VIEW, condition.base_camera)}
+    {panda.arm_body(hand)}{boxes}{goals}
+  </worldbody>
+  {panda.actuators()}
+</mujoco>"""
+
+
+def camera_axes(view: CameraSpec, shift: CameraShift):
+  """Returns (position [3] m, axes float[3, 3] whose columns are the camera's right, up and backward axes)."""
+  position = np.asarray(view.position_m, dtype=float)
+  backward = position - np.asarray(view.target_m)
+  backward /= np.linalg.norm(backward)
+  right = np.cross(view.up, backward)
+  right /= np.linalg.norm(right)
+  axes = np.stack([right, np.cross(backward, right), backward], axis=1)
+  return position + axes @ np.asarray(shift.translation_m), axes @ _rotation(shift.rotation_rad)
+
+
+def _rotation(angles_rad) -> np.ndarray:
+  """Returns float[3, 3], the rotation by the vector `angles_rad` [3] (axis times angle)."""
+  quaternion, matrix = np.zeros(4), np.zeros(9)
+  angle = math.sqrt(sum(value * value for value in angles_rad))
+  axis = np.asarray(angles_rad, dtype=float) / angle if angle else np.array([1.0, 0.0, 0.0])
+  mujoco.mju_axisAngle2Quat(quaternion, axis, angle)
+  mujoco.mju_quat2Mat(matrix, quaternion)
+  return matrix.reshape(3, 3)
+
+
+def _camera(name: str, view: CameraSpec, shift: CameraShift) -> str:
+  position, axes = camera_axes(view, shift)
+  numbers = [*axes[:, 0], *axes[:, 1]]
+  return (
+    f'<camera name="{name}" pos="{" ".join(map(str, position))}" xyaxes="{" ".join(map(str, numbers))}"'
+    f' fovy="{view.fovy_deg}"/>'
+  )
+
+
+def _box(box: BoxSpec, condition: Condition) -> str:
+  return (
+    f'<body name="{box.name}"><freejoint name="{box.name}"/>'
+    f'<geom name="{box.name}" type="box" size="{" ".join(map(str, box.half_size_m))}"'
+    f' mass="{box.mass_kg * condition.object_mass_scale}"'
+    f' friction="{condition.friction_scale} .005 .0001"/></body>'
+  )
