@@ -9,7 +9,7 @@ import json
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory.record import Header, Record
+from pi0rag_jax.memory.record import DamagedError, Header, Record
 
 _KEY_DTYPE = np.dtype("<f4")
 _CHUNK_DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
@@ -37,12 +37,12 @@ def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, b
 def decode(row: tuple, header: Header) -> tuple[int, Record]:
   """Returns (id, record) of one row: its id, COLUMNS, BLOBS.
 
-  Errors: Pi0RagError that names the record if its content is not what was written.
+  Errors: DamagedError that names the record if its content is not what was written.
   """
   identity, *columns = row
   texts, (use_count, created, written), blobs = columns[:6], columns[6:9], columns[9:]
   if _digest(texts, blobs) != written:
-    raise Pi0RagError(f"record {identity} is damaged: its content is not what was written")
+    raise DamagedError(f"record {identity} is damaged: its content is not what was written")
   dtype = _CHUNK_DTYPES[header.chunk_dtype]
   try:
     key, base, corrected = (np.frombuffer(b, t) for b, t in zip(blobs, (_KEY_DTYPE, dtype, dtype)))
@@ -50,9 +50,9 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
     fields = dict(zip(TEXTS, texts)) | {"provenance": json.loads(texts[-1])}
     record = Record(key, base_TA, corrected_TA, **fields, use_count=use_count, created=created)
   except (ValueError, TypeError, Pi0RagError) as error:
-    raise Pi0RagError(f"record {identity} cannot be decoded: {error}") from error
+    raise DamagedError(f"record {identity} cannot be decoded: {error}") from error
   if key.size != header.key_dim:
-    raise Pi0RagError(f"record {identity} has a key of {key.size} dims, the header says {header.key_dim}")
+    raise DamagedError(f"record {identity} has a key of {key.size} dims, the header says {header.key_dim}")
   return identity, record
 
 

@@ -20,6 +20,10 @@ CHUNK_DTYPES = ("float16", "float32")
 KEY_LIMIT = float(np.finfo(np.float16).max)
 
 
+class DamagedError(Pi0RagError):
+  """The memory's file or a record in it is not what was written."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
   """One decision: where it was taken (key), what the policy does there, and what is better or good enough.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import lock
-from pi0rag_jax.memory.record import Header
+from pi0rag_jax.memory.record import DamagedError, Header
 
 NAME = "memory.sqlite3"
 APPLICATION_ID = 0x70693052  # "pi0R"
@@ -78,7 +78,7 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
   try:
     return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
   except (KeyError, ValueError, Pi0RagError) as error:
-    raise Pi0RagError(f"{path} has no usable header ({error!r}): restore it from a backup") from error
+    raise _damaged(path, f"no usable header: {error!r}") from error
 
 
 def check_file(connection: sqlite3.Connection, path: Path, *, thorough: bool = False) -> None:
@@ -126,8 +126,8 @@ def _foreign(path: Path, details: str) -> Pi0RagError:
   return Pi0RagError(f"{path} is not a memory ({details}): it was left as it is; choose another directory")
 
 
-def _damaged(path: Path, details: str) -> Pi0RagError:
-  return Pi0RagError(f"{path} is damaged ({details}): it was left as it is; restore it from a backup")
+def _damaged(path: Path, details: str) -> DamagedError:
+  return DamagedError(f"{path} is damaged ({details}): it was left as it is; restore it from a backup")
 
 
 def _sync(path: Path) -> None:

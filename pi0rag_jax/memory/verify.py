@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import index as index_lib
 from pi0rag_jax.memory import store as store_lib
-from pi0rag_jax.memory.record import KINDS
+from pi0rag_jax.memory.record import KINDS, DamagedError
 
 # A search costs about 0.4 ms among 10,000 records: so many are searched for, evenly spread.
 _SEARCHED = 500
@@ -15,15 +14,15 @@ _LISTED = 20  # ids named per line
 def verify(directory) -> list[str]:
   """Returns what is wrong with the memory in `directory`, one line each; an empty list if it is whole.
 
-  Errors: Pi0RagError if there is no memory, or one that cannot be opened at all.
+  Errors: Pi0RagError if there is no memory.
   """
-  store = store_lib.SqliteStore(directory, read_only=True)
   problems: list[str] = []
   try:
+    store = store_lib.SqliteStore(directory, read_only=True)
     store.check()
     records = list(_finite(store, problems))
     index = index_lib.build(store.header, max(1, len(records)), records)
-  except Pi0RagError as error:
+  except DamagedError as error:
     return [*problems, str(error)]
   return problems or compare(store, index)
 
