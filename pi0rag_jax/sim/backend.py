@@ -26,13 +26,13 @@ def select_backend() -> str:
   Child processes inherit the choice, so the smoke render runs once. Without OpenGL the ray-caster still works.
   """
   wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
-  if "mujoco" in sys.modules:
+  if "mujoco" in sys.modules or (wanted and (wanted not in LIBRARIES or _loads(wanted))):
     return wanted
-  if wanted and (wanted not in LIBRARIES or _loads(wanted)):
-    return wanted
-  if wanted:
-    warnings.warn(f"MUJOCO_GL={wanted} has no library here, OpenGL is off: {INSTALL_HINT}", stacklevel=2)
   found = next((name for name in LIBRARIES if name != wanted and _loads(name) and _renders(name)), DISABLED)
+  if wanted:
+    warnings.warn(
+      f"MUJOCO_GL={wanted} has no library here, using '{found}' instead; to install: {INSTALL_HINT}", stacklevel=2
+    )
   os.environ["MUJOCO_GL"] = found
   return found
 

@@ -17,6 +17,8 @@ from pi0rag_jax.sim.tasks import Layout, Task, get_task
 
 ACTION_DIM = 5
 STATE_DIM = 10
+# Generous: nothing on the table is further than 2 m away.
+_STATE_BOUND = np.array([2.0] * 3 + [1.0, 1.0, 0.1, 1.0] + [2.0] * 3, np.float32)
 _PROMPT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,-_'")
 
 
@@ -58,7 +60,7 @@ class PandaEnv(gymnasium.Env):
     picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
     self.observation_space = spaces.Dict({
       "image": spaces.Dict({name: picture for name in CAMERAS}),
-      "state": spaces.Box(-np.inf, np.inf, (STATE_DIM,), np.float32),
+      "state": spaces.Box(-_STATE_BOUND, _STATE_BOUND),
       "prompt": spaces.Text(max_length=120, min_length=1, charset=_PROMPT_CHARACTERS),
     })
 

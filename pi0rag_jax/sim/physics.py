@@ -152,17 +152,14 @@ class Physics:
     return self._contacts
 
   def _measure_contacts(self) -> Contacts:
-    arm_N, pad_N, touching = 0.0, [0.0, 0.0], ["", ""]
-    if self.data.ncon == 0:
-      return Contacts(0.0, 0.0, 0.0, "", "")
-    contact = self.data.contact
-    forces, geoms = self.data.efc_force, contact.geom.tolist()
-    strongest = [0.0, 0.0]
-    for (first, second), row in zip(geoms, contact.efc_address.tolist()):
+    arm_N, pad_N, touching, strongest = 0.0, [0.0, 0.0], ["", ""], [0.0, 0.0]
+    contact, forces = self.data.contact, self.data.efc_force
+    for (first, second), row in zip(contact.geom.tolist(), contact.efc_address.tolist()):
       if row < 0:
         continue
       force = float(forces[row])
-      arm_N += force * (self._is_arm[first] or self._is_arm[second])
+      if self._is_arm[first] or self._is_arm[second]:
+        arm_N += force
       for side, pad in enumerate(self._pads):
         if pad in (first, second):
           pad_N[side] += force
