@@ -58,6 +58,28 @@ def provenance(
   }
 
 
+def in_words(provenance: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the known parts of the provenance in words, by name, for people."""
+  known = {name: value for name, value in provenance.items() if value}
+  origin = {}
+  if "timestamp" in known:
+    minutes = known.get("wall_clock_s", 0) / 60
+    origin["Written"] = known["timestamp"] + (f", after {minutes:.1f} minutes" if minutes else "")
+  if "commit" in known:
+    origin["Commit"] = known["commit"]["hash"][:12] + (", changed" if known["commit"]["dirty"] else "")
+  if "renderer" in known:
+    origin["Renderer"] = known["renderer"]
+  if "hardware" in known:
+    hardware = known["hardware"]
+    devices = [f"{count} × {device}" for device, count in (hardware["jax_devices"] or {}).items()]
+    machine = [hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib']} GiB", *devices]
+    origin["Hardware"] = ", ".join(machine)
+  if "versions" in known:
+    versions = [f"{name} {version}" for name, version in known["versions"].items()]
+    origin["Versions"] = ", ".join([f"Python {known.get('python', '?')}", *versions])
+  return origin
+
+
 def plain(value: Any) -> Any:
   """Returns `value` as dicts, lists, strings, numbers and None, without local paths."""
   if hasattr(value, "to_dict"):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eval import figures
-from eval.provenance import without_paths
+from eval.provenance import in_words, without_paths
 from eval.records import EpisodeRecord
 from eval.statistics import (
   PairedComparison,
@@ -177,12 +177,13 @@ def _block(block, ended: list[EpisodeRecord]) -> dict[str, Any]:
 
 
 def _latency_by_policy(evaluated: list[EpisodeRecord]) -> list[dict[str, Any]]:
-  """Returns one row per policy and stage, pooled over every evaluation episode that did not crash."""
+  """Returns one row per policy and timed stage, pooled over every evaluation episode that did not crash."""
   rows = []
   groups = _grouped((r for r in evaluated if not r.crashed), lambda record: record.policy)
   for policy in sorted(groups, key=figures.policy_rank):
     for stage, values in _latency_by_stage(groups[policy]).items():
-      rows.append({"policy": policy, "stage": stage, **values})
+      if values["p50"] is not None:
+        rows.append({"policy": policy, "stage": stage, **values})
   return rows
 
 
@@ -227,7 +228,7 @@ def terminal_table(summary: Summary) -> Table:
   """Returns the cells as a table of 80 columns: success, and failures removed against the harder control."""
   title = "Success [95 % interval] and failures removed vs the control (+fixed -broken)"
   table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-  table.add_column("policy", no_wrap=True)
+  table.add_column("policy", overflow="fold")
   for name in ("n", "success %", "removed %", "p50 ms", "crashed"):
     table.add_column(name, justify="right", no_wrap=True)
   previous = None
@@ -339,9 +340,10 @@ def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mappin
       headline=headline(summary),
       findings=findings(summary),
       facts=_facts(summary),
+      origin=in_words(summary["provenance"]),
       charts={name: [_chart(panel) for panel in make(summary)] for name, make in figures.CHARTS.items()},
       clips=[_clip(clip) for clip in clips],
-      source_json=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
+      provenance_json=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
       settings=list(dict.fromkeys(figures.place(cell) for cell in summary["cells"])),
     ),
   )
