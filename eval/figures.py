@@ -15,6 +15,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from pi0rag_jax.errors import Pi0RagError
@@ -260,8 +261,8 @@ def png(panels: Sequence[Panel]) -> bytes:
   rows = -(-len(panels) // columns)
   height = max(panel.height_inches for panel in panels)
   with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(PANEL_INCHES[0] * columns, (height + 0.3) * rows), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
+    layout = ConstrainedLayoutEngine(wspace=0.06, hspace=0.06)
+    figure = Figure(figsize=(PANEL_INCHES[0] * columns, (height + 0.3) * rows), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels):
       axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold")

@@ -71,7 +71,7 @@ def in_words(provenance: Mapping[str, Any]) -> dict[str, str]:
     origin["Renderer"] = known["renderer"]
   if "hardware" in known:
     hardware = known["hardware"]
-    devices = [f"{count} × {device}" for device, count in (hardware["jax_devices"] or {}).items()]
+    devices = [f"{count} of {device}" for device, count in (hardware["jax_devices"] or {}).items()]
     machine = [hardware["cpu"], f"{hardware['cores']} cores", f"{hardware['memory_gib']} GiB", *devices]
     origin["Hardware"] = ", ".join(machine)
   if "versions" in known:

@@ -227,7 +227,9 @@ def write_report(folder: str | os.PathLike, summary: Summary, clips: Sequence[Ma
 def terminal_table(summary: Summary) -> Table:
   """Returns the cells as a table of 80 columns: success, and failures removed against the harder control."""
   title = "Success [95 % interval] and failures removed vs the control (+fixed -broken)"
-  table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+  table = Table(
+    title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True
+  )
   table.add_column("policy", overflow="fold")
   for name in ("n", "success %", "removed %", "p50 ms", "crashed"):
     table.add_column(name, justify="right", no_wrap=True)

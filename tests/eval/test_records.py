@@ -26,7 +26,7 @@ def episode(seed=0, **changes) -> EpisodeRecord:
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
-  record = episode(latency_ms={"total": [1.5, 2.0]}, extra={"prompt": "pick up – the cube"}, error="line\nline")
+  record = episode(latency_ms={"total": [1.5, 2.0]}, extra={"prompt": "grüner Würfel"}, error="line\nline")
   with RecordLog(tmp_path / "records.jsonl") as log:
     log.append(record)
   assert read_records(tmp_path / "records.jsonl") == [record]
