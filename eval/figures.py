@@ -23,7 +23,7 @@ from pi0rag_jax.errors import Pi0RagError
 POLICY_ORDER = ("base", "base_z0", "textbook", "memory")
 POLICY_LABELS = {
   "base": "base (sampled)",
-  "base_z0": "base (z = 0)",
+  "base_z0": "base (z=0)",
   "textbook": "textbook blend",
   "memory": "memory",
 }
@@ -107,6 +107,12 @@ def cell_label(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> s
   return f"{label} ({cell['stream']})" if len(same) > 1 else label
 
 
+def stream_label(stream: Mapping[str, Any], streams: Sequence[Mapping[str, Any]]) -> str:
+  """Returns where a stream ran, with its identity where several ran in the same place."""
+  alone = sum(place(other) == place(stream) for other in streams) == 1
+  return place_label(stream) if alone else f"{place_label(stream)} ({stream['stream']})"
+
+
 def place(row: Mapping[str, Any]) -> tuple[str, str]:
   """Returns the task and condition of a cell or a stream."""
   return row["task"], row["condition"]
@@ -167,17 +173,17 @@ def learning_panels(summary: Mapping[str, Any]) -> list[Panel]:
     curve = [block for block in stream["learning_curve"] if block["n"]]
     if curve:
       reference = _without_memory(summary, stream)
-      title = f"{stream['stream']} ({place_label(stream)})"
+      title = stream_label(stream, summary["streams"])
       words = [_rate_words(f"episodes {b['start'] + 1} to {b['stop']}", b) for b in curve]
-      alt = f"Success in stream {title}: " + "; ".join(words) + "."
+      alt = f"Success while learning, {title}: " + "; ".join(words) + "."
       panels.append(Panel(title, alt, _learning_drawing(stream, curve, reference)))
   return panels
 
 
 def _without_memory(summary, stream) -> Mapping[str, Any] | None:
   """Returns the evaluated cell of the policy without memory where the stream ran, z = 0 if there is one."""
-  here = [c for c in summary["cells"] if place(c) == place(stream) and not c["stream"] and c["n"]]
-  return max(here, key=lambda cell: policy_rank(cell["policy"]), default=None)
+  here = {c["policy"]: c for c in summary["cells"] if place(c) == place(stream) and c["n"]}
+  return here.get("base_z0", here.get("base"))
 
 
 def _learning_drawing(stream, curve, reference) -> Callable[[Axes], None]:

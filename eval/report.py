@@ -302,8 +302,9 @@ def headline(summary: Summary) -> str:
   counts = Counter(item["verdict"] for item in found)
   if not counts["better"] and not counts["worse"]:
     return f"{name} made no clear difference in any of {len(found)} settings, compared with {control}."
-  better, worse = (counts[side] or "none" for side in ("better", "worse"))
-  effect = f"clearly helped in {better} of {len(found)} settings and clearly hurt in {worse}"
+  sides = [("helped", counts["better"]), ("hurt", counts["worse"])]
+  (verb, most), (other_verb, least) = sorted(sides, key=lambda side: -side[1])
+  effect = f"clearly {verb} in {most} of {len(found)} settings and clearly {other_verb} in {least or 'none'}"
   return f"{name} {effect}, compared with {control}."
 
 
@@ -361,7 +362,7 @@ def _environment() -> jinja2.Environment:
   )
   shown = (percent, interval, p_value, milliseconds, figures.policy_label, figures.place_label)
   environment.filters.update({function.__name__: function for function in shown})
-  environment.globals["cell_label"] = figures.cell_label
+  environment.globals.update(cell_label=figures.cell_label, stream_label=figures.stream_label)
   return environment
 
 

@@ -25,6 +25,18 @@ def test_every_setting_stream_and_policy_has_a_panel_with_words(summary):
   assert "camera_shift" in alt and f"memory {100 * rate['success_rate']:.1f} %" in alt
 
 
+def test_the_reference_of_a_stream_is_the_harder_control(summary):
+  reference = next(c for c in summary["cells"] if (c["policy"], c["condition"]) == ("base_z0", "camera_shift"))
+  text = figures.svg(figures.learning_panels(summary)[1])
+  assert f"base (z=0), evaluated: {100 * reference['success_rate']:.1f} %" in text
+
+
+def test_a_stream_is_named_only_where_there_are_several():
+  one = {"task": "place", "condition": "shift", "stream": "a"}
+  assert figures.stream_label(one, [one]) == "place, shift"
+  assert figures.stream_label(one, [one, one | {"stream": "b"}]) == "place, shift (a)"
+
+
 def test_svg_is_xml_with_both_themes_and_repeats_exactly(summary):
   panel = figures.success_panels(summary)[0]
   text = figures.svg(panel)

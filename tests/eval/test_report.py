@@ -109,9 +109,9 @@ def test_a_textbook_baseline_is_that_of_the_same_stream():
 @pytest.mark.parametrize(
   "before, after, words",
   [
-    ("f" * 10 + "s" * 10, "s" * 20, "The memory removed 100 % of the failures of base (z = 0)"),
+    ("f" * 10 + "s" * 10, "s" * 20, "The memory removed 100 % of the failures of base (z=0)"),
     ("s" * 20, "f" * 10 + "s" * 10, "nothing to remove"),
-    ("f" * 2 + "s" * 18, "f" * 12 + "s" * 8, "made things worse than base (z = 0)"),
+    ("f" * 2 + "s" * 18, "f" * 12 + "s" * 8, "made things worse than base (z=0)"),
     ("f" * 10 + "s" * 10, "s" + "f" * 9 + "s" * 10, "no clear difference"),
   ],
 )
@@ -125,8 +125,15 @@ def test_the_headline_of_several_settings_counts_both_sides():
   for condition, after in (("a", "s" * 12), ("b", "f" * 12)):
     records += episodes("base_z0", "ffffffssssss", condition=condition)
     records += episodes("memory", after, condition=condition)
-  expected = "The memory clearly helped in 1 of 2 settings and clearly hurt in 1, compared with base (z = 0)."
+  expected = "The memory clearly helped in 1 of 2 settings and clearly hurt in 1, compared with base (z=0)."
   assert headline(summarize(records, {})) == expected
+
+
+def test_bad_news_comes_first():
+  records = []
+  for condition in "ab":
+    records += episodes("base_z0", "s" * 12, condition=condition) + episodes("memory", "f" * 12, condition=condition)
+  assert headline(summarize(records, {})).startswith("The memory clearly hurt in 2 of 2 settings")
 
 
 def test_without_a_control_there_is_no_claim():
