@@ -16,13 +16,14 @@ import numpy as np
 from pi0rag_jax import errors
 from pi0rag_jax.sim.conditions import Condition
 from pi0rag_jax.sim.experts import get_expert
+from pi0rag_jax.sim.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
   """What the environments of a batch have in common."""
 
-  task: str
+  task: str | Task
   condition: Condition | str
   renderer: str = "raycast"
   image_size: int = 64

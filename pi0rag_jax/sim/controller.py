@@ -46,7 +46,7 @@ class Controller:
   def __init__(self, physics: Physics, calibration: Calibration):
     self._physics = physics
     self._calibration = calibration
-    self._inverse_kinematics = InverseKinematics()
+    self.inverse_kinematics = InverseKinematics()
     self.state = ControllerState((0.0,) * 4, panda.HOME_Q, True)
 
   def reset(self, pose) -> None:
@@ -54,7 +54,7 @@ class Controller:
     pose = _clip_pose(pose)
     q = np.array(panda.HOME_Q)
     for _ in range(5):
-      q = self._inverse_kinematics.solve(q, *self.nominal_pose(pose))
+      q = self.inverse_kinematics.solve(q, *self.nominal_pose(pose))
     self.state = ControllerState(pose, tuple(q.tolist()), True)
     self._physics.set_arm(q, panda.MAX_WIDTH_M)
     self._physics.data.ctrl[:] = [*q, OPEN_M]
@@ -64,7 +64,7 @@ class Controller:
     before = self.state
     pose = advance_pose(before.pose, action)
     q_before = np.array(before.q)
-    q = self._inverse_kinematics.solve(q_before, *self.nominal_pose(pose))
+    q = self.inverse_kinematics.solve(q_before, *self.nominal_pose(pose))
     self.state = ControllerState(pose, tuple(q.tolist()), bool(action[4] >= 0.5))
     ctrl = np.empty(len(q) + 1)
     ctrl[-1] = OPEN_M if self.state.gripper_open else 0.0

@@ -1,5 +1,6 @@
 """Pictures of the named cameras: a ray-caster that needs no OpenGL, and MuJoCo's own renderer."""
 
+import atexit
 from typing import Protocol
 
 import mujoco
@@ -91,6 +92,8 @@ class OpenGLRenderer:
     self._renderer = mujoco.Renderer(model, size, size)
     self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
     self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+    # A context that outlives the interpreter's OpenGL modules fails noisily.
+    atexit.register(self.close)
 
   def render(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
     """Returns uint8[size, size, 3] for each camera; `data` must be up to date."""
@@ -102,6 +105,7 @@ class OpenGLRenderer:
 
   def close(self) -> None:
     """Frees the OpenGL context."""
+    atexit.unregister(self.close)
     self._renderer.close()
 
 

@@ -1,0 +1,69 @@
+"""Tests of Cartesian control: bounds, tracking, inverse kinematics."""
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.sim.controller import (
+  MAX_STEP_M,
+  MAX_TURN_RAD,
+  WORKSPACE_HIGH,
+  WORKSPACE_LOW,
+  InverseKinematics,
+  advance_pose,
+)
+from pi0rag_jax.sim.env import PandaEnv
+from pi0rag_jax.sim.panda import HOME_Q
+
+
+@pytest.fixture
+def env():
+  made = PandaEnv(render_images=False)
+  made.reset(seed=0)
+  made.controller.reset((0.5, 0.0, 0.25, 0.0))
+  made.physics.refresh()
+  return made
+
+
+def test_each_step_is_bounded():
+  pose = advance_pose((0.5, 0.0, 0.2, 0.0), (1.0, -1.0, 0.004, 1.0, 0.0))
+  np.testing.assert_allclose(pose, (0.5 + MAX_STEP_M, -MAX_STEP_M, 0.204, MAX_TURN_RAD))
+
+
+def test_the_commanded_pose_stays_in_the_workspace():
+  pose = (0.5, 0.0, 0.2, 0.0)
+  for _ in range(100):
+    pose = advance_pose(pose, (1.0, -1.0, -1.0, 1.0, 0.0))
+  np.testing.assert_allclose(pose, (WORKSPACE_HIGH[0], WORKSPACE_LOW[1], WORKSPACE_LOW[2], WORKSPACE_HIGH[3]))
+
+
+def test_inverse_kinematics_reaches_the_corners_of_the_table():
+  solver = InverseKinematics()
+  for x in (0.32, 0.68):
+    for y in (-0.25, 0.25):
+      for z, yaw in ((0.02, 0.7), (0.3, -0.7)):
+        q = np.array(HOME_Q)
+        for _ in range(6):
+          q = solver.solve(q, (x, y, z), yaw)
+        np.testing.assert_allclose(solver.position(q), (x, y, z), atol=5e-4)
+
+
+def test_the_tool_goes_where_it_is_commanded(env):
+  action = [0.01, 0.008, -0.01, 0.05, 1.0]
+  for _ in range(10):
+    env.controller.tick(action)
+  position, _ = env.controller.measured_pose()
+  lag = np.linalg.norm(np.subtract(env.controller.state.pose[:3], position))
+  assert lag < 0.02
+  for _ in range(10):
+    env.controller.tick([0.0, 0.0, 0.0, 0.0, 1.0])
+  position, yaw = env.controller.measured_pose()
+  np.testing.assert_allclose(position, (0.6, 0.08, 0.15), atol=1.5e-3)
+  assert yaw == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("command", "width"), [(0.5, 0.08), (0.49, 0.0)])
+def test_the_gripper_opens_from_one_half(env, command, width):
+  for _ in range(8):
+    env.controller.tick([0.0, 0.0, 0.0, 0.0, command])
+  assert env.physics.gripper_width() == pytest.approx(width, abs=1e-3)
+  assert env.controller.state.gripper_open == (command >= 0.5)
