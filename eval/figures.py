@@ -271,8 +271,9 @@ def png(panels: Sequence[Panel]) -> bytes:
     figure = Figure(figsize=(PANEL_INCHES[0] * columns, (height + 0.3) * rows), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels):
-      axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold")
       panel.draw(axes)
+      above_legend = 20 if axes.get_legend() else 6
+      axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", pad=above_legend)
     for axes in grid[len(panels) :]:
       axes.set_axis_off()
     return _saved(figure, format="png", dpi=160, facecolor="white")
