@@ -18,7 +18,7 @@ def _model() -> ConfigDict:
   # 16 tokens a camera; the head starts from random values, since no pretrained tower is loaded.
   model.siglip = ConfigDict(
     {"width": 96, "depth": 2, "mlp_dim": 192, "num_heads": 2, "patch_size": 16, "zero_head": False})
-  shared = {"depth": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 48}
+  shared = {"depth": 3, "num_heads": 2, "num_kv_heads": 1, "head_dim": 48}
   model.paligemma = ConfigDict({"width": 96, "mlp_dim": 256, **shared})
   model.expert = ConfigDict({"width": 96, "mlp_dim": 192, **shared})
   return model
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.steps = 8000
   config.batch_size = 32
-  config.draws = 4  # (time, noise) pairs per encoded observation: the prefix is most of the cost
+  config.draws = 2  # (time, noise) pairs per encoded observation: the prefix is most of the cost
   config.learning_rate = 1e-3
   config.warmup_steps = 200
   config.final_learning_rate_fraction = 0.01

@@ -1,0 +1,164 @@
+"""The project's episode files: HDF5, each episode one group, each file either whole or absent.
+
+A data set is a folder of files. HDF5 cannot survive a kill in the middle of a write, so nothing is ever added to
+an existing file: a file is written under another name, synchronized and renamed. Appending is adding a file.
+
+Group `episode_<seed>`, with `F` frames: `image/<camera>` uint8[F, S, S, 3], `state` float32[F, P], `actions`
+float32[F, A] (executed), `action_chunks` float32[F, T, A] (what the expert would do from that frame's state),
+`privileged/<name>` float32[F, ...] (simulator truth, for auxiliary losses only); attributes as in `Episode`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError
+
+FORMAT_NAME = "pi0rag_jax-episodes"
+FORMAT_VERSION = 1
+SUFFIX = ".h5"
+# gzip 1 halves ray-cast images at ~1 ms a frame; frames are read in blocks, so a chunk holds several.
+IMAGE_CHUNK_FRAMES = 16
+GZIP_LEVEL = 1
+_ATTRIBUTES = ("prompt", "task", "condition", "renderer", "seed", "success")
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+  """One recorded episode of F frames; actions in the simulator's units, never normalized."""
+
+  images: Mapping[str, np.ndarray]  # camera -> uint8[F, S, S, 3]
+  state: np.ndarray  # float32[F, P]
+  actions: np.ndarray  # float32[F, A], executed in the tick that starts at the frame
+  action_chunks: np.ndarray  # float32[F, T, A], the clean label from the frame's state
+  privileged: Mapping[str, np.ndarray]  # name -> float32[F, ...]
+  prompt: str
+  task: str
+  condition: str
+  renderer: str
+  seed: int
+  success: bool
+
+  def __len__(self) -> int:
+    return self.state.shape[0]
+
+  def __post_init__(self):
+    arrays = {"state": self.state, "actions": self.actions, "action_chunks": self.action_chunks}
+    arrays |= {f"image/{name}": value for name, value in self.images.items()}
+    arrays |= {f"privileged/{name}": value for name, value in self.privileged.items()}
+    lengths = {name: value.shape[0] for name, value in arrays.items()}
+    if len(set(lengths.values())) != 1:
+      raise Pi0RagError(f"episode {self.seed}: every array needs one entry per frame, lengths are {lengths}")
+
+
+def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
+  """Returns `path` after writing the episodes there as one file, all or nothing.
+
+  Raises:
+    Pi0RagError: the file exists (files are never changed), or a seed occurs twice.
+  """
+  path = Path(path)
+  if path.exists():
+    raise Pi0RagError(f"'{path}' exists; episode files are never changed: write the new episodes to another file")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+  try:
+    with h5py.File(temporary, "w") as file:
+      file.attrs["format"] = FORMAT_NAME
+      file.attrs["version"] = FORMAT_VERSION
+      for episode in episodes:
+        _write_group(file, episode)
+    with open(temporary, "rb") as handle:
+      os.fsync(handle.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return path
+
+
+def read_episodes(path: str | Path) -> Iterator[Episode]:
+  """Yields the episodes of one file, by seed.
+
+  Raises:
+    Pi0RagError: no such file, truncated or no HDF5, of another project or version, or a group lacks an entry.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise Pi0RagError(f"no episode file '{path}'")
+  try:
+    file = h5py.File(path, "r")
+  except OSError as error:
+    raise Pi0RagError(f"'{path}' is no whole HDF5 file ({error}): remove it and collect it again") from error
+  with file:
+    _check_format(path, file.attrs)
+    for name in sorted(file):
+      yield _read_group(path, file[name])
+
+
+def episode_files(folder: str | Path) -> list[Path]:
+  """Returns the episode files of a data set's folder, sorted; leftovers of a killed writer are not among them."""
+  folder = Path(folder)
+  files = sorted(folder.glob(f"*{SUFFIX}"))
+  if not files:
+    raise Pi0RagError(f"no episode files (*{SUFFIX}) in '{folder}'")
+  return files
+
+
+def episode_path(folder: str | Path, seed: int) -> Path:
+  """Returns where the collector puts the episode of `seed`."""
+  return Path(folder) / f"episode_{seed:06d}{SUFFIX}"
+
+
+def _write_group(file: h5py.File, episode: Episode) -> None:
+  """Writes one episode as a group of `file`."""
+  name = f"episode_{episode.seed:06d}"
+  if name in file:
+    raise Pi0RagError(f"seed {episode.seed} occurs twice")
+  group = file.create_group(name)
+  for camera, images in episode.images.items():
+    chunks = (min(IMAGE_CHUNK_FRAMES, len(images)), *images.shape[1:])
+    group.create_dataset(
+      f"image/{camera}", data=images, chunks=chunks, compression="gzip", compression_opts=GZIP_LEVEL
+    )
+  for key in ("state", "actions", "action_chunks"):
+    group.create_dataset(key, data=np.asarray(getattr(episode, key), np.float32))
+  group.create_group("privileged")
+  for key, value in episode.privileged.items():
+    group.create_dataset(f"privileged/{key}", data=np.asarray(value, np.float32))
+  for key in _ATTRIBUTES:
+    group.attrs[key] = getattr(episode, key)
+
+
+def _read_group(path: Path, group: h5py.Group) -> Episode:
+  """Returns the episode in `group`."""
+  missing = [key for key in ("image", "state", "actions", "action_chunks", "privileged") if key not in group]
+  missing += [key for key in _ATTRIBUTES if key not in group.attrs]
+  if missing:
+    raise Pi0RagError(f"'{path}', group '{group.name}' lacks {', '.join(missing)}: not a whole episode")
+  try:
+    return Episode(
+      images={name: value[()] for name, value in group["image"].items()},
+      state=group["state"][()],
+      actions=group["actions"][()],
+      action_chunks=group["action_chunks"][()],
+      privileged={name: value[()] for name, value in group["privileged"].items()},
+      seed=int(group.attrs["seed"]),
+      success=bool(group.attrs["success"]),
+      **{key: str(group.attrs[key]) for key in ("prompt", "task", "condition", "renderer")},
+    )
+  except OSError as error:
+    raise Pi0RagError(f"'{path}' is damaged in '{group.name}' ({error}): remove it, collect it again") from error
+
+
+def _check_format(path: Path, attributes: h5py.AttributeManager) -> None:
+  """Raises if the file is not of this project or of a version this code cannot read."""
+  found = attributes.get("format")
+  if found != FORMAT_NAME:
+    raise Pi0RagError(f"'{path}' is another project's HDF5 file (format {found!r}, expected '{FORMAT_NAME}')")
+  version = int(attributes.get("version", -1))
+  if version != FORMAT_VERSION:
+    raise Pi0RagError(f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}")
