@@ -41,8 +41,11 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
   """
   identity, *columns = row
   texts, (use_count, created, written), blobs = columns[:6], columns[6:9], columns[9:]
-  if _digest(texts, blobs) != written:
-    raise DamagedError(f"record {identity} is damaged: its content is not what was written")
+  if not all(isinstance(blob, bytes) for blob in blobs) or _digest(texts, blobs) != written:
+    raise DamagedError(
+      f"record {identity} is damaged, its content is not what was written: restore a backup, or rescue the rest "
+      "with `python -m pi0rag_jax.memory export --skip_damaged` and import it into a new memory"
+    )
   dtype = _CHUNK_DTYPES[header.chunk_dtype]
   try:
     key, base, corrected = (np.frombuffer(b, t) for b, t in zip(blobs, (_KEY_DTYPE, dtype, dtype)))
@@ -80,7 +83,7 @@ def _chunk_bytes(name: str, chunk_TA: np.ndarray, header: Header) -> bytes:
 def _digest(texts, blobs) -> bytes:
   """Returns the digest of the parts, each preceded by its length so that no two contents read the same."""
   state = hashlib.blake2b(digest_size=16)
-  for part in (*(str(text).encode() for text in texts), *(bytes(blob or b"") for blob in blobs)):
+  for part in (*(str(text).encode() for text in texts), *blobs):
     state.update(len(part).to_bytes(8, "little"))
     state.update(part)
   return state.digest()

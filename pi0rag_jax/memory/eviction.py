@@ -25,8 +25,8 @@ def choose(index: MemoryIndex, overflow: int, incoming_anchors: int) -> tuple[li
   return ids + crowded(index, CORRECTION, overflow - from_anchors - refused), refused
 
 
-def crowded(index: MemoryIndex, kind: str, most: int, below: float = np.inf) -> list[int]:
-  """Returns up to `most` ids in the order of eviction, each with a spacing of less than `below`.
+def crowded(index: MemoryIndex, kind: str, most: int, below: float | None = None) -> list[int]:
+  """Returns up to `most` ids in the order of eviction, with a spacing of less than `below` if given.
 
   After each one the spacing of those that had it as their nearest is measured again.
   """
@@ -42,7 +42,7 @@ def crowded(index: MemoryIndex, kind: str, most: int, below: float = np.inf) -> 
     left = np.flatnonzero(~gone)
     closest = left[spacing[left] == spacing[left].min()]
     pick = closest[np.lexsort((ids[closest], uses[closest]))[0]]
-    if spacing[pick] >= below:
+    if below is not None and spacing[pick] >= below:
       break
     gone[pick] = True
     chosen.append(int(ids[pick]))

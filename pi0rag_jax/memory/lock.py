@@ -35,6 +35,8 @@ class DirectoryLock:
   def release(self) -> None:
     """Lets the next writer in; a second call does nothing."""
     if self._fd >= 0:
+      # Not by closing alone: a forked child may have inherited the descriptor, and the lock with it.
+      fcntl.flock(self._fd, fcntl.LOCK_UN)
       os.close(self._fd)
       self._fd = -1
 

@@ -58,8 +58,7 @@ class Record:
     _check_choice("kind", self.kind, KINDS)
     _check_choice("outcome", self.outcome, OUTCOMES)
     for name in ("failure_kind", "task", "prompt"):
-      if not isinstance(getattr(self, name), str):
-        raise Pi0RagError(f"{name} is {getattr(self, name)!r}, must be a string")
+      _check_text(name, getattr(self, name))
     _set(self, "provenance", _checked_provenance(self.provenance))
     if isinstance(self.use_count, bool) or not isinstance(self.use_count, int) or self.use_count < 0:
       raise Pi0RagError(f"use_count is {self.use_count!r}, must be an integer of 0 or more")
@@ -128,6 +127,15 @@ def _set(record: Record, name: str, value) -> None:
 def _check_choice(name: str, value, allowed: tuple[str, ...]) -> None:
   if value not in allowed:
     raise Pi0RagError(f"{name} is {value!r}, allowed: {', '.join(allowed)}")
+
+
+def _check_text(name: str, value) -> None:
+  if not isinstance(value, str):
+    raise Pi0RagError(f"{name} is {value!r}, must be a string")
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    raise Pi0RagError(f"{name} is {value!r}, which UTF-8 cannot hold") from None
 
 
 def _checked_array(name: str, value, *, ndim: int) -> np.ndarray:

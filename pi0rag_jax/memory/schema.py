@@ -14,6 +14,8 @@ NAME = "memory.sqlite3"
 APPLICATION_ID = 0x70693052  # "pi0R"
 VERSION = 1
 BUSY_TIMEOUT_S = 5.0
+# Where SQLite's file header has them (https://www.sqlite.org/fileformat.html, 1.3).
+_MAGIC, _HEAD_BYTES, _VERSION_AT, _APPLICATION_ID_AT = b"SQLite format 3\0", 100, 60, 68
 # Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
 _TABLES = """
 CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -63,13 +65,16 @@ def snapshot(path: Path, *, locked: bool = False):
   """
   if not path.is_file():
     raise Pi0RagError(f"no memory in {path.parent}: {path.name} is missing")
-  with reported(path):
-    _check_identity(path)
-    with contextlib.nullcontext(True) if locked else lock.no_writer(path.parent) as alone:
-      wal = path.with_name(path.name + "-wal")
-      immutable = alone and not (wal.exists() and wal.stat().st_size)
-      with contextlib.closing(connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")) as connection:
-        yield connection
+  with reported(path), contextlib.nullcontext(True) if locked else lock.no_writer(path.parent) as alone:
+    if alone:
+      # Not through SQLite: a kill during a checkpoint leaves a file that is whole only with its journal.
+      # Not while a writer lives: closing the file would drop the locks of a writer in this process.
+      with open(path, "rb") as file:
+        _check_identity(path, file.read(_HEAD_BYTES))
+    wal = path.with_name(path.name + "-wal")
+    immutable = alone and not (wal.exists() and wal.stat().st_size)
+    with contextlib.closing(connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")) as connection:
+      yield connection
 
 
 def read_header(connection: sqlite3.Connection, path: Path) -> Header:
@@ -100,22 +105,24 @@ def reported(path: Path):
     raise Pi0RagError(f"{path} cannot be read or written: {error}") from error
   except sqlite3.DatabaseError as error:
     raise _damaged(path, str(error)) from error
+  except OSError as error:
+    raise Pi0RagError(f"{path} cannot be read or written: {error}") from error
 
 
 def connect(path: Path, parameters: str) -> sqlite3.Connection:
   """Returns a connection in autocommit mode that any thread may use, one at a time."""
   uri = f"{path.resolve().as_uri()}?{parameters}"
-  return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+  connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+  # A damaged text must reach the digest's check, which names the record, instead of failing to decode.
+  connection.text_factory = lambda text: text.decode(errors="replace")
+  return connection
 
 
-def _check_identity(path: Path) -> None:
-  """Raises Pi0RagError unless the file says that it is a memory of a version that this code knows."""
-  with contextlib.closing(connect(path, "mode=ro&immutable=1")) as connection:
-    try:
-      application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-      version = connection.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-      raise _foreign(path, str(error)) from error
+def _check_identity(path: Path, head: bytes) -> None:
+  """Raises Pi0RagError unless a file that begins with `head` is a memory of a version that this code knows."""
+  if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
+    raise _foreign(path, "no SQLite file")
+  version, application_id = (int.from_bytes(head[at : at + 4], "big") for at in (_VERSION_AT, _APPLICATION_ID_AT))
   if application_id != APPLICATION_ID:
     raise _foreign(path, f"application id {application_id:#x}, expected {APPLICATION_ID:#x}")
   if version != VERSION:

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec, lock, schema
-from pi0rag_jax.memory.record import ANCHOR, Header, Record, check_records
+from pi0rag_jax.memory.record import ANCHOR, DamagedError, Header, Record, check_records
 
-_SELECT = f"SELECT id, {', '.join(codec.COLUMNS + codec.BLOBS)} FROM records JOIN arrays USING (id)"
+_SELECT = f"SELECT id, {', '.join(codec.COLUMNS + codec.BLOBS)} FROM records LEFT JOIN arrays USING (id)"
 _INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
 _PAGE = 64  # records read at a time
 # What `breakdown` groups by, and the SQL that finds it.
@@ -184,9 +184,13 @@ class SqliteStore:
       return -size * 1024 if size < 0 else size * self._writer.execute("PRAGMA page_size").fetchone()[0]
 
   def check(self) -> None:
-    """Raises Pi0RagError unless SQLite's thorough check finds the file sound."""
+    """Raises DamagedError unless SQLite's thorough check finds the file sound and all arrays have a record."""
     with self._reading() as connection, self._mutex:
       schema.check_file(connection, self.path, thorough=True)
+      query = "SELECT COUNT(*) FROM arrays WHERE id NOT IN (SELECT id FROM records)"
+      strays = connection.execute(query).fetchone()[0]
+    if strays:
+      raise DamagedError(f"{self.path} is damaged: {strays} arrays without a record")
 
   def compact(self) -> None:
     """Gives unused pages back and empties the write-ahead log."""

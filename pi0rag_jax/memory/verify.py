@@ -68,7 +68,7 @@ def _row_problem(index: index_lib.MemoryIndex, identity: int, record) -> str | N
     ("use count", index.uses_M[row], record.use_count),
   )
   different = [name for name, found, stored in wanted if not np.array_equal(found, stored)]
-  return f"{', '.join(different)} in the index differ from the store" if different else None
+  return f"{', '.join(different)} in the index not as in the store" if different else None
 
 
 def _search_problem(index: index_lib.MemoryIndex, identity: int, record) -> str | None:

@@ -1,0 +1,47 @@
+"""Small memories for tests: keys of 4 numbers, chunks of 3 steps by 2 actions."""
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.memory import Header, Memory, Record
+
+HEADER = Header(key_dim=4, action_horizon=3, action_dim=2, encoder="test", policy="policy 1")
+
+
+@pytest.fixture
+def header():
+  return HEADER
+
+
+@pytest.fixture
+def make_record():
+  """Returns make_record(first key entry, kind, ...): the key is (x, 0, 0, 0), the base chunk x, the corrected x + 1."""
+
+  def make(x=0.0, kind="correction", *, outcome="success", dim=4, chunk=(3, 2), **fields):
+    key = np.zeros(dim)
+    key[0] = x
+    base = np.full(chunk, x)
+    return Record(key, base, base + 1, kind, outcome, **fields)
+
+  return make
+
+
+@pytest.fixture
+def open_memory(tmp_path):
+  """Returns open_memory(**changes), which opens one memory directory and closes it at the end of the test."""
+  opened = []
+
+  def open_(directory=tmp_path / "memory", **changes):
+    fields = {"key_dim": 4, "action_horizon": 3, "action_dim": 2, "encoder": "test", "policy": "policy 1"}
+    opened.append(Memory.open(directory, **(fields | {"capacity": 100, "lock_timeout_s": 0.05} | changes)))
+    return opened[-1]
+
+  yield open_
+  for memory in opened:
+    memory.close()
+
+
+@pytest.fixture
+def key():
+  """Returns key(x, ...): float32[B, 4] with one row (x, 0, 0, 0) per argument."""
+  return lambda *xs: np.array([[x, 0, 0, 0] for x in xs], np.float32)

@@ -1,0 +1,135 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory import ANCHOR, codec, portable
+
+
+@pytest.fixture
+def exported(open_memory, make_record, tmp_path):
+  """An export of three records, the first one used four times."""
+  memory = open_memory()
+  provenance = {"source": "human", "episode": 3, "condition": {"shift": [1, 2]}}
+  memory.add([make_record(1.0, provenance=provenance, task="pick", created=5.0), make_record(2.0, ANCHOR)])
+  memory.add([make_record(3.0, outcome="failure", failure_kind="slip", prompt="lift")])
+  memory.record_use([1] * 4)
+  memory.close()
+  out = tmp_path / "out.npz"
+  assert portable.export_memory(tmp_path / "memory", out) == (3, 0)
+  return out
+
+
+def content(memory):
+  """Returns all of every record but its id."""
+  return [(codec.digest(r, memory.header), r.use_count, r.created, r.provenance) for _, r in memory.records()]
+
+
+def test_a_round_trip_keeps_everything(exported, open_memory, tmp_path):
+  assert portable.import_memory(tmp_path / "copy", exported) == (3, 0)
+  copy, original = open_memory(tmp_path / "copy"), open_memory()
+  assert content(copy) == content(original)
+  assert [r.use_count for _, r in copy.records()] == [4, 0, 0]
+  assert copy.index_problems() == []
+
+
+def test_a_repeated_import_adds_nothing(exported, open_memory, make_record, tmp_path):
+  assert portable.import_memory(tmp_path / "memory", exported) == (0, 3)
+  memory = open_memory(tmp_path / "other")
+  memory.add([make_record(3.0, outcome="failure", failure_kind="slip", prompt="lift"), make_record(9.0)])
+  memory.close()
+  assert portable.import_memory(tmp_path / "other", exported) == (2, 1)
+  assert portable.import_memory(tmp_path / "other", exported) == (0, 3)
+  assert len(open_memory(tmp_path / "other")) == 4
+
+
+def test_the_same_content_twice_in_a_file_comes_once(open_memory, make_record, tmp_path):
+  memory = open_memory()
+  memory.add([make_record(1.0), make_record(1.0)])
+  memory.close()
+  portable.export_memory(tmp_path / "memory", tmp_path / "out.npz")
+  assert portable.import_memory(tmp_path / "copy", tmp_path / "out.npz") == (1, 1)
+
+
+def test_the_file_needs_no_pickle_and_can_be_read_by_others(exported):
+  with np.load(exported, allow_pickle=False) as file:
+    assert file["keys_ME"].tolist() == [[1, 0, 0, 0], [2, 0, 0, 0], [3, 0, 0, 0]]
+    assert file["base_MTA"].dtype == np.float16
+  with zipfile.ZipFile(exported) as archive:
+    text = json.loads(archive.read("memory.json"))
+  assert text["header"]["policy"] == "policy 1"
+  assert [row["id"] for row in text["records"]] == [1, 2, 3]
+  assert text["records"][0]["provenance"]["condition"] == {"shift": [1, 2]}
+
+
+def test_an_empty_memory_makes_a_round_trip(open_memory, tmp_path):
+  open_memory().close()
+  assert portable.export_memory(tmp_path / "memory", tmp_path / "out.npz") == (0, 0)
+  assert portable.import_memory(tmp_path / "copy", tmp_path / "out.npz") == (0, 0)
+  assert open_memory(tmp_path / "copy").header.key_dim == 4
+
+
+def test_exports_do_not_overwrite(exported, tmp_path):
+  with pytest.raises(Pi0RagError, match="is there already"):
+    portable.export_memory(tmp_path / "memory", exported)
+  with pytest.raises(Pi0RagError, match="cannot be written"):
+    portable.export_memory(tmp_path / "memory", tmp_path / "missing" / "out.npz")
+
+
+def test_damaged_records_can_be_left_out(exported, open_memory, tmp_path):
+  memory = open_memory()
+  memory._store._writer.execute("UPDATE records SET prompt = 'other' WHERE id = 2")
+  memory.close()
+  with pytest.raises(Pi0RagError, match="record 2 is damaged"):
+    portable.export_memory(tmp_path / "memory", tmp_path / "rescue.npz")
+  assert portable.export_memory(tmp_path / "memory", tmp_path / "rescue.npz", skip_damaged=True) == (2, 1)
+  assert portable.import_memory(tmp_path / "rescued", tmp_path / "rescue.npz") == (2, 0)
+
+
+def test_imports_into_another_header_or_a_full_memory_are_refused(exported, open_memory, tmp_path):
+  open_memory(tmp_path / "other", policy="policy 2").close()
+  with pytest.raises(Pi0RagError, match="policy is 'policy 1', the memory has 'policy 2'"):
+    portable.import_memory(tmp_path / "other", exported)
+  with pytest.raises(Pi0RagError, match="0 records and 3 new ones exceed the capacity 2"):
+    portable.import_memory(tmp_path / "small", exported, capacity=2)
+
+
+def broken(path, changes):
+  """Writes a copy of an export in which the JSON's entries are changed."""
+  with zipfile.ZipFile(path) as archive:
+    parts = {name: archive.read(name) for name in archive.namelist()}
+  parts["memory.json"] = json.dumps(json.loads(parts["memory.json"]) | changes).encode()
+  out = path.with_name("broken.npz")
+  with zipfile.ZipFile(out, "w") as archive:
+    for name, data in parts.items():
+      archive.writestr(name, data)
+  return out
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"format": "other 3"}, "format is 'other 3'"),
+    ({"header": {"key_dim": 4}}, "is not an exported memory"),
+    ({"records": []}, "0 records with arrays of"),
+    ({"records": [{}, {}, {}]}, "is not an exported memory"),
+    ({"records": 3}, "is not an exported memory"),
+  ],
+)
+def test_files_of_another_form_are_refused(exported, changes, message, tmp_path):
+  with pytest.raises(Pi0RagError, match=message):
+    portable.import_memory(tmp_path / "copy", broken(exported, changes))
+  assert not (tmp_path / "copy").exists()
+
+
+def test_files_that_are_no_export_are_refused(tmp_path):
+  np.save(tmp_path / "array.npy", np.zeros(3))
+  np.savez(tmp_path / "arrays.npz", keys_ME=np.zeros(3))
+  (tmp_path / "text").write_text("hello")
+  (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
+  (tmp_path / "empty").touch()
+  for name in ("array.npy", "arrays.npz", "text", "pickle", "empty", "missing"):
+    with pytest.raises(Pi0RagError, match=rf"{name} is not an exported memory"):
+      portable.read_export(tmp_path / name)
