@@ -88,7 +88,7 @@ def run(config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
   seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
   facts = provenance.provenance(config, seeds=seeds, renderer=config.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(log.records(), facts, memory_bytes=memory_bytes), films
+  return report.summarize(log.records, facts, memory_bytes=memory_bytes), films
 
 
 class _Part:
@@ -153,7 +153,7 @@ class _Part:
     found = {method.name: method for method in methods(self._config)}
     if not self._config.evaluation.clips or not {"base_z0", "memory"} <= found.keys():
       return []
-    outcomes = {name: {r.seed: r.outcome for r in self._log.records()
+    outcomes = {name: {r.seed: r.outcome for r in self._log.records
                        if (r.phase, r.policy, r.condition) == ("eval", name, self._condition)}
                 for name in ("base_z0", "memory")}
     seeds = clips.choose(outcomes["base_z0"], outcomes["memory"], self._config.evaluation.clips)
@@ -186,7 +186,7 @@ class _Part:
 
   def _missing(self, cell: Cell, first_seed: int, count: int, *, skip: int = 0):
     """Returns (jobs that the log does not have, records that it has) of a cell's seeds, less the first `skip`."""
-    done = {record.seed: record for record in self._log.records() if _same_cell(record, cell)}
+    done = {record.seed: record for record in self._log.records if _same_cell(record, cell)}
     jobs = [Job(first_seed + i, i) for i in range(skip, count) if first_seed + i not in done]
     return jobs, [record for record in done.values() if first_seed + skip <= record.seed < first_seed + count]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.learning import corrections
+from pi0rag_jax.learning.corrections import CorrectionConfig
 from pi0rag_jax.learning.failure import failure_kind
 from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.memory.memory import Memory
@@ -22,7 +23,7 @@ class OnlineConfig:
   """How much the expert may help, and how its help is recorded."""
 
   corrected_max: int = 40  # episodes that the expert may take over
-  corrections: corrections.CorrectionConfig = corrections.CorrectionConfig()
+  corrections: CorrectionConfig = CorrectionConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pi0rag_jax import errors
 from pi0rag_jax.models import embedding, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.openpi.norm_stats import load_norm_stats
 from pi0rag_jax.policy import keys, normalize
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
@@ -64,7 +65,7 @@ class Policy:
     spec = PolicySpec.load(directory)
     template = jax.eval_shape(functools.partial(pi0.init, spec.model), jax.random.key(0))
     params = checkpoints.load_params(directory, template=template)
-    stats = checkpoints.load_norm_stats(directory, spec.asset_id)
+    stats = load_norm_stats(directory, spec.asset_id)
     norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
     key_stats = key_stats or keys.KeyStats.load(directory)
     return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)

@@ -1,0 +1,50 @@
+"""What the tests of several folders need: a tiny policy with random parameters, in a directory like a trained one's."""
+
+import jax
+import numpy as np
+import pytest
+
+from pi0rag_jax.models import pi0
+from pi0rag_jax.openpi import checkpoints, norm_stats
+from pi0rag_jax.policy import keys, tokenizer
+from pi0rag_jax.policy.spec import PANDA_ACTIONS, TOKENIZER_NAME, PolicySpec
+
+TINY_MODEL = {
+    "action_dim": 5, "action_horizon": 16, "max_token_len": 16, "vocab_size": 64, "dtype": "float32",
+    "state_dim": 10, "image_size": [64, 64], "image_keys": ["base_0_rgb", "left_wrist_0_rgb"],
+    "siglip": {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 1, "patch_size": 32},
+    "paligemma": {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16},
+    "expert": {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_policy_dir(tmp_path_factory):
+  """The directory of a policy of a few thousand random parameters for the simulated Panda."""
+  directory = tmp_path_factory.mktemp("tiny_policy")
+  config = pi0.Pi0Config.from_dict(TINY_MODEL)
+  checkpoints.save_params(directory, pi0.init(config, jax.random.key(0)))
+  stats = {
+      "state": {"mean": [0.0] * 10, "std": [1.0] * 10, "q01": None, "q99": None},
+      "actions": {"mean": [0.0, 0.0, -0.005, 0.0, 0.5], "std": [0.005] * 3 + [0.02, 0.5], "q01": None, "q99": None},
+  }
+  norm_stats.save_norm_stats(directory, "panda_sim", stats)
+  prompts = [f"pick up the {colour} cube and place it on the white pad" for colour in ("red", "green", "blue")]
+  tokenizer.train_tokenizer(prompts, directory / TOKENIZER_NAME, vocab_size=64)
+  spec = PolicySpec("tiny", config, state_dim=10, action_layout=PANDA_ACTIONS, asset_id="panda_sim",
+                    task="pick_and_place", renderer="raycast", image_size=64, control_hz=20.0, execute_steps=4,
+                    denoising_steps=2)
+  spec.save(directory)
+  keys.KeyStats.identity(keys.KeyRecipe(), 16).save(directory)
+  return directory
+
+
+@pytest.fixture
+def observations():
+  """Two raw observations of the simulated Panda's form, made of random numbers."""
+  rng = np.random.default_rng(0)
+  return [{
+      "image": {name: rng.integers(0, 256, (64, 64, 3), np.uint8) for name in ("base_0_rgb", "left_wrist_0_rgb")},
+      "state": rng.standard_normal(10).astype(np.float32),
+      "prompt": f"pick up the {colour} cube and place it on the white pad",
+  } for colour in ("red", "blue")]

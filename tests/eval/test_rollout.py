@@ -1,0 +1,64 @@
+"""The episode driver: every job ends once, noise belongs to the seed, faults become crashes."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from eval import rollout
+from pi0rag_jax.learning.trace import Job
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.rag_policy import SteeredPolicy
+from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
+from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
+
+CONFIG = EnvConfig(PickAndPlace(PickAndPlaceConfig(time_limit=12)), "nominal")
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir):
+  return SteeredPolicy(Policy.load(tiny_policy_dir))
+
+
+def run(policy, jobs, *, slots, stochastic=False):
+  with BatchEnv(CONFIG, slots=slots, processes=0) as env:
+    return {t.job.seed: t for t in rollout.run(env, policy, collections.deque(jobs), stochastic=stochastic)}
+
+
+def test_more_jobs_than_slots_all_end_once(policy):
+  traces = run(policy, [Job(seed, i) for i, seed in enumerate((3, 4, 5))], slots=2)
+  assert sorted(traces) == [3, 4, 5]
+  for trace in traces.values():
+    assert trace.outcome == "failure" and trace.ticks == 12 and len(trace.steps) == 3
+    assert len(trace.sensors) == 12 and trace.executed(4).shape == (12, 5)
+
+
+def test_the_noise_is_the_seeds_own(policy):
+  alone = run(policy, [Job(4, 0)], slots=1, stochastic=True)[4]
+  beside = run(policy, [Job(3, 0), Job(4, 1)], slots=2, stochastic=True)[4]
+  np.testing.assert_allclose(alone.steps[0].base_TA, beside.steps[0].base_TA, atol=1e-5)
+  zero = run(policy, [Job(4, 0)], slots=1)[4]
+  assert np.abs(alone.steps[0].base_TA - zero.steps[0].base_TA).max() > 1e-4
+
+
+def test_a_fault_is_a_crash_with_its_traceback_and_leaves_the_others_alone(policy, monkeypatch):
+  infer = policy.infer
+
+  def broken(observations, noise=None):
+    prediction = infer(observations, noise)
+    actions = np.array(prediction.actions_BTA)
+    actions[0] = np.nan
+    return dataclasses.replace(prediction, actions_BTA=actions)
+
+  monkeypatch.setattr(policy, "infer", broken)
+  traces = run(policy, [Job(3, 0), Job(4, 1)], slots=2)
+  assert traces[3].outcome == "crashed" and "NaN" in traces[3].error
+
+
+def test_an_expert_job_records_the_experts_chunks(policy):
+  first = run(policy, [Job(3, 0)], slots=1)[3]
+  takeover = run(policy, [Job(3, 0, first.steps[1].snapshot, by_expert=True)], slots=1)[3]
+  assert takeover.steps[0].tick == 0
+  assert np.abs(takeover.steps[0].actions_TA - takeover.steps[0].base_TA).max() > 1e-3
+  assert takeover.steps[0].actions_TA.shape == (16, 5)

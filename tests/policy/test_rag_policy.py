@@ -1,0 +1,114 @@
+"""The steered policy: feeding modes agree, an empty memory changes nothing, deadlines are kept."""
+
+import time
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.record import Record
+from pi0rag_jax.policy import steering
+from pi0rag_jax.policy.policy import Policy, padded_size
+from pi0rag_jax.policy.rag_policy import SteeredPolicy
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir):
+  return Policy.load(tiny_policy_dir)
+
+
+@pytest.fixture
+def memory(policy, tmp_path):
+  with Memory.open(tmp_path, key_dim=policy.key_dim, action_horizon=16, action_dim=5, encoder="test",
+                   policy=policy.fingerprint) as opened:
+    yield opened
+
+
+def correction_at(key_E, base_TA, sideways_m=0.02):
+  """Returns a correction that displaces the path sideways over the first ticks."""
+  corrected = np.array(base_TA)
+  corrected[:4, 1] += sideways_m / 4
+  return Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected, kind="correction", outcome="success",
+                provenance={"source": "expert", "seed": 0})
+
+
+def test_chunks_are_finite_and_shaped(policy, observations):
+  prediction = SteeredPolicy(policy).infer(observations)
+  assert prediction.actions_BTA.shape == (2, 16, 5) and np.isfinite(prediction.actions_BTA).all()
+  assert prediction.key_BE.shape == (2, policy.key_dim)
+  assert {"prefix", "denoise", "total"} <= prediction.latency_ms.keys()
+
+
+def test_padding_changes_nothing_but_rounding(policy, observations):
+  three = SteeredPolicy(policy).infer([*observations, observations[0]])
+  one = SteeredPolicy(policy).infer(observations[:1])
+  np.testing.assert_allclose(three.actions_BTA[[0, 2]], one.actions_BTA[[0, 0]], atol=1e-6)
+  assert [padded_size(n) for n in (1, 2, 3, 8, 9)] == [1, 2, 4, 8, 16]
+
+
+def test_noise_decides_where_the_flow_starts(policy, observations):
+  noise = np.random.default_rng(0).standard_normal((2, *policy.noise_shape))
+  drawn = SteeredPolicy(policy).infer(observations, noise).actions_BTA
+  zero = SteeredPolicy(policy).infer(observations).actions_BTA
+  assert np.abs(drawn - zero).max() > 1e-3
+
+
+@pytest.mark.parametrize("feeding", ["overlap", "callback"])
+def test_an_empty_memory_is_the_base_policy_bit_for_bit(policy, memory, observations, feeding):
+  steered = SteeredPolicy(policy, memory, feeding=feeding).infer(observations)
+  np.testing.assert_array_equal(steered.actions_BTA, steered.base_BTA)
+  np.testing.assert_array_equal(steered.used_B, 0)
+  if feeding == "overlap":  # the same executables as without memory
+    np.testing.assert_array_equal(steered.actions_BTA, SteeredPolicy(policy).infer(observations).actions_BTA)
+
+
+@pytest.mark.parametrize("feeding", ["overlap", "callback"])
+def test_a_memory_with_nothing_in_range_is_the_base_policy_bit_for_bit(policy, memory, observations, feeding):
+  base = SteeredPolicy(policy).infer(observations)
+  memory.add([correction_at(base.key_BE[0] + 100, base.base_BTA[0])])
+  steered = SteeredPolicy(policy, memory, feeding=feeding).infer(observations)
+  np.testing.assert_array_equal(steered.actions_BTA, steered.base_BTA)
+
+
+def test_both_ways_of_feeding_give_the_same_actions(policy, memory, observations):
+  base = SteeredPolicy(policy).infer(observations)
+  memory.add([correction_at(base.key_BE[0], base.base_BTA[0]), correction_at(base.key_BE[0] + 0.1, base.base_BTA[0])])
+  overlap = SteeredPolicy(policy, memory, feeding="overlap").infer(observations)
+  callback = SteeredPolicy(policy, memory, feeding="callback").infer(observations)
+  np.testing.assert_allclose(overlap.actions_BTA, callback.actions_BTA, atol=2e-6)
+  np.testing.assert_array_equal(overlap.ids_BK, callback.ids_BK)
+  assert np.abs(overlap.actions_BTA[0, :, 1].sum() - base.actions_BTA[0, :, 1].sum()) > 0.01
+
+
+def test_a_search_that_misses_its_deadline_leaves_the_base_action(policy, memory, observations, monkeypatch):
+  base = SteeredPolicy(policy).infer(observations)
+  memory.add([correction_at(base.key_BE[0], base.base_BTA[0])])
+  slow = memory.query
+  monkeypatch.setattr(memory, "query", lambda *args, **kwargs: (time.sleep(0.3), slow(*args, **kwargs))[1])
+  steered = SteeredPolicy(policy, memory, deadline_ms=20)
+  prediction = steered.infer(observations)
+  np.testing.assert_array_equal(prediction.actions_BTA, prediction.base_BTA)
+  assert prediction.missed_deadline and steered.deadline_misses == 1
+  steered.close()
+
+
+def test_wrong_observations_say_what_is_wanted(policy, observations):
+  steered = SteeredPolicy(policy)
+  no_wrist = {**observations[0], "image": {"base_0_rgb": observations[0]["image"]["base_0_rgb"]}}
+  with pytest.raises(Pi0RagError, match="left_wrist_0_rgb"):
+    steered.infer([no_wrist])
+  with pytest.raises(Pi0RagError, match="the policy takes 10"):
+    steered.infer([{**observations[0], "state": np.zeros(4)}])
+  with pytest.raises(Pi0RagError, match="NaN"):
+    steered.infer([{**observations[0], "state": np.full(10, np.nan)}])
+  with pytest.raises(Pi0RagError, match="callback, overlap"):
+    SteeredPolicy(policy, feeding="magic")
+
+
+def test_steering_settings_reach_the_actions(policy, memory, observations):
+  base = SteeredPolicy(policy).infer(observations)
+  memory.add([correction_at(base.key_BE[0], base.base_BTA[0])])
+  off = SteeredPolicy(policy, memory, steering.preset("residual", alpha=0.0)).infer(observations)
+  np.testing.assert_allclose(off.actions_BTA, np.clip(base.actions_BTA, *np.array(
+      [policy.spec.action_layout.low, policy.spec.action_layout.high])), atol=2e-2)
