@@ -170,9 +170,9 @@ class Physics:
 
   def fault(self) -> str | None:
     """Returns why the simulation cannot be trusted any more (not the policy's failure), or None."""
-    for kind, warning in enumerate(self.data.warning):
-      if warning.number:
-        return f"mujoco warning: {mujoco.mjtWarning(kind).name}"
+    warnings = self.data.warning.number
+    if warnings.any():
+      return f"mujoco warning: {mujoco.mjtWarning(int(warnings.argmax())).name}"
     speeds = np.abs(self.data.qvel)
     if not np.isfinite(self.data.qpos).all() or not np.isfinite(speeds).all():
       return "state has NaN"

@@ -78,7 +78,7 @@ class Forecast:
     return tuple(c - lag for c, lag in zip(self.commanded, self.lag))
 
   @property
-  def settled(self) -> float:
+  def trail(self) -> float:
     """The greatest component of the lag in m."""
     return max(abs(value) for value in self.lag)
 

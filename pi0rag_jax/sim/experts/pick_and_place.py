@@ -38,6 +38,10 @@ _CARRY_FUNNEL_M = 0.04
 _RISE_FIRST_M = 0.04
 # The grip reaches around the target within these distances between the fingertips and its centre.
 _REACH_M, _REACH_HEIGHT_M = 0.035, 0.03
+# Open fingers are so far from the cube's centre, and need so much room to the centre of another cube.
+_FINGER_M, _FINGER_ROOM_M = 0.05, 0.04
+# A tool that trails by more is blocked and must come up again; free motion trails by 13 mm at most.
+_BLOCKED_M, _FUNNEL_BLOCKED_M = 0.018, 0.02
 _YAW_LIMIT_RAD = min(-WORKSPACE_LOW[3], WORKSPACE_HIGH[3]) - 0.1
 
 
@@ -69,7 +73,7 @@ def _observe(env: "PandaEnv") -> _Scene:
   return _Scene(
     robot=robot,
     cube=position.tolist(),
-    grasp_yaw=_nearest_yaw(env.physics.object_yaw(TARGET), robot.yaw),
+    grasp_yaw=_grasp_yaw(env, robot.yaw),
     held=env.physics.contacts().holds(TARGET, HOLD_FORCE_N),
     goal=env.layout.goal,
     half_size=config.cube_half_size,
@@ -77,12 +81,21 @@ def _observe(env: "PandaEnv") -> _Scene:
   )
 
 
-def _nearest_yaw(cube_yaw: float, tool_yaw: float) -> float:
-  """Returns the grasp yaw, equal to `cube_yaw` mod 90 degrees, that takes the smallest turn within the limits."""
-  quarter = math.pi / 2
-  candidates = [cube_yaw + k * quarter for k in range(-4, 5)]
-  allowed = [yaw for yaw in candidates if abs(yaw) <= _YAW_LIMIT_RAD]
-  return min(allowed, key=lambda yaw: (round(abs(yaw - tool_yaw), 6), yaw))
+def _grasp_yaw(env: "PandaEnv", tool_yaw: float) -> float:
+  """Returns the yaw, equal to the target's mod 90 degrees, with the smallest turn that leaves the fingers room."""
+  x, y = env.physics.object_pose(TARGET)[0][:2].tolist()
+  neighbours = [env.physics.object_pose(name)[0][:2].tolist() for name in env.task.cube_names if name != TARGET]
+  cube_yaw, quarter = env.physics.object_yaw(TARGET), math.pi / 2
+  allowed = [yaw for k in range(-4, 5) if abs(yaw := cube_yaw + k * quarter) <= _YAW_LIMIT_RAD]
+
+  def cost(yaw: float):
+    # The fingers come down on both sides of the cube along the closing axis.
+    east, north = _FINGER_M * math.sin(yaw), -_FINGER_M * math.cos(yaw)
+    tips = ((x + east, y + north), (x - east, y - north))
+    blocked = any(math.dist(tip, neighbour) < _FINGER_ROOM_M for tip in tips for neighbour in neighbours)
+    return blocked, round(abs(yaw - tool_yaw), 6), yaw
+
+  return min(allowed, key=cost)
 
 
 def _tick(scene: _Scene) -> tuple[float, ...]:
@@ -116,12 +129,13 @@ def _approach(scene: _Scene):
   lowest = max(cube[2], LOWEST_M)
   height = robot.commanded[2]
   in_place = distance < AT_POINT_M and abs(turn) < AT_YAW_RAD and abs(height - lowest) < AT_HEIGHT_M
-  if in_place and robot.width > OPEN_WIDTH_M and robot.settled < SETTLED_M:
+  if in_place and robot.width > OPEN_WIDTH_M and robot.trail < SETTLED_M:
     return (0.0, 0.0, 0.0), 0.0, False
   up = max(
     (distance - AT_POINT_M) / _FUNNEL_M,
     (abs(turn) - AT_YAW_RAD) / _FUNNEL_RAD,
     (OPEN_WIDTH_M - robot.width) / _FUNNEL_WIDTH_M,
+    (robot.trail - _BLOCKED_M) / _FUNNEL_BLOCKED_M,
   )
   floor = lowest + (max(HOVER_M, cube[2] + 0.06) - lowest) * min(max(up, 0.0), 1.0)
   sideways = _sideways_share(height, floor)
@@ -137,7 +151,7 @@ def _carry(scene: _Scene):
   x, y, z = (value + lag for value, lag in zip(cube, robot.lag))
   dx, dy = scene.goal[0] - x, scene.goal[1] - y
   distance, above = math.hypot(dx, dy), z - scene.half_size
-  if distance < AT_POINT_M and above < PLACE_GAP_M + AT_HEIGHT_M and robot.settled < SETTLED_M:
+  if distance < AT_POINT_M and above < PLACE_GAP_M + AT_HEIGHT_M and robot.trail < SETTLED_M:
     return (0.0, 0.0, 0.0), 0.0, True
   up = min(max((distance - AT_POINT_M) / _CARRY_FUNNEL_M, 0.0), 1.0)
   floor = PLACE_GAP_M + (CARRY_M - PLACE_GAP_M) * up

@@ -116,3 +116,15 @@ def test_a_plan_is_cheap():
     EXPERT.plan(env, 16)
     times.append(time.perf_counter() - start)
   assert min(times) < 2e-3
+
+
+def test_it_grasps_across_a_close_neighbour():
+  """With a neighbour where a finger would come down, the other pair of faces is taken."""
+  env = PandaEnv(render_images=False)
+  env.reset(seed=0)
+  env.physics.place_object("cube_target", (0.5, 0.0, 0.025), 0.0)
+  env.physics.place_object("cube_1", (0.5, 0.06, 0.025), 0.0)
+  env.controller.reset((0.5, 0.0, 0.2, 0.0))
+  env.physics.refresh()
+  assert abs(EXPERT.plan(env, 40)[:, 3].sum()) == pytest.approx(np.pi / 2, abs=0.01)
+  assert _finish(env, 4)
