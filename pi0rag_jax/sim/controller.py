@@ -17,8 +17,8 @@ SUBSTEPS_PER_PIECE = 5
 MAX_STEP_M = 0.015  # per tick: 0.30 m/s
 MAX_TURN_RAD = 0.075  # per tick: 1.5 rad/s
 # The commanded tool pose stays in this box: x, y, z in m and yaw in rad.
-WORKSPACE_LOW = (0.28, -0.32, 0.012, -1.6)
-WORKSPACE_HIGH = (0.72, 0.32, 0.40, 1.6)
+WORKSPACE_LOW = (0.28, -0.32, 0.012, -1.7)
+WORKSPACE_HIGH = (0.72, 0.32, 0.40, 1.7)
 # The servos damp absolute speed and so trail by 0.1 s; half of it is fed forward, all of it would be jerky.
 FEEDFORWARD_S = 0.05
 OPEN_M = panda.MAX_WIDTH_M / 2

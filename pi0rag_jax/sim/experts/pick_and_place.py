@@ -42,7 +42,7 @@ _REACH_M, _REACH_HEIGHT_M = 0.035, 0.03
 _FINGER_M, _FINGER_ROOM_M = 0.05, 0.04
 # A tool that trails by more is blocked and must come up again; free motion trails by 13 mm at most.
 _BLOCKED_M, _FUNNEL_BLOCKED_M = 0.018, 0.02
-_YAW_LIMIT_RAD = min(-WORKSPACE_LOW[3], WORKSPACE_HIGH[3]) - 0.1
+_YAW_LIMIT_RAD = min(-WORKSPACE_LOW[3], WORKSPACE_HIGH[3]) - 0.08
 
 
 @dataclasses.dataclass
