@@ -46,8 +46,9 @@ class OverlapQuery:
   """Searches on one worker thread: submit the key, dispatch the denoising, then take the result.
 
   Args:
-    deadline_s: from `submit`; a search that takes longer is counted in `deadline_misses` and gives neighbours
-      that are all masked, so that the base action is used. None waits as long as it takes.
+    deadline_s: how long after `submit` a result is waited for; a search that is not done by then is counted in
+      `deadline_misses` and gives neighbours that are all masked, so that the base action is used. None waits
+      as long as it takes.
   """
 
   def __init__(self, memory: Memory, k: int, deadline_s: float | None = None, *, task: str | None = None, anchors=True):

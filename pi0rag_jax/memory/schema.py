@@ -50,9 +50,9 @@ def create(path: Path, header: Header) -> None:
     fields = dataclasses.asdict(header).items()
     connection.executemany("INSERT INTO header VALUES (?, ?)", [(name, str(value)) for name, value in fields])
     connection.execute("PRAGMA journal_mode = WAL")
-  _sync(new)
+  sync(new)
   new.rename(path)
-  _sync(path.parent)
+  sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -118,6 +118,15 @@ def connect(path: Path, parameters: str) -> sqlite3.Connection:
   return connection
 
 
+def sync(path: Path) -> None:
+  """Makes a file's content or a directory's entries durable."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
 def _check_identity(path: Path, head: bytes) -> None:
   """Raises Pi0RagError unless a file that begins with `head` is a memory of a version that this code knows."""
   if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
@@ -135,11 +144,3 @@ def _foreign(path: Path, details: str) -> Pi0RagError:
 
 def _damaged(path: Path, details: str) -> DamagedError:
   return DamagedError(f"{path} is damaged ({details}): it was left as it is; restore it from a backup")
-
-
-def _sync(path: Path) -> None:
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)

@@ -127,7 +127,8 @@ class SqliteStore:
   def scan(self, on_damage=None):
     """Yields (id, Record) by rising id.
 
-    A damaged record raises Pi0RagError; with `on_damage` it is passed there and the scan goes on.
+    A damaged record raises DamagedError; with `on_damage` it is passed there and the scan goes on. While a
+    reader scans, no writer can open the memory.
     """
     after = 0
     with self._reading() as connection:
@@ -208,7 +209,7 @@ class SqliteStore:
     if not self.path.exists() and (header is None or not create):
       raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
     try:
-      self.path.parent.mkdir(parents=True, exist_ok=True)
+      _make_durable_directory(self.path.parent)
       held = lock.DirectoryLock(self.path.parent, timeout_s)
     except OSError as error:
       raise Pi0RagError(f"{self.path.parent} cannot be used for a memory: {error}") from error
@@ -284,6 +285,13 @@ class SqliteStore:
     if self._lock is not None:
       self._lock.release()
       self._lock = None
+
+
+def _make_durable_directory(directory: Path) -> None:
+  missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+  directory.mkdir(parents=True, exist_ok=True)
+  for folder in missing:
+    schema.sync(folder.parent)
 
 
 def _delete(connection: sqlite3.Connection, ids) -> None:

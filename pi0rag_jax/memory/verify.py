@@ -20,8 +20,9 @@ def verify(directory) -> list[str]:
   try:
     store = store_lib.SqliteStore(directory, read_only=True)
     store.check()
-    records = list(_finite(store, problems))
-    index = index_lib.build(store.header, max(1, len(records)), records)
+    count = sum(store.breakdown("kind").values())
+    sound = store.scan(on_damage=lambda error: problems.append(str(error)))
+    index = index_lib.build(store.header, max(1, count), sound)
   except DamagedError as error:
     return [*problems, str(error)]
   return problems or compare(store, index)
@@ -46,11 +47,6 @@ def compare(store: store_lib.Store, index: index_lib.MemoryIndex) -> list[str]:
       listed = ", ".join(map(str, sorted(ids)[:_LISTED]))
       problems.append(f"{len(ids)} records are only in the {place}: {listed}")
   return problems
-
-
-def _finite(store: store_lib.Store, problems: list[str]):
-  """Yields the sound records (decoding checks digest, sizes and finiteness); the others become problems."""
-  return store.scan(on_damage=lambda error: problems.append(str(error)))
 
 
 def _row_problem(index: index_lib.MemoryIndex, identity: int, record) -> str | None:
