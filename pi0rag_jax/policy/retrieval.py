@@ -4,6 +4,7 @@
 Both hand the same arrays to the same steering.
 """
 
+import itertools
 import threading
 
 import numpy as np
@@ -14,11 +15,14 @@ from pi0rag_jax.policy import paths
 from pi0rag_jax.policy.spec import ActionLayout
 from pi0rag_jax.policy.steering import SteeringConfig
 
+PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
+
 
 class Retriever:
   """Queries a memory and adds what steering needs: distances in key units and aligned residuals.
 
-  Residuals depend on the record alone, so each is computed once, at the record's first retrieval.
+  Residuals depend on the record alone, so each is computed once: those that the memory holds now are computed
+  here, those of later records at their first retrieval.
   """
 
   def __init__(self, memory: Memory, config: SteeringConfig, layout: ActionLayout, *, unit_distance: float):
@@ -26,8 +30,9 @@ class Retriever:
     self._config = config
     self._layout = layout
     self._unit_distance = unit_distance
-    self._residuals: dict[int, np.ndarray] = {}
+    self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
     self._lock = threading.Lock()
+    self._prepare()
 
   def __call__(self, keys_BE) -> dict[str, np.ndarray]:
     """Returns the neighbours of keys, as `steering.steer` takes them, and their `ids_BK` (-1 where masked)."""
@@ -60,10 +65,19 @@ class Retriever:
       new_N = np.array([i not in self._residuals for i in ids_N.tolist()], bool)
       if new_N.any():
         first = where_N[new_N]
-        aligned = paths.aligned_residual(found.base_BKTA[mask_BK][first], found.corrected_BKTA[mask_BK][first],
-                                         self._layout, band=self._config.band)
-        self._residuals.update(zip(ids_N[new_N].tolist(), aligned))
+        self._derive(ids_N[new_N], found.base_BKTA[mask_BK][first], found.corrected_BKTA[mask_BK][first])
       if len(ids_N):
         known_NTA = np.stack([self._residuals[i] for i in ids_N.tolist()])
         residual_BKTA[mask_BK] = known_NTA[inverse_N]
     return residual_BKTA
+
+  def _prepare(self) -> None:
+    """Computes the residuals of all records in the memory, some at a time."""
+    records = self._memory.records()
+    while part := list(itertools.islice(records, PREPARED_AT_ONCE)):
+      self._derive(np.array([identity for identity, _ in part]), np.stack([r.base_chunk for _, r in part]),
+                   np.stack([r.corrected_chunk for _, r in part]))
+
+  def _derive(self, ids_N, base_NTA, corrected_NTA) -> None:
+    aligned = paths.aligned_residual(base_NTA, corrected_NTA, self._layout, band=self._config.band)
+    self._residuals.update(zip(ids_N.tolist(), aligned.astype(np.float16)))

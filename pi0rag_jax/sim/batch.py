@@ -238,12 +238,13 @@ def _moment(env, info: dict, done: bool, sensors: list[dict]) -> Moment:
 
 def _plans(env, snapshots, horizon: int) -> np.ndarray:
   expert = get_expert(env.task.name)
-  here = env.snapshot()
+  here = env.snapshot() if env.layout is not None else None  # a slot without an episode has no place to return to
   chunks = []
   for snapshot in snapshots:
     env.restore(snapshot)
     chunks.append(expert.plan(env, horizon))
-  env.restore(here)
+  if here is not None:
+    env.restore(here)
   return np.stack(chunks)
 
 

@@ -1,0 +1,110 @@
+"""The main job on a tiny scale: results, resuming, and what a user can get wrong."""
+
+import json
+
+import pytest
+
+from configs import quickstart
+from eval import experiment, sweep
+from eval.records import read_records
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory.memory import Memory
+
+
+def config_of(policy_dir, **changes):
+  """Returns the quickstart with one condition and few episodes."""
+  config = quickstart.get_config()
+  values = {
+      "policy": str(policy_dir), "conditions": ("camera_shift",), "slots": 3, "processes": 0,
+      "stream.episodes": 2, "stream.corrected_max": 1, "evaluation.episodes": 2, "evaluation.latency_episodes": 1,
+      "evaluation.clips": 1, "evaluation.policies": (("base_z0", "zero", ""), ("memory", "zero", "residual")),
+  }
+  config.update_from_flattened_dict(values | changes)
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_policy_dir, tmp_path_factory):
+  """A finished sweep: (its folder, its summary)."""
+  out = tmp_path_factory.mktemp("sweep")
+  return out, sweep.sweep(config_of(tiny_policy_dir), out)
+
+
+def test_a_sweep_leaves_records_summary_and_report(finished):
+  out, summary = finished
+  assert {cell["policy"] for cell in summary["cells"]} == {"base_z0", "memory"}
+  assert all(cell["n"] == 2 and cell["crashed"] == 0 for cell in summary["cells"])
+  assert json.loads((out / "summary.json").read_text()) == summary
+  assert (out / "report.html").read_text().startswith("<!")
+  assert summary["streams"][0]["corrected_episodes"] == 1
+  records = read_records(out / "records.jsonl")
+  assert len({(r.phase, r.policy, r.seed) for r in records}) == len(records) == 6
+  timed = [r for r in records if r.latency_ms]
+  assert {(r.policy, len(r.latency_ms["total"])) for r in timed} == {("base_z0", timed[0].decisions), (
+      "memory", timed[1].decisions)}
+
+
+def test_what_the_expert_did_is_in_the_memory_with_its_origin(finished):
+  out, _ = finished
+  with Memory.load(out / "memory" / "pick_and_place-camera_shift") as memory:
+    records = [record for _, record in memory.records()]
+  assert records and {record.kind for record in records} == {"correction"}
+  assert {record.provenance["source"] for record in records} == {"expert"}
+  assert len({record.provenance["seed"] for record in records}) == 1
+
+
+def test_a_finished_sweep_runs_nothing_again(finished, tiny_policy_dir, monkeypatch):
+  out, summary = finished
+  monkeypatch.setattr(experiment._Part, "film", lambda *_: [])
+  before = (out / "records.jsonl").read_bytes()
+  again = sweep.sweep(config_of(tiny_policy_dir), out)
+  assert (out / "records.jsonl").read_bytes() == before
+  assert again["cells"] == summary["cells"]
+
+
+def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_policy_dir, tmp_path, monkeypatch):
+  config = config_of(tiny_policy_dir, **{"stream.episodes": 3, "stream.corrected_max": 3, "slots": 1})
+  episode_record = experiment.stream.episode_record
+  calls = []
+
+  def interrupted(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 2:  # the second episode's records are in the memory, its line is not in the log
+      raise KeyboardInterrupt
+    return episode_record(*args, **kwargs)
+
+  monkeypatch.setattr(experiment.stream, "episode_record", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    sweep.sweep(config, tmp_path)
+  monkeypatch.setattr(experiment.stream, "episode_record", episode_record)
+  monkeypatch.setattr(experiment._Part, "film", lambda *_: [])
+  sweep.sweep(config, tmp_path)
+  streamed = [r for r in read_records(tmp_path / "records.jsonl") if r.phase == "stream"]
+  assert sorted(r.index for r in streamed) == [0, 1, 2]
+  with Memory.load(tmp_path / "memory" / "pick_and_place-camera_shift") as memory:
+    per_seed = {}
+    for _, record in memory.records():
+      per_seed.setdefault(record.provenance["seed"], []).append(record)
+  assert {seed: len(found) for seed, found in per_seed.items()} == {
+      r.seed: r.records_added for r in streamed if r.records_added}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"task": "juggling"}, "unknown task 'juggling'.*pick_and_place"),
+    ({"conditions": ("camera_shfit",)}, "Did you mean 'camera_shift'.*nominal"),
+    ({"policy": "panda_big"}, "unknown policy"),
+    ({"renderer": "opengl"}, "trained on pictures of renderer 'raycast'"),
+    ({"evaluation.policies": (("x", "zero", "magic"),)}, "unknown steering preset 'magic'.*residual, textbook"),
+    ({"evaluation.policies": (("x", "one", ""),)}, "gaussian, zero"),
+    ({"evaluation.first_seed": 100_001}, "overlap"),
+])
+def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, tmp_path, changes, message):
+  with pytest.raises(Pi0RagError, match=message):
+    sweep.sweep(config_of(tiny_policy_dir, **changes), tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_configuration_are_not_mixed(finished, tiny_policy_dir):
+  out, _ = finished
+  with pytest.raises(Pi0RagError, match=r"evaluation.episodes was 2, is 5"):
+    sweep.sweep(config_of(tiny_policy_dir, **{"evaluation.episodes": 5}), out)
