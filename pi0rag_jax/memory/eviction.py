@@ -61,7 +61,7 @@ def refresh(index: MemoryIndex, kind: str) -> None:
   else:
     for row in fresh:
       _compare(index, kind, int(row))
-    known = np.fromiter((int(i) in index for i in index.nearest_M[taken]), bool, len(rows))
+    known = np.isin(index.nearest_M[taken], index.ids_M[taken])
     _measure(index, kind, rows[~known | np.isnan(index.spacing_M[taken])])
   index.fresh_M[taken] = False
 
