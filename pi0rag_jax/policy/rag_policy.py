@@ -1,6 +1,5 @@
 """The policy that a robot runs: the frozen base policy, steered by its memory where the memory has a say."""
 
-import concurrent.futures
 import dataclasses
 import functools
 import time
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from pi0rag_jax import errors
+from pi0rag_jax.memory import bridge
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import steering
 from pi0rag_jax.policy.policy import Policy
@@ -47,8 +47,6 @@ class SteeredPolicy:
       raise errors.unknown_name("feeding", feeding, FEEDING)
     self.policy = policy
     self.memory = memory
-    self.deadline_misses = 0
-    self._deadline_s = None if deadline_ms is None else deadline_ms / 1000
     self._feeding = feeding
     if memory is None:
       return
@@ -56,8 +54,9 @@ class SteeredPolicy:
     layout = policy.spec.action_layout
     self._retriever = Retriever(memory, config, layout, unit_distance=policy.key_stats.unit_distance)
     self._steer = jax.jit(functools.partial(steering.steer, config=config, layout=layout))
-    self._search_thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="memory-search")
+    self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
     if feeding == "callback":
+      self._query = bridge.callback_query(self._retriever)
       self._infer_in_one = jax.jit(self._traced_infer)
 
   def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None) -> Prediction:
@@ -82,34 +81,23 @@ class SteeredPolicy:
     encoded = self.policy.encode(observations)
     key_BE = np.asarray(encoded.key_BE)  # waits for the prefix
     clock.lap("prefix")
+    pending = None if self.memory is None else self._search.submit(key_BE[: len(observations)])
     base_BTA = self.policy.denoise(encoded, noise_BTA)  # runs on while the host searches
-    if self.memory is None:
+    if pending is None:
       base_BTA.block_until_ready()
       clock.lap("denoise")
-      nobody = np.zeros(len(key_BE), int)
-      return Prediction(base_BTA, base_BTA, key_BE, nobody, np.full((len(key_BE), 0), -1), {})
-    neighbours, missed = self._search(key_BE, len(observations), clock)
+      nobody_B = np.zeros(len(key_BE), int)
+      return Prediction(base_BTA, base_BTA, key_BE, nobody_B, np.full((len(key_BE), 0), -1), {})
+    found = pending.result()
+    clock.lap("retrieval")
     base_BTA.block_until_ready()
     clock.lap("denoise")
+    padding = self._retriever.empty(len(key_BE) - len(observations))
+    neighbours = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, padding)
     actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
     actions_BTA.block_until_ready()
     clock.lap("steer")
-    return Prediction(actions_BTA, base_BTA, key_BE, used_B, neighbours["ids_BK"], {}, missed)
-
-  def _search(self, key_BE, batch: int, clock: "_Clock"):
-    """Returns the neighbours of the first `batch` keys, padded with masked ones, and whether it came too late."""
-    padding = len(key_BE) - batch
-    nothing = self._retriever.empty(padding, self.policy.chunk_shape)
-    started = time.perf_counter()
-    future = self._search_thread.submit(self._retriever, key_BE[:batch])
-    try:
-      found = future.result(timeout=self._deadline_s)
-    except concurrent.futures.TimeoutError:
-      self.deadline_misses += 1
-      clock.add("retrieval", time.perf_counter() - started)
-      return self._retriever.empty(len(key_BE), self.policy.chunk_shape), True
-    clock.add("retrieval", time.perf_counter() - started)
-    return {name: np.concatenate([found[name], nothing[name]]) for name in found}, False
+    return Prediction(actions_BTA, base_BTA, key_BE, used_B, neighbours["ids_BK"], {}, pending.missed)
 
   def _infer_callback(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
     observation = self.policy.model_input(observations)
@@ -120,17 +108,20 @@ class SteeredPolicy:
 
   def _traced_infer(self, params, observation, start_BTA):
     encoded = self.policy.encode_fn(params, observation)
-    nothing = self._retriever.empty(encoded.key_BE.shape[0], self.policy.chunk_shape)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), nothing)
-    neighbours = jax.pure_callback(self._retriever, shapes, encoded.key_BE, vmap_method="broadcast_all")
+    neighbours = self._query(encoded.key_BE)
     base_BTA = self.policy.denoise_fn(params, encoded.prefix, encoded.state_BA, start_BTA)
     actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
     return actions_BTA, base_BTA, encoded.key_BE, used_B, neighbours["ids_BK"]
 
+  @property
+  def deadline_misses(self) -> int:
+    """Decisions that had to do without a search that took too long."""
+    return 0 if self.memory is None else self._search.deadline_misses
+
   def close(self) -> None:
     """Stops the search thread; the memory stays open, it is its owner's."""
     if self.memory is not None:
-      self._search_thread.shutdown(wait=True)
+      self._search.close()
 
 
 def _without_ids(neighbours: dict) -> dict:
@@ -145,13 +136,10 @@ class _Clock:
     self._start = self._last = time.perf_counter()
 
   def lap(self, stage: str) -> None:
-    """Books the time since the last lap on a stage, less what `add` booked in between."""
+    """Books the time since the last lap on a stage."""
     now = time.perf_counter()
     self.stages_ms[stage] = (now - self._last) * 1000
     self._last = now
-
-  def add(self, stage: str, seconds: float) -> None:
-    self.stages_ms[stage] = seconds * 1000
 
   def stop(self, stage: str) -> None:
     self.stages_ms[stage] = (time.perf_counter() - self._start) * 1000

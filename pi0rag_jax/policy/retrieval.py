@@ -1,8 +1,4 @@
-"""Between the memory and the policy: neighbours with their path residuals, fed to jax in one of two ways.
-
-`overlap` searches on a host thread while the device denoises; `callback` searches inside the jitted policy.
-Both hand the same arrays to the same steering.
-"""
+"""What a policy asks of its memory: neighbours, with their path residuals and distances in key units."""
 
 import itertools
 import threading
@@ -45,9 +41,9 @@ class Retriever:
         "residual_BKTA": self._residuals_of(found),
     }
 
-  def empty(self, batch: int, chunk_shape: tuple[int, int]) -> dict[str, np.ndarray]:
+  def empty(self, batch: int) -> dict[str, np.ndarray]:
     """Returns the answer of a memory with nothing in it: all masked."""
-    k = self._config.k
+    k, chunk_shape = self._config.k, self._memory.header.chunk_shape
     return {
         "ids_BK": np.full((batch, k), -1, np.int32),
         "distance_BK": np.full((batch, k), np.inf, np.float32),
