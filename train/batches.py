@@ -9,6 +9,10 @@ from pi0rag_jax.data import pipeline, statistics
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import normalize
 
+# The standard deviation that hides a state entry: normalized, it is zero to any network. It travels in norm_stats.json,
+# so the policy hides the entry at run time too, and whatever loads the checkpoint needs to know nothing of it.
+HIDDEN_STD = 1e6
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchSource:
@@ -48,9 +52,21 @@ def target_values(frames: pipeline.Frames, names: Sequence[str]) -> np.ndarray:
   return np.concatenate(parts, axis=1)
 
 
-def compute_statistics(frames: pipeline.Frames, targets: Sequence[str]) -> dict[str, normalize.NormStats]:
-  """Returns the statistics of `state`, `actions` and the auxiliary `targets`."""
+def compute_statistics(frames: pipeline.Frames, targets: Sequence[str], *, hidden_state_dims: Sequence[int]) -> dict:
+  """Returns the statistics of `state`, `actions` and the auxiliary `targets`, NormStats by name.
+
+  Args:
+    frames: of the training split.
+    targets: names of privileged arrays.
+    hidden_state_dims: entries of the state that the policy must not see.
+  """
   stats = statistics.dataset_statistics(frames.state, frames.action_chunks)
+  wrong = [dim for dim in hidden_state_dims if not 0 <= dim < frames.state.shape[-1]]
+  if wrong:
+    raise Pi0RagError(f"hidden_state_dims {wrong}: the state has entries 0..{frames.state.shape[-1] - 1}")
+  std = stats["state"].std.copy()
+  std[list(hidden_state_dims)] = HIDDEN_STD
+  stats["state"] = dataclasses.replace(stats["state"], std=std)
   return stats | {"targets": statistics.vector_statistics(target_values(frames, targets))}
 
 

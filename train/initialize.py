@@ -1,5 +1,6 @@
 """The parameters that training starts from: fresh ones fitted to the pictures, or a checkpoint's."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -26,13 +27,14 @@ def initial_params(config: pi0.Pi0Config, images: Mapping, *, seed: int, targets
     checkpoint: a `params` directory to start the policy from; '' for fresh parameters.
   """
   policy_key, head_key = jax.random.split(jax.random.key(seed))
-  policy = pi0.init(config, policy_key)
+  # Compiled as one program: run operation by operation, a fresh model takes minutes on a busy machine.
+  policy = jax.jit(functools.partial(pi0.init, config))(policy_key)
   if checkpoint:
     loaded = checkpoints.load_params(checkpoint, template=policy)
     policy = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), loaded, policy)
   else:
     policy = center_images(policy, images)
-  return {"policy": policy, "auxiliary": auxiliary.init_head(head_key, config.paligemma.width, targets)}
+  return {"policy": policy, "auxiliary": auxiliary.init_head(head_key, config, targets)}
 
 
 def center_images(policy: Params, images: Mapping) -> Params:

@@ -8,7 +8,7 @@ import sys
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from pi0rag_jax.errors import Pi0RagError
 from train import loop, metrics
@@ -22,26 +22,27 @@ def main(argv) -> None:
   """Starts the training; a mistake of the user ends in one line and status 2."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown argument '{argv[1]}'")
-  metrics.log.info("device: %s x %d, process %d of %d", jax.devices()[0].device_kind, jax.local_device_count(),
-                   jax.process_index(), jax.process_count())
+  logging.set_verbosity(logging.WARNING)
+  metrics.log.setLevel("INFO")
   try:
-    loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    config = read_config()
+    metrics.log.info("device: %s x %d, process %d of %d", jax.devices()[0].device_kind,
+                     jax.local_device_count(), jax.process_index(), jax.process_count())
+    loop.train_and_evaluate(config, _WORKDIR.value)
   except Pi0RagError as error:
     print(f"train.launch: {error}", file=sys.stderr)
     sys.exit(USER_ERROR)
 
 
-def parse_flags(argv):
-  """Returns the arguments absl did not take; a missing configuration file is a usage error in one line."""
-  logging.set_verbosity(logging.WARNING)
-  metrics.log.setLevel("INFO")
+def read_config() -> ConfigDict:
+  """Returns the configuration of the flag; config_flags reports an unreadable file only when it is used."""
   try:
-    return app.parse_flags_with_usage(argv)
-  except FileNotFoundError as error:
-    print(f"train.launch: no configuration file '{error.filename}'", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    return _CONFIG.value.lock()
+  except OSError as error:
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise Pi0RagError(f"cannot read the configuration file: {reason}") from error
 
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=parse_flags)
+  app.run(main)

@@ -89,7 +89,7 @@ def load_data(config: ConfigDict, model_config: pi0.Pi0Config, workdir: Path) ->
   if tokenizer.vocab_size > model_config.vocab_size:
     raise Pi0RagError(f"the prompts need {tokenizer.vocab_size} tokens, model.vocab_size is {model_config.vocab_size}")
   targets = tuple(config.auxiliary_targets)
-  stats = batches.compute_statistics(train, targets)
+  stats = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
   source = lambda part: batches.make_source(  # noqa: E731
     part, stats, tokenizer, model=model_config, targets=targets)
   return Data(train, validation, source(train), source(validation), stats, path)

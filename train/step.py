@@ -87,7 +87,7 @@ def batch_loss(model: pi0.Pi0, params: Mapping, batch: Mapping, rng, *, draws: i
   actions_BTA = batch["actions_BTA"]
   noise_DBTA, time_DB = draw_noise(rng, actions_BTA, draws)
   losses_DBT, prefix = pi0.loss_draws(model, params["policy"], observation, actions_BTA, noise_DBTA, time_DB)
-  targets_BG = auxiliary.predict(params["auxiliary"], prefix.hidden_BSD, prefix.mask_BS)
+  targets_BG = auxiliary.predict(params["auxiliary"], prefix)
   flow_loss = jnp.mean(losses_DBT)
   auxiliary_loss = jnp.mean(jnp.square(targets_BG - batch["targets_BG"]))
   loss = flow_loss + auxiliary_weight * auxiliary_loss
