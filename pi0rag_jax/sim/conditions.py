@@ -87,7 +87,7 @@ CONDITIONS = _registry(
     base_camera=CameraShift(translation_m=(0.02, 0.0, 0.0), rotation_rad=(0.03, 0.03, 0.02)),
   ),
   Condition(
-    "slippery_heavy", "objects are heavy and slip in the fingers", object_mass_scale=4.0, friction_scale=0.25
+    "slippery_heavy", "objects are heavy and slip in the fingers", object_mass_scale=6.0, friction_scale=0.15
   ),
   Condition("unseen_region", "the target starts where no demonstration had it", object_region="held_out"),
   Condition(
