@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
   # The gripper command and how far the tool trails its command say what the expert did last: shown them, a policy
   # repeats its last motion instead of looking (0 of 25 successes), since that is nearly always right in the labels.
   config.hidden_state_dims = (6, 7, 8, 9)
+  config.approach_repeats = 3  # how often more an epoch shows the frames in which the target has to be found
   config.validation_fraction = 0.05  # of the episodes
   config.split_seed = 1
 

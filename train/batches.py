@@ -12,6 +12,9 @@ from pi0rag_jax.policy import normalize
 # The standard deviation that hides a state entry: normalized, it is zero to any network. It travels in norm_stats.json,
 # so the policy hides the entry at run time too, and whatever loads the checkpoint needs to know nothing of it.
 HIDDEN_STD = 1e6
+# A frame is an approach when its label moves the empty gripper sideways by so much on average, m per tick.
+APPROACH_M = 0.005
+APPROACH_STEPS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,27 @@ def target_values(frames: pipeline.Frames, names: Sequence[str]) -> np.ndarray:
     raise Pi0RagError(f"auxiliary_targets {missing} are not recorded; recorded: {sorted(frames.privileged)}")
   parts = [np.asarray(frames.privileged[name], np.float32).reshape(len(frames), -1) for name in names]
   return np.concatenate(parts, axis=1)
+
+
+def emphasized_rows(frames: pipeline.Frames, repeats: int) -> np.ndarray:
+  """Returns int[R], every frame's row once and those of approaches `repeats` more times.
+
+  An approach is where the policy has to find the object in the pictures; everywhere else the tool's own pose says
+  nearly all. Only one frame in six is one, and a policy trained on plain averages learns to look last.
+
+  Args:
+    frames: with the privileged array `grasped`; actions start with the displacement dx, dy.
+    repeats: 0 takes every frame once.
+  """
+  rows = np.arange(len(frames))
+  if repeats == 0:
+    return rows
+  if "grasped" not in frames.privileged:
+    raise Pi0RagError(f"approach_repeats needs the privileged array 'grasped'; recorded: {sorted(frames.privileged)}")
+  steps_FT2 = frames.action_chunks[:, :APPROACH_STEPS, :2]
+  sideways = np.linalg.norm(steps_FT2.sum(axis=1), axis=-1) > APPROACH_STEPS * APPROACH_M
+  approach = sideways & (frames.privileged["grasped"] < 0.5)
+  return np.concatenate([rows, np.repeat(rows[approach], repeats)])
 
 
 def compute_statistics(frames: pipeline.Frames, targets: Sequence[str], *, hidden_state_dims: Sequence[int]) -> dict:

@@ -106,8 +106,9 @@ def compile_steps(config: ConfigDict, model_config: pi0.Pi0Config, optimize, dat
 def run_steps(config: ConfigDict, data: Data, compiled: Compiled, state, store, writer, clock):
   """Returns the state after `config.steps`; logs, validates and saves on the way."""
   pending = []
+  frame_rows = batches.emphasized_rows(data.frames, config.approach_repeats)
   for number in range(int(state.step), config.steps):
-    rows = pipeline.batch_rows(len(data.train), config.batch_size, seed=config.seed, step=number)
+    rows = frame_rows[pipeline.batch_rows(len(frame_rows), config.batch_size, seed=config.seed, step=number)]
     batch = parallel.split_batch(data.train.batch(parallel.local_rows(rows)))
     state, entry = compiled.train(state, batch)
     pending.append(entry)

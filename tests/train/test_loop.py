@@ -1,0 +1,117 @@
+"""Training on a tiny model: it learns, resumes exactly, and exports what a policy needs."""
+
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.openpi import checkpoints, norm_stats
+from pi0rag_jax.policy.spec import PolicySpec
+from train import loop
+from train.checkpoint import CheckpointStore
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def straight(data_dir, tmp_path_factory):
+  """A run of four steps without a stop."""
+  workdir = tmp_path_factory.mktemp("straight")
+  loop.train_and_evaluate(tiny.make_config(data_dir), workdir)
+  return workdir
+
+
+def _leaves(workdir, step):
+  with loop_checkpointer() as checkpointer:
+    return checkpointer.restore(workdir / "checkpoints" / str(step) / "train_state")
+
+
+def loop_checkpointer():
+  import orbax.checkpoint as ocp
+
+  return ocp.PyTreeCheckpointer()
+
+
+def test_two_steps_and_two_more_equal_four(data_dir, straight, tmp_path):
+  config = tiny.make_config(data_dir)
+  stopped = tiny.make_config(data_dir)
+  # The schedule follows `steps`, so the stop is a stop: the same configuration, cut short by an exception.
+  real = loop.log_training
+
+  def stop_after_two(writer, clock, done, pending):
+    real(writer, clock, done, pending)
+    if done == 4:
+      raise KeyboardInterrupt
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(loop, "log_training", stop_after_two)
+    loop.train_and_evaluate(stopped, tmp_path)
+  assert CheckpointStore(tmp_path, asset_id="panda_sim").steps() == [2]
+  loop.train_and_evaluate(config, tmp_path)
+  expected, resumed = _leaves(straight, 4), _leaves(tmp_path, 4)
+  assert expected.keys() == resumed.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+  for a, b in zip(*(jax.tree.leaves(checkpoints.load_params(w / "checkpoints" / "4")) for w in (straight, tmp_path))):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_the_policy_directory_is_complete(straight, data_dir):
+  policy = straight / "policy"
+  spec = PolicySpec.load(policy)
+  assert (spec.renderer, spec.task, spec.state_dim, spec.image_size) == ("raycast", "pick_and_place", 10, tiny.PIXELS)
+  params = checkpoints.load_params(policy)
+  assert "auxiliary" not in params and "PaliGemma" in params
+  assert set(norm_stats.load_norm_stats(policy, spec.asset_id)) == {"state", "actions"}
+  assert (policy / "tokenizer.model").is_file()
+  record = json.loads((policy / "record.json").read_text())
+  assert record["config"]["seed"] == 0
+  assert not set(record["seeds"]["train"]) & set(record["seeds"]["validation"])
+  assert record["validation"]["path_error_mm"] >= 0
+
+
+def test_the_exported_weights_are_the_average(straight):
+  """With decay 0.998 the average is near the start, and not the raw weights."""
+  raw = _leaves(straight, 4)["params.policy.action_in_proj.kernel"]
+  average = checkpoints.load_params(straight / "checkpoints" / "4")["action_in_proj"]["kernel"]
+  assert np.abs(raw - average).max() > 0
+
+
+def test_the_loss_falls(data_dir, tmp_path, caplog):
+  config = tiny.make_config(
+    data_dir, steps=150, log_every=50, validate_every=150, learning_rate=1e-2, auxiliary_weight=0.1)
+  with caplog.at_level(logging.INFO, "train"):
+    loop.train_and_evaluate(config, tmp_path)
+  losses = [float(m.split("flow_loss ")[1].split()[0]) for m in caplog.messages if "  train  " in m]
+  assert losses[-1] < 0.7 * losses[0], losses
+
+
+def test_mistakes_are_named(data_dir, straight, tmp_path):
+  with pytest.raises(Pi0RagError, match=r"no data directory '/none'; collect it with: python -m pi0rag_jax.sim"):
+    loop.train_and_evaluate(tiny.make_config("/none"), tmp_path)
+  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'\. Did you mean 'flow'"):
+    loop.train_and_evaluate(tiny.make_config(data_dir, kind="flaw"), tmp_path)
+  with pytest.raises(Pi0RagError, match=r"'velocity'.* are not recorded; recorded: "):
+    loop.train_and_evaluate(tiny.make_config(data_dir, auxiliary_targets=("velocity",)), tmp_path)
+  wider = tiny.make_config(data_dir)
+  with wider.unlocked():
+    wider.model.expert.width = 16
+  with pytest.raises(Pi0RagError, match="of another configuration"):
+    loop.train_and_evaluate(wider, straight)
+  with pytest.raises(Pi0RagError, match="does not fit the model"):
+    loop.train_and_evaluate(_from(wider, straight), tmp_path)
+
+
+def _from(config, workdir):
+  """Returns the configuration that starts from a run's policy."""
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.init_checkpoint = str(workdir / "policy")
+  return config
