@@ -42,6 +42,13 @@ class Disturbance:
   burst_ticks: tuple[int, int] = (2, 4)
   first_tick: int = 1
   last_tick: int = 80
+  # Long excursions: without them the tool is low only where it should be, and a policy learns to descend where it
+  # is instead of looking where the object is.
+  wander_probability: float = 0.8
+  max_wanders: int = 3
+  wander_ticks: tuple[int, int] = (6, 20)
+  wander_last_tick: int = 70
+  wander_sink: float = 0.25  # of the greatest speed downwards: the table and the objects are in the way
   miss_probability: float = 1 / 12  # the fingers close too early, so that the grasp fails
   miss_start: tuple[int, int] = (6, 20)
   drop_probability: float = 1 / 12  # the fingers open while they hold the object
@@ -73,6 +80,11 @@ class Disturber:
         start = rng.integers(s.first_tick, s.last_tick + 1)
         length = rng.integers(s.burst_ticks[0], s.burst_ticks[1] + 1)
         motion = rng.uniform(low_A[:-1], high_A[:-1])
+        self._motions |= {int(tick): motion for tick in range(start, start + length)}
+    if rng.random() < s.wander_probability:
+      for _ in range(rng.integers(1, s.max_wanders + 1)):
+        start, length = rng.integers(0, s.wander_last_tick + 1), rng.integers(s.wander_ticks[0], s.wander_ticks[1] + 1)
+        motion = rng.uniform(low_A[:-1] * [1.0, 1.0, s.wander_sink, 1.0], high_A[:-1])
         self._motions |= {int(tick): motion for tick in range(start, start + length)}
     length = int(rng.integers(s.forced_ticks[0], s.forced_ticks[1] + 1))
     start = int(rng.integers(*s.miss_start))

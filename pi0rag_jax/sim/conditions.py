@@ -65,7 +65,7 @@ class Condition:
   base_camera: CameraShift = CameraShift()
   object_mass_scale: float = 1.0
   friction_scale: float = 1.0  # of objects and finger pads
-  object_region: str = "full"  # where the target object starts: full, held_out, seen (full without held_out)
+  object_region: str = "seen"  # where the target object starts: full, held_out, seen (full without held_out)
   calibration: Calibration = Calibration()
 
   def __post_init__(self):
