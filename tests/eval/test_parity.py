@@ -1,8 +1,14 @@
 """Recorded openpi cases, by the functions that `python -m eval.parity` runs."""
 
+import json
 import pathlib
+import shutil
+
+import numpy as np
+import pytest
 
 from eval import parity
+from pi0rag_jax.errors import Pi0RagError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden" / "pi0"
@@ -13,3 +19,57 @@ def test_every_output_of_openpis_pi0_agrees():
   found = list(parity.run_case(parity.load_case(GOLDEN)))
   assert {"prefix_out", "suffix_out", "kv_cache/k", "sample_actions/num_steps_10"} <= {d.name for d in found}
   assert [d for d in found if not d.passed] == []
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
+def test_every_output_of_openpis_pi05_in_bfloat16_agrees():
+  case = parity.load_case(SHARED / "pi05_bf16")
+  assert list(parity.parameter_groups(case)) == ["params_f32/", "params_bf16/"]
+  found = list(parity.run_group(case, "params_bf16/"))
+  assert len(found) == 24 and {d.measure for d in found} == {"relative rms", "max abs"}
+  assert [d for d in found if not d.passed] == []
+
+
+def copy_case(tmp_path, **facts):
+  copy = shutil.copytree(GOLDEN, tmp_path / "case")
+  facts = json.loads((copy / "case.json").read_text()) | facts
+  (copy / "case.json").write_text(json.dumps(facts))
+  return copy
+
+
+def test_a_kind_that_is_not_supported_names_those_that_are(tmp_path):
+  with pytest.raises(Pi0RagError, match="of kind fast; supported kinds: pi0, pi05"):
+    parity.load_case(copy_case(tmp_path, kind="fast"))
+
+
+def test_a_directory_without_a_case_is_named(tmp_path):
+  with pytest.raises(Pi0RagError, match=r"expected case\.json and io\.npz"):
+    parity.load_case(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "error", "passed"), [
+  ("v_t", 1e-5, True), ("v_t", 3e-5, False), ("sample_actions/num_steps_5", 5e-5, True), ("positions", 1.0, False)])
+def test_float32_gates(name, error, passed):
+  wanted = np.full((2, 3), 5.0)
+  found = parity.compare(name, wanted + error, wanted)
+  assert found.passed == passed and found.value == pytest.approx(error)
+
+
+def test_bfloat16_gate_is_relative():
+  wanted = np.full((2, 3), 5.0)
+  assert parity.compare("v_t", wanted * 1.01, wanted, bf16=True).passed
+  assert not parity.compare("v_t", wanted * 1.03, wanted, bf16=True).passed
+
+
+def test_only_valid_positions_count():
+  wanted = np.zeros((1, 2, 4))
+  seen = wanted.copy()
+  seen[0, 1] = np.nan
+  valid_BS = np.array([[True, False]])
+  assert parity.compare("prefix_out", seen, wanted, valid_BS=valid_BS).passed
+  assert not parity.compare("suffix_out", seen, wanted, valid_BS=valid_BS).passed
+
+
+def test_another_shape_is_named():
+  with pytest.raises(Pi0RagError, match=r"v_t has shape \(2,\), recorded is \(3,\)"):
+    parity.compare("v_t", np.zeros(2), np.zeros(3))
