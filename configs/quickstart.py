@@ -39,7 +39,8 @@ def get_config() -> ConfigDict:
   config.memory = ConfigDict()
   config.memory.capacity = 10_000  # records
   config.memory.feeding = "overlap"
-  config.memory.deadline_ms = 0.0  # a search that takes longer is given up; 0 waits (evaluations must not depend on load)
+  # A search that takes longer is given up; 0 waits, since an evaluation must not depend on the load.
+  config.memory.deadline_ms = 0.0
 
   # Environments that share one policy call, and the processes that simulate them.
   config.slots = 24

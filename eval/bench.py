@@ -76,7 +76,8 @@ def _time_decisions(memory: Memory, action_dim: int) -> dict[str, float]:
     steer_ms.append(1000 * (time.perf_counter() - searched))
   parts = {"retrieval": search_ms[WARM_UP:], "steer": steer_ms[WARM_UP:],
            "total": np.add(search_ms, steer_ms)[WARM_UP:]}
-  return {f"{part}_p{q}_ms": round(float(np.percentile(values, q)), 3) for part, values in parts.items() for q in (50, 95)}
+  return {f"{part}_p{q}_ms": round(float(np.percentile(values, q)), 3)
+          for part, values in parts.items() for q in (50, 95)}
 
 
 def _fill(memory: Memory, count: int) -> None:
