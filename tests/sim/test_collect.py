@@ -30,24 +30,24 @@ def test_labels_are_clean_where_the_executed_action_is_disturbed():
   env = PandaEnv(render_images=False)
   episodes = [collect.record_episode(env, seed, region="seen", record_every=1) for seed in range(3)]
   disturbed = np.concatenate([np.abs(e.actions - e.action_chunks[:, 0]).max(axis=1) > 1e-6 for e in episodes])
-  assert 0 < disturbed.mean() < 0.3
+  assert 0 < disturbed.mean() < 0.9
   assert all(e.success for e in episodes)
   held_out = env.task.config.held_out_low
   assert all(e.privileged["target_position"][0, 1] < held_out[1] for e in episodes)
 
 
 def test_the_disturbances_follow_their_settings():
-  quiet = collect.Disturbance(burst_probability=0, miss_probability=0, drop_probability=0)
+  quiet = collect.Disturbance(burst_probability=0, wander_probability=0, miss_probability=0, drop_probability=0)
   action = np.array([0.01, 0, 0, 0, 1.0])
   still = collect.Disturber(np.random.default_rng(0), LOW, HIGH, quiet)
   for tick in range(100):
     np.testing.assert_allclose(still.apply(action, tick=tick, grasped=tick > 5), action)
-  drops = collect.Disturbance(burst_probability=0, miss_probability=0, drop_probability=1)
+  drops = collect.Disturbance(burst_probability=0, wander_probability=0, miss_probability=0, drop_probability=1)
   dropper = collect.Disturber(np.random.default_rng(0), LOW, HIGH, drops)
   opened = [dropper.apply([0, 0, 0, 0, 0.0], tick=tick, grasped=tick >= 10)[-1] for tick in range(60)]
   assert not any(opened[:11])
   assert drops.forced_ticks[0] <= sum(opened) <= drops.forced_ticks[1]
-  misses = collect.Disturbance(burst_probability=0, miss_probability=1)
+  misses = collect.Disturbance(burst_probability=0, wander_probability=0, miss_probability=1)
   misser = collect.Disturber(np.random.default_rng(0), LOW, HIGH, misses)
   closed = sum(misser.apply(action, tick=tick, grasped=False)[-1] == 0 for tick in range(60))
   assert misses.forced_ticks[0] <= closed <= misses.forced_ticks[1]
