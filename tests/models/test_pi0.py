@@ -35,9 +35,10 @@ def test_draws_over_one_prefix_are_the_loss_of_each_draw(model, params, obs, act
 def test_draws_over_one_prefix_have_the_gradient_of_each_draw(model, params, obs, actions_BTA, draws):
   of_draws = jax.jit(jax.grad(lambda p: pi0.loss_draws(model, p, obs, actions_BTA, *draws)[0].mean()))(params)
   one = jax.jit(jax.grad(lambda p, n, t: pi0.loss(model, p, obs, actions_BTA, n, t).mean()))
-  of_each = jax.tree.map(lambda a, b: (a + b) / 2, *(one(params, noise, time) for noise, time in zip(*draws)))
+  of_draws, of_each = jax.device_get((of_draws, [one(params, noise, time) for noise, time in zip(*draws)]))
+  of_each = jax.tree.map(lambda a, b: (a + b) / 2, *of_each)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), of_draws, of_each)
-  unused = [path for path, g in jax.tree_util.tree_leaves_with_path(of_draws) if not jnp.any(g)]
+  unused = [path for path, g in jax.tree_util.tree_leaves_with_path(of_draws) if not g.any()]
   # The last layer's prefix output feeds nothing but an auxiliary head; its norm is the one array without gradient.
   assert [jax.tree_util.keystr(path, simple=True, separator="/") for path in unused] == [
     "PaliGemma/llm/final_norm/scale"]
