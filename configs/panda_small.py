@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
   # Data.
   config.data_dir = "data/panda"
   config.make_data = (
-    "python -m pi0rag_jax.sim.collect --task=pick_and_place --episodes=1000 --seed=0 --processes=2"
+    "python -m pi0rag_jax.sim.collect --task=pick_and_place --episodes=3000 --seed=0 --processes=2"
     " --out=data/panda")
   config.asset_id = "panda_sim"  # assets/<asset_id>/norm_stats.json
   # The gripper command and how far the tool trails its command say what the expert did last: shown them, a policy

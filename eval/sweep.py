@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -25,8 +25,9 @@ def main(argv) -> None:
   """Runs the sweep; a user's mistake ends in one line and status 2."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown argument '{argv[1]}'")
+  logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
-    sweep(_CONFIG.value, pathlib.Path(_OUT.value))
+    sweep(read_config(), pathlib.Path(_OUT.value))
   except Pi0RagError as error:
     print(f"eval.sweep: {error}", file=sys.stderr)
     sys.exit(USER_ERROR)
@@ -35,6 +36,15 @@ def main(argv) -> None:
           file=sys.stderr)
     # Worker processes and device threads have nothing left to save.
     os._exit(INTERRUPTED)
+
+
+def read_config():
+  """Returns the configuration of the flag; config_flags reports an unreadable file only when it is used."""
+  try:
+    return _CONFIG.value.lock()
+  except OSError as error:
+    reason = str(error).strip().splitlines()[-1].strip()
+    raise Pi0RagError(f"cannot read the configuration file: {reason}; the project's are in configs/") from error
 
 
 def sweep(config, out: pathlib.Path) -> dict:
@@ -85,12 +95,11 @@ def _flat(values: dict, prefix: str = "") -> dict:
 
 
 def parse_flags(argv):
-  """Returns what absl leaves of the arguments; a missing configuration file is one line and status 2."""
+  """Returns what absl leaves of the arguments; an override that the configuration lacks is one line and status 2."""
   try:
     return app.parse_flags_with_usage(argv)
-  except (FileNotFoundError, ModuleNotFoundError) as error:
-    print(f"eval.sweep: no configuration {getattr(error, 'filename', None) or error}; the project's are in "
-          "configs/", file=sys.stderr)
+  except AttributeError as error:
+    print("eval.sweep: unknown entry of the configuration: " + " ".join(str(error).split()), file=sys.stderr)
     sys.exit(USER_ERROR)
 
 

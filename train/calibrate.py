@@ -29,7 +29,7 @@ def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.Ke
   Args:
     observations: per episode, some of its raw observations.
   """
-  width = PolicySpec.load(directory).model.paligemma.width
+  width = keys.source_width(recipe, PolicySpec.load(directory).model)
   raw = keys.KeyStats.identity(keys.KeyRecipe(recipe.source, state_weight=0.0), width)
   policy = Policy.load(directory, key_stats=raw)
   pooled_ND = _keys(policy, observations) * np.sqrt(width)  # a key's prefix block is scaled by 1 / sqrt(D)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--policy", required=True, type=pathlib.Path, help="directory of the policy")
   parser.add_argument("--data", required=True, type=pathlib.Path, help="directory of its demonstrations")
-  parser.add_argument("--source", default="hidden", choices=keys.SOURCES)
+  parser.add_argument("--source", default="hidden", choices=sorted(keys.SOURCES))
   parser.add_argument("--state_weight", default=1.0, type=float)
   parser.add_argument("--projection_dim", default=0, type=int)
   flags = parser.parse_args(argv)

@@ -43,6 +43,15 @@ def read_config() -> ConfigDict:
     raise Pi0RagError(f"cannot read the configuration file: {reason}") from error
 
 
+def parse_flags(argv):
+  """Returns what absl leaves of the arguments; an override that the configuration lacks is one line and status 2."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except AttributeError as error:
+    print("train.launch: unknown entry of the configuration: " + " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

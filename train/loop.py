@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import pi0
+from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
-from train import batches, export, initialize, metrics, optimizer, parallel, step
+from train import batches, calibrate, export, initialize, metrics, optimizer, parallel, step
 from train.checkpoint import CheckpointStore
 
 KINDS = ("flow",)
@@ -151,7 +152,7 @@ def public_statistics(data: Data) -> dict[str, NormStats]:
 
 
 def finish(config, model_config, data: Data, store: CheckpointStore, workdir: Path, *, wall_clock_s: float) -> Path:
-  """Returns the policy directory made of the best checkpoint."""
+  """Returns the policy directory made of the best checkpoint, with the statistics of its keys."""
   best = store.best_step()
   record = {
     "config": json.loads(config.to_json_best_effort()),
@@ -170,5 +171,7 @@ def finish(config, model_config, data: Data, store: CheckpointStore, workdir: Pa
   spec = export.make_spec(config, model_config, data.frames)
   target = workdir / "policy"
   export.export_policy(store.folder(best), data.tokenizer, target, spec=spec, record=record)
+  observations = list(calibrate.demonstrations(config.data_dir))
+  calibrate.calibrate(target, observations, keys.KeyRecipe()).save(target)
   metrics.log.info("policy of step %d written to %s", best, target)
   return target

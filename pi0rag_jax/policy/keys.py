@@ -13,9 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax import errors
+from pi0rag_jax.models.pi0 import Pi0Config, PrefixOutput
 
 FILE_NAME = "key_stats.json"
-SOURCES = ("hidden", "tokens")
+# Per prefix token: the last layer's output, the embedding that enters the first layer, or the last layer's
+# attention values, which are what the action expert reads.
+SOURCES = {
+    "hidden": lambda prefix: prefix.hidden_BSD,
+    "tokens": lambda prefix: prefix.tokens_BSD,
+    "values": lambda prefix: prefix.kv_cache[1][-1].reshape(*prefix.mask_BS.shape, -1),
+}
 # Below this spread a feature is noise of the computer rather than of the world.
 MIN_STD = 1e-4
 
@@ -24,7 +31,7 @@ MIN_STD = 1e-4
 class KeyRecipe:
   """Which numbers make a key."""
 
-  source: str = "hidden"  # 'hidden': last prefix layer; 'tokens': the embedding that enters it
+  source: str = "hidden"  # one of SOURCES
   state_weight: float = 1.0  # of proprioception against the pooled prefix; 0 leaves it out
   projection_dim: int = 0  # random projection of the pooled prefix to so many numbers; 0 keeps it whole
 
@@ -72,6 +79,18 @@ class KeyStats:
     """Returns the number of entries of a key for a robot with `state_dim` proprioceptive numbers."""
     prefix = self.recipe.projection_dim or len(self.mean)
     return prefix + (state_dim if self.recipe.state_weight > 0 else 0)
+
+
+def source_tokens(prefix: PrefixOutput, recipe: KeyRecipe):
+  """Returns what a recipe pools, float[B, S, D]."""
+  return SOURCES[recipe.source](prefix)
+
+
+def source_width(recipe: KeyRecipe, model: Pi0Config) -> int:
+  """Returns the D of `source_tokens` for a model."""
+  if recipe.source == "values":
+    return model.paligemma.num_kv_heads * model.paligemma.head_dim
+  return model.paligemma.width
 
 
 def make_key(pooled_BD, state_BP, stats: KeyStats):

@@ -156,8 +156,7 @@ def padded_size(batch: int) -> int:
 
 def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, observation: Observation):
   prefix = pi0.encode_prefix(model, params, observation)
-  source = prefix.hidden_BSD if key_stats.recipe.source == "hidden" else prefix.tokens_BSD
-  pooled_BD = embedding.pool_prefix(source, prefix.mask_BS)
+  pooled_BD = embedding.pool_prefix(keys.source_tokens(prefix, key_stats.recipe), prefix.mask_BS)
   key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats)
   return Encoded(prefix, observation.state, key_BE)
 

@@ -83,8 +83,8 @@ CONDITIONS = _registry(
   Condition(
     "camera_shift",
     "both cameras were knocked: the picture moves by some pixels",
-    wrist_camera=CameraShift(rotation_rad=(0.06, -0.06, 0.0)),
-    base_camera=CameraShift(translation_m=(0.02, 0.0, 0.0), rotation_rad=(0.03, 0.03, 0.02)),
+    wrist_camera=CameraShift(rotation_rad=(0.03, -0.03, 0.0)),
+    base_camera=CameraShift(rotation_rad=(0.012, 0.012, 0.0)),
   ),
   Condition(
     "slippery_heavy", "objects are heavy and slip in the fingers", object_mass_scale=6.0, friction_scale=0.15
