@@ -30,7 +30,7 @@ def test_it_names_no_machine_user_or_folder():
   [
     ("/home/me/runs/a", "…/a"),
     ("~/runs/a/", "…/a"),
-    ("--out=/work/runs/a", "--out=…/a"),
+    ("--out=/data/runs/a", "--out=…/a"),
     ("No such file: '/home/me/a.npz'", "No such file: '…/a.npz'"),
     ("gs://bucket/pi0/params", "gs://bucket/pi0/params"),
     ("configs/quickstart.py", "configs/quickstart.py"),
