@@ -15,8 +15,6 @@ from rich.console import Console
 
 from pi0rag_jax.errors import Pi0RagError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/quickstart.py.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the results; an interrupted sweep in it is continued.")
 USER_ERROR, INTERRUPTED = 2, 130
 CONFIG_NAME = "config.json"
 
@@ -27,12 +25,12 @@ def main(argv) -> None:
     raise app.UsageError(f"unknown argument '{argv[1]}'")
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
-    sweep(read_config(), pathlib.Path(_OUT.value))
+    sweep(read_config(), pathlib.Path(flags.FLAGS.out))
   except Pi0RagError as error:
     print(f"eval.sweep: {error}", file=sys.stderr)
     sys.exit(USER_ERROR)
   except KeyboardInterrupt:
-    print(f"\neval.sweep: interrupted; the same command goes on from here (results so far in {_OUT.value})",
+    print(f"\neval.sweep: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
           file=sys.stderr)
     # Worker processes and device threads have nothing left to save.
     os._exit(INTERRUPTED)
@@ -41,7 +39,7 @@ def main(argv) -> None:
 def read_config():
   """Returns the configuration of the flag; config_flags reports an unreadable file only when it is used."""
   try:
-    return _CONFIG.value.lock()
+    return flags.FLAGS.config.lock()
   except OSError as error:
     reason = str(error).strip().splitlines()[-1].strip()
     raise Pi0RagError(f"cannot read the configuration file: {reason}; the project's are in configs/") from error
@@ -103,6 +101,8 @@ def parse_flags(argv):
     sys.exit(USER_ERROR)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
+  config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/quickstart.py.")
+  flags.DEFINE_string("out", None, "Folder of the results; an interrupted sweep in it is continued.")
   flags.mark_flags_as_required(["config", "out"])
   app.run(main, flags_parser=parse_flags)

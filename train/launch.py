@@ -13,8 +13,6 @@ from ml_collections import ConfigDict, config_flags
 from pi0rag_jax.errors import Pi0RagError
 from train import loop, metrics
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/panda_small.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, logs and the policy go.")
 USER_ERROR = 2
 
 
@@ -28,7 +26,7 @@ def main(argv) -> None:
     config = read_config()
     metrics.log.info("device: %s x %d, process %d of %d", jax.devices()[0].device_kind,
                      jax.local_device_count(), jax.process_index(), jax.process_count())
-    loop.train_and_evaluate(config, _WORKDIR.value)
+    loop.train_and_evaluate(config, flags.FLAGS.workdir)
   except Pi0RagError as error:
     print(f"train.launch: {error}", file=sys.stderr)
     sys.exit(USER_ERROR)
@@ -37,7 +35,7 @@ def main(argv) -> None:
 def read_config() -> ConfigDict:
   """Returns the configuration of the flag; config_flags reports an unreadable file only when it is used."""
   try:
-    return _CONFIG.value.lock()
+    return flags.FLAGS.config.lock()
   except OSError as error:
     reason = str(error).strip().splitlines()[-1].strip()
     raise Pi0RagError(f"cannot read the configuration file: {reason}") from error
@@ -52,6 +50,8 @@ def parse_flags(argv):
     sys.exit(USER_ERROR)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
+  config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/panda_small.py.")
+  flags.DEFINE_string("workdir", None, "Where checkpoints, logs and the policy go.")
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=parse_flags)

@@ -196,26 +196,15 @@ def checked_seeds(first: int, episodes: int) -> range:
   return seeds
 
 
-_TASK = flags.DEFINE_string("task", "pick_and_place", "Name of the task.")
-_EPISODES = flags.DEFINE_integer("episodes", 1000, "How many; they have the seeds from --seed on.")
-_SEED = flags.DEFINE_integer("seed", 0, "The first episode's seed.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the episode files.")
-_PROCESSES = flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.")
-_EXCLUDE = flags.DEFINE_bool("exclude_region", True, "No target starts in the held-out region of the table.")
-_RECORD_EVERY = flags.DEFINE_integer("record_every", 2, "Ticks between recorded frames.")
-_RENDERER = flags.DEFINE_string("renderer", "raycast", "raycast, opengl or auto.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side.")
-
-
 def main(_) -> None:
   """Collects what the flags say and prints a summary."""
-  if _OUT.value is None:
+  if flags.FLAGS.out is None:
     raise Pi0RagError("say where the episodes go: --out=DIR")
-  seeds = checked_seeds(_SEED.value, _EPISODES.value)
-  region = "seen" if _EXCLUDE.value else "full"
-  job = Job(_TASK.value, region, _RENDERER.value, _IMAGE_SIZE.value, _RECORD_EVERY.value, _OUT.value)
+  seeds = checked_seeds(flags.FLAGS.seed, flags.FLAGS.episodes)
+  region = "seen" if flags.FLAGS.exclude_region else "full"
+  job = Job(flags.FLAGS.task, region, flags.FLAGS.renderer, flags.FLAGS.image_size, flags.FLAGS.record_every, flags.FLAGS.out)
   missing = sum(not episode_path(job.folder, seed).exists() for seed in seeds)
-  results = list(track(collect(job, seeds, processes=_PROCESSES.value), description=job.task, total=missing))
+  results = list(track(collect(job, seeds, processes=flags.FLAGS.processes), description=job.task, total=missing))
   frames, successes = sum(r[1] for r in results), sum(r[2] for r in results)
   there = len(seeds) - missing
   print(f"{len(results)} episodes ({successes} succeeded), {frames} frames in {job.folder}; {there} were there")
@@ -230,5 +219,14 @@ def run(argv) -> None:
     sys.exit(USER_ERROR)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
+  flags.DEFINE_string("task", "pick_and_place", "Name of the task.")
+  flags.DEFINE_integer("episodes", 1000, "How many; they have the seeds from --seed on.")
+  flags.DEFINE_integer("seed", 0, "The first episode's seed.")
+  flags.DEFINE_string("out", None, "Folder of the episode files.")
+  flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.")
+  flags.DEFINE_bool("exclude_region", True, "No target starts in the held-out region of the table.")
+  flags.DEFINE_integer("record_every", 2, "Ticks between recorded frames.")
+  flags.DEFINE_string("renderer", "raycast", "raycast, opengl or auto.")
+  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side.")
   app.run(run)
