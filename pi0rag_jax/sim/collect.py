@@ -198,13 +198,14 @@ def checked_seeds(first: int, episodes: int) -> range:
 
 def main(_) -> None:
   """Collects what the flags say and prints a summary."""
-  if flags.FLAGS.out is None:
+  values = flags.FLAGS
+  if values.out is None:
     raise Pi0RagError("say where the episodes go: --out=DIR")
-  seeds = checked_seeds(flags.FLAGS.seed, flags.FLAGS.episodes)
-  region = "seen" if flags.FLAGS.exclude_region else "full"
-  job = Job(flags.FLAGS.task, region, flags.FLAGS.renderer, flags.FLAGS.image_size, flags.FLAGS.record_every, flags.FLAGS.out)
+  seeds = checked_seeds(values.seed, values.episodes)
+  region = "seen" if values.exclude_region else "full"
+  job = Job(values.task, region, values.renderer, values.image_size, values.record_every, values.out)
   missing = sum(not episode_path(job.folder, seed).exists() for seed in seeds)
-  results = list(track(collect(job, seeds, processes=flags.FLAGS.processes), description=job.task, total=missing))
+  results = list(track(collect(job, seeds, processes=values.processes), description=job.task, total=missing))
   frames, successes = sum(r[1] for r in results), sum(r[2] for r in results)
   there = len(seeds) - missing
   print(f"{len(results)} episodes ({successes} succeeded), {frames} frames in {job.folder}; {there} were there")
