@@ -2,7 +2,7 @@
 
 The expert reads the prefix through attention values alone, and a fresh expert attends to all tokens about evenly:
 so the head takes the plain mean of the last layer's values. A head with an attention of its own, on the trunk's
-output, learned the positions as well and left the expert blind: it followed its proprioception (0 of 24 successes).
+output, learned the positions as well, but little of them reached the expert's first motions.
 
 Its parameters live beside the policy's in the train state and are never exported.
 """

@@ -14,8 +14,8 @@ class Neighbours:
 
   ids_BK: np.ndarray  # int64[B, K]
   distances_BK: np.ndarray  # float32[B, K], L2 in key units
-  base_BKTA: np.ndarray  # float32[B, K, T, A], normalized actions
-  corrected_BKTA: np.ndarray  # float32[B, K, T, A], normalized actions
+  base_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
+  corrected_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
   is_correction_BK: np.ndarray  # bool[B, K]
   mask_BK: np.ndarray  # bool[B, K], True where there is a record
 

@@ -33,7 +33,7 @@ class Record:
   """
 
   key: np.ndarray  # float32[E]
-  base_chunk: np.ndarray  # float32[T, A], the policy's own chunk at fixed noise, normalized actions
+  base_chunk: np.ndarray  # float32[T, A], the policy's own chunk at fixed noise, in the units of the robot
   corrected_chunk: np.ndarray  # float32[T, A], the expert's chunk, or base plus the applied residual (anchor)
   kind: str  # one of KINDS
   outcome: str  # one of OUTCOMES
