@@ -41,13 +41,13 @@ def get_config() -> ConfigDict:
   # The gripper command and how far the tool trails its command say what the expert did last: shown them, a policy
   # repeats its last motion instead of looking (0 of 25 successes), since that is nearly always right in the labels.
   config.hidden_state_dims = (6, 7, 8, 9)
-  config.approach_repeats = 3  # how often more an epoch shows the frames in which the target has to be found
+  config.approach_repeats = 1  # how often more an epoch shows the frames in which the target has to be found
   config.validation_fraction = 0.05  # of the episodes
   config.split_seed = 1
 
   # Optimization.
   config.seed = 0
-  config.steps = 8000
+  config.steps = 14_000
   config.batch_size = 32
   config.draws = 2  # (time, noise) pairs per encoded observation: the prefix is most of the cost
   config.learning_rate = 1e-3

@@ -12,13 +12,13 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.policy = "panda_small"  # a shipped policy, or the directory of one's own
   config.task = "pick_and_place"
-  config.conditions = ("camera_shift", "unseen_region")
+  config.conditions = ("camera_shift", "wrist_camera_turn")
   config.renderer = "raycast"  # must be the one that the policy was trained with
 
   # While the memory learns.
   config.stream = ConfigDict()
   config.stream.first_seed = STREAM_SEED
-  config.stream.episodes = 150
+  config.stream.episodes = 300
   config.stream.corrected_max = 40  # episodes in which the expert may take over
   config.stream.steering = "residual"
 

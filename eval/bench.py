@@ -103,7 +103,7 @@ def _layout(action_dim: int) -> ActionLayout:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description="Measures, and writes one flat row per measurement.")
   parser.add_argument("name", choices=sorted(BENCHMARKS))
   parser.add_argument("--out", required=True, type=pathlib.Path, help="JSON file to write")
   parser.add_argument("--records", type=int, default=10_000, help="records of the memory benchmark")

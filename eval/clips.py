@@ -1,6 +1,11 @@
-"""Short films of the same seed with and without memory."""
+"""Short films of the same seed with and without memory, and the file that keeps them."""
 
+import collections
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,3 +48,29 @@ def film(env: BatchEnv, seeds: Sequence[int], without: Mapping[int, Trace], with
       "outcome_without": without[seed].outcome,
       "outcome_with": with_memory[seed].outcome,
   } for seed in seeds if {(seed, id(without[seed])), (seed, id(with_memory[seed]))} <= filmed.keys()]
+
+
+def save(path: Path, seeds: Sequence[int], clips: Sequence[Mapping[str, Any]]) -> None:
+  """Writes the clips filmed for `seeds` (fewer, where an episode crashed) as one file, whole or not at all."""
+  values: dict[str, Any] = {f"{i}.{name}": value for i, clip in enumerate(clips) for name, value in clip.items()}
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".partial")
+  with open(partial, "wb") as file:
+    np.savez_compressed(file, seeds=np.array(seeds, np.int64), **values)
+  os.replace(partial, path)
+
+
+def load(path: Path, seeds: Sequence[int]) -> list[dict[str, Any]] | None:
+  """Returns the clips that `save` wrote for these seeds, None where they have to be filmed (again, if damaged)."""
+  try:
+    with np.load(path) as file:
+      values = dict(file)
+  except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
+    return None
+  if values.pop("seeds").tolist() != list(seeds):
+    return None
+  clips = collections.defaultdict(dict)
+  for key, value in values.items():
+    number, name = key.split(".")
+    clips[int(number)][name] = value if value.ndim else value.item()
+  return [clips[number] for number in sorted(clips)]

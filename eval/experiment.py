@@ -26,6 +26,7 @@ from pi0rag_jax.sim.batch import BatchEnv, EnvConfig, Start
 from pi0rag_jax.sim.conditions import get_condition
 from pi0rag_jax.sim.render import RENDERERS
 from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.typing import Config
 
 STARTS = {"gaussian": True, "zero": False}
 WALL_CLOCK_NAME = "wall_clock.json"
@@ -40,7 +41,7 @@ class Method:
   steering: str  # preset, '' for the base policy
 
 
-def methods(config) -> list[Method]:
+def methods(config: Config) -> list[Method]:
   """Returns the evaluated policies. Errors: Pi0RagError for an unknown start or preset."""
   found = []
   for name, start, preset in config.evaluation.policies:
@@ -52,7 +53,7 @@ def methods(config) -> list[Method]:
   return found
 
 
-def validate(config) -> None:
+def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
   get_task(config.task)
   for condition in config.conditions:
@@ -70,7 +71,7 @@ def validate(config) -> None:
     raise Pi0RagError("stream and evaluation seeds overlap: choose first_seed values farther apart")
 
 
-def run(config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
+def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
   """Returns (summary, clips) of all stages; episodes that the log already has are not run again."""
   started = time.monotonic()
   policy = Policy.load(shipped.directory(config.policy))
@@ -94,11 +95,12 @@ def run(config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
 class _Part:
   """One condition of a sweep: its stream, memory and evaluations."""
 
-  def __init__(self, config, policy: Policy, condition: str, out: pathlib.Path, log: RecordLog,
+  def __init__(self, config: Config, policy: Policy, condition: str, out: pathlib.Path, log: RecordLog,
                progress: SweepProgress):
     self._config, self._policy, self._condition = config, policy, condition
     self._log, self._progress = log, progress
     self._memory_dir = out / "memory" / f"{config.task}-{condition}"
+    self._clips_path = out / "clips" / f"{config.task}-{condition}.npz"
     self.stream = f"{config.task}/{condition}"
     self.env_config = EnvConfig(config.task, condition, config.renderer, policy.spec.image_size,
                                 policy.spec.model.action_horizon)
@@ -149,7 +151,10 @@ class _Part:
           pass
 
   def film(self, env: BatchEnv) -> list[dict]:
-    """Returns clips of the same seeds with and without memory, chosen to show what the memory changed."""
+    """Returns clips of the same seeds with and without memory, chosen to show what the memory changed.
+
+    They are kept beside the results, so that a finished sweep films nothing again.
+    """
     found = {method.name: method for method in methods(self._config)}
     if not self._config.evaluation.clips or not {"base_z0", "memory"} <= found.keys():
       return []
@@ -157,9 +162,14 @@ class _Part:
                        if (r.phase, r.policy, r.condition) == ("eval", name, self._condition)}
                 for name in ("base_z0", "memory")}
     seeds = clips.choose(outcomes["base_z0"], outcomes["memory"], self._config.evaluation.clips)
+    kept = clips.load(self._clips_path, seeds)
+    if kept is not None:
+      return kept
     traces = {name: self._traces(env, found[name], seeds) for name in ("base_z0", "memory")}
-    return clips.film(env, seeds, traces["base_z0"], traces["memory"], task=self._config.task,
-                      condition=self._condition, execute_steps=self._policy.spec.execute_steps)
+    filmed = clips.film(env, seeds, traces["base_z0"], traces["memory"], task=self._config.task,
+                        condition=self._condition, execute_steps=self._policy.spec.execute_steps)
+    clips.save(self._clips_path, seeds, filmed)
+    return filmed
 
   def memory_bytes(self) -> int:
     """Returns what the memory occupies in this process, store and index together."""

@@ -21,7 +21,13 @@ class _Running:
 
   trace: Trace
   noise: np.random.Generator
-  moment: Moment | None = None  # the world at its next decision
+  answer: Moment | None = None  # the environment's last one
+
+  @property
+  def moment(self) -> Moment:
+    """The world at its next decision."""
+    assert self.answer is not None, "an episode decides only once its start was answered"
+    return self.answer
 
 
 def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *,
@@ -85,7 +91,7 @@ def _take(running: _Running, answer) -> bool:
   trace.error = answer.error or _not_finite(answer)
   trace.sensors.extend(answer.sensors)
   trace.ticks = answer.ticks
-  running.moment = answer
+  running.answer = answer
   if trace.error:
     trace.outcome = "crashed"
   elif answer.done:

@@ -35,7 +35,9 @@ def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], c
     jobs: the episodes still to run, in order.
     corrected: take-overs spent before, when a stream is resumed.
   """
-  learner = OnlineLearner(policy.memory, policy.policy.spec.action_layout, task=cell.task,
+  memory = policy.memory
+  assert memory is not None, "a stream teaches a memory: give the policy one"
+  learner = OnlineLearner(memory, policy.policy.spec.action_layout, task=cell.task,
                           condition=cell.condition, band=band, config=config, corrected=corrected,
                           expert_plan=lambda snapshots: expert_plans(env, snapshots))
   queue = collections.deque(jobs)
@@ -44,7 +46,7 @@ def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], c
     if lesson.takeover is not None:
       queue.appendleft(lesson.takeover)
     elif lesson.trace is not None:
-      yield episode_record(cell, lesson.trace, lesson, memory_records=len(policy.memory))
+      yield episode_record(cell, lesson.trace, lesson, memory_records=len(memory))
 
 
 def forget_unlogged(memory: Memory, logged_seeds: Container[int]) -> None:
@@ -57,12 +59,12 @@ def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:
   """Returns the expert's chunks float32[N, T, A] at some moments, shared out over the slots."""
   shares = [list(snapshots[slot :: env.slots]) for slot in range(env.slots)]
   answers = env.run({slot: Plan(share) for slot, share in enumerate(shares) if share})
-  chunks: list[np.ndarray | None] = [None] * len(snapshots)
+  chunks: dict[int, np.ndarray] = {}
   for slot, answer in answers.items():
     if not isinstance(answer, np.ndarray):
       raise RuntimeError(f"the expert could not plan:\n{answer.error}")
-    chunks[slot :: env.slots] = list(answer)
-  return np.stack(chunks)
+    chunks.update(zip(range(slot, len(snapshots), env.slots), answer))
+  return np.stack([chunks[i] for i in range(len(snapshots))])
 
 
 def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: int,

@@ -8,44 +8,37 @@ import json
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 from rich.console import Console
 
+from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError
 
-USER_ERROR, INTERRUPTED = 2, 130
+if TYPE_CHECKING:
+  from pi0rag_jax.typing import Config
+
+COMMAND = "eval.sweep"
+INTERRUPTED = 130
 CONFIG_NAME = "config.json"
 
 
 def main(argv) -> None:
   """Runs the sweep; a user's mistake ends in one line and status 2."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown argument '{argv[1]}'")
+  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
-    sweep(read_config(), pathlib.Path(flags.FLAGS.out))
-  except Pi0RagError as error:
-    print(f"eval.sweep: {error}", file=sys.stderr)
-    sys.exit(USER_ERROR)
+    with cli.user_errors(COMMAND):
+      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out))
   except KeyboardInterrupt:
-    print(f"\neval.sweep: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
+    print(f"\n{COMMAND}: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
           file=sys.stderr)
     # Worker processes and device threads have nothing left to save.
     os._exit(INTERRUPTED)
 
 
-def read_config():
-  """Returns the configuration of the flag; config_flags reports an unreadable file only when it is used."""
-  try:
-    return flags.FLAGS.config.lock()
-  except OSError as error:
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise Pi0RagError(f"cannot read the configuration file: {reason}; the project's are in configs/") from error
-
-
-def sweep(config, out: pathlib.Path) -> dict:
+def sweep(config: "Config", out: pathlib.Path) -> dict:
   """Returns the summary of a sweep, run from the start or from where it stopped.
 
   Errors: Pi0RagError for a wrong configuration, or a folder with the results of another one.
@@ -65,7 +58,7 @@ def sweep(config, out: pathlib.Path) -> dict:
   return summary
 
 
-def require_same_config(config, out: pathlib.Path) -> None:
+def require_same_config(config: "Config", out: pathlib.Path) -> None:
   """Records the configuration of a results folder, or refuses a folder that was made with another one."""
   values = json.loads(config.to_json_best_effort())
   path = out / CONFIG_NAME
@@ -92,17 +85,8 @@ def _flat(values: dict, prefix: str = "") -> dict:
   return flat
 
 
-def parse_flags(argv):
-  """Returns what absl leaves of the arguments; an override that the configuration lacks is one line and status 2."""
-  try:
-    return app.parse_flags_with_usage(argv)
-  except AttributeError as error:
-    print("eval.sweep: unknown entry of the configuration: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(USER_ERROR)
-
-
-if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
-  config_flags.DEFINE_config_file("config", None, "Configuration file, as configs/quickstart.py.")
+if __name__ == "__main__":
+  cli.define_config(example="configs/quickstart.py")
   flags.DEFINE_string("out", None, "Folder of the results; an interrupted sweep in it is continued.")
-  flags.mark_flags_as_required(["config", "out"])
-  app.run(main, flags_parser=parse_flags)
+  flags.mark_flag_as_required("out")
+  app.run(main, flags_parser=cli.flags_parser(COMMAND))

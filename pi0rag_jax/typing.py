@@ -1,4 +1,4 @@
-"""The dimension key that every array name in this project uses as a suffix, and the array types.
+"""The dimension key that every array name in this project uses as a suffix, and the shared types.
 
 Letters: `B` batch, `T` action step in a chunk, `A` action dim, `P` proprioceptive dim, `S` prefix token,
 `L` prompt token, `D` model width, `N` attention head, `H` head dim, `K` neighbour, `E` key dim, `M` memory record.
@@ -14,3 +14,6 @@ import numpy as np
 Array: TypeAlias = jax.Array | np.ndarray
 # A nested dict of arrays, as flax makes them and openpi stores them.
 Params: TypeAlias = Mapping[str, Any]
+# An experiment's ml_collections.ConfigDict. Its entries are made at run time, and the type that ConfigDict declares for
+# every one of them (a union of all it can hold, None included) fits no use.
+Config: TypeAlias = Any

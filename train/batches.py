@@ -12,8 +12,8 @@ from pi0rag_jax.policy import normalize
 # The standard deviation that hides a state entry: normalized, it is zero to any network. It travels in norm_stats.json,
 # so the policy hides the entry at run time too, and whatever loads the checkpoint needs to know nothing of it.
 HIDDEN_STD = 1e6
-# A frame is an approach when its label moves the empty gripper sideways by so much on average, m per tick.
-APPROACH_M = 0.005
+# A frame is an approach when its label moves the empty gripper sideways, or turns it, by so much on average per tick.
+APPROACH_M, APPROACH_RAD = 0.005, 0.015
 APPROACH_STEPS = 4
 
 
@@ -62,7 +62,7 @@ def emphasized_rows(frames: pipeline.Frames, repeats: int) -> np.ndarray:
   nearly all. Only one frame in six is one, and a policy trained on plain averages learns to look last.
 
   Args:
-    frames: with the privileged array `grasped`; actions start with the displacement dx, dy.
+    frames: with the privileged array `grasped`; actions start with the displacement dx, dy, dz, dyaw.
     repeats: 0 takes every frame once.
   """
   rows = np.arange(len(frames))
@@ -72,7 +72,8 @@ def emphasized_rows(frames: pipeline.Frames, repeats: int) -> np.ndarray:
     raise Pi0RagError(f"approach_repeats needs the privileged array 'grasped'; recorded: {sorted(frames.privileged)}")
   steps_FT2 = frames.action_chunks[:, :APPROACH_STEPS, :2]
   sideways = np.linalg.norm(steps_FT2.sum(axis=1), axis=-1) > APPROACH_STEPS * APPROACH_M
-  approach = sideways & (frames.privileged["grasped"] < 0.5)
+  turning = np.abs(frames.action_chunks[:, :APPROACH_STEPS, 3].sum(axis=1)) > APPROACH_STEPS * APPROACH_RAD
+  approach = (sideways | turning) & (frames.privileged["grasped"] < 0.5)
   return np.concatenate([rows, np.repeat(rows[approach], repeats)])
 
 

@@ -68,7 +68,7 @@ def _keys(policy: Policy, observations: Sequence[Sequence[dict]]) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description="Measures where a policy's keys lie.")
   parser.add_argument("--policy", required=True, type=pathlib.Path, help="directory of the policy")
   parser.add_argument("--data", required=True, type=pathlib.Path, help="directory of its demonstrations")
   parser.add_argument("--source", default="hidden", choices=sorted(keys.SOURCES))

@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from pi0rag_jax.data.pipeline import Frames
 from pi0rag_jax.models.pi0 import Pi0Config
 from pi0rag_jax.policy.spec import PANDA_ACTIONS, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.typing import Config
 
 RECORD_NAME = "record.json"
 
@@ -37,7 +36,7 @@ def export_policy(checkpoint: Path, tokenizer: Path, target: Path, *, spec: Poli
   return target
 
 
-def make_spec(config: ConfigDict, model: Pi0Config, frames: Frames) -> PolicySpec:
+def make_spec(config: Config, model: Pi0Config, frames: Frames) -> PolicySpec:
   """Returns what the policy says about itself; the renderer and the task are those of its frames."""
   return PolicySpec(
     name=config.name,

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError, unknown_name
@@ -15,6 +14,7 @@ from pi0rag_jax.models import pi0
 from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.typing import Config
 from train import batches, calibrate, export, initialize, metrics, optimizer, parallel, step
 from train.checkpoint import CheckpointStore
 
@@ -38,11 +38,11 @@ class Data:
 class Compiled:
   """The two compiled steps."""
 
-  train: object
-  validate: object
+  train: Callable
+  validate: Callable
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Path:
+def train_and_evaluate(config: Config, workdir: str | Path) -> Path:
   """Returns the policy directory `<workdir>/policy` after training to `config.steps`.
 
   Args:
@@ -75,7 +75,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> Path:
   return finish(config, model_config, data, store, workdir, wall_clock_s=clock.read(config.steps)["wall_clock_s"])
 
 
-def load_data(config: ConfigDict, model_config: pi0.Pi0Config, workdir: Path) -> Data:
+def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Data:
   """Returns the splits of `config.data_dir`; the tokenizer is trained once per workdir, on all its prompts."""
   if not Path(config.data_dir).is_dir():
     raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
@@ -96,7 +96,7 @@ def load_data(config: ConfigDict, model_config: pi0.Pi0Config, workdir: Path) ->
   return Data(train, validation, source(train), source(validation), stats, path)
 
 
-def compile_steps(config: ConfigDict, model_config: pi0.Pi0Config, optimize, data: Data) -> Compiled:
+def compile_steps(config: Config, model_config: pi0.Pi0Config, optimize, data: Data) -> Compiled:
   """Returns both steps, compiled for all devices."""
   model = pi0.Pi0(model_config)
   train = step.make_train_step(model, optimize, config)
@@ -104,7 +104,7 @@ def compile_steps(config: ConfigDict, model_config: pi0.Pi0Config, optimize, dat
   return Compiled(parallel.compile_step(train, donate_state=True), parallel.compile_step(validate, donate_state=False))
 
 
-def run_steps(config: ConfigDict, data: Data, compiled: Compiled, state, store, writer, clock):
+def run_steps(config: Config, data: Data, compiled: Compiled, state, store, writer, clock):
   """Returns the state after `config.steps`; logs, validates and saves on the way."""
   pending = []
   frame_rows = batches.emphasized_rows(data.frames, config.approach_repeats)
@@ -134,7 +134,7 @@ def log_training(writer: metrics.MetricWriter, clock: metrics.StepClock, done: i
       " an earlier checkpoint")
 
 
-def validate(config: ConfigDict, data: Data, compiled: Compiled, state) -> dict[str, float]:
+def validate(config: Config, data: Data, compiled: Compiled, state) -> dict[str, float]:
   """Returns the mean metrics of the averaged weights over the same `validation_batches` batches each time."""
   size = min(config.batch_size * config.validation_batches, len(data.validation))
   count = max(1, size // config.batch_size)
@@ -151,9 +151,13 @@ def public_statistics(data: Data) -> dict[str, NormStats]:
   return {name: data.stats[name] for name in ("state", "actions")}
 
 
-def finish(config, model_config, data: Data, store: CheckpointStore, workdir: Path, *, wall_clock_s: float) -> Path:
+def finish(
+  config: Config, model_config, data: Data, store: CheckpointStore, workdir: Path, *, wall_clock_s: float
+) -> Path:
   """Returns the policy directory made of the best checkpoint, with the statistics of its keys."""
   best = store.best_step()
+  if best is None:
+    raise Pi0RagError(f"no checkpoint in '{workdir}' to make a policy of: config.steps is {config.steps}")
   record = {
     "config": json.loads(config.to_json_best_effort()),
     "step": best,

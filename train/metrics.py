@@ -17,12 +17,12 @@ class MetricWriter:
   """Writes scalars of a step; only the first process of a multi-host run writes."""
 
   def __init__(self, workdir: Path):
-    self._active = jax.process_index() == 0
-    self._writer = SummaryWriter(str(Path(workdir) / "tensorboard")) if self._active else None
+    first = jax.process_index() == 0
+    self._writer = SummaryWriter(str(Path(workdir) / "tensorboard")) if first else None
 
   def write(self, step: int, prefix: str, scalars: Mapping[str, float]) -> None:
     """Adds `prefix/name` for every scalar at `step` and logs them as one line."""
-    if not self._active:
+    if self._writer is None:
       return
     for name, value in scalars.items():
       self._writer.add_scalar(f"{prefix}/{name}", value, step)
@@ -30,7 +30,7 @@ class MetricWriter:
     log.info("step %d  %s  %s", step, prefix, text)
 
   def close(self) -> None:
-    if self._active:
+    if self._writer is not None:
       self._writer.close()
 
 

@@ -1,13 +1,14 @@
 """The optimizer: AdamW after clipping, under a warm-up and cosine schedule, as in openpi."""
 
 import optax
-from ml_collections import ConfigDict
+
+from pi0rag_jax.typing import Config
 
 # openpi's fixed choices.
 ADAM_B1, ADAM_B2 = 0.9, 0.95
 
 
-def make_schedule(config: ConfigDict) -> optax.Schedule:
+def make_schedule(config: Config) -> optax.Schedule:
   """Returns step -> learning rate; the cosine ends at `config.steps`."""
   return optax.warmup_cosine_decay_schedule(
     init_value=config.learning_rate / (config.warmup_steps + 1),
@@ -18,7 +19,7 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
   )
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
   """Returns the transformation of gradients into updates."""
   adam = optax.adamw(make_schedule(config), b1=ADAM_B1, b2=ADAM_B2, weight_decay=config.weight_decay)
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)

@@ -7,11 +7,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from pi0rag_jax.models import flow, pi0
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.typing import Array, Params
+from pi0rag_jax.typing import Array, Config, Params
 from train import auxiliary, parallel
 
 # Distinguishes the keys of training from those of validation, which are the same at every validation.
@@ -34,7 +33,7 @@ def init_state(params: dict[str, Params], optimizer: optax.GradientTransformatio
   return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
 
 
-def make_train_step(model: pi0.Pi0, optimizer: optax.GradientTransformation, config: ConfigDict) -> Callable:
+def make_train_step(model: pi0.Pi0, optimizer: optax.GradientTransformation, config: Config) -> Callable:
   """Returns step(state, batch) -> (state, metrics); see `train_step`."""
   options = {"draws": config.draws, "auxiliary_weight": config.auxiliary_weight}
   loss_fn = functools.partial(batch_loss, model, **options)
@@ -57,7 +56,7 @@ def train_step(state: TrainState, batch: Mapping, *, loss_fn, optimizer, seed: i
   rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _TRAIN_STREAM), state.step)
   grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, rng)
   grads, metrics = parallel.mean_over_devices((grads, metrics))
-  grad_norm = optax.global_norm(grads)
+  grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
@@ -108,7 +107,7 @@ def draw_noise(rng, actions_BTA, draws: int):
   return jax.vmap(draw, out_axes=1)(parallel.example_indices(actions_BTA.shape[0]))
 
 
-def make_validation_step(model: pi0.Pi0, stats: Mapping, config: ConfigDict) -> Callable:
+def make_validation_step(model: pi0.Pi0, stats: Mapping, config: Config) -> Callable:
   """Returns step(params, batch) -> metrics, of the averaged parameters; `stats` turn errors into mm."""
   return functools.partial(
     validation_step,
@@ -118,7 +117,7 @@ def make_validation_step(model: pi0.Pi0, stats: Mapping, config: ConfigDict) -> 
   )
 
 
-def validation_step(params: Mapping, batch: Mapping, *, model, scale_A, config: ConfigDict):
+def validation_step(params: Mapping, batch: Mapping, *, model, scale_A, config: Config):
   """Returns the losses and how far the chunk sampled from z = 0 is from the label.
 
   `path_error_mm`: distance between both tool positions after the `execute_steps` that are carried out;

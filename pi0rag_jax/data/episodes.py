@@ -12,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -96,7 +97,7 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
   with file:
     _check_format(path, file.attrs)
     for name in sorted(file):
-      yield _read_group(path, file[name])
+      yield _read_group(path, _group(file, name))
 
 
 def episode_files(folder: str | Path) -> list[Path]:
@@ -139,19 +140,42 @@ def _read_group(path: Path, group: h5py.Group) -> Episode:
   missing += [key for key in _ATTRIBUTES if key not in group.attrs]
   if missing:
     raise Pi0RagError(f"'{path}', group '{group.name}' lacks {', '.join(missing)}: not a whole episode")
+  attributes: dict[str, Any] = {key: group.attrs[key] for key in _ATTRIBUTES}
   try:
     return Episode(
-      images={name: value[()] for name, value in group["image"].items()},
-      state=group["state"][()],
-      actions=group["actions"][()],
-      action_chunks=group["action_chunks"][()],
-      privileged={name: value[()] for name, value in group["privileged"].items()},
-      seed=int(group.attrs["seed"]),
-      success=bool(group.attrs["success"]),
-      **{key: str(group.attrs[key]) for key in ("prompt", "task", "condition", "renderer")},
+      images=_arrays(_group(group, "image")),
+      state=_array(group, "state"),
+      actions=_array(group, "actions"),
+      action_chunks=_array(group, "action_chunks"),
+      privileged=_arrays(_group(group, "privileged")),
+      seed=int(attributes["seed"]),
+      success=bool(attributes["success"]),
+      **{key: str(attributes[key]) for key in ("prompt", "task", "condition", "renderer")},
     )
   except OSError as error:
     raise Pi0RagError(f"'{path}' is damaged in '{group.name}' ({error}): remove it, collect it again") from error
+
+
+def _group(parent: h5py.Group, name: str) -> h5py.Group:
+  """Returns a group in `parent`."""
+  item = parent[name]
+  if not isinstance(item, h5py.Group):
+    raise Pi0RagError(f"'{item.name}' in '{parent.file.filename}' is no group: not a whole episode")
+  return item
+
+
+def _array(parent: h5py.Group, name: str) -> np.ndarray:
+  """Returns a whole array in `parent`."""
+  item = parent[name]
+  if not isinstance(item, h5py.Dataset):
+    raise Pi0RagError(f"'{item.name}' in '{parent.file.filename}' is no array: not a whole episode")
+  return item[()]
+
+
+def _arrays(group: h5py.Group) -> dict[str, np.ndarray]:
+  """Returns every array of `group` by its name."""
+  # Iterating over the group itself is declared to give names that may be None.
+  return {name: _array(group, name) for name in group.keys()}  # noqa: SIM118
 
 
 def _check_format(path: Path, attributes: h5py.AttributeManager) -> None:

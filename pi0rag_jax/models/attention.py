@@ -9,16 +9,17 @@ MASKED_LOGIT = -2.3819763e38
 ROPE_BASE = 10_000
 
 
-def attention_mask(mask_BS, ar_mask_S):
+def attention_mask(mask_BS, ar_mask):
   """Returns bool[B, S, S]: may token i (second axis) attend to token j (last axis)?
 
   Args:
     mask_BS: bool[B, S], which tokens are real.
-    ar_mask_S: bool[S], True where a new block starts; a token sees its own block and the ones before.
+    ar_mask: bool or int [S] or [B, S], True where a new block starts; a token sees its own block and the ones
+      before.
   """
-  block_S = jnp.cumsum(jnp.asarray(ar_mask_S, jnp.int32))
-  order_SS = block_S[None, :] <= block_S[:, None]
-  return order_SS[None] & mask_BS[:, None, :] & mask_BS[:, :, None]
+  block_BS = jnp.cumsum(jnp.asarray(ar_mask, jnp.int32), axis=-1)
+  order_BSS = block_BS[..., None, :] <= block_BS[..., :, None]
+  return order_BSS & mask_BS[:, None, :] & mask_BS[:, :, None]
 
 
 def token_positions(mask_BS):
@@ -40,15 +41,15 @@ def rotary_angles(positions_BT, head_dim: int):
   return jnp.sin(radians)[:, :, None], jnp.cos(radians)[:, :, None]
 
 
-def rotate(x_BTNH, angles):
-  """Returns x rotated by `rotary_angles`, same shape and dtype; computed in float32.
+def rotate(x_BTNH, angles, *, dtype=None):
+  """Returns x rotated by `rotary_angles`, same shape, in `dtype` (None: that of x); computed in float32.
 
   Dimension i of the first half is paired with dimension i of the second, as in Gemma.
   """
   sin, cos = angles
   first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-  return rotated.astype(x_BTNH.dtype)
+  return rotated.astype(dtype or x_BTNH.dtype)
 
 
 def attend(q_BTNH, segments, mask_BTS):
@@ -57,7 +58,8 @@ def attend(q_BTNH, segments, mask_BTS):
   A segment keeps its own arrays, so that a cache shared by many queries is neither copied nor tiled.
 
   Args:
-    q_BTNH: queries, already scaled; N is a multiple of the number of key heads.
+    q_BTNH: queries, already scaled; N is a multiple of the number of key heads. They may be of a wider dtype
+      than keys and values, which set the dtype of the output.
     segments: sequence of (keys [B, S_i, K, H], values [B, S_i, K, H]).
     mask_BTS: bool[B, T, sum of S_i], True where a query may look.
   """
@@ -69,7 +71,7 @@ def attend(q_BTNH, segments, mask_BTS):
   ]
   logits_BKGTS = jnp.concatenate(logits, axis=-1)
   logits_BKGTS = jnp.where(mask_BTS[:, None, None], logits_BKGTS, MASKED_LOGIT)
-  weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(q_BTNH.dtype)
+  weights_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(segments[0][1].dtype)
   out_BTKGH, start = 0.0, 0
   for _, v_BSKH in segments:
     part_BKGTS = weights_BKGTS[..., start : start + v_BSKH.shape[1]]

@@ -6,14 +6,25 @@ pass alone, and the suffix pass over a cached prefix.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention
+from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
+from pi0rag_jax.typing import Array
 
 RMS_EPSILON = 1e-6
+# How the attention applies its weights; the names are those of the parameters of expert 0. C counts the
+# projections that one weight stacks.
+EQUATIONS = {
+  "q_einsum": "BTD,NDH->BTNH",
+  "kv_einsum": "BTD,CKDH->CBTKH",
+  "qkv_einsum": "BTD,CKDH->CBTKH",
+  "attn_vec_einsum": "BTNH,NHD->BTD",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +37,9 @@ class GemmaConfig:
   num_heads: int
   num_kv_heads: int
   head_dim: int
+  # Adapters beside the weights of the attention and of the feed-forward network; None for none.
+  lora_attn: LoraConfig | None = None
+  lora_ffn: LoraConfig | None = None
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -58,29 +72,18 @@ class RMSNorm(nn.Module):
     return (normed_BSD * (1 + scale) + shift).astype(x_BSD.dtype), gate
 
 
-class Einsum(nn.Module):
-  """A weight `w` applied by an einsum in the dtype of its input."""
-
-  shape: tuple[int, ...]
-  init: nn.initializers.Initializer
-
-  @nn.compact
-  def __call__(self, equation, x):
-    w = self.param("w", self.init, self.shape)
-    return jnp.einsum(equation, x, w.astype(x.dtype))
-
-
 class Attention(nn.Module):
   """Joint attention: every expert projects its own stream; under the mask, all streams attend to all."""
 
   configs: tuple[GemmaConfig, ...]
+  rotary_dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, xs, angles, mask_BTS, cache):
     """Returns (list of outputs, one per expert or None, and the new keys and values [B, T, K, H])."""
     projected = [self._project(i, x) for i, x in enumerate(xs) if x is not None]
     q_BTNH, k_BTKH, v_BTKH = (jnp.concatenate(parts, axis=1) for parts in zip(*projected))
-    q_BTNH = attention.rotate(q_BTNH, angles) * self.configs[0].head_dim**-0.5
+    q_BTNH = attention.rotate(q_BTNH, angles, dtype=self.rotary_dtype) * self.configs[0].head_dim**-0.5
     k_BTKH = attention.rotate(k_BTKH, angles)
     segments = ([] if cache is None else [cache]) + [(k_BTKH, v_BTKH)]
     encoded_BTNH = attention.attend(q_BTNH, segments, mask_BTS)
@@ -98,36 +101,56 @@ class Attention(nn.Module):
     """Returns queries [B, T, N, H], keys and values [B, T, K, H] of one expert."""
     c = self.configs[index]
     if c.num_kv_heads == c.num_heads:
-      init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0, 1))
-      qkv = Einsum((3, c.num_kv_heads, c.width, c.head_dim), init, name=expert_name("qkv_einsum", index))
-      return tuple(qkv("BTD,CKDH->CBTKH", x_BTD))
-    init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0,))
-    q = Einsum((c.num_heads, c.width, c.head_dim), init, name=expert_name("q_einsum", index))
-    init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0, 1))
-    kv = Einsum((2, c.num_kv_heads, c.width, c.head_dim), init, name=expert_name("kv_einsum", index))
-    return q("BTD,NDH->BTNH", x_BTD), *kv("BTD,CKDH->CBTKH", x_BTD)
+      return tuple(self._apply("qkv_einsum", index, (3, c.num_kv_heads, c.width, c.head_dim), x_BTD))
+    q_BTNH = self._apply("q_einsum", index, (c.num_heads, c.width, c.head_dim), x_BTD)
+    return q_BTNH, *self._apply("kv_einsum", index, (2, c.num_kv_heads, c.width, c.head_dim), x_BTD)
 
   def _combine(self, index, encoded_BTNH):
     """Returns the heads of one expert mapped back to its width, [B, T, D]."""
     c = self.configs[index]
-    init = nn.initializers.lecun_normal(in_axis=(-3, -2), out_axis=-1)
-    out = Einsum((c.num_heads, c.head_dim, c.width), init, name=expert_name("attn_vec_einsum", index))
-    return out("BTNH,NHD->BTD", encoded_BTNH)
+    return self._apply("attn_vec_einsum", index, (c.num_heads, c.head_dim, c.width), encoded_BTNH)
+
+  def _apply(self, name, index, shape, x):
+    """Returns one of EQUATIONS applied with the weight, and the adapter, of one expert."""
+    if name == "attn_vec_einsum":
+      init = nn.initializers.lecun_normal(in_axis=(-3, -2), out_axis=-1)
+    else:
+      init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=tuple(range(len(shape) - 2)))
+    weight = Einsum(shape, init, self.configs[index].lora_attn, name=expert_name(name, index))
+    return weight(EQUATIONS[name], x)
 
 
 class FeedForward(nn.Module):
-  """Gated GELU: `gating_einsum` holds the gate and the up projection, `linear` the down projection."""
+  """Gated GELU: `gating_einsum` holds the gate and the up projection, `linear` the down projection.
+
+  As in openpi, the adapters here have no scale: alpha and rslora do nothing.
+  """
 
   width: int
   mlp_dim: int
+  lora: LoraConfig | None = None
 
   @nn.compact
   def __call__(self, x_BTD):
     init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0,))
-    gating_2DF = self.param("gating_einsum", init, (2, self.width, self.mlp_dim)).astype(x_BTD.dtype)
-    linear_FD = self.param("linear", nn.initializers.lecun_normal(), (self.mlp_dim, self.width))
-    hidden_BTF = nn.gelu(x_BTD @ gating_2DF[0]) * (x_BTD @ gating_2DF[1])
-    return hidden_BTF @ linear_FD.astype(x_BTD.dtype)
+    gating_2DF, gating_lora = self._weight("gating_einsum", init, (2, self.width, self.mlp_dim))
+    linear_FD, linear_lora = self._weight("linear", nn.initializers.lecun_normal(), (self.mlp_dim, self.width))
+    gate_BTF, up_BTF = (_dot(x_BTD, gating_2DF[i], [factor[i] for factor in gating_lora]) for i in range(2))
+    return _dot(nn.gelu(gate_BTF) * up_BTF, linear_FD, linear_lora)
+
+  def _weight(self, name, init, shape):
+    """Returns a weight and the factors of its adapter, none without one."""
+    w = self.param(name, init, shape)
+    return w, () if self.lora is None else adapter_params(self, f"{name}_", shape, self.lora)
+
+
+def _dot(x, w, adapter):
+  """Returns x @ w, plus x @ a @ b for an adapter (a, b), in the dtype of x."""
+  y = x @ w.astype(x.dtype)
+  if not adapter:
+    return y
+  a, b = adapter
+  return y + x @ a.astype(x.dtype) @ b.astype(x.dtype)
 
 
 def _residual(x_BTD, y_BTD, gate_B1D):
@@ -138,20 +161,22 @@ class Block(nn.Module):
   """One layer of all experts in the form that `nn.scan` takes: the carry is the streams."""
 
   configs: tuple[GemmaConfig, ...]
+  rotary_dtype: jnp.dtype | None = None
 
   @nn.compact
   def __call__(self, xs, cache, angles, mask_BTS, conds):
     """Returns (streams, this layer's new keys and values); a stream that is None stays None."""
     live = [i for i, x in enumerate(xs) if x is not None]
-    normed, gates = [None] * len(xs), [None] * len(xs)
+    normed: list[Array | None] = [None] * len(xs)
+    gates: list[Array | None] = [None] * len(xs)
     for i in live:
       normed[i], gates[i] = RMSNorm(name=expert_name("pre_attention_norm", i))(xs[i], conds[i])
-    outputs, kv = Attention(self.configs, name="attn")(normed, angles, mask_BTS, cache)
+    outputs, kv = Attention(self.configs, self.rotary_dtype, name="attn")(normed, angles, mask_BTS, cache)
     xs = [_residual(xs[i], outputs[i], gates[i]) if i in live else None for i in range(len(xs))]
     for i in live:
       normed_BTD, gate = RMSNorm(name=expert_name("pre_ffw_norm", i))(xs[i], conds[i])
       c = self.configs[i]
-      y_BTD = FeedForward(c.width, c.mlp_dim, name=expert_name("mlp", i))(normed_BTD)
+      y_BTD = FeedForward(c.width, c.mlp_dim, c.lora_ffn, name=expert_name("mlp", i))(normed_BTD)
       xs[i] = _residual(xs[i], y_BTD, gate)
     return tuple(xs), kv
 
@@ -171,6 +196,10 @@ class Embedder(nn.Module):
     x_BLD = self.input_embedding[tokens_BL]
     return x_BLD * jnp.sqrt(self.width).astype(x_BLD.dtype)
 
+  def decode(self, x_BTD):
+    """Returns the logits [B, T, vocabulary] of the same table, in the wider dtype of the two."""
+    return jnp.einsum("BTD,VD->BTV", x_BTD, self.input_embedding)
+
 
 class Gemma(nn.Module):
   """The layers of all experts, stacked along a leading axis as openpi stores them, and their last norms."""
@@ -179,22 +208,31 @@ class Gemma(nn.Module):
   vocab_size: int
   dtype: jnp.dtype = jnp.float32
   unroll: bool = False
+  # Of the rotated queries; None stands for `dtype`. pi0-FAST leaves them in float32.
+  rotary_dtype: jnp.dtype | None = None
 
   def setup(self):
     depth = self.configs[0].depth
     self.embedder = Embedder(self.vocab_size, self.configs[0].width)
+    in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)  # flax declares one int
     layers = nn.scan(
-      Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast), unroll=depth if self.unroll else 1)
-    self.layers = layers(self.configs)
+      Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth, in_axes=in_axes,
+      unroll=depth if self.unroll else 1)
+    self.layers = layers(self.configs, self.rotary_dtype)
     self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
 
   def embed(self, tokens_BL):
     """Returns the embeddings dtype[B, L, D] of int32[B, L] token ids."""
     return self.embedder(tokens_BL).astype(self.dtype)
 
-  def __call__(self, xs, positions_BT, mask_BTS, *, conds=None, cache=None):
-    """Returns (outputs, one per expert or None, and the keys and values of these tokens).
+  def decode(self, x_BTD):
+    """Returns the logits [B, T, vocabulary] of the outputs of expert 0."""
+    return self.embedder.decode(x_BTD)
+
+  def __call__(
+    self, xs, positions_BT, mask_BTS, *, conds=None, cache=None
+  ) -> tuple[list[Any], tuple[Array, Array]]:
+    """Returns (outputs, an array where there is a stream and else None, and the keys and values of these tokens).
 
     Args:
       xs: per expert, [B, T_i, D_i] or None; the streams follow one another in this order.

@@ -25,6 +25,9 @@ class Observation:
   state: Array  # float32[B, P], normalized
   tokenized_prompt: Array | None = None  # int32[B, L]
   tokenized_prompt_mask: Array | None = None  # bool[B, L]
+  # Of pi0-FAST, whose prompt goes on with the action's tokens while training.
+  token_ar_mask: Array | None = None  # int32[B, L], 1 where a token does not see its followers
+  token_loss_mask: Array | None = None  # bool[B, L], the tokens to learn
 
   @classmethod
   def from_dict(cls, data: Mapping) -> "Observation":
@@ -33,7 +36,7 @@ class Observation:
     Args:
       data: `image` {camera: uint8 or float32 [B, H, W, 3]}, `state` [B, P], and optionally `image_mask`
         {camera: bool[B]} (a camera without one counts as present) and `tokenized_prompt` int32[B, L], which
-        comes with `tokenized_prompt_mask` bool[B, L].
+        comes with `tokenized_prompt_mask` bool[B, L]; pi0-FAST adds `token_ar_mask` and `token_loss_mask`.
     """
     if ("tokenized_prompt" in data) != ("tokenized_prompt_mask" in data):
       raise Pi0RagError("observation: tokenized_prompt and tokenized_prompt_mask must be given together")
@@ -45,4 +48,5 @@ class Observation:
     present = {name: masks.get(name, jnp.ones(image.shape[0], bool)) for name, image in images.items()}
     return cls(
       images=images, image_masks=present, state=data["state"].astype(jnp.float32),
-      tokenized_prompt=data.get("tokenized_prompt"), tokenized_prompt_mask=data.get("tokenized_prompt_mask"))
+      tokenized_prompt=data.get("tokenized_prompt"), tokenized_prompt_mask=data.get("tokenized_prompt_mask"),
+      token_ar_mask=data.get("token_ar_mask"), token_loss_mask=data.get("token_loss_mask"))

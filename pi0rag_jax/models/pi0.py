@@ -5,17 +5,14 @@ callers compile: `init`, `loss`, `loss_draws`, `encode_prefix`, `denoise`, `samp
 """
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention, flow
-from pi0rag_jax.models.gemma import Gemma
 from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.models.paligemma import PaliGemma, PrefixOutput, apply, example_observation
 from pi0rag_jax.models.pi0_config import Pi0Config
-from pi0rag_jax.models.siglip import Siglip
-from pi0rag_jax.typing import Array, Params
+from pi0rag_jax.typing import Params
 
 __all__ = [
   "Pi0",
@@ -28,27 +25,6 @@ __all__ = [
   "loss_draws",
   "sample_actions",
 ]
-
-
-@flax.struct.dataclass
-class PrefixOutput:
-  """What the prefix leaves for the action expert, the memory and auxiliary heads."""
-
-  hidden_BSD: Array  # [B, S, D], the last layer after its norm; rows that are not valid hold don't-cares
-  mask_BS: Array  # bool[B, S], the valid tokens
-  kv_cache: tuple[Array, Array]  # (keys, values), each [depth, B, S, K, H]
-  tokens_BSD: Array  # [B, S, D], image and prompt embeddings before the first layer
-
-
-class PaliGemma(nn.Module):
-  """The two towers under the names openpi gives them."""
-
-  config: Pi0Config
-
-  def setup(self):
-    c = self.config
-    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll)
-    self.llm = Gemma((c.paligemma, c.expert), c.vocab_size, c.compute_dtype, c.unroll)
 
 
 class Pi0(nn.Module):
@@ -70,33 +46,11 @@ class Pi0(nn.Module):
       self.action_time_mlp_in = nn.Dense(c.expert.width)
       self.action_time_mlp_out = nn.Dense(c.expert.width)
 
-  def embed_images(self, obs: Observation):
-    """Returns {camera: [B, tokens, D]}; the cameras go through the tower as one batch."""
-    keys = self.config.image_keys
-    missing = [key for key in keys if key not in obs.images]
-    if missing:
-      raise Pi0RagError(f"observation lacks camera(s) {', '.join(missing)}; it has {', '.join(obs.images)}")
-    for key in keys:
-      seen = obs.images[key].shape[1:3]
-      if seen != tuple(self.config.image_size):
-        raise Pi0RagError(f"camera {key} gives {seen} pixels, the model takes {self.config.image_size}")
-    image_CBHW3 = jnp.stack([obs.images[key] for key in keys])
-    tokens_XSD = self.PaliGemma.img(image_CBHW3.reshape(-1, *image_CBHW3.shape[2:]))
-    tokens_CBSD = tokens_XSD.reshape(*image_CBHW3.shape[:2], *tokens_XSD.shape[1:])
-    return dict(zip(keys, tokens_CBSD))
-
   def embed_prefix(self, obs: Observation):
-    """Returns (tokens_BSD, mask_BS, ar_mask_S): cameras in the configured order, then the prompt."""
-    tokens, masks = [], []
-    for key, camera_BSD in self.embed_images(obs).items():
-      tokens.append(camera_BSD)
-      masks.append(jnp.broadcast_to(obs.image_masks[key][:, None], camera_BSD.shape[:2]))
-    if obs.tokenized_prompt is not None:
-      tokens.append(self.PaliGemma.llm.embed(obs.tokenized_prompt))
-      masks.append(obs.tokenized_prompt_mask)
-    tokens_BSD = jnp.concatenate(tokens, axis=1)
+    """Returns (tokens_BSD, mask_BS, ar_mask_S) of images and prompt."""
+    tokens_BSD, mask_BS = self.PaliGemma.embed_prefix(obs)
     # One block: every prefix token sees every other one.
-    return tokens_BSD, jnp.concatenate(masks, axis=1), jnp.zeros(tokens_BSD.shape[1], bool)
+    return tokens_BSD, mask_BS, jnp.zeros(tokens_BSD.shape[1], bool)
 
   def embed_suffix(self, state_BP, x_BTA, time_B):
     """Returns (tokens, mask, ar_mask, condition) of the action expert's stream.
@@ -120,11 +74,7 @@ class Pi0(nn.Module):
 
   def prefix(self, obs: Observation) -> PrefixOutput:
     """Returns the prefix pass: hidden states, and the keys and values that the suffix attends to."""
-    tokens_BSD, mask_BS, ar_mask_S = self.embed_prefix(obs)
-    mask_BSS = attention.attention_mask(mask_BS, ar_mask_S)
-    positions_BS = attention.token_positions(mask_BS)
-    (hidden_BSD, _), kv_cache = self.PaliGemma.llm((tokens_BSD, None), positions_BS, mask_BSS)
-    return PrefixOutput(hidden_BSD, mask_BS, kv_cache, tokens_BSD)
+    return self.PaliGemma.encode_prefix(*self.embed_prefix(obs))
 
   def velocity(self, prefix: PrefixOutput, state_BP, x_BTA, time_B):
     """Returns the velocity [B, T, A] of a noisy chunk: one suffix pass over the cached prefix."""
@@ -150,14 +100,8 @@ class Pi0(nn.Module):
 
 def example_inputs(config: Pi0Config, batch: int = 1):
   """Returns (observation, noisy chunk, time) of zeros in the model's shapes."""
-  height, width = config.image_size
-  obs = Observation(
-    images={key: jnp.zeros((batch, height, width, 3)) for key in config.image_keys},
-    image_masks={key: jnp.ones(batch, bool) for key in config.image_keys},
-    state=jnp.zeros((batch, config.state_size)),
-    tokenized_prompt=jnp.zeros((batch, config.max_token_len), jnp.int32),
-    tokenized_prompt_mask=jnp.ones((batch, config.max_token_len), bool))
-  return obs, jnp.zeros((batch, config.action_horizon, config.action_dim)), jnp.ones(batch)
+  chunk_BTA = jnp.zeros((batch, config.action_horizon, config.action_dim))
+  return example_observation(config, batch), chunk_BTA, jnp.ones(batch)
 
 
 def init(config: Pi0Config, rng) -> Params:
@@ -168,7 +112,7 @@ def init(config: Pi0Config, rng) -> Params:
 def loss(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_BTA, time_B):
   """Returns the flow-matching loss float[B, T], the mean over action dims, as openpi computes it."""
   x_BTA, target_BTA = flow.interpolate(actions_BTA, noise_BTA, time_B)
-  _, _, velocity_BTA = model.apply({"params": params}, obs, x_BTA, time_B, method=Pi0.joint)
+  _, _, velocity_BTA = apply(model, params, Pi0.joint, obs, x_BTA, time_B)
   return jnp.mean(jnp.square(velocity_BTA - target_BTA), axis=-1)
 
 
@@ -188,7 +132,7 @@ def loss_draws(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_
 
   def one_draw(noise_BTA, time_B):
     x_BTA, target_BTA = flow.interpolate(actions_BTA, noise_BTA, time_B)
-    velocity_BTA = model.apply({"params": params}, prefix, obs.state, x_BTA, time_B, method=Pi0.velocity)
+    velocity_BTA = apply(model, params, Pi0.velocity, prefix, obs.state, x_BTA, time_B)
     return jnp.mean(jnp.square(velocity_BTA - target_BTA), axis=-1)
 
   return jax.vmap(one_draw)(noise_DBTA, time_DB), prefix
@@ -196,14 +140,14 @@ def loss_draws(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_
 
 def encode_prefix(model: Pi0, params: Params, obs: Observation) -> PrefixOutput:
   """Returns the prefix of a batch of observations."""
-  return model.apply({"params": params}, obs, method=Pi0.prefix)
+  return apply(model, params, Pi0.prefix, obs)
 
 
 def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10):
   """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise."""
 
   def velocity(x_BTA, time_B):
-    return model.apply({"params": params}, prefix, state_BP, x_BTA, time_B, method=Pi0.velocity)
+    return apply(model, params, Pi0.velocity, prefix, state_BP, x_BTA, time_B)
 
   return flow.euler(velocity, noise_BTA, num_steps=num_steps)
 

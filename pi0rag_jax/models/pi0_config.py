@@ -1,8 +1,9 @@
-"""The configuration of a pi0 or pi0.5 model, and its form as JSON."""
+"""The configurations of the model families, and their form as JSON."""
 
 import dataclasses
 import typing
 from collections.abc import Mapping
+from typing import Self
 
 import jax.numpy as jnp
 
@@ -13,11 +14,13 @@ from pi0rag_jax.models.siglip import SiglipConfig
 PALIGEMMA_VOCABULARY = 257_152
 DTYPES = ("float32", "bfloat16")
 OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+# openpi's pi0-FAST takes whatever cameras an observation has, sorted by name; these are of its DROID policies.
+FAST_CAMERAS = ("base_0_rgb", "base_1_rgb", "wrist_0_rgb")
 
 
-@dataclasses.dataclass(frozen=True)
-class Pi0Config:
-  """All that decides a model's parameter tree and its computation.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaliGemmaConfig:
+  """What all families share: the towers, the prefix they read and the sizes of an action chunk.
 
   `dtype` is the computing type of the towers; parameters are float32 unless the caller casts them.
   """
@@ -26,30 +29,29 @@ class Pi0Config:
   action_horizon: int
   max_token_len: int
   paligemma: GemmaConfig
-  expert: GemmaConfig
   siglip: SiglipConfig
   dtype: str = "bfloat16"
   vocab_size: int = PALIGEMMA_VOCABULARY
   image_size: tuple[int, int] = (224, 224)
+  # The cameras of the prefix, in this order; an observation may hold others too.
   image_keys: tuple[str, ...] = OPENPI_CAMERAS
   # Size of the state; None stands for openpi's convention that it is padded to action_dim.
   state_dim: int | None = None
-  # pi0.5: no state token, and the flow time enters through adaptive norms.
-  pi05: bool = False
   # Compiles layers one by one instead of as a loop: faster where layers are small, slower to compile.
   unroll: bool = False
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
       raise unknown_name("dtype", self.dtype, DTYPES)
-    for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
-      prefix, expert = getattr(self.paligemma, field), getattr(self.expert, field)
-      if prefix != expert:
-        raise Pi0RagError(f"paligemma.{field} is {prefix}, expert.{field} is {expert}: they must be equal")
-    if self.expert.width % 2:
-      raise Pi0RagError(f"expert.width {self.expert.width} is odd; the time embedding needs an even one")
     if len(self.image_size) != 2:
       raise Pi0RagError(f"image_size must be (height, width) in pixels, got {self.image_size}")
+    if not self.image_keys:
+      raise Pi0RagError("image_keys is empty: a model needs the name of at least one camera")
+
+  @property
+  def experts(self) -> tuple[GemmaConfig, ...]:
+    """The streams of the language model: the prefix's first."""
+    return (self.paligemma,)
 
   @property
   def compute_dtype(self):
@@ -76,9 +78,38 @@ class Pi0Config:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
   @classmethod
-  def from_dict(cls, data: Mapping) -> "Pi0Config":
+  def from_dict(cls, data: Mapping) -> Self:
     """Returns the configuration of a JSON object; an error names the unknown, missing or mistyped field."""
     return _read_dataclass(cls, data, "model")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pi0Config(PaliGemmaConfig):
+  """All that decides the parameter tree and the computation of a pi0 or pi0.5 model."""
+
+  expert: GemmaConfig
+  # pi0.5: no state token, and the flow time enters through adaptive norms.
+  pi05: bool = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+      prefix, expert = getattr(self.paligemma, field), getattr(self.expert, field)
+      if prefix != expert:
+        raise Pi0RagError(f"paligemma.{field} is {prefix}, expert.{field} is {expert}: they must be equal")
+    if self.expert.width % 2:
+      raise Pi0RagError(f"expert.width {self.expert.width} is odd; the time embedding needs an even one")
+
+  @property
+  def experts(self) -> tuple[GemmaConfig, ...]:
+    return (self.paligemma, self.expert)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pi0FastConfig(PaliGemmaConfig):
+  """All that decides the parameter tree and the computation of a pi0-FAST model: no action expert."""
+
+  image_keys: tuple[str, ...] = FAST_CAMERAS
 
 
 def _read_dataclass(cls, data, where: str):
@@ -97,7 +128,7 @@ def _read_dataclass(cls, data, where: str):
 
 
 def _read_value(kind, value, where: str):
-  """Returns a checked field value: bool, positive int, string, tuple of those, or nested dataclass."""
+  """Returns a checked field value: bool, positive int, float, string, tuple of those, or nested dataclass."""
   if dataclasses.is_dataclass(kind):
     return _read_dataclass(kind, value, where)
   options = typing.get_args(kind)
@@ -107,6 +138,8 @@ def _read_value(kind, value, where: str):
     if not isinstance(value, (list, tuple)):
       raise Pi0RagError(f"{where}: expected a list, got {value!r}")
     return tuple(_read_value(options[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+  if kind is float and type(value) is int:
+    value = float(value)
   if type(value) is not kind:
     raise Pi0RagError(f"{where}: expected {kind.__name__}, got {value!r}")
   if kind is int and value < 1:

@@ -1,9 +1,14 @@
-"""The named sizes of towers and models."""
+"""The named sizes of towers and models, and the network of a configuration."""
 
-from pi0rag_jax.errors import unknown_name
+import dataclasses
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.models import pi0, pi0_fast
 from pi0rag_jax.models.gemma import GemmaConfig
-from pi0rag_jax.models.pi0_config import Pi0Config
+from pi0rag_jax.models.lora import LoraConfig
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
 from pi0rag_jax.models.siglip import SiglipConfig
+from pi0rag_jax.typing import Params
 
 # openpi's sizes at the commit in third_party/openpi/README.md.
 GEMMA = {
@@ -11,22 +16,47 @@ GEMMA = {
   "gemma_300m": GemmaConfig(width=1024, depth=18, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=256),
   "dummy": GemmaConfig(width=64, depth=4, mlp_dim=128, num_heads=8, num_kv_heads=1, head_dim=16),
 }
+for _name, _rank in (("gemma_2b", 16), ("gemma_300m", 32)):
+  _lora = LoraConfig(rank=_rank, alpha=float(_rank))
+  GEMMA[f"{_name}_lora"] = dataclasses.replace(GEMMA[_name], lora_attn=_lora, lora_ffn=_lora)
 SIGLIP = {
   "So400m/14": SiglipConfig(width=1152, depth=27, mlp_dim=4304, num_heads=16, patch_size=14),
   "dummy/16": SiglipConfig(width=32, depth=2, mlp_dim=64, num_heads=2, patch_size=16, zero_head=False),
 }
-_FULL_SIZE = {
-  "paligemma": GEMMA["gemma_2b"], "expert": GEMMA["gemma_300m"], "siglip": SIGLIP["So400m/14"],
-  "action_dim": 32, "action_horizon": 50,
+
+
+def _pi0(paligemma="gemma_2b", expert="gemma_300m", *, max_token_len=48, pi05=False) -> Pi0Config:
+  """Returns openpi's pi0 with experts of the named sizes."""
+  return Pi0Config(
+    paligemma=GEMMA[paligemma], expert=GEMMA[expert], siglip=SIGLIP["So400m/14"], action_dim=32,
+    action_horizon=50, max_token_len=max_token_len, pi05=pi05)
+
+
+def _pi0_fast(paligemma="gemma_2b") -> Pi0FastConfig:
+  """Returns openpi's pi0-FAST with a language model of the named size."""
+  return Pi0FastConfig(
+    paligemma=GEMMA[paligemma], siglip=SIGLIP["So400m/14"], action_dim=32, action_horizon=32, max_token_len=250)
+
+
+_DUMMY = {
+  "paligemma": GEMMA["dummy"], "siglip": SIGLIP["dummy/16"], "action_dim": 8, "action_horizon": 4,
+  "vocab_size": 256, "image_size": (64, 64), "dtype": "float32", "unroll": True,
 }
 MODELS = {
-  "pi0": Pi0Config(**_FULL_SIZE, max_token_len=48),
-  "pi05": Pi0Config(**_FULL_SIZE, max_token_len=200, pi05=True),
+  "pi0": _pi0(),
+  "pi0_lora": _pi0("gemma_2b_lora", "gemma_300m_lora"),
+  "pi0_lora_paligemma_only": _pi0("gemma_2b_lora"),
+  "pi0_lora_expert_only": _pi0(expert="gemma_300m_lora"),
+  "pi05": _pi0(max_token_len=200, pi05=True),
+  "pi05_lora": _pi0("gemma_2b_lora", "gemma_300m_lora", max_token_len=200, pi05=True),
+  "pi0_fast": _pi0_fast(),
+  "pi0_fast_lora": _pi0_fast("gemma_2b_lora"),
   # A fraction of a million parameters, for tests and for trying out a pipeline.
-  "dummy": Pi0Config(
-    paligemma=GEMMA["dummy"], expert=GEMMA["dummy"], siglip=SIGLIP["dummy/16"], action_dim=8, action_horizon=4,
-    max_token_len=8, vocab_size=256, image_size=(64, 64), dtype="float32", unroll=True),
+  "dummy": Pi0Config(**_DUMMY, expert=GEMMA["dummy"], max_token_len=8),
+  "dummy_fast": Pi0FastConfig(**_DUMMY, max_token_len=16),
 }
+# The network of each kind of configuration, and its fresh parameters.
+_FAMILIES = {Pi0Config: (pi0.Pi0, pi0.init), Pi0FastConfig: (pi0_fast.Pi0Fast, pi0_fast.init)}
 
 
 def gemma(name: str) -> GemmaConfig:
@@ -39,9 +69,26 @@ def siglip(name: str) -> SiglipConfig:
   return _lookup("SigLIP size", name, SIGLIP)
 
 
-def model(name: str) -> Pi0Config:
+def model(name: str) -> PaliGemmaConfig:
   """Returns the configuration of a whole model."""
   return _lookup("model", name, MODELS)
+
+
+def network(config: PaliGemmaConfig) -> pi0.Pi0 | pi0_fast.Pi0Fast:
+  """Returns the network of a configuration of any family."""
+  return _family(config)[0](config)
+
+
+def init(config: PaliGemmaConfig, rng) -> Params:
+  """Returns fresh float32 parameters of any family in openpi's tree; `jax.eval_shape` of it gives their shapes."""
+  return _family(config)[1](config, rng)
+
+
+def _family(config: PaliGemmaConfig):
+  if type(config) not in _FAMILIES:
+    known = ", ".join(kind.__name__ for kind in _FAMILIES)
+    raise Pi0RagError(f"no network for a {type(config).__name__}; configurations of networks: {known}")
+  return _FAMILIES[type(config)]
 
 
 def _lookup(kind: str, name: str, table: dict):

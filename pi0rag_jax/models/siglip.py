@@ -1,6 +1,7 @@
 """The SigLIP image tower of PaliGemma: a pre-norm vision transformer that keeps every patch token."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -60,9 +61,10 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BSD):
-    init = {"kernel_init": nn.initializers.xavier_uniform(), "bias_init": nn.initializers.normal(1e-6)}
-    hidden_BSF = nn.gelu(nn.Dense(self.mlp_dim, dtype=self.dtype, **init)(x_BSD))
-    return nn.Dense(x_BSD.shape[-1], dtype=self.dtype, **init)(hidden_BSF)
+    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+                              bias_init=nn.initializers.normal(1e-6))
+    hidden_BSF = nn.gelu(dense(self.mlp_dim)(x_BSD))
+    return dense(x_BSD.shape[-1])(hidden_BSF)
 
 
 class EncoderBlock(nn.Module):

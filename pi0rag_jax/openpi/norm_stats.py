@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.openpi import download
 
 ASSETS_DIR = "assets"
 FILE_NAME = "norm_stats.json"
@@ -19,10 +20,10 @@ def load_norm_stats(path, asset_id: str) -> dict[str, dict[str, np.ndarray | Non
   """Returns {`state`, `actions`: {`mean`, `std`, `q01`, `q99`: float64[P] or None}} of a checkpoint.
 
   Args:
-    path: the checkpoint directory, or the `assets` directory within it.
+    path: the checkpoint directory, also at a gs:// address, or the `assets` directory within it.
     asset_id: robot or data set name, such as `trossen` or `physical-intelligence/libero`.
   """
-  assets = _assets_directory(path)
+  assets = _assets_directory(download.local_checkpoint(path))
   file = assets / asset_id / FILE_NAME
   if not file.is_file():
     present = sorted(str(f.parent.relative_to(assets)) for f in assets.rglob(FILE_NAME))

@@ -23,47 +23,77 @@ class NormStats:
   @classmethod
   def from_dict(cls, values: Mapping) -> "NormStats":
     """Returns the statistics of one entry of openpi's norm_stats.json."""
-    arrays = {k: None if values.get(k) is None else np.asarray(values[k], np.float64)
-              for k in ("mean", "std", "q01", "q99")}
-    if arrays["mean"] is None or arrays["std"] is None:
+    mean, std, q01, q99 = (None if values.get(k) is None else np.asarray(values[k], np.float64)
+                           for k in ("mean", "std", "q01", "q99"))
+    if mean is None or std is None:
       raise errors.Pi0RagError(f"norm stats need 'mean' and 'std', seen: {', '.join(sorted(values))}")
-    return cls(**arrays)
+    return cls(mean, std, q01, q99)
 
   def to_dict(self) -> dict:
     """Returns the JSON form that openpi reads."""
     return {k: None if v is None else np.asarray(v).tolist() for k, v in dataclasses.asdict(self).items()}
 
+  @property
+  def dim(self) -> int:
+    return self.mean.shape[-1]
 
-def normalize(x, stats: NormStats):
-  """Returns z-scores: (x - mean) / (std + 1e-6), the statistics cut to x's last dimension.
+
+def normalize(x, stats: NormStats, *, quantile: bool = False):
+  """Returns z-scores (x - mean) / (std + 1e-6), the statistics cut to x's last dimension.
 
   Args:
     x: float[..., D'], D' at most the statistics' D.
-  Errors: Pi0RagError when x is wider than the statistics.
+    quantile: maps the 1 % and 99 % quantiles to -1 and 1 instead; what lies outside is not clipped.
+  Errors: Pi0RagError when x is wider than the statistics, or they have no quantiles.
   """
-  mean, std = _fit(stats.mean, x), _fit(stats.std, x)
-  return (x - mean) / (std + EPSILON)
+  if x.shape[-1] > stats.dim:
+    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "
+                             "they belong to another robot or data set")
+  low, scale = _low_and_scale(stats, x.shape[-1], quantile)
+  return (x - low) / scale * 2.0 - 1.0 if quantile else (x - low) / scale
 
 
-def unnormalize(x, stats: NormStats):
-  """Returns what `normalize` was given: x * (std + 1e-6) + mean on the statistics' dimensions.
+def unnormalize(x, stats: NormStats, *, quantile: bool = False):
+  """Returns what `normalize` was given.
 
-  Dimensions of x beyond the statistics (a model's padding) are dropped: no robot reads them.
+  Dimensions of x beyond the statistics (a model's padding) mean nothing: as in openpi, quantiles leave them
+  alone and z-scores multiply them by 1 + 1e-6.
+
+  Errors: Pi0RagError when the statistics are wider than x, or have no quantiles.
   """
-  width = stats.mean.shape[-1]
-  return x[..., :width] * (stats.std + EPSILON) + stats.mean
+  if stats.dim > x.shape[-1]:
+    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "
+                             "they belong to another robot or data set")
+  low, scale = _low_and_scale(stats, stats.dim, quantile)
+  if quantile:
+    return np.concatenate([(x[..., : stats.dim] + 1.0) / 2.0 * scale + low, x[..., stats.dim :]], axis=-1)
+  width = x.shape[-1]
+  return x * pad_to_dim(scale, width, value=1.0 + EPSILON) + pad_to_dim(low, width)
+
+
+def pad_to_dim(x, dim: int, *, axis: int = -1, value: float = 0.0):
+  """Returns x with `value` added to the end of an axis up to `dim`; an axis that is longer stays as it is."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, max(dim - x.shape[axis], 0))
+  return np.pad(x, widths, constant_values=value)
 
 
 def pad_last(x, width: int):
-  """Returns x with zeros added to its last dimension up to `width`."""
-  missing = width - x.shape[-1]
-  if missing < 0:
+  """Returns x with zeros added to its last dimension up to `width`.
+
+  Errors: Pi0RagError when x is wider.
+  """
+  if x.shape[-1] > width:
     raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the model takes at most {width}")
-  return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+  return pad_to_dim(x, width)
 
 
-def _fit(values: np.ndarray, x) -> np.ndarray:
-  if x.shape[-1] > values.shape[-1]:
-    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {values.shape[-1]}: "
-                             "they belong to another robot or data set")
-  return values[..., : x.shape[-1]]
+def _low_and_scale(stats: NormStats, width: int, quantile: bool):
+  """Returns what is subtracted and divided by, float[width] each."""
+  if not quantile:
+    return stats.mean[..., :width], stats.std[..., :width] + EPSILON
+  if stats.q01 is None or stats.q99 is None:
+    raise errors.Pi0RagError("norm stats have no q01 and q99: pi0.5 and pi0-FAST normalize by quantiles; "
+                             "compute the statistics anew")
+  low = stats.q01[..., :width]
+  return low, stats.q99[..., :width] - low + EPSILON

@@ -72,8 +72,7 @@ class SteeredPolicy:
       prediction = self._infer_callback(observations, noise_BTA, clock)
     else:
       prediction = self._infer_overlap(observations, noise_BTA, clock)
-    arrays = {f: np.asarray(getattr(prediction, f))[:batch]
-              for f in ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK")}
+    arrays = {f: getattr(prediction, f)[:batch] for f in ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK")}
     clock.stop("total")
     return dataclasses.replace(prediction, **arrays, latency_ms=clock.stages_ms)
 
@@ -86,8 +85,8 @@ class SteeredPolicy:
     if pending is None:
       base_BTA.block_until_ready()
       clock.lap("denoise")
-      nobody_B = np.zeros(len(key_BE), int)
-      return Prediction(base_BTA, base_BTA, key_BE, nobody_B, np.full((len(key_BE), 0), -1), {})
+      unsteered_BTA, nobody_B = np.asarray(base_BTA), np.zeros(len(key_BE), int)
+      return Prediction(unsteered_BTA, unsteered_BTA, key_BE, nobody_B, np.full((len(key_BE), 0), -1), {})
     found = pending.result()
     clock.lap("retrieval")
     base_BTA.block_until_ready()
@@ -97,14 +96,15 @@ class SteeredPolicy:
     actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
     actions_BTA.block_until_ready()
     clock.lap("steer")
-    return Prediction(actions_BTA, base_BTA, key_BE, used_B, neighbours["ids_BK"], {}, pending.missed)
+    return Prediction(np.asarray(actions_BTA), np.asarray(base_BTA), key_BE, np.asarray(used_B), neighbours["ids_BK"],
+                      {}, pending.missed)
 
   def _infer_callback(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
     observation = self.policy.model_input(observations)
     start_BTA = self.policy.start_of_flow(observation.state.shape[0], noise_BTA)
     outputs = jax.block_until_ready(self._infer_in_one(self.policy.params, observation, start_BTA))
     clock.lap("device")
-    return Prediction(*outputs, latency_ms={})
+    return Prediction(*map(np.asarray, outputs), latency_ms={})
 
   def _traced_infer(self, params, observation, start_BTA):
     encoded = self.policy.encode_fn(params, observation)

@@ -37,6 +37,7 @@ class Retriever:
         "ids_BK": found.ids_BK.astype(np.int32),
         "distance_BK": (found.distances_BK / self._unit_distance).astype(np.float32),
         "mask_BK": found.mask_BK,
+        "is_correction_BK": found.is_correction_BK,
         "corrected_BKTA": found.corrected_BKTA,
         "residual_BKTA": self._residuals_of(found),
     }
@@ -48,6 +49,7 @@ class Retriever:
         "ids_BK": np.full((batch, k), -1, np.int32),
         "distance_BK": np.full((batch, k), np.inf, np.float32),
         "mask_BK": np.zeros((batch, k), bool),
+        "is_correction_BK": np.zeros((batch, k), bool),
         "corrected_BKTA": np.zeros((batch, k, *chunk_shape), np.float32),
         "residual_BKTA": np.zeros((batch, k, *chunk_shape), np.float32),
     }

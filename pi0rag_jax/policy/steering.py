@@ -20,20 +20,22 @@ class SteeringConfig:
   """Tunables of a steering rule. Distances are in units of the median distance between demonstration keys."""
 
   method: str = "residual"
-  k: int = 16  # neighbours, half corrections and half anchors
-  tau: float = 1.0  # kernel width
-  range: float = 3.0  # a neighbour farther than this is not there
+  k: int = 8  # neighbours, half corrections and half anchors
+  tau: float = 0.5  # kernel width
+  range: float = 1.5  # a neighbour farther than this is not there
   regularization: float = 0.05  # lambda: pulls to the base policy where all weights are small
   alpha: float = 1.0  # share of the residual that is added, or of the blend
   clip_m: float = 0.10  # bound of the displacement of the path, per axis
   band: int = 6  # ticks, see paths.aligned_residual
   anchors: bool = True  # False: only corrections are retrieved
+  anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
 
 
 PRESETS = {
     "residual": SteeringConfig(),
-    # k = 3, threshold 0.5, alpha 0.3 and a clamp: what retrieval-augmented policies usually do.
-    "textbook": SteeringConfig(method="blend", k=3, range=0.5, alpha=0.3, anchors=False),
+    # k = 3, a threshold, alpha 0.3 and a clamp: what retrieval-augmented policies usually do. The threshold is the best
+    # of 0.5, 1 and 1.5 on tuning seeds (camera_shift: 58, 59 and 68 % of 96, 58 % without memory).
+    "textbook": SteeringConfig(method="blend", k=3, range=1.5, alpha=0.3, anchors=False),
 }
 
 
@@ -60,7 +62,7 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout):
   Args:
     base_BTA: float[B, T, A], the policy's own chunk, in the robot's units.
     neighbours: dict with residual_BKTA float (path displacement), corrected_BKTA float (chunk),
-      distance_BK float (in key units) and mask_BK bool.
+      distance_BK float (in key units), is_correction_BK bool and mask_BK bool.
   Returns:
     (actions_BTA, used_B int): with used 0 the base chunk, bit for bit.
   """
@@ -73,9 +75,10 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout):
 def residual_steering(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: ActionLayout):
   """Returns base path + alpha * kernel-weighted residual, as a chunk within the action limits.
 
-  w = exp(-d^2 / (2 tau^2)); r = sum(w r) / (sum(w) + lambda). Source: the project's learning notes.
+  w = exp(-d^2 / (2 tau^2)), less for anchors; r = sum(w r) / (sum(w) + lambda). Source: the project's learning notes.
   """
-  weight_BK = jnp.where(in_range_BK, jnp.exp(-jnp.square(neighbours["distance_BK"] / config.tau) / 2), 0.0)
+  kind_BK = jnp.where(neighbours["is_correction_BK"], 1.0, config.anchor_weight)
+  weight_BK = kind_BK * jnp.where(in_range_BK, jnp.exp(-jnp.square(neighbours["distance_BK"] / config.tau) / 2), 0.0)
   total_B = weight_BK.sum(axis=-1) + config.regularization
   residual_BTA = jnp.einsum("BK,BKTA->BTA", weight_BK, neighbours["residual_BKTA"]) / total_B[:, None, None]
   bound_A = _bound(config, layout)

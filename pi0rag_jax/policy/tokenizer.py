@@ -2,12 +2,18 @@
 
 import io
 import pathlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
 
 from pi0rag_jax import errors
+from pi0rag_jax.openpi import download
+
+PALIGEMMA_URL = "gs://big_vision/paligemma_tokenizer.model"
+# A state in a prompt is written as one of so many bins of [-1, 1] per dimension.
+STATE_BINS = 256
 
 
 class SentencePieceTokenizer:
@@ -17,24 +23,65 @@ class SentencePieceTokenizer:
     path = pathlib.Path(path)
     if not path.is_file():
       raise errors.Pi0RagError(f"no sentencepiece model at {path}: a policy directory holds 'tokenizer.model'")
-    self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    try:
+      self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except RuntimeError as error:
+      raise errors.Pi0RagError(f"{path} is no sentencepiece model or is damaged: {error}") from error
+
+  @classmethod
+  def paligemma(cls) -> "SentencePieceTokenizer":
+    """Returns PaliGemma's tokenizer from openpi's cache, downloaded first if it is not there."""
+    try:
+      return cls(download.fetch(PALIGEMMA_URL))
+    except errors.Pi0RagError as error:
+      raise errors.Pi0RagError(
+        f"{error}. PaliGemma's tokenizer is missing: download {PALIGEMMA_URL} (4 MB, public) with any tool and put "
+        f"it at {download.cached_path(PALIGEMMA_URL)}") from error
 
   @property
   def vocab_size(self) -> int:
     return self._processor.vocab_size()
 
-  def encode_prompt(self, prompt: str, max_len: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens int32[L], mask bool[L]) of a prompt with bos in front and a newline behind it.
+  def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+    """Returns the tokens of a text."""
+    return self._processor.encode(text, add_bos=bos, add_eos=eos)
 
-    A prompt longer than `max_len` loses its end, as in openpi; the rest is padded with 0 and masked.
-    Source: openpi's PaligemmaTokenizer for pi0 (the newline is the start-of-answer token).
+  def decode(self, tokens: Sequence[int]) -> str:
+    """Returns the text of tokens; those that mean no text are left out."""
+    return self._processor.decode([int(token) for token in tokens])
+
+  def encode_prompt(self, prompt: str, max_len: int, *, state=None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (tokens int32[L], mask bool[L]) of a prompt, padded with 0 and masked.
+
+    A prompt longer than `max_len` loses its end, as in openpi, with a warning.
+
+    Args:
+      state: float[P], normalized: written into the prompt in pi0.5's form. None is pi0's form, which ends with
+        a newline, the start-of-answer token.
     """
     text = prompt.strip().replace("_", " ").replace("\n", " ")
-    ids = self._processor.encode(text, add_bos=True) + self._processor.encode("\n")
-    ids = ids[:max_len]
-    tokens_L = np.zeros(max_len, np.int32)
-    tokens_L[: len(ids)] = ids
+    if state is None:
+      ids = self.encode(text, bos=True) + self.encode("\n")
+    else:
+      ids = self.encode(f"Task: {text}, State: {state_text(state)};\nAction: ", bos=True)
+    tokens_L = fit_length(ids, max_len)
     return tokens_L, np.arange(max_len) < len(ids)
+
+
+def state_text(state) -> str:
+  """Returns the bin of each dimension of a state in [-1, 1], 0 to 255, as openpi writes it; below -1 is -1."""
+  edges = np.linspace(-1, 1, STATE_BINS + 1)[:-1]
+  return " ".join(map(str, np.digitize(state, edges) - 1))
+
+
+def fit_length(ids: Sequence[int], max_len: int) -> np.ndarray:
+  """Returns int32[max_len]: tokens padded with 0, or cut off with a warning."""
+  if len(ids) > max_len:
+    warnings.warn(f"the prompt has {len(ids)} tokens, the model takes {max_len} (max_token_len): the end is cut off",
+                  stacklevel=3)
+  tokens_L = np.zeros(max_len, np.int32)
+  tokens_L[: len(ids)] = ids[:max_len]
+  return tokens_L
 
 
 def train_tokenizer(corpus: Iterable[str], path, *, vocab_size: int) -> None:

@@ -90,15 +90,19 @@ class Film:
 
 
 class BatchEnv:
-  """`slots` environments in `processes` workers (0: in this process, for tests and debuggers)."""
+  """`slots` environments in `processes` workers (0: in this process, for tests and debuggers).
+
+  The workers start at the first command: an evaluation that finds everything done needs none.
+  """
 
   def __init__(self, config: EnvConfig, *, slots: int, processes: int):
     if slots < 1 or processes < 0:
       raise errors.Pi0RagError(f"slots must be at least 1 and processes at least 0, got {slots} and {processes}")
     self.config = config
     self.slots = slots
-    self._workers = [_Worker(config) for _ in range(min(processes, slots))]
-    self._inline = _Slots(config) if not self._workers else None
+    self._processes = min(processes, slots)
+    self._workers: list[_Worker] = []
+    self._inline = None if self._processes else _Slots(config)
 
   def __enter__(self) -> "BatchEnv":
     return self
@@ -120,9 +124,10 @@ class BatchEnv:
       raise errors.Pi0RagError(f"no slots {unknown}: there are 0..{self.slots - 1}")
     if self._inline is not None:
       return {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
-    count = len(self._workers)
+    if not self._workers:
+      self._workers = [_Worker(self.config) for _ in range(self._processes)]
     for i, worker in enumerate(self._workers):
-      worker.send({slot: c for slot, c in commands.items() if slot % count == i})
+      worker.send({slot: c for slot, c in commands.items() if slot % self._processes == i})
     answers: dict[int, Any] = {}
     for worker in self._workers:
       answers.update(worker.receive())
@@ -238,7 +243,7 @@ def _moment(env, info: dict, done: bool, sensors: list[dict]) -> Moment:
 
 def _plans(env, snapshots, horizon: int) -> np.ndarray:
   expert = get_expert(env.task.name)
-  here = env.snapshot() if env.layout is not None else None  # a slot without an episode has no place to return to
+  here = env.snapshot() if env.has_episode else None  # a slot without an episode has no place to return to
   chunks = []
   for snapshot in snapshots:
     env.restore(snapshot)

@@ -19,7 +19,7 @@ from rich.progress import track
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.env import PandaEnv
-from pi0rag_jax.sim.experts import get_expert
+from pi0rag_jax.sim.experts import NO_MISTAKE, Mistake, get_expert
 
 # Seeds of demonstrations, of online streams and of evaluations never meet.
 DEMONSTRATION_SEEDS = range(100_000)
@@ -49,6 +49,15 @@ class Disturbance:
   wander_ticks: tuple[int, int] = (6, 20)
   wander_last_tick: int = 70
   wander_sink: float = 0.25  # of the greatest speed downwards: the table and the objects are in the way
+  wander_turn: float = 0.5  # of the greatest turn: a cube turned by over 45 degrees is one turned the other way
+  # Times in which the expert misjudges where things are, as a policy does: it then goes down, grasps or places beside
+  # them. The labels show the way out of there, which is what a policy that stands beside a cube has to know.
+  mistake_probability: float = 0.7
+  max_mistakes: int = 2
+  mistake_ticks: tuple[int, int] = (12, 40)
+  mistake_last_tick: int = 80
+  mistake_m: float = 0.04  # greatest, in a random direction
+  mistake_rad: float = 0.4
   miss_probability: float = 1 / 12  # the fingers close too early, so that the grasp fails
   miss_start: tuple[int, int] = (6, 20)
   drop_probability: float = 1 / 12  # the fingers open while they hold the object
@@ -84,8 +93,16 @@ class Disturber:
     if rng.random() < s.wander_probability:
       for _ in range(rng.integers(1, s.max_wanders + 1)):
         start, length = rng.integers(0, s.wander_last_tick + 1), rng.integers(s.wander_ticks[0], s.wander_ticks[1] + 1)
-        motion = rng.uniform(low_A[:-1] * [1.0, 1.0, s.wander_sink, 1.0], high_A[:-1])
+        motion = rng.uniform(
+          low_A[:-1] * [1.0, 1.0, s.wander_sink, s.wander_turn], high_A[:-1] * [1.0, 1.0, 1.0, s.wander_turn])
         self._motions |= {int(tick): motion for tick in range(start, start + length)}
+    self._mistakes: dict[int, Mistake] = {}
+    if rng.random() < s.mistake_probability:
+      for _ in range(rng.integers(1, s.max_mistakes + 1)):
+        start = rng.integers(0, s.mistake_last_tick + 1)
+        length = rng.integers(s.mistake_ticks[0], s.mistake_ticks[1] + 1)
+        mistake = _draw_mistake(rng, s)
+        self._mistakes |= {int(tick): mistake for tick in range(start, start + length)}
     length = int(rng.integers(s.forced_ticks[0], s.forced_ticks[1] + 1))
     start = int(rng.integers(*s.miss_start))
     kind = rng.random()
@@ -94,6 +111,10 @@ class Disturber:
     self._drop_delay = int(rng.integers(*s.drop_delay)) if drops else None
     self._drop_length = length
     self._opened = range(0)
+
+  def mistake(self, tick: int) -> Mistake:
+    """Returns how the expert misjudges the scene at a tick."""
+    return self._mistakes.get(tick, NO_MISTAKE)
 
   def apply(self, action_A, *, tick: int, grasped: bool) -> np.ndarray:
     """Returns the action to execute instead of the expert's, float32[A]."""
@@ -108,6 +129,13 @@ class Disturber:
     if tick in self._opened:
       action_A[-1] = 1.0
     return action_A
+
+
+def _draw_mistake(rng: np.random.Generator, settings: Disturbance) -> Mistake:
+  """Returns a displacement of random length and direction, with a turn."""
+  distance, direction = rng.uniform(0.0, settings.mistake_m), rng.uniform(-np.pi, np.pi)
+  turn = rng.uniform(-settings.mistake_rad, settings.mistake_rad)
+  return Mistake(float(distance * np.cos(direction)), float(distance * np.sin(direction)), float(turn))
 
 
 def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) -> Episode:
@@ -126,7 +154,9 @@ def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) 
   frames, done, info = [], False, env.info()
   while not done:
     chunk_TA = np.asarray(expert.plan(env, HORIZON), np.float32)
-    action_A = disturber.apply(chunk_TA[0], tick=env.ticks, grasped=bool(info["privileged"]["grasped"]))
+    mistake = disturber.mistake(env.ticks)
+    wanted_A = chunk_TA[0] if mistake is NO_MISTAKE else expert.plan(env, 1, mistake)[0]
+    action_A = disturber.apply(wanted_A, tick=env.ticks, grasped=bool(info["privileged"]["grasped"]))
     if (env.ticks + seed) % record_every == 0:
       frames.append((env.observe(), action_A, chunk_TA, info["privileged"]))
     _, terminated, truncated, info = env.advance(action_A[None])

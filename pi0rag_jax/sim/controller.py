@@ -47,7 +47,7 @@ class Controller:
     self._physics = physics
     self._calibration = calibration
     self.inverse_kinematics = InverseKinematics()
-    self.state = ControllerState((0.0,) * 4, panda.HOME_Q, True)
+    self.state = ControllerState((0.0, 0.0, 0.0, 0.0), panda.HOME_Q, True)
 
   def reset(self, pose) -> None:
     """Puts the arm, open and at rest, where the believed tool pose is `pose` [4] (x, y, z, yaw)."""
@@ -83,7 +83,8 @@ class Controller:
 
   def believed_position(self, position) -> tuple[float, float, float]:
     """Returns the believed position [3] of a tool that really is at `position` [3]; inverts `nominal_pose`."""
-    x, y, z = believed = tuple(map(float, position))
+    x, y, z = map(float, position)
+    believed = (x, y, z)
     if not self._calibration.active:
       return believed
     for _ in range(12):
@@ -105,9 +106,10 @@ def advance_pose(pose, action) -> tuple[float, float, float, float]:
 
 
 def _clip_pose(pose) -> tuple[float, float, float, float]:
-  return tuple(
+  x, y, z, yaw = (
     min(max(float(value), low), high) for value, low, high in zip(pose, WORKSPACE_LOW, WORKSPACE_HIGH)
   )
+  return x, y, z, yaw
 
 
 @functools.cache

@@ -53,7 +53,7 @@ class PandaEnv(gymnasium.Env):
     self.render_mode = "rgb_array"
     self._renderer: Renderer | None = None
     self._build(get_condition(condition))
-    self.layout: Layout | None = None
+    self._layout: Layout | None = None
     self.ticks = 0
     bound = np.array([MAX_STEP_M] * 3 + [MAX_TURN_RAD, 1.0], np.float32)
     self.action_space = spaces.Box(np.append(-bound[:4], 0.0).astype(np.float32), bound)
@@ -71,6 +71,18 @@ class PandaEnv(gymnasium.Env):
     self.physics = Physics(build_model(self.task.scene, condition))
     self.controller = Controller(self.physics, condition.calibration)
 
+  @property
+  def has_episode(self) -> bool:
+    """Whether `reset` or `restore` has begun an episode."""
+    return self._layout is not None
+
+  @property
+  def layout(self) -> Layout:
+    """What the episode started from. Raises Pi0RagError before the first."""
+    if self._layout is None:
+      raise Pi0RagError("the environment has no episode: call reset() first")
+    return self._layout
+
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
     """Starts an episode. Options: `condition` (name or Condition) and `object_region` replace the current ones."""
     super().reset(seed=seed)
@@ -83,11 +95,11 @@ class PandaEnv(gymnasium.Env):
       raise unknown_name("object region", region, OBJECT_REGIONS)
     if condition != self.condition:
       self._build(condition)
-    self.layout = self.task.sample(self.np_random, region)
+    self._layout = layout = self.task.sample(self.np_random, region)
     self.ticks = 0
     self.physics.reset()
-    self.task.apply(self.physics, self.layout)
-    self.controller.reset(self.layout.tool_pose)
+    self.task.apply(self.physics, layout)
+    self.controller.reset(layout.tool_pose)
     self.physics.refresh()
     return self.observe(), self.info()
 
@@ -101,12 +113,12 @@ class PandaEnv(gymnasium.Env):
 
     Returns: (summed reward, terminated, truncated, the last tick's info).
     """
-    actions_TA = self._checked(actions_TA)
+    layout, actions_TA = self.layout, self._checked(actions_TA)
     for action in actions_TA.tolist():
       self.controller.tick(action)
       self.ticks += 1
       fault = self.physics.fault()
-      success = fault is None and self.task.succeeded(self.physics, self.layout)
+      success = fault is None and self.task.succeeded(self.physics, layout)
       if success or fault or self.ticks >= self.task.time_limit:
         break
     truncated = not success and (fault is not None or self.ticks >= self.task.time_limit)
@@ -114,8 +126,6 @@ class PandaEnv(gymnasium.Env):
 
   def _checked(self, actions_TA) -> np.ndarray:
     """Returns the actions as float64[T, 5] or raises."""
-    if self.layout is None:
-      raise Pi0RagError("the environment has no episode: call reset() first")
     actions_TA = np.asarray(actions_TA, dtype=np.float64)
     if actions_TA.ndim != 2 or actions_TA.shape[1] != ACTION_DIM or not len(actions_TA):
       raise Pi0RagError(f"actions have shape {actions_TA.shape}, expected [T >= 1, {ACTION_DIM}]")
@@ -172,7 +182,7 @@ class PandaEnv(gymnasium.Env):
     """Continues from a `snapshot`, also one of another environment with the same task."""
     if snapshot["condition"] != self.condition:
       self._build(snapshot["condition"])
-    self.layout, self.ticks = snapshot["layout"], snapshot["ticks"]
+    self._layout, self.ticks = snapshot["layout"], snapshot["ticks"]
     self.np_random.bit_generator.state = copy.deepcopy(snapshot["rng"])
     self.controller.state = snapshot["controller"]
     self.task.paint(self.physics, self.layout)

@@ -112,6 +112,19 @@ def test_a_group_without_an_entry_is_named(tmp_path):
     list(episodes.read_episodes(path))
 
 
+def test_groups_and_arrays_in_each_others_place_are_named(tmp_path):
+  path = episodes.write_episodes(tmp_path / "a.h5", [make_episode(0)])
+  with h5py.File(path, "a") as file:
+    del file["episode_000000/state"]
+    file.create_group("episode_000000/state")
+  with pytest.raises(Pi0RagError, match=r"'/episode_000000/state' in '.*a\.h5' is no array"):
+    list(episodes.read_episodes(path))
+  with h5py.File(path, "a") as file:
+    file["a_note"] = np.zeros(3)
+  with pytest.raises(Pi0RagError, match=r"'/a_note' in .* is no group"):
+    list(episodes.read_episodes(path))
+
+
 def test_arrays_need_one_entry_per_frame():
   with pytest.raises(Pi0RagError, match="one entry per frame"):
     make_episode(0, state=np.zeros((4, 3), np.float32))

@@ -1,14 +1,18 @@
 """The main job on a tiny scale: results, resuming, and what a user can get wrong."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from configs import quickstart
 from eval import experiment, sweep
 from eval.records import read_records
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.sim.batch import BatchEnv
 
 
 def config_of(policy_dir, **changes):
@@ -55,11 +59,34 @@ def test_what_the_expert_did_is_in_the_memory_with_its_origin(finished):
 
 def test_a_finished_sweep_runs_nothing_again(finished, tiny_policy_dir, monkeypatch):
   out, summary = finished
-  monkeypatch.setattr(experiment._Part, "film", lambda *_: [])
+  forbid_simulation(monkeypatch)
   before = (out / "records.jsonl").read_bytes()
   again = sweep.sweep(config_of(tiny_policy_dir), out)
   assert (out / "records.jsonl").read_bytes() == before
   assert again["cells"] == summary["cells"]
+
+
+def test_clips_are_filmed_once(finished, tiny_policy_dir, tmp_path, monkeypatch):
+  out = tmp_path / "sweep"
+  shutil.copytree(finished[0], out)
+  config = config_of(tiny_policy_dir)
+  monkeypatch.setattr(experiment.clips, "choose", lambda *_: [config.evaluation.first_seed])
+  _, filmed = experiment.run(config, out, Console())
+  forbid_simulation(monkeypatch)
+  _, kept = experiment.run(config, out, Console())
+  (filmed,), (kept,) = filmed, kept
+  assert filmed.keys() == kept.keys() and kept["seed"] == config.evaluation.first_seed
+  for name, value in filmed.items():
+    np.testing.assert_array_equal(kept[name], value, err_msg=name)
+
+
+def forbid_simulation(monkeypatch):
+  """Makes every command to an environment an error."""
+
+  def forbidden(_, commands):
+    raise AssertionError(f"commands to {len(commands)} environments")
+
+  monkeypatch.setattr(BatchEnv, "run", forbidden)
 
 
 def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_policy_dir, tmp_path, monkeypatch):

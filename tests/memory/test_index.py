@@ -5,7 +5,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, Record
-from pi0rag_jax.memory.index import MemoryIndex, build
+from pi0rag_jax.memory.index import LANES, MemoryIndex, build
 
 
 @pytest.fixture
@@ -132,5 +132,5 @@ def test_full_index_and_known_ids_are_refused(index, make_record):
 
 def test_bytes_grow_with_capacity_only(index, header):
   assert index.nbytes() == MemoryIndex(header, 8).nbytes()
-  # float16 keys and two float16 chunks, id, uses, nearest id; spacing and task; one flag.
-  assert index.nbytes() == 8 * (4 * 2 + 2 * 3 * 2 * 2 + 3 * 8 + 2 * 4 + 1)
+  # float16 keys padded to the lanes and two float16 chunks, id, uses, nearest id; spacing and task; one flag.
+  assert index.nbytes() == 8 * (LANES * 2 + 2 * 3 * 2 * 2 + 3 * 8 + 2 * 4 + 1)

@@ -235,4 +235,4 @@ def test_statistics_and_bytes(open_memory, make_record, key):
   assert statistics["by_failure_kind"] == {"": 1, "slip": 1}
   assert statistics["by_source"] == {"policy": 2}
   assert (statistics["records"], statistics["queries"], statistics["added"]) == (2, 2, 2)
-  assert memory.memory_bytes() == 2_048_000 + 100 * (4 * 2 + 2 * 3 * 2 * 2 + 3 * 8 + 2 * 4 + 1)
+  assert memory.memory_bytes() == 2_048_000 + 100 * (16 * 2 + 2 * 3 * 2 * 2 + 3 * 8 + 2 * 4 + 1)

@@ -50,7 +50,7 @@ def test_differences_between_index_and_store_are_found(memory, make_record):
   index = memory._index
   assert verify.compare(memory._store, index) == []
   index._base_MTA[index.row(1)] += 1
-  index._keys_ME[index.row(2)] += 1
+  index._padded_ME[index.row(2), :4] += 1
   index.uses_M[index.row(3)] = 7
   index.remove([4, 5])
   index.add(77, make_record())

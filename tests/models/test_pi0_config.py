@@ -11,7 +11,7 @@ from pi0rag_jax.models.pi0 import Pi0Config
 @pytest.mark.parametrize("name", sorted(registry.MODELS))
 def test_json_brings_the_configuration_back(name):
   config = registry.model(name)
-  assert Pi0Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+  assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def changed(**fields):
@@ -30,6 +30,9 @@ def changed(**fields):
   (changed(image_keys="front"), "model.image_keys: expected a list"),
   (changed(dtype="float16"), "unknown dtype 'float16'"),
   (changed(expert=3), "expected an object of GemmaConfig fields"),
+  (changed(expert={**registry.model("dummy").to_dict()["expert"], "lora_ffn": {"rank": 2, "alpha": "x"}}),
+   r"model.expert.lora_ffn.alpha: expected float, got 'x'"),
+  (changed(image_keys=[]), "image_keys is empty"),
 ])
 def test_mistakes_are_named(data, message):
   with pytest.raises(Pi0RagError, match=message):

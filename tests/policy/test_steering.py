@@ -17,6 +17,7 @@ def neighbours(distance_BK, residual=0.0, mask=True):
   residual_BKTA = np.zeros((*distance_BK.shape, 16, 5), np.float32)
   residual_BKTA[..., 1] = residual
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
+          "is_correction_BK": np.ones(distance_BK.shape, bool),
           "residual_BKTA": residual_BKTA, "corrected_BKTA": np.zeros_like(residual_BKTA)}
 
 
@@ -31,7 +32,7 @@ def test_nothing_in_range_is_the_base_bit_for_bit(preset, far):
 def test_the_residual_is_the_kernel_weighted_mean():
   config = steering.preset("residual", regularization=0.5)
   still = np.zeros((1, 16, 5), np.float32)
-  near = neighbours([[0.0, 1.0]])
+  near = neighbours([[0.0, config.tau]])
   near["residual_BKTA"][0, 0, :, 1] = 0.012
   near["residual_BKTA"][0, 1, :, 1] = -0.004
   actions, used = steering.steer(jnp.asarray(still), near, config, LAYOUT)
@@ -46,8 +47,11 @@ def test_an_anchor_without_residual_holds_a_correction_back():
   alone, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("residual"), LAYOUT)
   both = neighbours([[0.5, 0.5]], 0.01)
   both["residual_BKTA"][0, 1] = 0
-  held, _ = steering.steer(still, both, steering.preset("residual"), LAYOUT)
-  assert np.asarray(held)[0, :, 1].sum() < 0.6 * np.asarray(alone)[0, :, 1].sum()
+  both["is_correction_BK"][0, 1] = False
+  config = steering.preset("residual", regularization=0.0)
+  held, _ = steering.steer(still, both, config, LAYOUT)
+  np.testing.assert_allclose(np.asarray(held)[0, :, 1].sum(), 0.01 / (1 + config.anchor_weight), rtol=1e-5)
+  assert np.asarray(held)[0, :, 1].sum() < np.asarray(alone)[0, :, 1].sum()
 
 
 def test_the_displacement_is_bounded():

@@ -7,6 +7,7 @@ from pi0rag_jax.data.episodes import episode_path, read_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim import collect
 from pi0rag_jax.sim.env import PandaEnv
+from pi0rag_jax.sim.experts import NO_MISTAKE
 
 LOW, HIGH = np.array([-0.015] * 3 + [-0.075, 0.0]), np.array([0.015] * 3 + [0.075, 1.0])
 
@@ -51,6 +52,19 @@ def test_the_disturbances_follow_their_settings():
   misser = collect.Disturber(np.random.default_rng(0), LOW, HIGH, misses)
   closed = sum(misser.apply(action, tick=tick, grasped=False)[-1] == 0 for tick in range(60))
   assert misses.forced_ticks[0] <= closed <= misses.forced_ticks[1]
+
+
+def test_mistakes_last_for_a_while_and_stay_small():
+  settings = collect.Disturbance(mistake_probability=1, max_mistakes=1)
+  disturber = collect.Disturber(np.random.default_rng(0), LOW, HIGH, settings)
+  mistakes = [disturber.mistake(tick) for tick in range(200)]
+  mistaken = [m for m in mistakes if m != NO_MISTAKE]
+  assert settings.mistake_ticks[0] <= len(mistaken) <= settings.mistake_ticks[1]
+  assert len(set(mistaken)) == 1
+  assert 0 < np.hypot(mistaken[0].x_m, mistaken[0].y_m) <= settings.mistake_m
+  assert 0 < abs(mistaken[0].yaw_rad) <= settings.mistake_rad
+  never = collect.Disturber(np.random.default_rng(0), LOW, HIGH, collect.Disturbance(mistake_probability=0))
+  assert all(never.mistake(tick) == NO_MISTAKE for tick in range(200))
 
 
 def test_reserved_seeds_are_refused():

@@ -102,8 +102,9 @@ def test_the_episode_is_truncated_at_the_time_limit(task):
 
 def test_bad_actions_are_refused():
   env = PandaEnv(render_images=False)
-  with pytest.raises(Pi0RagError, match="call reset"):
-    env.step(np.zeros(5))
+  for use in (lambda: env.step(np.zeros(5)), env.observe, env.snapshot):
+    with pytest.raises(Pi0RagError, match="call reset"):
+      use()
   env.reset(seed=0)
   with pytest.raises(Pi0RagError, match="action has NaN"):
     env.step(np.array([0.0, np.nan, 0.0, 0.0, 1.0]))

@@ -32,5 +32,9 @@ def test_approaches_are_shown_more_often():
   frames = _frames(action_chunks=chunks, privileged=privileged)
   assert batches.emphasized_rows(frames, 2).tolist() == [0, 1, 2, 3, 1, 1]
   assert batches.emphasized_rows(frames, 0).tolist() == [0, 1, 2, 3]
+  turns = np.zeros((4, tiny.HORIZON, 5), np.float32)
+  turns[[0, 3], :, 3] = [[-0.05], [0.05]]  # the second one with the object in hand
+  frames = _frames(action_chunks=turns, privileged=privileged)
+  assert batches.emphasized_rows(frames, 1).tolist() == [0, 1, 2, 3, 0]
   with pytest.raises(Pi0RagError, match="needs the privileged array 'grasped'"):
     batches.emphasized_rows(_frames(privileged={"yaw": np.zeros(4, np.float32)}), 1)

@@ -1,10 +1,10 @@
 """The scripted experts, one for each task."""
 
 from pi0rag_jax.errors import unknown_name
-from pi0rag_jax.sim.experts.base import Expert
+from pi0rag_jax.sim.experts.base import NO_MISTAKE, Expert, Mistake
 from pi0rag_jax.sim.experts.pick_and_place import PickAndPlaceExpert
 
-__all__ = ["EXPERTS", "Expert", "get_expert"]
+__all__ = ["EXPERTS", "NO_MISTAKE", "Expert", "Mistake", "get_expert"]
 
 EXPERTS: dict[str, type[Expert]] = {"pick_and_place": PickAndPlaceExpert}
 

@@ -1,6 +1,7 @@
 """What a scripted expert is."""
 
 import abc
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +10,30 @@ if TYPE_CHECKING:
   from pi0rag_jax.sim.env import PandaEnv
 
 
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+  """Where an expert believes the target and the goal to be, minus where they are; what it holds is no mistake."""
+
+  x_m: float = 0.0
+  y_m: float = 0.0
+  yaw_rad: float = 0.0
+
+
+NO_MISTAKE = Mistake()
+
+
 class Expert(abc.ABC):
   """A stateless teacher with privileged knowledge: what it does follows from the environment's state alone."""
 
   @abc.abstractmethod
-  def plan(self, env: "PandaEnv", horizon: int) -> np.ndarray:
-    """Returns float32[horizon, 5], the ideal next actions from the current state, without stepping physics."""
+  def plan(self, env: "PandaEnv", horizon: int, mistake: Mistake = NO_MISTAKE) -> np.ndarray:
+    """Returns float32[horizon, 5], the ideal next actions from the current state, without stepping physics.
+
+    Args:
+      env: with an episode.
+      horizon: ticks.
+      mistake: how the expert misjudges the scene; its actions are then ideal for what it believes.
+    """
 
   def act(self, env: "PandaEnv") -> np.ndarray:
     """Returns float32[5], the first action of the plan."""

@@ -37,7 +37,8 @@ class Frames:
   def believed(self, position, yaw: float) -> Point:
     """Returns the believed tool position [3] that puts the fingertips at `position` [3] with `yaw`."""
     if self._identical:
-      return tuple(position)
+      x, y, z = position
+      return x, y, z
     dx, dy, dz = self._turned_offset(yaw)
     return self._controller.believed_position((position[0] - dx, position[1] - dy, position[2] - dz))
 
@@ -75,7 +76,8 @@ class Forecast:
   @property
   def measured(self) -> Point:
     """Where the fingertips are."""
-    return tuple(c - lag for c, lag in zip(self.commanded, self.lag))
+    (x, y, z), (dx, dy, dz) = self.commanded, self.lag
+    return x - dx, y - dy, z - dz
 
   @property
   def trail(self) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pi0rag_jax.sim.controller import WORKSPACE_HIGH, WORKSPACE_LOW
-from pi0rag_jax.sim.experts.base import Expert
+from pi0rag_jax.sim.experts.base import NO_MISTAKE, Expert, Mistake
 from pi0rag_jax.sim.experts.kinematics import Forecast
 from pi0rag_jax.sim.tasks.pick_and_place import HOLD_FORCE_N, TARGET
 
@@ -26,7 +26,9 @@ LOWEST_M = 0.018
 CARRY_M = 0.09  # of the held cube over its resting height
 RETREAT_M = 0.12  # fingertip height after the release
 PLACE_GAP_M = 0.002  # of the held cube over its resting height when it is let go
-AT_POINT_M, AT_HEIGHT_M, AT_YAW_RAD = 0.006, 0.004, 0.06
+AT_POINT_M, AT_HEIGHT_M = 0.006, 0.004
+AT_YAW_RAD = 0.25  # the fingers turn a cube into line as they close, and reach around one that is turned by so much
+SETTLED_RAD = 0.03
 SETTLED_M = 0.0035  # the tool trails its command; act once it has caught up
 OPEN_WIDTH_M = 0.068  # wide enough to go around a cube or to leave one
 # A cube this far from the goal's centre stays there; inside the task's own success radius.
@@ -34,6 +36,9 @@ PLACED_FRACTION = 0.9
 # Along a funnel: horizontal distance at which the tool must be at full height, m (yaw error in rad).
 _FUNNEL_M, _FUNNEL_RAD, _FUNNEL_WIDTH_M = 0.03, 0.35, 0.03
 _CARRY_FUNNEL_M = 0.04
+# The tool turns over the last centimetres, where the wrist camera shows how the target lies; turning on the way would
+# teach a policy what it cannot see yet.
+_TURN_FROM_M, _TURN_FULLY_M = 0.08, 0.04
 # So far below the funnel the tool first rises and does not move sideways.
 _RISE_FIRST_M = 0.04
 # The grip reaches around the target within these distances between the fingertips and its centre.
@@ -59,23 +64,26 @@ class _Scene:
 
 
 class PickAndPlaceExpert(Expert):
-  """Approach with matched yaw, descend, close, lift, carry, lower, open, retreat."""
+  """Approach with about the target's yaw, descend, close, lift, carry, lower, open, retreat."""
 
-  def plan(self, env: "PandaEnv", horizon: int) -> np.ndarray:
-    """Returns float32[horizon, 5], the ideal next actions from the current state, without stepping physics."""
-    scene = _observe(env)
+  def plan(self, env: "PandaEnv", horizon: int, mistake: Mistake = NO_MISTAKE) -> np.ndarray:
+    """Returns float32[horizon, 5], see `Expert.plan`."""
+    scene = _observe(env, mistake)
     return np.array([_tick(scene) for _ in range(horizon)], np.float32)
 
 
-def _observe(env: "PandaEnv") -> _Scene:
+def _observe(env: "PandaEnv", mistake: Mistake) -> _Scene:
   robot, config = Forecast.of(env), env.task.config
-  position, _ = env.physics.object_pose(TARGET)
+  x, y, z = env.physics.object_pose(TARGET)[0].tolist()
+  held = env.physics.contacts().holds(TARGET, HOLD_FORCE_N)
+  if not held:
+    x, y = x + mistake.x_m, y + mistake.y_m
   return _Scene(
     robot=robot,
-    cube=position.tolist(),
-    grasp_yaw=_grasp_yaw(env, robot.yaw),
-    held=env.physics.contacts().holds(TARGET, HOLD_FORCE_N),
-    goal=env.layout.goal,
+    cube=[x, y, z],
+    grasp_yaw=_grasp_yaw(env, robot.yaw) + mistake.yaw_rad,
+    held=held,
+    goal=(env.layout.goal[0] + mistake.x_m, env.layout.goal[1] + mistake.y_m),
     half_size=config.cube_half_size,
     placed_radius=PLACED_FRACTION * config.success_radius,
   )
@@ -125,15 +133,15 @@ def _approach(scene: _Scene):
   """Returns (step [3], turn, gripper open): over the target, then down around it; closes where it sits."""
   robot, cube = scene.robot, scene.cube
   dx, dy = cube[0] - robot.commanded[0], cube[1] - robot.commanded[1]
-  distance, turn = math.hypot(dx, dy), scene.grasp_yaw - robot.yaw
+  distance, turn = math.hypot(dx, dy), _needed_turn(scene.grasp_yaw - robot.yaw)
   lowest = max(cube[2], LOWEST_M)
   height = robot.commanded[2]
-  in_place = distance < AT_POINT_M and abs(turn) < AT_YAW_RAD and abs(height - lowest) < AT_HEIGHT_M
+  in_place = distance < AT_POINT_M and abs(turn) < SETTLED_RAD and abs(height - lowest) < AT_HEIGHT_M
   if in_place and robot.width > OPEN_WIDTH_M and robot.trail < SETTLED_M:
     return (0.0, 0.0, 0.0), 0.0, False
   up = max(
     (distance - AT_POINT_M) / _FUNNEL_M,
-    (abs(turn) - AT_YAW_RAD) / _FUNNEL_RAD,
+    (abs(turn) - SETTLED_RAD) / _FUNNEL_RAD,
     (OPEN_WIDTH_M - robot.width) / _FUNNEL_WIDTH_M,
     (robot.trail - _BLOCKED_M) / _FUNNEL_BLOCKED_M,
   )
@@ -141,7 +149,13 @@ def _approach(scene: _Scene):
   sideways = _sideways_share(height, floor)
   slow = _descent_speed(height - HOVER_M)
   dz = min(max(floor - height, -slow), FAST_M)
-  return (*_bounded(dx, dy, FAST_M * sideways), dz), turn * sideways, True
+  near = min(max((_TURN_FROM_M - distance) / (_TURN_FROM_M - _TURN_FULLY_M), 0.0), 1.0)
+  return (*_bounded(dx, dy, FAST_M * sideways), dz), turn * sideways * near, True
+
+
+def _needed_turn(error_rad: float) -> float:
+  """Returns the turn that brings a yaw error within what a grasp bears: 0 for most cubes."""
+  return math.copysign(max(abs(error_rad) - AT_YAW_RAD, 0.0), error_rad)
 
 
 def _carry(scene: _Scene):

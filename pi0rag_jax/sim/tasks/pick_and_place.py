@@ -31,7 +31,7 @@ class PickAndPlaceConfig:
   goal_colours: tuple[str, ...] = ("white",)
   cube_half_size: float = CUBE_HALF_SIZE_M
   cube_mass_kg: float = 0.1
-  cube_yaw: float = 0.65  # yaw is within +-; a cube looks the same every 90 degrees
+  cube_yaw: float = 0.2  # within +-; a cube looks the same every 90 degrees
   goal_radius: float = 0.045
   area_low: tuple[float, float] = (0.36, -0.20)
   area_high: tuple[float, float] = (0.66, 0.20)
@@ -69,7 +69,7 @@ class PickAndPlace(Task):
     self.config = config
     self.time_limit = config.time_limit
     self.cube_names = (TARGET, *(f"cube_{i}" for i in range(1, config.distractors + 1)))
-    size = (config.cube_half_size,) * 3
+    size = (config.cube_half_size, config.cube_half_size, config.cube_half_size)
     boxes = tuple(BoxSpec(name, size, config.cube_mass_kg) for name in self.cube_names)
     self.scene = SceneSpec(boxes=boxes, goals=(GoalSpec(GOAL, config.goal_radius),))
 

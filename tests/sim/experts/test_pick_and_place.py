@@ -1,13 +1,12 @@
 """Tests of the expert: it succeeds everywhere, recovers, and its plan is what it then does."""
 
-import time
-
 import numpy as np
 import pytest
 
 from pi0rag_jax.sim.conditions import condition_names
 from pi0rag_jax.sim.env import PandaEnv
-from pi0rag_jax.sim.experts import get_expert
+from pi0rag_jax.sim.experts import Mistake, get_expert
+from pi0rag_jax.sim.experts.pick_and_place import AT_YAW_RAD
 from pi0rag_jax.sim.tasks import task_names
 
 EXPERT = get_expert("pick_and_place")
@@ -65,6 +64,31 @@ def test_it_recovers_from_random_bursts():
     assert _finish(env, 4), seed
 
 
+def test_a_mistaken_expert_goes_beside_the_target_and_recovers_once_it_knows():
+  env, mistake = PandaEnv(render_images=False), Mistake(x_m=0.08, y_m=-0.03, yaw_rad=0.3)
+  for seed in range(3):
+    env.reset(seed=seed)
+    truth = EXPERT.plan(env, 1)
+    while env.physics.fingertip_pose()[0][2] > 0.05 and env.ticks < 80:
+      env.advance(EXPERT.plan(env, 1, mistake))
+    beside = env.physics.fingertip_pose()[0][:2] - env.physics.object_pose("cube_target")[0][:2]
+    np.testing.assert_allclose(beside, [0.08, -0.03], atol=0.01)
+    assert _finish(env, 4), seed
+    env.reset(seed=seed)
+    np.testing.assert_array_equal(EXPERT.plan(env, 1), truth)
+
+
+def test_it_turns_only_where_the_wrist_camera_shows_the_target():
+  env = PandaEnv(render_images=False)
+  for seed in range(6):
+    env.reset(seed=seed)
+    while env.physics.gripper_width() > 0.06:
+      far = np.linalg.norm(env.physics.object_pose("cube_target")[0][:2] - env.controller.state.pose[:2]) > 0.08
+      action = EXPERT.plan(env, 1)
+      assert not (far and abs(action[0, 3]) > 1e-6), seed
+      env.advance(action)
+
+
 def test_a_plan_is_what_replanning_does():
   env = PandaEnv(render_images=False)
   differences = []
@@ -107,17 +131,6 @@ def test_the_arm_touches_nothing_on_the_way():
       assert np.abs(env.observe()["state"][7:]).max() < 0.02
 
 
-def test_a_plan_is_cheap():
-  env = PandaEnv(render_images=False)
-  env.reset(seed=0)
-  times = []
-  for _ in range(20):
-    start = time.perf_counter()
-    EXPERT.plan(env, 16)
-    times.append(time.perf_counter() - start)
-  assert min(times) < 2e-3
-
-
 def test_it_grasps_across_a_close_neighbour():
   """With a neighbour where a finger would come down, the other pair of faces is taken."""
   env = PandaEnv(render_images=False)
@@ -126,5 +139,6 @@ def test_it_grasps_across_a_close_neighbour():
   env.physics.place_object("cube_1", (0.5, 0.06, 0.025), 0.0)
   env.controller.reset((0.5, 0.0, 0.2, 0.0))
   env.physics.refresh()
-  assert abs(EXPERT.plan(env, 40)[:, 3].sum()) == pytest.approx(np.pi / 2, abs=0.01)
+  # The turn stops short by the error that the closing fingers take up.
+  assert abs(EXPERT.plan(env, 40)[:, 3].sum()) == pytest.approx(np.pi / 2 - AT_YAW_RAD, abs=0.01)
   assert _finish(env, 4)

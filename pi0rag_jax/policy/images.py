@@ -1,0 +1,90 @@
+"""Camera pictures on their way to a model: dtype, channel order and size, as openpi's policies convert them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from pi0rag_jax import errors
+
+CHANNELS = 3
+
+
+def to_uint8(image) -> np.ndarray:
+  """Returns uint8 pictures; floats in [0, 1] are multiplied by 255 and cut off, not rounded.
+
+  Errors: Pi0RagError for floats outside [0, 1] and for dtypes that are neither uint8 nor floating.
+  """
+  image = np.asarray(image)
+  if image.dtype == np.uint8:
+    return image
+  if not np.issubdtype(image.dtype, np.floating):
+    raise errors.Pi0RagError(f"image is {image.dtype}; allowed: uint8 in [0, 255] or floats in [0, 1]")
+  if not (image.min(initial=0.0) >= 0.0 and image.max(initial=0.0) <= 1.0):
+    raise errors.Pi0RagError(f"float image has values from {image.min():g} to {image.max():g}; allowed: [0, 1] "
+                             "(uint8 images use [0, 255])")
+  return (255 * image).astype(np.uint8)
+
+
+def parse_image(image, name: str = "image") -> np.ndarray:
+  """Returns a picture as uint8[H, W, 3], from uint8 or floats in [0, 1] with channels first or last."""
+  image = np.asarray(image)
+  if image.ndim != 3 or CHANNELS not in (image.shape[0], image.shape[-1]):
+    raise errors.Pi0RagError(f"{name} has shape {image.shape}; allowed: [H, W, 3] or [3, H, W]")
+  try:
+    image = to_uint8(image)
+  except errors.Pi0RagError as error:
+    raise errors.Pi0RagError(f"{name}: {error}") from None
+  return np.moveaxis(image, 0, -1) if image.shape[0] == CHANNELS else image
+
+
+def resize_with_pad(image_BHWC: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Returns uint8 pictures of another size in their own aspect ratio, centred on black.
+
+  Pillow's bilinear filter, which averages where it shrinks; the client and the policies of openpi use it.
+
+  Args:
+    image_BHWC: uint8[..., H, W, 3].
+    height, width: px.
+  """
+  if image_BHWC.dtype != np.uint8:
+    raise errors.Pi0RagError(f"images are resized as uint8, got {image_BHWC.dtype}")
+  if image_BHWC.shape[-3:-1] == (height, width):
+    return image_BHWC
+  small_height, small_width = _fitted_size(image_BHWC.shape[-3:-1], (height, width))
+  top, left = (height - small_height) // 2, (width - small_width) // 2
+  flat_XHWC = image_BHWC.reshape(-1, *image_BHWC.shape[-3:])
+  out_XHWC = np.zeros((len(flat_XHWC), height, width, image_BHWC.shape[-1]), np.uint8)
+  for out_HWC, image_HWC in zip(out_XHWC, flat_XHWC):
+    resized = Image.fromarray(image_HWC).resize((small_width, small_height), Image.Resampling.BILINEAR)
+    out_HWC[top : top + small_height, left : left + small_width] = np.asarray(resized)
+  return out_XHWC.reshape(*image_BHWC.shape[:-3], height, width, image_BHWC.shape[-1])
+
+
+def resize_with_pad_on_device(image_BHWC, height: int, width: int) -> jax.Array:
+  """Returns pictures of another size by jax, as openpi's models do it with pictures that come in another size.
+
+  It differs from `resize_with_pad` by a few levels, and puts an odd row or column of the padding last.
+
+  Args:
+    image_BHWC: uint8 [..., H, W, 3], padded with 0, or float32 in [-1, 1], padded with -1.
+    height, width: px, static.
+  """
+  if image_BHWC.shape[-3:-1] == (height, width):
+    return jnp.asarray(image_BHWC)
+  small = _fitted_size(image_BHWC.shape[-3:-1], (height, width))
+  lead, channels = image_BHWC.shape[:-3], image_BHWC.shape[-1]
+  resized = jax.image.resize(image_BHWC, (*lead, *small, channels), method="linear")
+  if image_BHWC.dtype == jnp.uint8:
+    resized, border = jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8), 0
+  else:
+    resized, border = jnp.clip(resized, -1.0, 1.0), -1.0
+  missing = (height - small[0], width - small[1])
+  padding = [(0, 0)] * len(lead) + [(n // 2, n - n // 2) for n in missing] + [(0, 0)]
+  return jnp.pad(resized, padding, constant_values=border)
+
+
+def _fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+  """Returns the largest (height, width) of the same aspect ratio within the target, rounded down."""
+  ratio = max(size[0] / target[0], size[1] / target[1])
+  return int(size[0] / ratio), int(size[1] / ratio)

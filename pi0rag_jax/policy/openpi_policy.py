@@ -1,0 +1,208 @@
+"""openpi's policies by name: `create_policy(name, checkpoint).infer(observation)` returns what openpi's returns."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pi0rag_jax import errors
+from pi0rag_jax.models import pi0, pi0_fast, registry
+from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
+from pi0rag_jax.openpi.named_configs import get_config
+from pi0rag_jax.policy import action_tokens, fsq, normalize, transforms
+from pi0rag_jax.policy.robots import robot_transforms
+from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.policy.transforms import TransformGroup
+from pi0rag_jax.typing import Params
+
+# What callers may choose about sampling, by family: number of Euler steps, or of tokens and their temperature.
+SAMPLE_OPTIONS = {"flow": ("num_steps",), "tokens": ("max_decoding_steps", "temperature")}
+OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
+                    "token_loss_mask")
+
+
+class OpenpiPolicy:
+  """A frozen model between the transforms of a robot; one observation at a time, as openpi's server runs it."""
+
+  def __init__(self, model: PaliGemmaConfig, params: Params, group: TransformGroup, *,
+               sample_kwargs: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None,
+               seed: int = 0):
+    """Takes the model's sizes and parameters, and all transforms from the robot's dictionary to the model's.
+
+    Args:
+      sample_kwargs: see SAMPLE_OPTIONS.
+      metadata: what a server tells its clients.
+      seed: of the noise, or of the tokens drawn, where a caller gives none.
+    """
+    self.model = model
+    self.params = params
+    self.metadata = dict(metadata or {})
+    self._inputs = transforms.compose(group.inputs)
+    self._outputs = transforms.compose(group.outputs)
+    self._options = tuple(sorted((sample_kwargs or {}).items()))
+    allowed = SAMPLE_OPTIONS["tokens" if isinstance(model, Pi0FastConfig) else "flow"]
+    for name, _ in self._options:
+      if name not in allowed:
+        raise errors.unknown_name("sampling option", name, allowed)
+    self._rng = jax.random.key(seed)
+
+  def model_input(self, observation: Mapping) -> dict:
+    """Returns the model's dictionary of a robot's, one sample: `image`, `image_mask`, `state`, `tokenized_prompt`."""
+    return self._inputs(dict(observation))
+
+  def infer(self, observation: Mapping, *, noise=None) -> dict:
+    """Returns `actions` float64[T, A] in the robot's units and `policy_timing` {`infer_ms`}, the model's time.
+
+    Args:
+      observation: the robot's dictionary, see pi0rag_jax.policy.robots. It is not changed.
+      noise: float[T, A'], or with a leading axis of 1, where the flow starts, A' the model's action dim; None draws
+        it. pi0-FAST has no noise.
+    Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, with what is allowed.
+    """
+    inputs = self.model_input(observation)
+    self._rng, rng = jax.random.split(self._rng)
+    start = self._start(noise, rng)
+    sample = _sampler(self.model, tuple(sorted(inputs["image"])), self._options)
+    given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
+    # Doubles become float32 here.
+    obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], given))
+    began = time.perf_counter()
+    actions = np.asarray(sample(self.params, obs, start))[0]
+    infer_ms = (time.perf_counter() - began) * 1000
+    outputs = self._outputs({"state": np.asarray(obs.state[0]), "actions": actions})
+    return {**outputs, "policy_timing": {"infer_ms": infer_ms}}
+
+  def _start(self, noise, rng):
+    """Returns where sampling starts: noise float32[1, T, A'], or a key for pi0-FAST."""
+    is_fast = isinstance(self.model, Pi0FastConfig)
+    if noise is None:
+      shape = (1, self.model.action_horizon, self.model.action_dim)
+      return rng if is_fast else jax.random.normal(rng, shape)
+    if is_fast:
+      raise errors.Pi0RagError("pi0-FAST writes tokens and starts from no noise: leave `noise` out")
+    noise = np.asarray(noise, np.float32)
+    wanted = (self.model.action_horizon, self.model.action_dim)
+    if noise.shape not in (wanted, (1, *wanted)):
+      raise errors.Pi0RagError(f"noise has shape {noise.shape}; allowed: {wanted}, one row per action step")
+    return noise.reshape(1, *wanted)
+
+
+@functools.lru_cache(maxsize=16)
+def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple) -> Callable:
+  """Returns the jitted sampler (params, observation, start) -> chunk or tokens; policies of one size share it."""
+  if isinstance(model, Pi0FastConfig):
+    # openpi's pi0-FAST takes the cameras that there are, in the order of their names.
+    network = pi0_fast.Pi0Fast(dataclasses.replace(model, image_keys=cameras))
+    return jax.jit(functools.partial(pi0_fast.sample_tokens, network, **dict(options)))
+  if isinstance(model, Pi0Config):
+    return jax.jit(functools.partial(pi0.sample_actions, pi0.Pi0(model), **dict(options)))
+  raise errors.Pi0RagError(f"no policy of a {type(model).__name__}; allowed: Pi0Config and Pi0FastConfig")
+
+
+def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: TransformGroup | None = None,
+                  sample_kwargs: Mapping[str, Any] | None = None, default_prompt: str | None = None,
+                  norm_stats: Mapping[str, normalize.NormStats] | None = None, model: PaliGemmaConfig | None = None,
+                  text_tokenizer: SentencePieceTokenizer | None = None,
+                  action_codec: action_tokens.ActionCodec | None = None, dtype: str | None = "bfloat16",
+                  seed: int = 0) -> OpenpiPolicy:
+  """Returns the policy of an openpi checkpoint.
+
+  Args:
+    config: the name of a configuration, or one of one's own.
+    checkpoint_dir: a directory or a gs:// address, with `params` and `assets`; None: the configuration's release.
+    repack: transforms before and after those of the robot, for dictionaries with other keys.
+    sample_kwargs: see SAMPLE_OPTIONS.
+    default_prompt: where an observation has none; the configuration's own comes after it.
+    norm_stats: instead of those in the checkpoint's assets.
+    model: sizes that are not the configuration's, such as a small model's.
+    text_tokenizer, action_codec: instead of the published ones in openpi's cache.
+    dtype: of the parameters; openpi serves in bfloat16. None keeps what is stored.
+  Errors: Pi0RagError for an unknown name (with the nearest), and when checkpoint, statistics or tokenizers are
+    missing or do not fit, saying how to get them.
+  """
+  config = get_config(config) if isinstance(config, str) else config
+  checkpoint_dir = config.checkpoint if checkpoint_dir is None else checkpoint_dir
+  if checkpoint_dir is None:
+    raise errors.Pi0RagError(f"no checkpoint of '{config.name}' is released: give the directory of one, as training "
+                             "writes it: params/ and assets/ in it")
+  model = model or config.model.build()
+  # Everything that can be wrong is found before the large arrays are read.
+  norm_stats = load_stats(config, checkpoint_dir) if norm_stats is None else norm_stats
+  group = policy_transforms(
+    config.data, config.model, model, norm_stats, default_prompt=default_prompt,
+    text_tokenizer=text_tokenizer or SentencePieceTokenizer.paligemma(), action_codec=action_codec)
+  if repack is not None:
+    group = TransformGroup((*repack.inputs, *group.inputs), (*group.outputs, *repack.outputs))
+  template = jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
+  params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=template, placement=jax.devices()[0],
+                                   drop_extra=True)
+  return OpenpiPolicy(model, params, group, sample_kwargs=sample_kwargs, metadata=config.policy_metadata, seed=seed)
+
+
+def policy_transforms(data: DataConfig, model: ModelConfig, sizes: PaliGemmaConfig,
+                      norm_stats: Mapping[str, normalize.NormStats], *, text_tokenizer: SentencePieceTokenizer,
+                      action_codec: action_tokens.ActionCodec | None = None,
+                      default_prompt: str | None = None) -> TransformGroup:
+  """Returns all transforms of a policy in openpi's order: robot, deltas, normalization, model; and back.
+
+  Args:
+    sizes: the network's, whose action dim, horizon, prompt length and image size count.
+    action_codec: of pi0-FAST; None loads the one that the model names.
+  """
+  robot = robot_transforms(data, model.family)
+  if data.delta_mask is not None:
+    robot = robot.push(inputs=(transforms.DeltaActions(data.delta_mask),),
+                       outputs=(transforms.AbsoluteActions(data.delta_mask),))
+  group = TransformGroup((transforms.InjectDefaultPrompt(default_prompt), *robot.inputs), robot.outputs)
+  if norm_stats:
+    quantile = model.use_quantile_norm
+    group = group.push(inputs=(transforms.Normalize(norm_stats, quantile),),
+                       outputs=(transforms.Unnormalize(norm_stats, quantile),))
+  return group.push(inputs=(transforms.InjectDefaultPrompt(data.default_prompt),
+                            transforms.ResizeImages(*sizes.image_size))).push(
+    **_tokenization(model, sizes, text_tokenizer, action_codec))
+
+
+def load_stats(config: TrainConfig, checkpoint_dir) -> dict[str, normalize.NormStats]:
+  """Returns the statistics of the configuration's robot in a checkpoint; none for the debug configurations."""
+  if config.data.robot == "fake":
+    return {}
+  if config.data.stats_id is None:
+    raise errors.Pi0RagError(f"configuration '{config.name}' names no statistics: set asset_id or repo_id")
+  loaded = checkpoints.load_norm_stats(checkpoint_dir, config.data.stats_id)
+  stats = {name: normalize.NormStats.from_dict(values) for name, values in loaded.items()}
+  if config.model.use_quantile_norm:
+    for name, values in stats.items():
+      if values.q01 is None or values.q99 is None:
+        raise errors.Pi0RagError(f"the statistics of {name} for '{config.data.stats_id}' in {checkpoint_dir} have no "
+                                 f"q01 and q99, by which {config.model.family} is normalized: compute them anew")
+  return stats
+
+
+def load_codec(model: ModelConfig) -> action_tokens.ActionCodec:
+  """Returns the codec of a pi0-FAST model's actions."""
+  if model.action_tokenizer == "binning":
+    return action_tokens.BinningCodec()
+  if model.action_tokenizer == "fast":
+    return action_tokens.FastCodec.load(model.action_tokenizer_path or action_tokens.FAST_REPOSITORY)
+  if model.action_tokenizer_path is None:
+    raise errors.Pi0RagError("the action tokenizer 'fsq' is a learned one: set action_tokenizer_path")
+  return fsq.FsqCodec.load(model.action_tokenizer_path)
+
+
+def _tokenization(model: ModelConfig, sizes: PaliGemmaConfig, text: SentencePieceTokenizer, codec) -> dict:
+  """Returns the transforms nearest to the model, as arguments of `TransformGroup.push`."""
+  if model.family != "pi0_fast":
+    return {"inputs": (transforms.TokenizePrompt(text, sizes.max_token_len, bool(model.discrete_state_input)),
+                       transforms.PadStatesAndActions(sizes.action_dim))}
+  tokenizer = action_tokens.ActionTokenizer(text, codec or load_codec(model))
+  return {"inputs": (transforms.TokenizeActionPrompt(tokenizer, sizes.max_token_len),),
+          "outputs": (transforms.ExtractActions(tokenizer, sizes.action_horizon, sizes.action_dim),)}

@@ -1,0 +1,57 @@
+"""Recorded policies of openpi, from the robot's dictionary to its actions."""
+
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from eval import policy_parity
+from pi0rag_jax.errors import Pi0RagError
+
+TESTS = pathlib.Path(__file__).parents[1]
+GOLDEN = TESTS / "golden" / "policy_e2e"
+TOKENIZERS = TESTS / "policy" / "recorded" / "tokenizer"
+SHARED = TESTS.parents[1] / "shared" / "openpi"
+FACTS = json.loads((GOLDEN / "case.json").read_text())
+
+
+def copy_case(directory, names):
+  """Returns a copy of the case with some of its policies, beside the cases whose checkpoints these name."""
+  case = shutil.copytree(GOLDEN, directory / "policy_e2e")
+  (case / "case.json").write_text(json.dumps({name: FACTS[name] for name in names}))
+  for checkpoint in {FACTS[name]["checkpoint"] for name in names}:
+    (directory / checkpoint).symlink_to(TESTS / "golden" / checkpoint)
+  return case
+
+
+def test_recorded_policies_agree(tmp_path):
+  here = [name for name in FACTS if (TESTS / "golden" / FACTS[name]["checkpoint"] / "checkpoint").is_dir()]
+  assert {"aloha_pi0", "droid_pi0", "libero_pi0"} <= set(here)
+  found = list(policy_parity.run_case(copy_case(tmp_path, here), TOKENIZERS))
+  assert {f"{name}/out/actions" for name in here} <= {d.name for d in found}
+  assert {"aloha_pi0/model_input/image_s4/base_0_rgb", "droid_pi0/model_input/tokenized_prompt",
+          "libero_pi0/model_input/state"} <= {d.name for d in found}
+  assert [d for d in found if not d.passed] == []
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
+def test_every_recorded_policy_agrees():
+  found = list(policy_parity.run_case(SHARED / "golden" / "policy_e2e", SHARED / "tokenizer"))
+  assert sum(d.name.endswith("out/actions") for d in found) == len(FACTS) == 7
+  assert [d for d in found if not d.passed] == []
+
+
+def test_tokenizers_are_asked_for():
+  with pytest.raises(Pi0RagError, match="starts from text: give --tokenizers"):
+    next(policy_parity.run_case(GOLDEN, None))
+
+
+def test_cases_of_policies_are_told_apart(tmp_path):
+  assert policy_parity.is_policy_case(GOLDEN)
+  assert not policy_parity.is_policy_case(TESTS / "golden" / "pi0") and not policy_parity.is_policy_case(tmp_path)
+
+
+def test_a_directory_without_tokenizers_is_named(tmp_path):
+  with pytest.raises(Pi0RagError, match=r"holds 0 files \*\.model, one is needed"):
+    next(policy_parity.run_case(copy_case(tmp_path, ["aloha_pi0"]), tmp_path))
