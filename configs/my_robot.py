@@ -4,35 +4,48 @@
     from pi0rag_jax.policy.openpi_policy import create_policy
 
     policy = create_policy(my_robot.get_config(), "checkpoints/my_robot/20000")
-    chunk_TA = policy.infer({
-      "joints": joints,       # float[6], rad
-      "gripper": gripper,     # float, 0 open, 1 closed
-      "front": front_image,   # uint8[H, W, 3], any size
-      "wrist": wrist_image,
-      "prompt": "put the screws into the box",
-    })["actions"]             # float[50, 7]: joint positions (rad) and gripper
+    chunk_TA = policy.infer(my_robot.example_observation())["actions"]  # float[50, 7]: joint positions (rad), gripper
 
-The checkpoint directory has `params/` and `assets/my_robot/norm_stats.json`. To make it yours, change three things:
-1. `inputs`: which of your entries are the state and the cameras. A model has three cameras; those that you lack are
-   black and masked. `state` and `actions` list the same quantities in the same order.
-2. `outputs`: how many numbers of the model's 32 are actions of your robot.
-3. `get_config`: the model, the masks of relative actions (joints) and absolute ones (grippers), and the weights.
+To make it yours, copy this file and change, in this order:
+1. `example_observation`: what your robot measures, under names of your own.
+2. `inputs`: which of it is the state, and which pictures the model's three cameras are. Those that you lack are black
+   and masked. `state` and `actions` list the same quantities in the same order, in units that stay the same.
+3. `outputs`: how many of the model's 32 numbers are actions of your robot.
+4. `get_config`: the model, which actions are relative to the state, the data set's columns, the weights to start from.
+
+`my_robot.inputs(my_robot.example_observation())` tries the first two without a model. The checkpoint is a directory
+with `params/` and `assets/my_robot/norm_stats.json`. That file has mean, std, q01 and q99 of the state (7 numbers here)
+and of the actions (7), these as they are predicted: relative where `delta_mask` says so. `save_norm_stats` of
+pi0rag_jax.openpi.norm_stats writes it.
 """
 
 import numpy as np
 
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
-from pi0rag_jax.policy.robots.fields import passed_on, read_image, read_vector
+from pi0rag_jax.policy.robots.fields import passed_on, read_chunk, read_image, read_vector
 from pi0rag_jax.policy.transforms import TransformGroup, make_bool_mask
 
 JOINTS = 6
+HEIGHT, WIDTH = 480, 640  # px; any size will do
+
+
+def example_observation() -> dict:
+  """Returns an observation of zeros."""
+  black = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+  return {
+    "joints": np.zeros(JOINTS),  # rad
+    "gripper": 0.0,  # 0 open, 1 closed
+    "front": black,
+    "wrist": black,
+    "prompt": "put the screws into the box",
+  }
 
 
 def inputs(data: dict) -> dict:
   """Returns the model's entries of an observation, or of a sample of a data set, which has `actions` too."""
   front, wrist = read_image(data, "front"), read_image(data, "wrist")
   state = np.concatenate([read_vector(data, "joints", JOINTS), read_vector(data, "gripper", 1)])
-  actions = {"actions": read_vector(data, "actions", JOINTS + 1)} if "actions" in data else {}
+  actions = {"actions": read_chunk(data, "actions", JOINTS + 1)} if "actions" in data else {}
   return {
     "state": state,
     "image": {"base_0_rgb": front, "left_wrist_0_rgb": wrist, "right_wrist_0_rgb": np.zeros_like(front)},

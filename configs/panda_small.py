@@ -46,16 +46,21 @@ def get_config() -> ConfigDict:
   config.split_seed = 1
 
   # Optimization.
+  config.parallel = "pmap"  # a copy per device; 'fsdp' shards the state over the devices
   config.seed = 0
   config.steps = 14_000
   config.batch_size = 32
   config.draws = 2  # (time, noise) pairs per encoded observation: the prefix is most of the cost
+  config.microbatches = 1  # parts of a batch whose gradients are accumulated
+  config.schedule = "cosine"  # or 'rsqrt', 'constant'
   config.learning_rate = 1e-3
   config.warmup_steps = 200
+  config.decay_steps = 0  # of the cosine, warm-up included; 0: all steps
   config.final_learning_rate_fraction = 0.01
+  config.rsqrt_timescale = 10_000
   config.weight_decay = 1e-4
   config.clip_norm = 1.0
-  config.ema_decay = 0.998
+  config.ema_decay = 0.998  # of the weights that are validated and exported; 0 keeps no average
   # Privileged arrays of the episodes that an auxiliary head reads off the prefix, and the weight of its loss.
   config.auxiliary_targets = ("target_position", "target_yaw", "goal_position", "grasped")
   config.auxiliary_weight = 1.0
@@ -65,6 +70,8 @@ def get_config() -> ConfigDict:
   config.validate_every = 500  # a checkpoint follows each validation; the last and the best are kept
   config.validation_batches = 16
   config.best_by = "path_error_mm"
+  config.patience = 0  # validations without a better one after which training stops; 0 never does
+  config.wandb_project = ""  # of Weights & Biases; '' writes TensorBoard's files alone
 
   # How the policy is run.
   config.control_hz = 20.0

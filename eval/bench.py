@@ -2,6 +2,7 @@
 
 `retrieval`: what search, residuals and steering add to one decision, by the number of records.
 `memory`: resident bytes of a full memory, store and index together.
+`latency`, `train`: a model alone, see `eval.model_bench`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval import provenance
+from eval import model_bench, provenance
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS, Record
@@ -56,7 +57,8 @@ def memory(flags: argparse.Namespace) -> list[dict]:
   return [{"case": case, **sizes, **measured[case]} for case in ("filled", "opened")]
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {"retrieval": retrieval, "memory": memory}
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
+  "retrieval": retrieval, "memory": memory, "latency": model_bench.latency, "train": model_bench.train}
 
 
 def _time_decisions(memory: Memory, action_dim: int) -> dict[str, float]:
@@ -107,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("name", choices=sorted(BENCHMARKS))
   parser.add_argument("--out", required=True, type=pathlib.Path, help="JSON file to write")
   parser.add_argument("--records", type=int, default=10_000, help="records of the memory benchmark")
+  parser.add_argument("--size", default="midsize", choices=sorted(model_bench.SIZES), help="of the model alone")
+  parser.add_argument("--batch", type=int, default=2, help="of the training benchmark")
   flags = parser.parse_args(argv)
   try:
     rows = BENCHMARKS[flags.name](flags)

@@ -2,8 +2,8 @@
 
   python -m eval.parity --case=DIR [--case=DIR2] [--tokenizers=DIR]
 
-A case is a directory with `checkpoint/`, `case.json` and `io.npz`, written by openpi, or recorded policies as of
-`eval.policy_parity`, which need `--tokenizers`. The exit status is 1
+A case is a directory with `checkpoint/`, `case.json` and `io.npz`, written by openpi; or recorded training steps as of
+`eval.train_parity`; or recorded policies as of `eval.policy_parity`, which need `--tokenizers`. The exit status is 1
 when an output is over its gate, 2 when a case cannot be run.
 """
 
@@ -296,8 +296,10 @@ def run_group(case: Case, group: str) -> Iterator[Deviation]:
 
 def open_case(path) -> tuple[str, Iterator[Deviation]]:
   """Returns the title and the deviations of a case of any kind."""
-  from eval import policy_parity  # it imports this file
+  from eval import policy_parity, train_parity  # they import this file
 
+  if train_parity.is_train_case(path):
+    return f"{pathlib.Path(path).name} (training)", train_parity.run_case(path)
   if policy_parity.is_policy_case(path):
     return f"{pathlib.Path(path).name} (policies)", policy_parity.run_case(path, FLAGS.tokenizers)
   case = load_case(path)

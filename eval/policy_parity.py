@@ -1,7 +1,8 @@
 """Recorded policies of openpi, from the robot's dictionary to its actions: `policy_e2e` cases of `eval.parity`.
 
-Such a case holds several policies. Their weights are those of sibling cases, restored in bfloat16; prompts and FAST
-actions are tokenized by small tokenizers, a `*.model` and a folder with `tokenizer.json` in one directory.
+Such a case holds several policies. Their weights are those of sibling cases, restored in bfloat16: of these only
+`case.json` and `checkpoint/` are read. Prompts and FAST actions are tokenized by small tokenizers, a `*.model` and a
+folder with `tokenizer.json` in one directory.
 """
 
 import dataclasses
@@ -101,14 +102,19 @@ def data_configs(entry: dict) -> list[DataConfig]:
 
 def load_policy(siblings: pathlib.Path, entry: dict, data: DataConfig, recorded: dict, tokenizers) -> OpenpiPolicy:
   """Returns the policy that an entry of a case describes."""
-  case = parity.load_case(siblings / entry["checkpoint"])
-  family = FAMILIES[json.loads((siblings / entry["checkpoint"] / "case.json").read_text())["kind"]]
+  case = siblings / entry["checkpoint"]
+  if not (case / "case.json").is_file():
+    raise Pi0RagError(f"the policies' weights are those of the case {entry['checkpoint']}: expected it at {case}")
+  facts = json.loads((case / "case.json").read_text())
+  family = FAMILIES[facts["kind"]]
+  cameras = dict.fromkeys(f"in/image/{name}" for name in entry["image_keys"])
   config = TrainConfig(name=entry["checkpoint"], model=ModelConfig(family=family, **entry["model_kw"]), data=data)
   text = SentencePieceTokenizer(_only(tokenizers, "*.model"))
   prompt = None if entry["prompt"] is not None else _recorded_prompt(text, recorded)
   codec = FastCodec(_only(tokenizers, f"*/{TOKENIZER_FILE}").parent) if family == "pi0_fast" else None
-  return create_policy(config, case.checkpoint, model=case.config, text_tokenizer=text, action_codec=codec,
-                       sample_kwargs=entry["sample_kwargs"], default_prompt=prompt)
+  return create_policy(config, case / "checkpoint", model=parity.read_config(facts["kind"], facts["config"], cameras),
+                       text_tokenizer=text, action_codec=codec, sample_kwargs=entry["sample_kwargs"],
+                       default_prompt=prompt)
 
 
 def _compare_inputs(inputs: dict, recorded: dict) -> Iterator[parity.Deviation]:

@@ -1,4 +1,12 @@
-"""What the tests of several folders need: a tiny policy with random parameters, in a directory like a trained one's."""
+"""What the tests of several folders need: a tiny policy with random parameters, in a directory like a trained one's.
+
+Compiling takes most of the time of the tests: all of them, their workers and the commands that they start, compile
+without LLVM's optimizations and share one cache of executables for the session.
+"""
+
+import os
+import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -16,6 +24,26 @@ TINY_MODEL = {
     "paligemma": {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16},
     "expert": {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16},
 }
+
+CACHE = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def pytest_configure(config):
+  """Makes the cache in the first process; workers and commands inherit where it is."""
+  if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    config.executables = tempfile.mkdtemp(prefix="pi0rag_executables_")
+    os.environ.update(CACHE | {"JAX_COMPILATION_CACHE_DIR": config.executables})
+  # XLA reads this when its first device is asked for.
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+  # jax is imported already, and read its environment then.
+  jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def pytest_unconfigure(config):
+  """Removes the cache that `pytest_configure` made."""
+  if hasattr(config, "executables"):
+    shutil.rmtree(config.executables, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

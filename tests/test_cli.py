@@ -1,9 +1,11 @@
 """Commands: a mistake of the user is one line and status 2."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError
@@ -28,13 +30,51 @@ app.run(main, flags_parser=cli.flags_parser("command"))
     (["--config=configs/none.py"],
      "command: cannot read the configuration file: [Errno 2] No such file or directory: 'configs/none.py'; "
      "the project's are in configs/"),
-    (["--config=configs/panda_small.py", "--config.stepz=3"], "command: unknown entry of the configuration: "),
+    (["--config=configs/panda_small.py", "--config.steps=abc"], "command: flag --config.steps=abc: invalid literal"),
+    (["--config=configs/my_robot.py", "--config.steps=3"],
+     "command: 'configs/my_robot.py' describes a robot and its model, not a training: use "
+     "--config=configs/pi0_libero_lora.py --config.openpi=configs/my_robot.py\n"),
   ],
 )
 def test_mistakes_end_in_one_line(arguments, message):
   done = _run(arguments)
   assert done.returncode == 2 and not done.stdout, done.stderr
   assert done.stderr.startswith(message) and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("--config.lerning_rate=1", "'lerning_rate'; did you mean 'learning_rate' or 'final_learning_rate_fraction'?"),
+    ("--config.model.siglip.widht=3", "'model.siglip.widht'; did you mean 'width'?"),
+    ("--config.model.siglip.q=3", "'model.siglip.q'; there are depth, mlp_dim, num_heads, "),
+    ("--config.steps.x=3", "'steps.x'; 'steps' is 4, without entries"),
+    ("--config.columns.state=qpos", """'columns.state'; 'columns' is empty: give it as a whole, """),
+  ],
+)
+def test_unknown_overrides_are_named(override, message):
+  config = ConfigDict({"steps": 4, "learning_rate": 1.0, "final_learning_rate_fraction": 0.1, "columns": {},
+                       "model": {"siglip": {"width": 3, "depth": 2, "mlp_dim": 1, "num_heads": 1}}})
+  with pytest.raises(Pi0RagError, match=re.escape(message)):
+    cli.check_overrides(config, ["program", "--config=file.py", "--config.steps=3", override])
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("config = panda_small.get_config()\n  config.lerning_rate = 1\n  return config",
+     "unknown entry of the configuration: 'lerning_rate'; did you mean 'learning_rate'"),
+    ("return {'steps': 3}", "get_config() of '{file}' returns a dict, expected an ml_collections ConfigDict"),
+    ("import nonsense", "cannot read the configuration file '{file}': No module named 'nonsense'"),
+    ("x = ", "cannot read the configuration file '{file}': invalid syntax (wrong.py, line 3)"),
+  ],
+)
+def test_wrong_files_are_named(text, message, tmp_path):
+  file = tmp_path / "wrong.py"
+  file.write_text(f"from configs import panda_small\ndef get_config():\n  {text}\n")
+  with pytest.raises(Pi0RagError, match=re.escape(message.format(file=file))) as caught:
+    cli.load_config(str(file))
+  assert "\n" not in str(caught.value)
 
 
 def test_the_configuration_is_read_with_its_overrides():

@@ -16,9 +16,10 @@ ALLOWED = {
     "pi0rag_jax.openpi": {"pi0rag_jax.models"},
     "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
     "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory"},
+    "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
     "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim"},
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.memory",
-             "pi0rag_jax.learning", "pi0rag_jax.sim"},
+             "pi0rag_jax.learning", "pi0rag_jax.sim", "train"},  # recorded training steps
 }
 
 

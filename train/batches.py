@@ -51,6 +51,8 @@ def target_values(frames: pipeline.Frames, names: Sequence[str]) -> np.ndarray:
   missing = [name for name in names if name not in frames.privileged]
   if missing:
     raise Pi0RagError(f"auxiliary_targets {missing} are not recorded; recorded: {sorted(frames.privileged)}")
+  if not names:
+    raise Pi0RagError("auxiliary_targets is empty: name one; with auxiliary_weight = 0 it counts for nothing")
   parts = [np.asarray(frames.privileged[name], np.float32).reshape(len(frames), -1) for name in names]
   return np.concatenate(parts, axis=1)
 

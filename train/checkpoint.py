@@ -1,8 +1,8 @@
 """Checkpoints of training in openpi's layout: `checkpoints/<step>/{params,train_state,assets}`.
 
-`params` holds the averaged weights of the policy, as openpi's do, so openpi and `eval` load it as it is;
-`train_state` holds the rest, whose leaves are named by their paths. A checkpoint is written under another name and
-renamed when it is whole: under its final name there is never half of one.
+`params` holds the whole policy, its averaged weights where an average is kept, as openpi's do, so openpi and `eval`
+load it as it is; `train_state` holds what else a run needs to go on, its leaves named by their paths. A checkpoint is
+written under another name and renamed when it is whole: under its final name there is never half of one.
 """
 
 import json
@@ -12,81 +12,99 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.openpi import checkpoints, norm_stats
+from pi0rag_jax.openpi import checkpoints, norm_stats, orbax_source
 from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.typing import Params
+from train import parallel, partition
 from train.step import TrainState
+from train.task import POLICY
 
 _TEMPORARY = ".tmp"
 _METRICS = "metrics.json"
 
 
 class CheckpointStore:
-  """The checkpoints of one run: the last one and the best one on validation are kept."""
+  """The checkpoints of one run: the last one and the best one on validation are kept.
+
+  With several hosts all of them call `save` and `restore`, on one shared folder, and the first writes.
+  """
 
   def __init__(self, workdir: str | Path, *, asset_id: str):
     """Opens, or creates, `<workdir>/checkpoints` and removes what a killed save left there."""
-    self._folder = Path(workdir).absolute() / "checkpoints"
+    self.root = Path(workdir).absolute() / "checkpoints"
     self._asset_id = asset_id
-    self._folder.mkdir(parents=True, exist_ok=True)
-    for leftover in self._folder.glob(f"*{_TEMPORARY}*"):
-      shutil.rmtree(leftover)
+    if parallel.is_first():
+      self.root.mkdir(parents=True, exist_ok=True)
+      for leftover in self.root.glob(f"*{_TEMPORARY}*"):
+        shutil.rmtree(leftover)
+    parallel.wait_for_all("checkpoints opened")
 
   def steps(self) -> list[int]:
     """Returns the steps of the whole checkpoints, ascending."""
-    return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in self.root.iterdir() if path.name.isdigit())
 
   def best_step(self) -> int | None:
-    """Returns the step with the lowest recorded `score`, None before the first checkpoint."""
-    return min(self.steps(), key=lambda step: (self._score(step), -step), default=None)
+    """Returns the first step with the lowest recorded `score`, None before the first checkpoint."""
+    return min(self.steps(), key=lambda step: (self._score(step), step), default=None)
 
-  def save(self, state: TrainState, stats: Mapping[str, NormStats], metrics: Mapping[str, float]) -> Path:
+  def save(self, state: TrainState, frozen: Params, stats: Mapping[str, NormStats],
+           metrics: Mapping[str, float]) -> Path:
     """Returns the folder of the new checkpoint, whole and under its final name.
 
     Args:
       state: at any step that has no checkpoint yet.
+      frozen: the parameters that do not train.
       stats: written as openpi's norm_stats.json.
       metrics: recorded beside it; the one named `score` (lower is better) decides which checkpoint is the best.
     """
     step = int(state.step)
-    final = self._folder / str(step)
+    final = self.root / str(step)
     if final.exists():
       return final
-    temporary = self._folder / f"{step}{_TEMPORARY}"
-    temporary.mkdir()
-    checkpoints.save_params(temporary, jax.device_get(state.ema["policy"]))
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      checkpointer.save(temporary / "train_state", _named_leaves(_train_state(state)))
-    groups = {name: group.to_dict() for name, group in stats.items()}
-    norm_stats.save_norm_stats(temporary, self._asset_id, groups)
-    (temporary / _METRICS).write_text(json.dumps(dict(metrics), indent=2) + "\n", encoding="utf8")
-    temporary.rename(final)
-    self._remove_superseded()
+    temporary = self.root / f"{step}{_TEMPORARY}"
+    policy = parallel.fetch(_policy(state.averaged, frozen))
+    rest = parallel.fetch(_named_leaves(_train_state(state)))
+    if parallel.is_first():
+      temporary.mkdir()
+      checkpoints.save_params(temporary, policy)
+      with orbax_source.local_checkpointer() as checkpointer:
+        checkpointer.save(temporary / "train_state", rest)
+      groups = {name: group.to_dict() for name, group in stats.items()}
+      norm_stats.save_norm_stats(temporary, self._asset_id, groups)
+      (temporary / _METRICS).write_text(json.dumps(dict(metrics), indent=2) + "\n", encoding="utf8")
+      temporary.rename(final)
+      self._remove_superseded()
+    parallel.wait_for_all(f"checkpoint {step} saved")
     return final
 
-  def restore(self, like: TrainState) -> TrainState | None:
-    """Returns the state of the last checkpoint, None if there is none.
+  def restore(self, like: TrainState, frozen: Params) -> TrainState | None:
+    """Returns the state of the last checkpoint, on the host; None if there is none.
 
     Args:
       like: a state of the same configuration, whose structure and shapes the checkpoint must have.
+      frozen: the parameters that do not train, which the checkpoint must have as well.
     Raises:
       Pi0RagError: the checkpoint belongs to another configuration.
     """
     if not self.steps():
       return None
-    folder = self._folder / str(self.steps()[-1])
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    folder = self.root / str(self.steps()[-1])
+    with orbax_source.local_checkpointer() as checkpointer:
       saved = checkpointer.restore(folder / "train_state")
     partial = _fill(_train_state(like), saved, folder)
-    policy = checkpoints.load_params(folder, template=like.ema["policy"])
-    ema = {**partial["ema"], "policy": policy}
-    return TrainState(step=partial["step"], params=partial["params"], ema=ema, opt_state=partial["opt_state"])
+    policy = checkpoints.load_params(folder, template=_policy(like.averaged, frozen))
+    averaged = {POLICY: partition.take(policy, like.averaged[POLICY])}
+    if like.ema is None:
+      params, ema = {**partial["params"], **averaged}, None
+    else:
+      params, ema = partial["params"], {**partial["ema"], **averaged}
+    return TrainState(step=partial["step"], params=params, ema=ema, opt_state=partial["opt_state"])
 
   def folder(self, step: int) -> Path:
     """Returns the folder of a step's checkpoint."""
-    return self._folder / str(step)
+    return self.root / str(step)
 
   def metrics(self, step: int) -> dict[str, float]:
     """Returns what was recorded with a checkpoint."""
@@ -100,19 +118,30 @@ class CheckpointStore:
     keep = {self.steps()[-1], self.best_step()}
     for step in set(self.steps()) - keep:
       # Renamed first, so that a kill while removing leaves a leftover and no half checkpoint.
-      shutil.rmtree(self.folder(step).rename(self._folder / f"{step}{_TEMPORARY}-old"))
+      shutil.rmtree(self.folder(step).rename(self.root / f"{step}{_TEMPORARY}-old"))
+
+
+def _policy(averaged: Params, frozen: Params) -> Params:
+  """Returns the whole policy's parameters."""
+  return partition.join(averaged[POLICY], frozen.get(POLICY, {}))
 
 
 def _train_state(state: TrainState) -> dict:
   """Returns the part of the state that is not in the `params` item."""
-  ema = {name: tree for name, tree in state.ema.items() if name != "policy"}
-  return {"step": state.step, "params": state.params, "ema": ema, "opt_state": state.opt_state}
+  rest = {"step": state.step, "opt_state": state.opt_state}
+  if state.ema is None:
+    return rest | {"params": _without_policy(state.params)}
+  return rest | {"params": state.params, "ema": _without_policy(state.ema)}
 
 
-def _named_leaves(tree) -> dict[str, np.ndarray]:
+def _without_policy(params: Params) -> Params:
+  return {name: tree for name, tree in params.items() if name != POLICY}
+
+
+def _named_leaves(tree) -> dict:
   """Returns path -> array of any tree, also of optax's tuples, which would not survive a restore."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _fill(like, saved: Mapping[str, np.ndarray], folder: Path):
@@ -130,4 +159,3 @@ def _fill(like, saved: Mapping[str, np.ndarray], folder: Path):
     )
   leaves = [np.asarray(saved[name], wanted[name].dtype) for name in wanted]
   return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), leaves)
-

@@ -1,49 +1,29 @@
-"""Training from start, or from the last checkpoint, to a policy directory."""
+"""Training from the start, or from the last checkpoint, to what the run is for."""
 
-import dataclasses
+import contextlib
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models import pi0
-from pi0rag_jax.policy import keys
-from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
 from pi0rag_jax.typing import Config
-from train import batches, calibrate, export, initialize, metrics, optimizer, parallel, step
+from train import config_check, finetune, flow, heads, metrics, optimizer, parallel, step, wandb_log
 from train.checkpoint import CheckpointStore
+from train.task import Task
 
-KINDS = ("flow",)
-TOKENIZER_FILE = "tokenizer.model"
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """What the loop reads: both splits, their statistics and the tokenizer that made their tokens."""
-
-  frames: pipeline.Frames  # training split
-  validation_frames: pipeline.Frames
-  train: batches.BatchSource
-  validation: batches.BatchSource
-  stats: Mapping[str, NormStats]
-  tokenizer: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-  """The two compiled steps."""
-
-  train: Callable
-  validate: Callable
+KINDS: dict[str, Callable[[Config, Path], Task]] = {
+  "flow": flow.make_task, "head": heads.make_task, "openpi": finetune.make_task}
+CONFIG_FILE = "config.json"
+# What a run may be continued with although it began otherwise.
+FREE_FIELDS = ("log_every", "make_data", "name", "wandb_project")
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> Path:
-  """Returns the policy directory `<workdir>/policy` after training to `config.steps`.
+  """Returns what the run made, such as `<workdir>/policy`, after training to `config.steps`.
 
   Args:
     config: as configs/panda_small.py explains it.
@@ -51,77 +31,106 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> Path:
   Raises:
     Pi0RagError: the configuration, the data or a checkpoint found does not fit.
   """
+  config_check.check(config)
   if config.kind not in KINDS:
     raise unknown_name("kind of training", config.kind, KINDS)
-  parallel.check_batch_size(config.batch_size)
-  workdir = Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  model_config = pi0.Pi0Config.from_dict(config.model.to_dict())
-  data = load_data(config, model_config, workdir)
+  wandb_log.load(config)
+  parallel.check_batch_size(config.batch_size, config.microbatches)
+  devices = parallel.make(config.parallel)
   optimize = optimizer.make_optimizer(config)
-  params = initialize.initial_params(
-    model_config, data.frames.images, seed=config.seed, targets=data.train.targets_FG.shape[-1],
-    checkpoint=config.init_checkpoint,
-  )
-  metrics.log.info("%d parameters in the policy", sum(x.size for x in jax.tree.leaves(params["policy"])))
+  workdir = Path(workdir).absolute()
+  workdir.mkdir(parents=True, exist_ok=True)
+  refuse_other_workdir(config, workdir)
+  task = KINDS[config.kind](config, workdir)
+  claim_workdir(config, workdir)
   store = CheckpointStore(workdir, asset_id=config.asset_id)
-  state = step.init_state(params, optimize)
-  state = store.restore(state) or state
-  compiled = compile_steps(config, model_config, optimize, data)
-  writer = metrics.MetricWriter(workdir)
-  clock = metrics.StepClock(int(state.step))
-  state = run_steps(config, data, compiled, parallel.replicate(state), store, writer, clock)
-  writer.close()
-  return finish(config, model_config, data, store, workdir, wall_clock_s=clock.read(config.steps)["wall_clock_s"])
+  state, frozen = place_state(config, task, optimize, devices, store)
+  clock = metrics.StepClock(int(state.step), batch_size=config.batch_size)
+  writer = metrics.MetricWriter(workdir, config, start=int(state.step))
+  with contextlib.closing(writer), contextlib.closing(task):
+    run_steps(config, task, optimize, devices, state, frozen, store, writer, clock)
+  return finish(config, task, store, wall_clock_s=clock.wall_clock_s)
 
 
-def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Data:
-  """Returns the splits of `config.data_dir`; the tokenizer is trained once per workdir, on all its prompts."""
-  if not Path(config.data_dir).is_dir():
-    raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
-  frames = pipeline.load_frames(config.data_dir)
-  train, validation = pipeline.split_by_episode(
-    frames, fraction=config.validation_fraction, seed=config.split_seed)
-  metrics.log.info("%d training frames, %d validation frames", len(train), len(validation))
-  path = workdir / TOKENIZER_FILE
-  if not path.exists():
-    train_tokenizer(frames.prompts, path, vocab_size=model_config.vocab_size)
-  tokenizer = SentencePieceTokenizer(path)
-  if tokenizer.vocab_size > model_config.vocab_size:
-    raise Pi0RagError(f"the prompts need {tokenizer.vocab_size} tokens, model.vocab_size is {model_config.vocab_size}")
-  targets = tuple(config.auxiliary_targets)
-  stats = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
-  source = lambda part: batches.make_source(  # noqa: E731
-    part, stats, tokenizer, model=model_config, targets=targets)
-  return Data(train, validation, source(train), source(validation), stats, path)
+def refuse_other_workdir(config: Config, workdir: Path) -> None:
+  """Raises if a run of another configuration began in the workdir."""
+  file = workdir / CONFIG_FILE
+  if not file.exists():
+    return
+  wanted = json.loads(config.to_json_best_effort())
+  found = json.loads(file.read_text(encoding="utf8"))
+  different = sorted(
+    name for name in set(found) | set(wanted) if name not in FREE_FIELDS and found.get(name) != wanted.get(name))
+  if different:
+    first = different[0]
+    raise Pi0RagError(
+      f"workdir '{workdir}' is of another configuration: {', '.join(different)} differ ({first} was"
+      f" {_short(found.get(first))}, is {_short(wanted.get(first))}); use another --workdir or the configuration that"
+      f" '{file}' shows")
 
 
-def compile_steps(config: Config, model_config: pi0.Pi0Config, optimize, data: Data) -> Compiled:
-  """Returns both steps, compiled for all devices."""
-  model = pi0.Pi0(model_config)
-  train = step.make_train_step(model, optimize, config)
-  validate = step.make_validation_step(model, data.stats, config)
-  return Compiled(parallel.compile_step(train, donate_state=True), parallel.compile_step(validate, donate_state=False))
+def claim_workdir(config: Config, workdir: Path) -> None:
+  """Writes down which configuration the workdir is of."""
+  file = workdir / CONFIG_FILE
+  if parallel.is_first() and not file.exists():
+    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2)
+    draft = file.with_suffix(".tmp")
+    draft.write_text(f"{text}\n", encoding="utf8")
+    draft.rename(file)
 
 
-def run_steps(config: Config, data: Data, compiled: Compiled, state, store, writer, clock):
-  """Returns the state after `config.steps`; logs, validates and saves on the way."""
+def place_state(config: Config, task: Task, optimize, devices, store: CheckpointStore):
+  """Returns (state, frozen parameters) on the devices, of the last checkpoint or before the first step."""
+  create = functools.partial(step.init_state, optimizer=optimize, ema=config.ema_decay > 0)
+  state = devices.create(create, devices.place(task.trainable))
+  restored = store.restore(state, task.frozen)
+  return state if restored is None else devices.place(restored), devices.place(task.frozen)
+
+
+def run_steps(config: Config, task: Task, optimize, devices, state, frozen, store, writer, clock) -> None:
+  """Trains to `config.steps` or until validation stops improving; logs, validates and saves on the way."""
+  train = devices.compile_train(functools.partial(
+    step.train_step, loss_fn=task.loss, optimizer=optimize, seed=config.seed, ema_decay=config.ema_decay,
+    mean=devices.mean, microbatches=config.microbatches))
+  validate = devices.compile_validation(
+    lambda params, frozen, batch: devices.mean(task.validate(params, frozen, batch, step.validation_key(config.seed))))
+  check_score(config, task, state, frozen)
   pending = []
-  frame_rows = batches.emphasized_rows(data.frames, config.approach_repeats)
   for number in range(int(state.step), config.steps):
-    rows = frame_rows[pipeline.batch_rows(len(frame_rows), config.batch_size, seed=config.seed, step=number)]
-    batch = parallel.split_batch(data.train.batch(parallel.local_rows(rows)))
-    state, entry = compiled.train(state, batch)
+    with clock.waiting():
+      local = task.train_batch(number)
+      batch = devices.place_batch(local)
+    clock.count_flops(task.loss, state.params, frozen, local)
+    state, entry = train(state, frozen, batch)
     pending.append(entry)
     done = number + 1
+    writer.advance(done)
     if done % config.log_every == 0 or done == config.steps:
       log_training(writer, clock, done, pending)
       pending = []
     if done % config.validate_every == 0 or done == config.steps:
-      scores = validate(config, data, compiled, state)
-      writer.write(done, "validation", scores)
-      store.save(state, public_statistics(data), scores | {"score": scores[config.best_by]})
-  return state
+      with clock.paused(after=entry):
+        entries = [validate(state.averaged, frozen, devices.place_batch(batch)) for batch in task.validation_batches()]
+        scores = metrics.mean_of(entries)
+        writer.write(done, "validation", scores)
+        store.save(state, frozen, task.stats, scores | {"score": scores[config.best_by]})
+      if stops_early(config, store, done):
+        metrics.log.info("step %d: no better %s for %d validations; stopping", done, config.best_by, config.patience)
+        return
+
+
+def check_score(config: Config, task: Task, state, frozen) -> None:
+  """Raises before the first step if validation will not find the score that `config.best_by` names."""
+  key = step.validation_key(config.seed)
+  names = jax.eval_shape(task.validate, state.averaged, frozen, next(iter(task.validation_batches())), key)
+  if config.best_by not in names:
+    raise unknown_name("score, as best_by,", config.best_by, names)
+
+
+def stops_early(config: Config, store: CheckpointStore, done: int) -> bool:
+  """Returns whether the best checkpoint is `config.patience` validations old; 0 never stops."""
+  best = store.best_step()
+  return config.patience > 0 and best is not None and done - best >= config.patience * config.validate_every
 
 
 def log_training(writer: metrics.MetricWriter, clock: metrics.StepClock, done: int, pending) -> None:
@@ -134,48 +143,26 @@ def log_training(writer: metrics.MetricWriter, clock: metrics.StepClock, done: i
       " an earlier checkpoint")
 
 
-def validate(config: Config, data: Data, compiled: Compiled, state) -> dict[str, float]:
-  """Returns the mean metrics of the averaged weights over the same `validation_batches` batches each time."""
-  size = min(config.batch_size * config.validation_batches, len(data.validation))
-  count = max(1, size // config.batch_size)
-  entries = []
-  for index in range(count):
-    rows = pipeline.batch_rows(len(data.validation), config.batch_size, seed=config.split_seed, step=index)
-    batch = parallel.split_batch(data.validation.batch(parallel.local_rows(rows)))
-    entries.append(compiled.validate(state.ema, batch))
-  return metrics.mean_of(entries)
-
-
-def public_statistics(data: Data) -> dict[str, NormStats]:
-  """Returns the statistics that belong to the policy; those of the auxiliary targets do not."""
-  return {name: data.stats[name] for name in ("state", "actions")}
-
-
-def finish(
-  config: Config, model_config, data: Data, store: CheckpointStore, workdir: Path, *, wall_clock_s: float
-) -> Path:
-  """Returns the policy directory made of the best checkpoint, with the statistics of its keys."""
+def finish(config: Config, task: Task, store: CheckpointStore, *, wall_clock_s: float) -> Path:
+  """Returns what the best checkpoint becomes, with a record of how it came about."""
   best = store.best_step()
   if best is None:
-    raise Pi0RagError(f"no checkpoint in '{workdir}' to make a policy of: config.steps is {config.steps}")
+    raise Pi0RagError(f"no checkpoint in '{store.root}' to make a policy of: config.steps is {config.steps}")
   record = {
     "config": json.loads(config.to_json_best_effort()),
     "step": best,
     "steps": config.steps,
     "validation": store.metrics(best),
     "wall_clock_s": wall_clock_s,
-    "frames": {"train": len(data.frames), "validation": len(data.validation_frames)},
-    "seeds": {
-      "train": [int(x) for x in np.unique(data.frames.seeds)],
-      "validation": [int(x) for x in np.unique(data.validation_frames.seeds)],
-    },
+    **task.record(),
     "devices": f"{jax.devices()[0].device_kind} x {jax.device_count()}",
     "versions": {"jax": jax.__version__, "numpy": np.__version__},
   }
-  spec = export.make_spec(config, model_config, data.frames)
-  target = workdir / "policy"
-  export.export_policy(store.folder(best), data.tokenizer, target, spec=spec, record=record)
-  observations = list(calibrate.demonstrations(config.data_dir))
-  calibrate.calibrate(target, observations, keys.KeyRecipe()).save(target)
-  metrics.log.info("policy of step %d written to %s", best, target)
+  target = task.export(store, best, record)
+  metrics.log.info("step %d written to %s", best, target)
   return target
+
+
+def _short(value) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= 60 else f"{text[:57]}..."

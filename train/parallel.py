@@ -1,42 +1,119 @@
-"""Data parallelism: one `pmap`, the batch split over the devices, the state one plain tree without a device axis."""
+"""How steps run on many devices, in two ways with one interface.
+
+`Replicated`: one `pmap`, the batch split over the devices, each of which has a copy of the state; for adapters, heads
+and small models. `Sharded`: one `jit`, state and batch split over the devices (FSDP); for training all of a large
+model. A step never asks which: it averages with the `mean` that it is given, and an example's draws follow from its
+`index` in the batch.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 AXIS = "batch"
+# openpi's: smaller arrays stay whole on every device.
+MIN_SHARDED_BYTES = 4 * 2**20
 
 
-def compile_step(step: Callable, *, donate_state: bool) -> Callable:
-  """Returns `step(state, batch)` compiled for every device.
+class Replicated:
+  """Data parallelism by `pmap`, with state and frozen parameters one plain tree without a device axis."""
 
-  Args:
-    step: pure; gets the whole state and its device's part of the batch; must average over `AXIS` itself.
-    donate_state: the state passed in is given up, as training does and validation must not.
-  """
-  donated = (0,) if donate_state else ()
-  compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=donated)
-  if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
-    return compiled
-  # Forced host devices share one thread pool: two steps in flight starve each other's collectives for ever.
-  return lambda state, batch: jax.block_until_ready(compiled(state, batch))
+  def __init__(self):
+    self._sharding = NamedSharding(_mesh(), PartitionSpec())
+
+  def compile_train(self, step: Callable) -> Callable:
+    """Returns `step(state, frozen, batch)` for every device; the state passed in is given up."""
+    return self._compile(step, donated=(0,))
+
+  def compile_validation(self, step: Callable) -> Callable:
+    """Returns `step(params, frozen, batch)` for every device."""
+    return self._compile(step, donated=())
+
+  def _compile(self, step: Callable, *, donated: tuple[int, ...]) -> Callable:
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=donated)
+    return _one_at_a_time(compiled)
+
+  def place(self, tree):
+    """Returns the tree with a copy of every array on each device and no stacked axis."""
+    return jax.device_put(tree, self._sharding)
+
+  def create(self, make: Callable, *args):
+    """Returns the tree `make(*args)`, made on every device."""
+    return jax.jit(make, out_shardings=self._sharding)(*args)
+
+  def place_batch(self, batch):
+    """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]."""
+    count = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+
+  def mean(self, tree):
+    """Returns the tree averaged over all devices; only inside a step."""
+    return jax.lax.pmean(tree, AXIS)
 
 
-def replicate(tree):
-  """Returns the tree with a copy of every array on each device and no stacked axis."""
-  sharding = NamedSharding(Mesh(np.asarray(jax.devices()), (AXIS,)), PartitionSpec())
-  return jax.device_put(tree, sharding)
+class Sharded:
+  """FSDP by `jit`: every large array of state and frozen parameters is split over the devices, as the batch is."""
+
+  def __init__(self, *, min_bytes: int = MIN_SHARDED_BYTES):
+    self._mesh = _mesh()
+    self._min_bytes = min_bytes
+
+  def compile_train(self, step: Callable) -> Callable:
+    """Returns `step(state, frozen, batch)` over all devices; the state passed in is given up and keeps its layout."""
+
+    def pinned(state, frozen, batch):
+      next_state, metrics = step(state, frozen, batch)
+      layout = jax.tree.map(self._sharding, next_state)
+      return jax.lax.with_sharding_constraint(next_state, layout), metrics
+
+    return _one_at_a_time(jax.jit(pinned, donate_argnums=0))
+
+  def compile_validation(self, step: Callable) -> Callable:
+    """Returns `step(params, frozen, batch)` over all devices."""
+    return _one_at_a_time(jax.jit(step))
+
+  def place(self, tree):
+    """Returns the tree with its arrays split over the devices along their largest divisible axis."""
+    return jax.device_put(tree, jax.tree.map(self._sharding, tree))
+
+  def create(self, make: Callable, *args):
+    """Returns the tree `make(*args)`, made in its parts: the whole may be more than one device holds."""
+    layout = jax.tree.map(self._sharding, jax.eval_shape(make, *args))
+    return jax.jit(make, out_shardings=layout)(*args)
+
+  def place_batch(self, batch):
+    """Returns this process's arrays [B, ...] as parts of global ones."""
+    layout = NamedSharding(self._mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), batch)
+
+  def mean(self, tree):
+    """Returns the tree: under `jit` a batch is the global one, and means are over all of it."""
+    return tree
+
+  def _sharding(self, array) -> NamedSharding:
+    """Returns where an array's parts go."""
+    spec = [None] * array.ndim
+    count = self._mesh.size
+    axes = [axis for axis in range(array.ndim) if array.shape[axis] % count == 0]
+    if axes and array.size * array.dtype.itemsize >= self._min_bytes:
+      spec[max(axes, key=lambda axis: array.shape[axis])] = AXIS
+    return NamedSharding(self._mesh, PartitionSpec(*spec))
 
 
-def split_batch(batch):
-  """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]."""
-  count = jax.local_device_count()
-  return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+KINDS = {"pmap": Replicated, "fsdp": Sharded}
+
+
+def make(name: str) -> Replicated | Sharded:
+  """Returns the way of running steps that a configuration's `parallel` names."""
+  if name not in KINDS:
+    raise unknown_name("parallel", name, KINDS)
+  return KINDS[name]()
 
 
 def local_rows(rows):
@@ -45,17 +122,51 @@ def local_rows(rows):
   return rows[jax.process_index() * share : (jax.process_index() + 1) * share]
 
 
-def check_batch_size(batch_size: int) -> None:
-  """Raises if the devices cannot share the batch equally."""
-  if batch_size < 1 or batch_size % jax.device_count():
-    raise Pi0RagError(f"batch_size {batch_size} must be a multiple of the {jax.device_count()} devices")
+def check_batch_size(batch_size: int, microbatches: int = 1) -> None:
+  """Raises if the devices cannot share the batch, and each its part, equally."""
+  parts = jax.device_count() * microbatches
+  if microbatches < 1 or batch_size < 1 or batch_size % parts:
+    each = f" times {microbatches} microbatches" if microbatches != 1 else ""
+    raise Pi0RagError(f"batch_size {batch_size} must be a multiple of the {jax.device_count()} devices{each}")
 
 
-def example_indices(local_batch: int):
-  """Returns int[B], the places of this device's examples in the global batch; only inside a step."""
-  return jax.lax.axis_index(AXIS) * local_batch + jnp.arange(local_batch)
+def is_first() -> bool:
+  """Returns whether this process is the one that writes."""
+  return jax.process_index() == 0
 
 
-def mean_over_devices(tree):
-  """Returns the tree averaged over all devices; only inside a step."""
-  return jax.lax.pmean(tree, AXIS)
+def wait_for_all(name: str) -> None:
+  """Returns once every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def fetch(tree):
+  """Returns numpy arrays of the whole tree, also where parts of it are on other hosts: call it on all of them."""
+  whole = jax.jit(lambda x: x, out_shardings=NamedSharding(_mesh(), PartitionSpec()))
+
+  def one(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return np.asarray(x)
+    return np.asarray((x if x.is_fully_replicated else whole(x)).addressable_data(0))
+
+  return jax.tree.map(one, tree)
+
+
+def _mesh() -> Mesh:
+  return Mesh(np.asarray(jax.devices()), (AXIS,))
+
+
+def _one_at_a_time(compiled: Callable) -> Callable:
+  """Returns the compiled step, made to wait for its end where forced host devices share one thread pool.
+
+  There two steps in flight starve each other's collectives for ever.
+  """
+  if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+    return compiled
+  return lambda *args: jax.block_until_ready(compiled(*args))
+
+
+def draw_keys(rng, index_B):
+  """Returns one key per example, from its place in the global batch: the same however the batch is split."""
+  return jax.vmap(lambda index: jax.random.fold_in(rng, index))(jnp.asarray(index_B))

@@ -1,140 +1,106 @@
-"""One training step and one validation step: pure functions of a state and a batch, compiled in `parallel`."""
+"""One training step of anything: a pure function of state, frozen parameters and batch, compiled in `parallel`."""
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
-from pi0rag_jax.models import flow, pi0
-from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.typing import Array, Config, Params
-from train import auxiliary, parallel
+from pi0rag_jax.typing import Array, Params
 
-# Distinguishes the keys of training from those of validation, which are the same at every validation.
+# (trainable, frozen, batch, rng) -> (loss, metrics); metrics are means over the batch, as the loss is.
+LossFn = Callable[[Params, Params, Mapping, Any], tuple[Any, Mapping[str, Any]]]
+
+# Distinguish the keys of training from those of validation, which are the same at every validation.
 _TRAIN_STREAM, _VALIDATION_STREAM = 0, 1
+# openpi's norm of the parameters counts matrices alone, without these.
+_UNCOUNTED = ("bias", "scale", "pos_embedding", "input_embedding")
 
 
 @flax.struct.dataclass
 class TrainState:
-  """Everything that changes while training; `params` and `ema` have the keys `policy` and `auxiliary`."""
+  """Everything that changes while training."""
 
   step: Array  # int32[]
-  params: dict[str, Params]
-  ema: dict[str, Params]
+  params: Params  # the trainable ones
+  ema: Params | None  # their moving average, None where none is kept
   opt_state: optax.OptState
 
+  @property
+  def averaged(self) -> Params:
+    """The parameters that are validated and exported."""
+    return self.params if self.ema is None else self.ema
 
-def init_state(params: dict[str, Params], optimizer: optax.GradientTransformation) -> TrainState:
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, *, ema: bool = True) -> TrainState:
   """Returns the state before the first step; the average starts at the parameters, as a copy."""
-  ema = jax.tree.map(jnp.copy, params)
-  return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=ema, opt_state=optimizer.init(params))
+  average = jax.tree.map(jnp.copy, params) if ema else None
+  return TrainState(step=jnp.zeros((), jnp.int32), params=params, ema=average, opt_state=optimizer.init(params))
 
 
-def make_train_step(model: pi0.Pi0, optimizer: optax.GradientTransformation, config: Config) -> Callable:
-  """Returns step(state, batch) -> (state, metrics); see `train_step`."""
-  options = {"draws": config.draws, "auxiliary_weight": config.auxiliary_weight}
-  loss_fn = functools.partial(batch_loss, model, **options)
-  return functools.partial(
-    train_step, loss_fn=loss_fn, optimizer=optimizer, seed=config.seed, ema_decay=config.ema_decay
-  )
-
-
-def train_step(state: TrainState, batch: Mapping, *, loss_fn, optimizer, seed: int, ema_decay: float):
+def train_step(state: TrainState, frozen: Params, batch: Mapping, *, loss_fn: LossFn,
+               optimizer: optax.GradientTransformation, seed: int, ema_decay: float, mean: Callable,
+               microbatches: int = 1):
   """Returns (the next state, metrics); an update that is not finite is skipped and counted, the step still counts.
 
   Args:
-    state: replicated.
-    batch: this device's part; see `batch_loss`.
-    loss_fn: (params, batch, rng) -> (loss, metrics).
-    optimizer: of the whole `params`.
-    seed: of the noise; a step's draws depend on it, the step and an example's place in the global batch.
-    ema_decay: of the average that is exported.
+    state: of the trainable parameters.
+    frozen: the others; never differentiated.
+    batch: this device's part, every array [B, ...].
+    loss_fn: see LossFn; its draws come from the key that it is given, which depends on seed and step alone.
+    seed: of the draws.
+    ema_decay: of the average that is exported, where the state keeps one.
+    mean: over all devices, see `parallel`.
+    microbatches: parts of the batch whose gradients are accumulated one after the other, for want of memory.
   """
   rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _TRAIN_STREAM), state.step)
-  grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params, batch, rng)
-  grads, metrics = parallel.mean_over_devices((grads, metrics))
+  grads, metrics = mean(gradients(loss_fn, state.params, frozen, batch, rng, microbatches))
   grad_norm = optax.tree.norm(grads)
   finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, state.ema, params)
+  next_state = apply_gradients(state, grads, optimizer=optimizer, ema_decay=ema_decay)
   keep = lambda new, old: jax.tree.map(functools.partial(jnp.where, finite), new, old)  # noqa: E731
-  next_state = TrainState(
-    step=state.step + 1,
-    params=keep(params, state.params),
-    ema=keep(ema, state.ema),
-    opt_state=keep(opt_state, state.opt_state),
-  )
-  return next_state, metrics | {"grad_norm": grad_norm, "skipped": 1.0 - finite}
+  next_state = keep(next_state, state.replace(step=next_state.step))
+  norms = {"grad_norm": grad_norm, "param_norm": parameter_norm(next_state.params)}
+  return next_state, metrics | norms | {"skipped": 1.0 - finite}
 
 
-def batch_loss(model: pi0.Pi0, params: Mapping, batch: Mapping, rng, *, draws: int, auxiliary_weight: float):
-  """Returns (loss, metrics) of one device's part of a batch.
-
-  Args:
-    model: the network.
-    params: `policy` and `auxiliary`.
-    batch: `observation` (openpi's dictionary), `actions_BTA` normalized and padded, `targets_BG` normalized.
-    rng: key of this step, the same on every device.
-    draws: (time, noise) pairs per encoded observation.
-    auxiliary_weight: of the squared error of the auxiliary head.
-  """
-  observation = Observation.from_dict(batch["observation"])
-  actions_BTA = batch["actions_BTA"]
-  noise_DBTA, time_DB = draw_noise(rng, actions_BTA, draws)
-  losses_DBT, prefix = pi0.loss_draws(model, params["policy"], observation, actions_BTA, noise_DBTA, time_DB)
-  targets_BG = auxiliary.predict(params["auxiliary"], prefix)
-  flow_loss = jnp.mean(losses_DBT)
-  auxiliary_loss = jnp.mean(jnp.square(targets_BG - batch["targets_BG"]))
-  loss = flow_loss + auxiliary_weight * auxiliary_loss
-  return loss, {"loss": loss, "flow_loss": flow_loss, "auxiliary_loss": auxiliary_loss}
+def validation_key(seed: int):
+  """Returns the key of every validation of a run."""
+  return jax.random.fold_in(jax.random.key(seed), _VALIDATION_STREAM)
 
 
-def draw_noise(rng, actions_BTA, draws: int):
-  """Returns (noise float[draws, B, T, A], time float[draws, B]), the same however the batch is split.
-
-  Every example has its own key, made from its place in the global batch; only inside a step.
-  """
-
-  def draw(index):
-    noise_key, time_key = jax.random.split(jax.random.fold_in(rng, index))
-    noise_DTA = jax.random.normal(noise_key, (draws, *actions_BTA.shape[1:]))
-    return noise_DTA, flow.sample_time(time_key, (draws,))
-
-  return jax.vmap(draw, out_axes=1)(parallel.example_indices(actions_BTA.shape[0]))
-
-
-def make_validation_step(model: pi0.Pi0, stats: Mapping, config: Config) -> Callable:
-  """Returns step(params, batch) -> metrics, of the averaged parameters; `stats` turn errors into mm."""
-  return functools.partial(
-    validation_step,
-    model=model,
-    scale_A=jnp.asarray(stats["actions"].std, jnp.float32),
-    config=config,
-  )
+def gradients(loss_fn: LossFn, params: Params, frozen: Params, batch: Mapping, rng, microbatches: int = 1):
+  """Returns (gradients, metrics) of a batch, the mean over its equal parts."""
+  differentiate = jax.grad(loss_fn, has_aux=True)
+  if microbatches == 1:
+    return differentiate(params, frozen, batch, rng)
+  parts = jax.tree.map(lambda x: x.reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:]), batch)
+  one = lambda part: differentiate(params, frozen, part, rng)  # noqa: E731
+  shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
+  start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  add = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731
+  total, _ = jax.lax.scan(add, start, parts)
+  return jax.tree.map(lambda x: x / microbatches, total)
 
 
-def validation_step(params: Mapping, batch: Mapping, *, model, scale_A, config: Config):
-  """Returns the losses and how far the chunk sampled from z = 0 is from the label.
+def apply_gradients(state: TrainState, grads: Params, *, optimizer: optax.GradientTransformation,
+                    ema_decay: float) -> TrainState:
+  """Returns the state after one update of the optimizer."""
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params: Any = optax.apply_updates(state.params, updates)
+  average = state.ema
+  if average is not None:
+    average = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, average, params)
+  return TrainState(step=state.step + 1, params=params, ema=average, opt_state=opt_state)
 
-  `path_error_mm`: distance between both tool positions after the `execute_steps` that are carried out;
-  `gripper_error`: mean absolute difference of the commanded opening there.
-  """
-  rng = jax.random.fold_in(jax.random.key(config.seed), _VALIDATION_STREAM)
-  _, metrics = batch_loss(
-    model, params, batch, rng, draws=config.draws, auxiliary_weight=config.auxiliary_weight
-  )
-  observation = Observation.from_dict(batch["observation"])
-  chunk_BTA = pi0.sample_actions(
-    model, params["policy"], observation, jnp.zeros_like(batch["actions_BTA"]), num_steps=config.denoising_steps
-  )
-  used = (chunk_BTA - batch["actions_BTA"])[:, : config.execute_steps, : scale_A.shape[0]] * scale_A
-  path_B3 = jnp.sum(used[..., list(config.position_dims)], axis=1)
-  metrics |= {
-    "path_error_mm": 1000 * jnp.mean(jnp.linalg.norm(path_B3, axis=-1)),
-    "gripper_error": jnp.mean(jnp.abs(used[..., list(config.gripper_dims)])),
-  }
-  return parallel.mean_over_devices(metrics)
+
+def parameter_norm(params: Params):
+  """Returns the global norm float[] of the weight matrices, as openpi counts them."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  return optax.tree.norm({
+    path: leaf for path, leaf in flat.items()
+    if leaf.ndim > 1 and not any(name in path.split("/")[-1] for name in _UNCOUNTED)})

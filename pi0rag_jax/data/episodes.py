@@ -21,6 +21,8 @@ from pi0rag_jax.errors import Pi0RagError
 
 FORMAT_NAME = "pi0rag_jax-episodes"
 FORMAT_VERSION = 1
+# Version 2 is what `data/recorder.py` writes: other fields, read by `data/own.py`.
+READABLE_VERSIONS = (1, 2)
 SUFFIX = ".h5"
 # gzip 1 halves ray-cast images at ~1 ms a frame; frames are read in blocks, so a chunk holds several.
 IMAGE_CHUNK_FRAMES = 16
@@ -95,7 +97,8 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
   except OSError as error:
     raise Pi0RagError(f"'{path}' is no whole HDF5 file ({error}): remove it and collect it again") from error
   with file:
-    _check_format(path, file.attrs)
+    if check_format(path, file.attrs) != FORMAT_VERSION:
+      raise Pi0RagError(f"'{path}' holds recorded episodes (version 2): read them with data.formats.open_dataset")
     for name in sorted(file):
       yield _read_group(path, _group(file, name))
 
@@ -178,11 +181,12 @@ def _arrays(group: h5py.Group) -> dict[str, np.ndarray]:
   return {name: _array(group, name) for name in group.keys()}  # noqa: SIM118
 
 
-def _check_format(path: Path, attributes: h5py.AttributeManager) -> None:
-  """Raises if the file is not of this project or of a version this code cannot read."""
+def check_format(path: str | Path, attributes: h5py.AttributeManager) -> int:
+  """Returns the version; raises if the file is not of this project or of a version this code cannot read."""
   found = attributes.get("format")
   if found != FORMAT_NAME:
     raise Pi0RagError(f"'{path}' is another project's HDF5 file (format {found!r}, expected '{FORMAT_NAME}')")
   version = int(attributes.get("version", -1))
-  if version != FORMAT_VERSION:
-    raise Pi0RagError(f"'{path}' has format version {version}; this code reads version {FORMAT_VERSION}")
+  if version not in READABLE_VERSIONS:
+    raise Pi0RagError(f"'{path}' has format version {version}; this code reads versions 1 and 2")
+  return version

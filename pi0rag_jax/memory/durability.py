@@ -26,6 +26,7 @@ _EARLY_S = 0.03  # longest time to the kill after the imports
 _LATE_S = 0.25  # longest time to the kill after the first acknowledgement
 _COMPACT_EVERY = 11  # batches, so that kills also hit vacuuming and checkpoints
 _LARGEST_BATCH = 6
+_CORRECTION_BATCHES = range(0, 200, 20)
 
 
 @dataclasses.dataclass
@@ -49,8 +50,8 @@ def batch_records(number: int) -> list[Record]:
     base_TA = rng.standard_normal(HEADER.chunk_shape)
     provenance = {"source": "policy", "batch": number, "item": i}
     key = rng.standard_normal(HEADER.key_dim)
-    # Few corrections, so that a tight memory always has anchors to evict.
-    kind = CORRECTION if number % 20 == 0 else ANCHOR
+    # Corrections stop before they fill a tight memory, which then would keep no new anchor at all.
+    kind = CORRECTION if number in _CORRECTION_BATCHES else ANCHOR
     records.append(Record(key, base_TA, base_TA + 0.1, kind, "success", task="kill", provenance=provenance))
   return records
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import attention
+from pi0rag_jax.models import attention, remat
 from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
 from pi0rag_jax.typing import Array
 
@@ -210,14 +210,15 @@ class Gemma(nn.Module):
   unroll: bool = False
   # Of the rotated queries; None stands for `dtype`. pi0-FAST leaves them in float32.
   rotary_dtype: jnp.dtype | None = None
+  remat: str = "none"
 
   def setup(self):
     depth = self.configs[0].depth
     self.embedder = Embedder(self.vocab_size, self.configs[0].width)
     in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)  # flax declares one int
     layers = nn.scan(
-      Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=depth, in_axes=in_axes,
-      unroll=depth if self.unroll else 1)
+      remat.wrap(Block, self.remat), variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
+      in_axes=in_axes, unroll=depth if self.unroll else 1)
     self.layers = layers(self.configs, self.rotary_dtype)
     self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
 

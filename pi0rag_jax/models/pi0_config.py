@@ -8,6 +8,7 @@ from typing import Self
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.models import remat
 from pi0rag_jax.models.gemma import GemmaConfig
 from pi0rag_jax.models.siglip import SiglipConfig
 
@@ -39,10 +40,14 @@ class PaliGemmaConfig:
   state_dim: int | None = None
   # Compiles layers one by one instead of as a loop: faster where layers are small, slower to compile.
   unroll: bool = False
+  # What training keeps of the forward pass, one of remat.POLICIES; changes memory and time alone.
+  remat: str = "none"
 
   def __post_init__(self):
     if self.dtype not in DTYPES:
       raise unknown_name("dtype", self.dtype, DTYPES)
+    if self.remat not in remat.POLICIES:
+      raise unknown_name("remat", self.remat, remat.POLICIES)
     if len(self.image_size) != 2:
       raise Pi0RagError(f"image_size must be (height, width) in pixels, got {self.image_size}")
     if not self.image_keys:

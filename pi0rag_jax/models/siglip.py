@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +91,13 @@ class Encoder(nn.Module):
   config: SiglipConfig
   dtype: jnp.dtype
   unroll: bool
+  remat: str
 
   @nn.compact
   def __call__(self, x_BSD):
     layers = nn.scan(
-      EncoderBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.config.depth,
-      unroll=self.config.depth if self.unroll else 1)
+      remat.wrap(EncoderBlock, self.remat), variable_axes={"params": 0}, split_rngs={"params": True},
+      length=self.config.depth, unroll=self.config.depth if self.unroll else 1)
     x_BSD, _ = layers(self.config, self.dtype, name="encoderblock")(x_BSD, None)
     return nn.LayerNorm(dtype=self.dtype, name="encoder_norm")(x_BSD)
 
@@ -110,6 +112,7 @@ class Siglip(nn.Module):
   out_dim: int
   dtype: jnp.dtype = jnp.float32
   unroll: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(self, image_BHWC):
@@ -119,6 +122,6 @@ class Siglip(nn.Module):
     shape = (1, x_BSD.shape[1], width)
     position_1SD = self.param("pos_embedding", nn.initializers.normal(width**-0.5), shape)
     x_BSD = (x_BSD + position_1SD).astype(self.dtype)
-    x_BSD = Encoder(self.config, self.dtype, self.unroll, name="Transformer")(x_BSD)
+    x_BSD = Encoder(self.config, self.dtype, self.unroll, self.remat, name="Transformer")(x_BSD)
     head_init = nn.initializers.zeros if self.config.zero_head else nn.initializers.lecun_normal()
     return nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=head_init, name="head")(x_BSD)

@@ -29,6 +29,9 @@ PARAMS_DIR = "params"
 LORA = ".*lora.*"
 ANY = ".*"
 VISION_QUERY = "PaliGemma/img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
+# What a pi0-FAST lacks beside a flow model, and what both have.
+ACTION_HEAD = "action_out_proj/kernel"
+EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 SHOWN_MISMATCHES = 8
 
 logger = logging.getLogger(__name__)
@@ -179,6 +182,8 @@ def _foreign_directory(path: pathlib.Path) -> Pi0RagError:
 def _without_extra(source: sources.Source, wanted: Mapping) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of the arrays that the model has, and warns of the others."""
   extra = sorted(source.shapes.keys() - wanted.keys())
+  if ACTION_HEAD in extra and EMBEDDING in wanted:
+    raise Pi0RagError(f"{source.name} has {ACTION_HEAD}: it is of pi0 or pi0.5, the model is a pi0-FAST")
   adapters = [name for name in extra if re.fullmatch(LORA, name)]
   if adapters:
     raise Pi0RagError(f"{source.name} has {len(adapters)} LoRA arrays that the model lacks, such as {adapters[0]}: "

@@ -27,6 +27,7 @@ class ModelConfig:
   action_horizon: int = 0  # steps; 0 for the family's
   max_token_len: int = 0  # 0 for the family's
   dtype: str = "bfloat16"
+  image_keys: tuple[str, ...] | None = None  # cameras that the robot's transforms give; None for the family's
   paligemma_variant: str = "gemma_2b"  # of pi0rag_jax.models.registry; '..._lora' adds adapters
   action_expert_variant: str = "gemma_300m"  # unused by pi0-FAST
   discrete_state_input: bool | None = None  # the state as text in the prompt; None: in pi0.5 (pi0-FAST: always)
@@ -59,6 +60,8 @@ class ModelConfig:
       "action_dim": self.action_dim, "action_horizon": self.action_horizon, "max_token_len": self.max_token_len,
       "dtype": self.dtype, "paligemma": registry.gemma(self.paligemma_variant), "siglip": registry.siglip(SIGLIP),
     }
+    if self.image_keys is not None:
+      shared["image_keys"] = self.image_keys
     if self.family == "pi0_fast":
       return Pi0FastConfig(**shared)
     return Pi0Config(**shared, expert=registry.gemma(self.action_expert_variant), pi05=self.family == "pi05")

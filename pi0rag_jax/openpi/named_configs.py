@@ -4,6 +4,7 @@ The five of RoboArena, which fail there when their data are set up, work here.
 """
 
 from pi0rag_jax import errors
+from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
 from pi0rag_jax.openpi.config import CosineSchedule, DataConfig, ModelConfig, RldsDataset, TrainConfig
 
 CHECKPOINTS = "gs://openpi-assets/checkpoints"
@@ -103,7 +104,8 @@ def _served() -> list[TrainConfig]:
 
 def _finetuned_on_libero() -> list[TrainConfig]:
   """Returns the configurations of LIBERO: full fine-tuning, and with adapters."""
-  fast = {"action_dim": 7, "action_horizon": 10, "max_token_len": 180}
+  # pi0-FAST gets the cameras of LIBERO under the names of pi0's.
+  fast = {"action_dim": 7, "action_horizon": 10, "max_token_len": 180, "image_keys": OPENPI_CAMERAS}
   lora = "gemma_2b_lora"
   return [
     TrainConfig(name="pi0_libero", model=PI0, data=_libero(delta=True), weights=_base("pi0")),

@@ -23,7 +23,13 @@ def load_norm_stats(path, asset_id: str) -> dict[str, dict[str, np.ndarray | Non
     path: the checkpoint directory, also at a gs:// address, or the `assets` directory within it.
     asset_id: robot or data set name, such as `trossen` or `physical-intelligence/libero`.
   """
-  assets = _assets_directory(download.local_checkpoint(path))
+  directory = download.local_checkpoint(path)
+  if not directory.is_dir():
+    raise Pi0RagError(f"no checkpoint directory at {directory}")
+  assets = _assets_directory(directory)
+  if not assets.is_dir():
+    raise Pi0RagError(f"{directory} has no {ASSETS_DIR}/, which holds the statistics beside params/: expected "
+                      f"{assets / asset_id / FILE_NAME}")
   file = assets / asset_id / FILE_NAME
   if not file.is_file():
     present = sorted(str(f.parent.relative_to(assets)) for f in assets.rglob(FILE_NAME))

@@ -54,7 +54,7 @@ class OrbaxSource:
   def _describe(self) -> dict:
     """Returns the tree of the stored arrays' shapes and types."""
     try:
-      with ocp.PyTreeCheckpointer() as checkpointer:
+      with local_checkpointer() as checkpointer:
         metadata = checkpointer.metadata(self._directory).item_metadata
       stored = json.loads((self._directory / "_METADATA").read_text())
       self._driver = "zarr3" if stored.get("use_zarr3") else "zarr"
@@ -92,7 +92,7 @@ def write(directory: pathlib.Path, params) -> None:
   handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
   registry = ocp.type_handlers.create_type_handler_registry(
     (np.ndarray, handler), (jax.Array, ocp.type_handlers.ArrayHandler()))
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
+  with local_checkpointer(type_handler_registry=registry) as checkpointer:
     args = ocp.args.PyTreeSave({ITEM: tree}, save_args=pieces, ocdbt_target_data_file_size=FILE_BYTES)
     checkpointer.save(directory, args=args)
 
@@ -128,3 +128,14 @@ def _pieces(shape: Sequence[int], piece_shape: Sequence[int]) -> Iterator[tuple[
 def _damaged(directory: pathlib.Path, reason: str) -> Pi0RagError:
   first_line = reason.splitlines()[0][:300] if reason else "no reason given"
   return Pi0RagError(f"{directory} is damaged or was not copied whole: {first_line}")
+
+
+def local_checkpointer(**handler_options) -> ocp.Checkpointer:
+  """Returns a checkpointer of trees of numpy arrays that this process uses alone, without waiting for other hosts."""
+  alone = ocp.options.MultiprocessingOptions()
+  if jax.process_count() > 1:
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}")
+  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **handler_options)
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -29,7 +29,7 @@ def to_uint8(image) -> np.ndarray:
 def parse_image(image, name: str = "image") -> np.ndarray:
   """Returns a picture as uint8[H, W, 3], from uint8 or floats in [0, 1] with channels first or last."""
   image = np.asarray(image)
-  if image.ndim != 3 or CHANNELS not in (image.shape[0], image.shape[-1]):
+  if image.ndim != 3 or CHANNELS not in (image.shape[0], image.shape[-1]) or 0 in image.shape:
     raise errors.Pi0RagError(f"{name} has shape {image.shape}; allowed: [H, W, 3] or [3, H, W]")
   try:
     image = to_uint8(image)
@@ -44,13 +44,14 @@ def resize_with_pad(image_BHWC: np.ndarray, height: int, width: int) -> np.ndarr
   Pillow's bilinear filter, which averages where it shrinks; the client and the policies of openpi use it.
 
   Args:
-    image_BHWC: uint8[..., H, W, 3].
+    image_BHWC: uint8[..., H, W, 3]; pictures that have the size already may be of any type.
     height, width: px.
   """
-  if image_BHWC.dtype != np.uint8:
-    raise errors.Pi0RagError(f"images are resized as uint8, got {image_BHWC.dtype}")
   if image_BHWC.shape[-3:-1] == (height, width):
     return image_BHWC
+  if image_BHWC.dtype != np.uint8:
+    raise errors.Pi0RagError(f"images are resized as uint8, got {image_BHWC.dtype}{list(image_BHWC.shape)} for "
+                             f"{height} x {width} px")
   small_height, small_width = _fitted_size(image_BHWC.shape[-3:-1], (height, width))
   top, left = (height - small_height) // 2, (width - small_width) // 2
   flat_XHWC = image_BHWC.reshape(-1, *image_BHWC.shape[-3:])

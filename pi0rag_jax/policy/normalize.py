@@ -37,6 +37,12 @@ class NormStats:
   def dim(self) -> int:
     return self.mean.shape[-1]
 
+  def describe(self, dim: int) -> str:
+    """Returns the range of one dimension in words, for messages."""
+    if self.q01 is None or self.q99 is None:
+      return f"{self.mean[dim]:.4g} ± {self.std[dim]:.4g} (mean, std)"
+    return f"{self.q01[dim]:.4g} to {self.q99[dim]:.4g} (q01, q99)"
+
 
 def normalize(x, stats: NormStats, *, quantile: bool = False):
   """Returns z-scores (x - mean) / (std + 1e-6), the statistics cut to x's last dimension.
@@ -47,8 +53,7 @@ def normalize(x, stats: NormStats, *, quantile: bool = False):
   Errors: Pi0RagError when x is wider than the statistics, or they have no quantiles.
   """
   if x.shape[-1] > stats.dim:
-    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "
-                             "they belong to another robot or data set")
+    raise other_robot(x, stats)
   low, scale = _low_and_scale(stats, x.shape[-1], quantile)
   return (x - low) / scale * 2.0 - 1.0 if quantile else (x - low) / scale
 
@@ -62,13 +67,18 @@ def unnormalize(x, stats: NormStats, *, quantile: bool = False):
   Errors: Pi0RagError when the statistics are wider than x, or have no quantiles.
   """
   if stats.dim > x.shape[-1]:
-    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "
-                             "they belong to another robot or data set")
+    raise other_robot(x, stats)
   low, scale = _low_and_scale(stats, stats.dim, quantile)
   if quantile:
     return np.concatenate([(x[..., : stats.dim] + 1.0) / 2.0 * scale + low, x[..., stats.dim :]], axis=-1)
   width = x.shape[-1]
   return x * pad_to_dim(scale, width, value=1.0 + EPSILON) + pad_to_dim(low, width)
+
+
+def other_robot(x, stats: NormStats) -> errors.Pi0RagError:
+  """Returns the error for an array and statistics of different sizes."""
+  return errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "
+                            "they belong to another robot or data set")
 
 
 def pad_to_dim(x, dim: int, *, axis: int = -1, value: float = 0.0):

@@ -17,14 +17,12 @@ from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConf
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
 from pi0rag_jax.openpi.named_configs import get_config
-from pi0rag_jax.policy import action_tokens, fsq, normalize, transforms
+from pi0rag_jax.policy import action_tokens, checks, compiling, fsq, normalize, transforms
 from pi0rag_jax.policy.robots import robot_transforms
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.policy.transforms import TransformGroup
 from pi0rag_jax.typing import Params
 
-# What callers may choose about sampling, by family: number of Euler steps, or of tokens and their temperature.
-SAMPLE_OPTIONS = {"flow": ("num_steps",), "tokens": ("max_decoding_steps", "temperature")}
 OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
                     "token_loss_mask")
 
@@ -38,7 +36,7 @@ class OpenpiPolicy:
     """Takes the model's sizes and parameters, and all transforms from the robot's dictionary to the model's.
 
     Args:
-      sample_kwargs: see SAMPLE_OPTIONS.
+      sample_kwargs: see `checks.SAMPLE_OPTIONS`.
       metadata: what a server tells its clients.
       seed: of the noise, or of the tokens drawn, where a caller gives none.
     """
@@ -48,14 +46,14 @@ class OpenpiPolicy:
     self._inputs = transforms.compose(group.inputs)
     self._outputs = transforms.compose(group.outputs)
     self._options = tuple(sorted((sample_kwargs or {}).items()))
-    allowed = SAMPLE_OPTIONS["tokens" if isinstance(model, Pi0FastConfig) else "flow"]
-    for name, _ in self._options:
-      if name not in allowed:
-        raise errors.unknown_name("sampling option", name, allowed)
+    checks.check_options(dict(self._options), model)
     self._rng = jax.random.key(seed)
+    self._compiler_options = tuple(sorted(compiling.options(params).items()))
 
   def model_input(self, observation: Mapping) -> dict:
     """Returns the model's dictionary of a robot's, one sample: `image`, `image_mask`, `state`, `tokenized_prompt`."""
+    if not isinstance(observation, Mapping):
+      raise errors.Pi0RagError(f"the observation is {type(observation).__name__}; allowed: a robot's dictionary")
     return self._inputs(dict(observation))
 
   def infer(self, observation: Mapping, *, noise=None) -> dict:
@@ -70,7 +68,7 @@ class OpenpiPolicy:
     inputs = self.model_input(observation)
     self._rng, rng = jax.random.split(self._rng)
     start = self._start(noise, rng)
-    sample = _sampler(self.model, tuple(sorted(inputs["image"])), self._options)
+    sample = _sampler(self.model, tuple(sorted(inputs["image"])), self._options, self._compiler_options)
     given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
     # Doubles become float32 here.
     obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], given))
@@ -88,23 +86,31 @@ class OpenpiPolicy:
       return rng if is_fast else jax.random.normal(rng, shape)
     if is_fast:
       raise errors.Pi0RagError("pi0-FAST writes tokens and starts from no noise: leave `noise` out")
-    noise = np.asarray(noise, np.float32)
+    noise = np.asarray(noise)
     wanted = (self.model.action_horizon, self.model.action_dim)
     if noise.shape not in (wanted, (1, *wanted)):
       raise errors.Pi0RagError(f"noise has shape {noise.shape}; allowed: {wanted}, one row per action step")
-    return noise.reshape(1, *wanted)
+    if noise.dtype.kind not in "fiu" or not np.isfinite(noise).all():
+      raise errors.Pi0RagError(f"noise of type {noise.dtype} has NaN or infinity, or no numbers; allowed: finite ones")
+    return noise.reshape(1, *wanted).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=16)
-def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple) -> Callable:
+def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple, compiler_options: tuple) -> Callable:
   """Returns the jitted sampler (params, observation, start) -> chunk or tokens; policies of one size share it."""
+  jit = functools.partial(jax.jit, compiler_options=dict(compiler_options))
   if isinstance(model, Pi0FastConfig):
     # openpi's pi0-FAST takes the cameras that there are, in the order of their names.
     network = pi0_fast.Pi0Fast(dataclasses.replace(model, image_keys=cameras))
-    return jax.jit(functools.partial(pi0_fast.sample_tokens, network, **dict(options)))
+    return jit(functools.partial(pi0_fast.sample_tokens, network, **dict(options)))
   if isinstance(model, Pi0Config):
-    return jax.jit(functools.partial(pi0.sample_actions, pi0.Pi0(model), **dict(options)))
+    return jit(functools.partial(pi0.sample_actions, pi0.Pi0(model), **dict(options)))
   raise errors.Pi0RagError(f"no policy of a {type(model).__name__}; allowed: Pi0Config and Pi0FastConfig")
+
+
+@functools.lru_cache(maxsize=16)
+def _parameter_shapes(model: PaliGemmaConfig) -> Params:
+  return jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
 
 
 def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: TransformGroup | None = None,
@@ -119,9 +125,9 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     config: the name of a configuration, or one of one's own.
     checkpoint_dir: a directory or a gs:// address, with `params` and `assets`; None: the configuration's release.
     repack: transforms before and after those of the robot, for dictionaries with other keys.
-    sample_kwargs: see SAMPLE_OPTIONS.
+    sample_kwargs: see `checks.SAMPLE_OPTIONS`.
     default_prompt: where an observation has none; the configuration's own comes after it.
-    norm_stats: instead of those in the checkpoint's assets.
+    norm_stats: instead of those in the checkpoint's assets; an empty dictionary for data that need none.
     model: sizes that are not the configuration's, such as a small model's.
     text_tokenizer, action_codec: instead of the published ones in openpi's cache.
     dtype: of the parameters; openpi serves in bfloat16. None keeps what is stored.
@@ -134,6 +140,7 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     raise errors.Pi0RagError(f"no checkpoint of '{config.name}' is released: give the directory of one, as training "
                              "writes it: params/ and assets/ in it")
   model = model or config.model.build()
+  checks.check_model(model, config.model.family)
   # Everything that can be wrong is found before the large arrays are read.
   norm_stats = load_stats(config, checkpoint_dir) if norm_stats is None else norm_stats
   group = policy_transforms(
@@ -141,9 +148,8 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     text_tokenizer=text_tokenizer or SentencePieceTokenizer.paligemma(), action_codec=action_codec)
   if repack is not None:
     group = TransformGroup((*repack.inputs, *group.inputs), (*group.outputs, *repack.outputs))
-  template = jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
-  params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=template, placement=jax.devices()[0],
-                                   drop_extra=True)
+  params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=_parameter_shapes(model),
+                                   placement=jax.devices()[0], drop_extra=True)
   return OpenpiPolicy(model, params, group, sample_kwargs=sample_kwargs, metadata=config.policy_metadata, seed=seed)
 
 
@@ -158,13 +164,19 @@ def policy_transforms(data: DataConfig, model: ModelConfig, sizes: PaliGemmaConf
     action_codec: of pi0-FAST; None loads the one that the model names.
   """
   robot = robot_transforms(data, model.family)
+  if norm_stats:
+    norm_stats = checks.check_stats(norm_stats, source="the statistics", quantile=model.use_quantile_norm)
+    _check_actions(data, robot, norm_stats["actions"], sizes.action_dim)
+  # pi0-FAST takes the cameras that there are.
+  needed = () if model.family == "pi0_fast" else sizes.image_keys
+  robot = robot.push(inputs=(checks.CheckEntries(needed, floats=data.robot == "fake"),))
   if data.delta_mask is not None:
     robot = robot.push(inputs=(transforms.DeltaActions(data.delta_mask),),
                        outputs=(transforms.AbsoluteActions(data.delta_mask),))
   group = TransformGroup((transforms.InjectDefaultPrompt(default_prompt), *robot.inputs), robot.outputs)
   if norm_stats:
     quantile = model.use_quantile_norm
-    group = group.push(inputs=(transforms.Normalize(norm_stats, quantile),),
+    group = group.push(inputs=(transforms.Normalize(norm_stats, quantile, padded_dim=sizes.action_dim),),
                        outputs=(transforms.Unnormalize(norm_stats, quantile),))
   return group.push(inputs=(transforms.InjectDefaultPrompt(data.default_prompt),
                             transforms.ResizeImages(*sizes.image_size))).push(
@@ -178,13 +190,8 @@ def load_stats(config: TrainConfig, checkpoint_dir) -> dict[str, normalize.NormS
   if config.data.stats_id is None:
     raise errors.Pi0RagError(f"configuration '{config.name}' names no statistics: set asset_id or repo_id")
   loaded = checkpoints.load_norm_stats(checkpoint_dir, config.data.stats_id)
-  stats = {name: normalize.NormStats.from_dict(values) for name, values in loaded.items()}
-  if config.model.use_quantile_norm:
-    for name, values in stats.items():
-      if values.q01 is None or values.q99 is None:
-        raise errors.Pi0RagError(f"the statistics of {name} for '{config.data.stats_id}' in {checkpoint_dir} have no "
-                                 f"q01 and q99, by which {config.model.family} is normalized: compute them anew")
-  return stats
+  return checks.check_stats(loaded, source=f"the statistics for '{config.data.stats_id}' in {checkpoint_dir}",
+                            quantile=config.model.use_quantile_norm)
 
 
 def load_codec(model: ModelConfig) -> action_tokens.ActionCodec:
@@ -196,6 +203,13 @@ def load_codec(model: ModelConfig) -> action_tokens.ActionCodec:
   if model.action_tokenizer_path is None:
     raise errors.Pi0RagError("the action tokenizer 'fsq' is a learned one: set action_tokenizer_path")
   return fsq.FsqCodec.load(model.action_tokenizer_path)
+
+
+def _check_actions(data: DataConfig, robot: TransformGroup, stats: normalize.NormStats, model_dim: int) -> None:
+  """Raises Pi0RagError for statistics of actions that a named robot does not have; one's own says nothing of them."""
+  if isinstance(data.robot, str):
+    chunk_TA = transforms.compose(robot.outputs)({"actions": np.zeros((1, model_dim))})["actions"]
+    checks.check_action_stats(stats, chunk_TA.shape[-1], robot=data.robot, model_dim=model_dim)
 
 
 def _tokenization(model: ModelConfig, sizes: PaliGemmaConfig, text: SentencePieceTokenizer, codec) -> dict:

@@ -15,7 +15,7 @@ from pi0rag_jax.models import embedding, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.norm_stats import load_norm_stats
-from pi0rag_jax.policy import keys, normalize
+from pi0rag_jax.policy import compiling, keys, normalize
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Array, Params
@@ -50,8 +50,9 @@ class Policy:
     # Pure functions of (params, ...), for callers that compile more than one of them into one program.
     self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
     self.denoise_fn = functools.partial(_denoise, model, norm_stats["actions"], spec.denoising_steps)
-    self._encode = jax.jit(self.encode_fn)
-    self._denoise = jax.jit(self.denoise_fn)
+    options = compiling.options(params)
+    self._encode = jax.jit(self.encode_fn, compiler_options=options)
+    self._denoise = jax.jit(self.denoise_fn, compiler_options=options)
 
   @classmethod
   def load(cls, directory, *, key_stats: keys.KeyStats | None = None) -> "Policy":

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -107,4 +108,6 @@ def train_tokenizer(corpus: Iterable[str], path, *, vocab_size: int) -> None:
       remove_extra_whitespaces=False,
       minloglevel=2,
   )
-  pathlib.Path(path).write_bytes(model.getvalue())
+  draft = pathlib.Path(f"{path}.{uuid.uuid4().hex}.tmp")  # the processes of one run may all come here
+  draft.write_bytes(model.getvalue())
+  draft.replace(path)

@@ -18,6 +18,7 @@ from pi0rag_jax.policy import images, normalize
 Transform: TypeAlias = Callable[[dict], dict]
 # A state this far out, in normalized units, is of another robot, in other units, or of a broken sensor.
 FAR_OUT = 10.0
+SHOWN_DIMS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,17 +116,25 @@ class PromptFromTask:
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-  """Normalizes the entries that there are statistics for; a state far out is warned of once per dimension."""
+  """Normalizes the entries that there are statistics for; a state far out is warned of once per dimension.
+
+  Statistics are cut to the entry, as in openpi. With `padded_dim`, only those of just so many dims are: a model's
+  action dim, to which openpi once padded them. Others are of another robot.
+  """
 
   stats: Mapping[str, normalize.NormStats]
   quantile: bool = False
+  padded_dim: int | None = None
   _warned: set = dataclasses.field(default_factory=set, repr=False, compare=False)
 
   def __call__(self, data: dict) -> dict:
     done = {}
     for key in self.stats.keys() & data.keys():
+      x, allowed = np.asarray(data[key]), self.padded_dim
       try:
-        done[key] = normalize.normalize(np.asarray(data[key]), self.stats[key], quantile=self.quantile)
+        if allowed is not None and self.stats[key].dim not in (x.shape[-1], allowed):
+          raise normalize.other_robot(x, self.stats[key])
+        done[key] = normalize.normalize(x, self.stats[key], quantile=self.quantile)
       except errors.Pi0RagError as error:
         raise errors.Pi0RagError(f"{key}: {error}") from None
     if "state" in done:
@@ -133,19 +142,19 @@ class Normalize:
     return {**data, **done}
 
   def _warn_if_far_out(self, state, normalized) -> None:
-    worst_P = np.abs(normalized).reshape(-1, normalized.shape[-1]).max(axis=0)
-    far = [int(dim) for dim in np.flatnonzero(~(worst_P <= FAR_OUT)) if dim not in self._warned]
+    state_XP, normalized_XP = (np.reshape(x, (-1, x.shape[-1])) for x in (state, normalized))
+    worst_P = np.argmax(np.abs(normalized_XP), axis=0)
+    far = [dim for dim, row in enumerate(worst_P)
+           if not abs(normalized_XP[row, dim]) <= FAR_OUT and dim not in self._warned]
     if not far:
       return
     self._warned.update(far)
     stats = self.stats["state"]
-    low, high = ("q01", "q99") if self.quantile else ("mean", "std")
-    shown = "; ".join(
-      f"dim {dim} is {state.reshape(-1, state.shape[-1])[:, dim].max():.4g}, "
-      f"the statistics have {low} {getattr(stats, low)[dim]:.4g} and {high} {getattr(stats, high)[dim]:.4g}"
-      for dim in far)
-    warnings.warn(f"state lies far outside the normalization statistics ({shown}): check units and robot",
-                  stacklevel=4)
+    shown = [f"dim {dim} is {state_XP[worst_P[dim], dim]:.4g}, the statistics have {stats.describe(dim)}"
+             for dim in far[:SHOWN_DIMS]]
+    more = f"; and {len(far) - SHOWN_DIMS} more" if len(far) > SHOWN_DIMS else ""
+    warnings.warn(f"state lies far outside the normalization statistics ({'; '.join(shown)}{more}): "
+                  "check units and robot", stacklevel=4)
 
 
 @dataclasses.dataclass(frozen=True)

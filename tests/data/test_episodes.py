@@ -98,7 +98,7 @@ def test_truncated_foreign_and_newer_files_are_named(tmp_path):
     list(episodes.read_episodes(foreign))
   with h5py.File(tmp_path / "a.h5", "a") as file:
     file.attrs["version"] = 99
-  with pytest.raises(Pi0RagError, match="version 99; this code reads version 1"):
+  with pytest.raises(Pi0RagError, match="version 99; this code reads versions 1 and 2"):
     list(episodes.read_episodes(tmp_path / "a.h5"))
   with pytest.raises(Pi0RagError, match="no episode file"):
     list(episodes.read_episodes(tmp_path / "none.h5"))

@@ -12,7 +12,6 @@ from pi0rag_jax.errors import Pi0RagError
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "policy_e2e"
 TOKENIZERS = TESTS / "policy" / "recorded" / "tokenizer"
-SHARED = TESTS.parents[1] / "shared" / "openpi"
 FACTS = json.loads((GOLDEN / "case.json").read_text())
 
 
@@ -25,21 +24,19 @@ def copy_case(directory, names):
   return case
 
 
-def test_recorded_policies_agree(tmp_path):
-  here = [name for name in FACTS if (TESTS / "golden" / FACTS[name]["checkpoint"] / "checkpoint").is_dir()]
-  assert {"aloha_pi0", "droid_pi0", "libero_pi0"} <= set(here)
-  found = list(policy_parity.run_case(copy_case(tmp_path, here), TOKENIZERS))
-  assert {f"{name}/out/actions" for name in here} <= {d.name for d in found}
-  assert {"aloha_pi0/model_input/image_s4/base_0_rgb", "droid_pi0/model_input/tokenized_prompt",
-          "libero_pi0/model_input/state"} <= {d.name for d in found}
-  assert [d for d in found if not d.passed] == []
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 def test_every_recorded_policy_agrees():
-  found = list(policy_parity.run_case(SHARED / "golden" / "policy_e2e", SHARED / "tokenizer"))
-  assert sum(d.name.endswith("out/actions") for d in found) == len(FACTS) == 7
+  found = list(policy_parity.run_case(GOLDEN, TOKENIZERS))
+  assert {f"{name}/out/actions" for name in FACTS} <= {d.name for d in found} and len(FACTS) == 7
+  assert {"aloha_pi0/model_input/image_s4/base_0_rgb", "droid_pi05/model_input/tokenized_prompt",
+          "libero_pi0_fast/model_input/state"} <= {d.name for d in found}
   assert [d for d in found if not d.passed] == []
+
+
+def test_a_case_without_its_sibling_is_named(tmp_path):
+  case = copy_case(tmp_path, ["aloha_pi0"])
+  (tmp_path / "pi0").unlink()
+  with pytest.raises(Pi0RagError, match=r"weights are those of the case pi0: expected it at .*pi0"):
+    next(policy_parity.run_case(case, TOKENIZERS))
 
 
 def test_tokenizers_are_asked_for():

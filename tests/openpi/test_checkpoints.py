@@ -27,6 +27,7 @@ def assert_same(seen, wanted):
   for path, array in wanted.items():
     assert seen[path].dtype == array.dtype, path
     np.testing.assert_array_equal(seen[path], array)
+    assert np.asarray(seen[path]).tobytes() == np.asarray(array).tobytes(), path
 
 
 def test_openpis_checkpoint_loads_as_plain_arrays(golden):
@@ -48,6 +49,16 @@ def test_the_layout_without_value_keys_loads_alike(golden):
 def test_saved_and_loaded_again(golden, tmp_path):
   checkpoints.save_params(tmp_path / "run 50%" / "100", golden)
   assert_same(checkpoints.load_params(tmp_path / "run 50%" / "100", template=golden), golden)
+
+
+@pytest.mark.parametrize("case", ["pi05", "pi05_lora_scaled", "pi0_fast", "pi0_fast_lora"])
+def test_checkpoints_of_every_family_are_saved_and_loaded_again(case, tmp_path):
+  loaded = checkpoints.load_params(REPOSITORY / "tests" / "golden" / case / "checkpoint")
+  checkpoints.save_params(tmp_path, loaded)
+  again = checkpoints.load_params(tmp_path, template=loaded)
+  assert_same(again, loaded)
+  stored = {str(array.dtype) for array in jax.tree.leaves(again)}
+  assert stored == ({"float32", "bfloat16"} if "lora" in case else {"float32"})
 
 
 def test_only_floats_are_cast(tmp_path):

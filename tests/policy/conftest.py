@@ -23,9 +23,8 @@ def recorded():
       return {key: resolve(value) for key, value in node.items()}
     if isinstance(node, list):
       return [resolve(value) for value in node]
-    # A few arrays are beyond what the copy keeps.
-    known = isinstance(node, str) and node.startswith(ARRAY) and node.removeprefix(ARRAY) in arrays.files
-    return arrays[node.removeprefix(ARRAY)] if known else node
+    named = isinstance(node, str) and node.startswith(ARRAY)
+    return arrays[node.removeprefix(ARRAY)] if named else node
 
   table = resolve(json.loads((RECORDED / "transforms.json").read_text()))
   return table | {"arrays": arrays}

@@ -1,38 +1,31 @@
 """Pictures on their way to a model, against openpi's records."""
 
-import json
-import pathlib
-
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import images
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared" / "openpi" / "transforms"
 
-
-def check_resizing(case):
+@pytest.mark.parametrize("number", range(8))
+def test_recorded_resizing(recorded, number):
   """Pillow's result exactly; jax's to half a level, since its rounding is not the same on every machine."""
-  image, target = case["in_uint8"], case["target"]
-  np.testing.assert_array_equal(images.resize_with_pad(image, *target), case["client_pil_uint8"])
-  on_device = np.asarray(images.resize_with_pad_on_device(image, *target), int)
+  case = recorded["resize_with_pad"][number]
+  # The copy has every `stride`-th pixel of large results, and of those as floats at most every fourth.
+  image, target, stride = case["in_uint8"], case["target"], case["stride"]
+  np.testing.assert_array_equal(images.resize_with_pad(image, *target)[::stride, ::stride], case["client_pil_uint8"])
+  on_device = np.asarray(images.resize_with_pad_on_device(image, *target), int)[::stride, ::stride]
   assert np.abs(on_device - case["jax_uint8"]).max() <= 1 and (on_device != case["jax_uint8"]).mean() < 1e-3
-  as_float = image.astype(np.float32) / 255 * 2 - 1
-  found = images.resize_with_pad_on_device(as_float, *target)[::4, ::4]
+  as_float, stride = image.astype(np.float32) / 255 * 2 - 1, max(stride, 4)
+  found = images.resize_with_pad_on_device(as_float, *target)[::stride, ::stride]
   np.testing.assert_allclose(found, case["jax_float_strided"], atol=1e-6)
 
 
-def test_recorded_resizing(recorded):
-  for case in recorded["resize_with_pad"]:
-    check_resizing(case)
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
-def test_every_recorded_resizing():
-  arrays = np.load(SHARED / "transforms.npz")
-  for case in json.loads((SHARED / "transforms.json").read_text())["resize_with_pad"]:
-    check_resizing({key: arrays[value[4:]] if str(value).startswith("npz:") else value for key, value in case.items()})
+def test_floats_are_not_resized(recorded):
+  """openpi fails on them within Pillow."""
+  assert recorded["client_resize_float"].startswith("TypeError")
+  with pytest.raises(Pi0RagError, match="images are resized as uint8, got float32"):
+    images.resize_with_pad(np.zeros((4, 4, 3), np.float32), 8, 8)
 
 
 def test_recorded_resizing_of_a_batch(recorded):

@@ -2,23 +2,27 @@
 
 import dataclasses
 import functools
-import pathlib
+import shutil
+import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import my_robot
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import registry
+from pi0rag_jax.models.embedding import embed_observation
+from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.openpi.config import TrainConfig
 from pi0rag_jax.openpi.named_configs import CONFIGS, get_config
 from pi0rag_jax.policy import openpi_policy
 from pi0rag_jax.policy.action_tokens import BinningCodec
+from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.openpi_policy import create_policy
-from pi0rag_jax.policy.transforms import Repack, TransformGroup
+from pi0rag_jax.policy.transforms import Repack, TransformGroup, compose
 
 # Sizes that run in a moment, for the two kinds of sampling.
 FLOW = dataclasses.replace(registry.model("dummy"), image_keys=OPENPI_CAMERAS, action_dim=16, max_token_len=96,
@@ -28,7 +32,10 @@ TOKENS = dataclasses.replace(registry.model("dummy_fast"), action_dim=8, max_tok
 
 @functools.cache
 def fresh(model):
-  return jax.jit(functools.partial(registry.init, model))(jax.random.key(0))
+  """Random parameters, drawn by numpy: the initializers are slow to compile."""
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
+  return jax.tree.map(lambda x: rng.normal(scale=0.1, size=x.shape).astype(x.dtype), shapes)
 
 
 def stats(dim):
@@ -125,8 +132,7 @@ def test_repacked_observations(flow_checkpoint, text_tokenizer, droid_policy):
 def test_a_robot_of_ones_own(flow_checkpoint, text_tokenizer):
   policy = create_policy(my_robot.get_config(), flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer,
                          sample_kwargs={"num_steps": 2})
-  image = np.zeros((48, 64, 3), np.uint8)
-  observation = {"joints": np.ones(6), "gripper": 0.5, "front": image, "wrist": image, "prompt": "sort"}
+  observation = my_robot.example_observation()
   assert policy.infer(observation)["actions"].shape == (FLOW.action_horizon, 7)
   inputs = policy.model_input(observation)
   assert not inputs["image_mask"]["right_wrist_0_rgb"] and inputs["image"]["base_0_rgb"].shape == (64, 64, 3)
@@ -164,11 +170,19 @@ def test_codecs_by_name(monkeypatch):
 @pytest.mark.parametrize(("config", "options", "message"), [
   ("pi05_drod", {}, "unknown configuration 'pi05_drod'. Did you mean 'pi05_droid'"),
   ("pi05_droid", {"sample_kwargs": {"steps": 3}}, "unknown sampling option 'steps'. Did you mean 'num_steps'"),
-  ("pi0_aloha", {}, "no norm stats for asset 'trossen' in .*; present: droid, my_robot"),
+  ("pi05_droid", {"sample_kwargs": {"num_steps": 0}}, "num_steps is 0; allowed: whole numbers from 1"),
+  ("pi05_aloha", {}, "no norm stats for asset 'trossen' in .*; present: droid, my_robot"),
+  ("pi0_droid", {}, "the configuration is of the family pi0, the model of pi05"),
+  ("pi05_droid", {"norm_stats": {"state": stats(8)}}, "the statistics lack those of actions; there are state"),
+  # Of LIBERO, whose state is as long as DROID's.
+  ("pi05_droid", {"norm_stats": {"state": stats(8), "actions": stats(7)}}, "robot 'droid' has 8 dims, .* have 7: they"),
+  ("pi05_droid", {"model": dataclasses.replace(FLOW, action_dim=20)},
+   r"(?s)3 arrays differ; the first:.*action_in_proj/kernel is \(16, 64\), the model wants \(20, 64\)"),
+  ("pi0_fast_droid", {"model": TOKENS, "action_codec": BinningCodec()}, r"of pi0 or pi0\.5, the model is a pi0-FAST"),
 ])
 def test_mistakes_say_what_is_allowed(flow_checkpoint, text_tokenizer, config, options, message):
   with pytest.raises(Pi0RagError, match=message):
-    create_policy(config, flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer, **options)
+    create_policy(config, flow_checkpoint, **{"model": FLOW, "text_tokenizer": text_tokenizer, **options})
 
 
 def test_a_configuration_without_a_release_needs_a_directory(text_tokenizer):
@@ -176,21 +190,96 @@ def test_a_configuration_without_a_release_needs_a_directory(text_tokenizer):
     create_policy("pi0_libero", text_tokenizer=text_tokenizer)
 
 
-def test_a_missing_directory_is_named(text_tokenizer):
-  with pytest.raises(Pi0RagError, match=str(pathlib.Path("/none"))):
-    create_policy("pi05_droid", "/none", model=FLOW, text_tokenizer=text_tokenizer)
+@pytest.mark.parametrize(("lost", "message"), [
+  ("", r"no checkpoint directory at .*copy"),
+  ("assets", r"copy has no assets/, .* expected .*assets/droid/norm_stats\.json"),
+  ("params", r"copy is no openpi checkpoint: expected params/ with an Orbax _METADATA file, .*, found assets"),
+])
+def test_what_is_missing_of_a_checkpoint_is_named(flow_checkpoint, text_tokenizer, tmp_path, lost, message):
+  copy = shutil.copytree(flow_checkpoint, tmp_path / "copy")
+  shutil.rmtree(copy / lost)
+  with pytest.raises(Pi0RagError, match=message):
+    create_policy("pi05_droid", copy, model=FLOW, text_tokenizer=text_tokenizer)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+  ({"observation/joint_position": np.zeros(8)}, "observation/joint_position has 8 numbers, the robot has 7"),
+  ({"observation/joint_position": np.full(7, np.inf)}, "observation/joint_position has NaN or infinity"),
+  ({"observation/wrist_image_left": np.full((6, 8, 3), 255.0)}, r"wrist_image_left: float image has values .* allowed"),
+  ({"observation/wrist_image_left": np.zeros((6, 8, 4), np.uint8)}, r"has shape \(6, 8, 4\); allowed: \[H, W, 3\]"),
+  ({"prompt": ["stack"]}, "prompt is list; allowed: one string"),
+])
+def test_bad_observations_say_what_is_allowed(droid_policy, changes, message):
+  with pytest.raises(Pi0RagError, match=message):
+    droid_policy.infer(droid_observation(**changes))
+
+
+def test_an_observation_is_a_dictionary_and_noise_is_finite(droid_policy):
+  with pytest.raises(Pi0RagError, match="the observation is list; allowed: a robot's dictionary"):
+    droid_policy.infer([droid_observation()])
+  for noise in (np.full((4, 16), np.nan), np.full((4, 16), "a")):
+    with pytest.raises(Pi0RagError, match=r"NaN or infinity, or no numbers; allowed: finite"):
+      droid_policy.infer(droid_observation(), noise=noise)
+
+
+def test_a_state_far_out_and_a_long_prompt_are_warned_of(flow_checkpoint, text_tokenizer):
+  policy = create_policy("pi05_droid", flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer)
+  far = droid_observation(**{"observation/gripper_position": 255.0})
+  with pytest.warns(UserWarning, match=r"dim 7 is 255, the statistics have -2 to 2 \(q01, q99\)\)"):
+    policy.model_input(far)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    policy.model_input(far)
+  with pytest.warns(UserWarning, match=r"the prompt has \d+ tokens, the model takes 96"):
+    found = policy.model_input(droid_observation(prompt="stack the cups " * 40))
+  assert found["tokenized_prompt"].shape == (96,) and found["tokenized_prompt_mask"].all()
+
+
+def test_statistics_may_be_given_in_both_forms(flow_checkpoint, text_tokenizer):
+  plain = {"state": stats(8), "actions": stats(8)}
+  make = lambda given: create_policy("pi05_droid", flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer,  # noqa: E731
+                                     norm_stats=given).model_input(droid_observation())["state"]
+  np.testing.assert_array_equal(make(plain), make({key: NormStats(**value) for key, value in plain.items()}))
+  np.testing.assert_allclose(make({})[:7], droid_observation()["observation/joint_position"])
 
 
 def test_statistics_without_quantiles_are_refused(tmp_path, text_tokenizer):
   z_scores = {"mean": np.zeros(8), "std": np.ones(8)}
   checkpoints.save_norm_stats(tmp_path, "droid", {"state": z_scores, "actions": z_scores})
-  with pytest.raises(Pi0RagError, match=r"statistics of state for 'droid' in .* have no q01 and q99"):
+  with pytest.raises(Pi0RagError, match=r"statistics for 'droid' in .*: those of state have no q01 and q99"):
     create_policy("pi05_droid", tmp_path, model=FLOW, text_tokenizer=text_tokenizer)
 
 
-def test_every_configuration_has_transforms(text_tokenizer):
-  for config in CONFIGS.values():
-    assert isinstance(config, TrainConfig)
-    group = openpi_policy.policy_transforms(config.data, config.model, config.model.build(), {},
-                                            text_tokenizer=text_tokenizer, action_codec=BinningCodec())
-    assert group.inputs and (group.outputs or config.data.robot == "fake")
+def libero_observation():
+  image = np.zeros((8, 8, 3), np.uint8)
+  return {"observation/state": np.zeros(8), "observation/image": image, "observation/wrist_image": image,
+          "prompt": "go"}
+
+
+def aloha_observation():
+  return {"state": np.zeros(14), "images": {"cam_high": np.zeros((3, 8, 8), np.uint8)}, "prompt": "go"}
+
+
+OBSERVATIONS = {"aloha": aloha_observation, "droid": droid_observation, "libero": libero_observation}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_every_configuration_feeds_the_cameras_of_its_model(config, text_tokenizer):
+  model = config.model.build()
+  group = openpi_policy.policy_transforms(config.data, config.model, model, {}, text_tokenizer=text_tokenizer,
+                                          action_codec=BinningCodec())
+  assert group.inputs and (group.outputs or config.data.robot == "fake")
+  if config.data.robot != "fake":
+    # pi0-FAST takes them in the order of their names.
+    assert tuple(sorted(compose(group.inputs)(OBSERVATIONS[config.data.robot]())["image"])) == model.image_keys
+
+
+def test_prefix_embeddings_of_pi0_fast_on_libero(text_tokenizer):
+  config = get_config("pi0_fast_libero")
+  model = dataclasses.replace(TOKENS, image_keys=config.model.build().image_keys)
+  group = openpi_policy.policy_transforms(config.data, config.model, model, {}, text_tokenizer=text_tokenizer,
+                                          action_codec=BinningCodec())
+  inputs = compose(group.inputs)(libero_observation())
+  obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], inputs))
+  found = embed_observation(registry.network(model), fresh(TOKENS), obs, layer="input", pool="camera")
+  assert found.key_BE.shape == (1, 3 * model.paligemma.width) and found.mask_BS.shape == (1, model.prefix_tokens)

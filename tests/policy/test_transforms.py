@@ -84,6 +84,20 @@ def test_recorded_deltas(recorded):
     np.testing.assert_allclose(transforms.AbsoluteActions(case["mask"])(delta)["actions"], kept, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_absolute_actions_undo_deltas(seed):
+  rng = np.random.default_rng(seed)
+  state_dim, action_dim, steps = rng.integers(1, 16, 3)
+  mask = rng.random(rng.integers(0, min(state_dim, action_dim) + 1)) < 0.5
+  data = {"state": rng.normal(size=state_dim), "actions": rng.normal(size=(steps, action_dim))}
+  delta = transforms.DeltaActions(mask)(data)["actions"]
+  moved = np.flatnonzero(mask)
+  np.testing.assert_array_equal(delta[:, moved], data["actions"][:, moved] - data["state"][moved])
+  np.testing.assert_array_equal(np.delete(delta, moved, axis=1), np.delete(data["actions"], moved, axis=1))
+  back = transforms.AbsoluteActions(mask)({**data, "actions": delta})["actions"]
+  np.testing.assert_allclose(back, data["actions"], atol=1e-12)
+
+
 def test_deltas_without_mask_or_actions_change_nothing():
   data = {"state": np.ones(2), "actions": np.ones((3, 2))}
   assert transforms.DeltaActions(None)(data) is data
@@ -114,12 +128,26 @@ def test_normalization_skips_what_is_absent_and_unnormalization_does_not():
 
 def test_a_state_far_out_is_warned_of_once():
   step = transforms.Normalize(STATS, quantile=True)
-  with pytest.warns(UserWarning, match=r"dim 1 is 57.3, the statistics have q01 -1 and q99 1"):
-    step({"state": np.array([0.5, 57.3])})
+  with pytest.warns(UserWarning, match=r"dim 1 is -57.3, the statistics have -1 to 1 \(q01, q99\)\): check units"):
+    step({"state": np.array([0.5, -57.3])})
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     step({"state": np.array([0.5, 57.3])})
     transforms.Normalize(STATS, quantile=True)({"state": np.array([0.5, -3.0])})
+
+
+def test_a_warning_names_mean_and_deviation_where_there_are_no_quantiles():
+  stats = {"state": NormStats(np.arange(6.0), np.full(6, 0.5))}
+  with pytest.warns(UserWarning, match=r"dim 0 is 99, the statistics have 0 ± 0.5 \(mean, std\); .*; and 2 more\)"):
+    transforms.Normalize(stats)({"state": np.full(6, 99.0)})
+
+
+def test_statistics_of_more_dims_are_cut_or_refused():
+  np.testing.assert_array_equal(transforms.Normalize(STATS)({"state": np.ones(1)})["state"].shape, (1,))
+  # Padded to the model's dims, as openpi's first ones were.
+  transforms.Normalize(STATS, padded_dim=2)({"state": np.ones(1)})
+  with pytest.raises(Pi0RagError, match=r"state: array has 1 dims, the norm stats have 2: they belong to another"):
+    transforms.Normalize(STATS, padded_dim=32)({"state": np.ones(1)})
 
 
 def test_normalization_names_the_entry():

@@ -103,10 +103,19 @@ def test_mistakes_are_named(data_dir, straight, tmp_path):
   wider = tiny.make_config(data_dir)
   with wider.unlocked():
     wider.model.expert.width = 16
-  with pytest.raises(Pi0RagError, match="of another configuration"):
+  with pytest.raises(Pi0RagError, match=r"workdir .* of another configuration: model differ \(model was"):
     loop.train_and_evaluate(wider, straight)
   with pytest.raises(Pi0RagError, match="does not fit the model"):
     loop.train_and_evaluate(_from(wider, straight), tmp_path)
+
+
+def test_training_stops_when_validation_stops_improving(data_dir, tmp_path, caplog):
+  # A learning rate of zero improves nothing after the first validation.
+  config = tiny.make_config(data_dir, steps=40, validate_every=2, patience=2, learning_rate=0.0)
+  with caplog.at_level(logging.INFO, "train"):
+    loop.train_and_evaluate(config, tmp_path)
+  assert any("no better path_error_mm for 2 validations" in message for message in caplog.messages)
+  assert CheckpointStore(tmp_path, asset_id="panda_sim").steps()[-1] < 12
 
 
 def _from(config, workdir):

@@ -37,7 +37,7 @@ class AlohaInputs:
   adapt_to_pi: bool = True
 
   def __call__(self, data: dict) -> dict:
-    cameras = data.get("images", {})
+    cameras = fields.read_group(data, "images")
     unknown = sorted(set(cameras) - set(CAMERAS))
     if unknown:
       raise errors.unknown_name("camera of ALOHA", unknown[0], CAMERAS)
@@ -50,7 +50,7 @@ class AlohaInputs:
     state = fields.read_vector(data, "state", DIM)
     inputs = {"image": image, "image_mask": mask, "state": state_to_pi(state) if self.adapt_to_pi else state}
     if "actions" in data:
-      actions = fields.read_vector(data, "actions", DIM)
+      actions = fields.read_chunk(data, "actions", DIM)
       inputs["actions"] = actions_to_pi(actions) if self.adapt_to_pi else actions
     return {**inputs, **fields.passed_on(data)}
 

@@ -1,5 +1,7 @@
 """Every robot's dictionaries, against openpi's records."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -68,11 +70,28 @@ def libero_observation(**changes):
   ("aloha", aloha_observation(images={"cam_high": np.zeros((8, 8, 3), np.uint8)}), r"ALOHA's cameras give \[3, H, W\]"),
   ("libero", libero_observation(**{"observation/state": np.full(8, np.nan)}), "observation/state has NaN"),
   ("libero", libero_observation(**{"observation/image": np.full((8, 8, 3), 255.0)}), "observation/image: float image"),
-  ("droid", {"prompt": "go"}, "unknown entry of the observation 'observation/exterior_image_1_left'"),
+  ("libero", libero_observation(**{"observation/state": np.zeros((1, 8))}), r"has shape \(1, 8\); allowed: \(8,\)"),
+  ("libero", libero_observation(**{"observation/state": ["a"] * 8}), r"state is <U1\[8\]; allowed: numbers"),
+  ("libero", libero_observation(**{"observation/image": np.zeros((0, 8, 3), np.uint8)}), r"has shape \(0, 8, 3\)"),
+  ("droid", {"prompt": "go"}, "the observation has no 'observation/exterior_image_1_left'; there are: prompt"),
+  ("aloha", {"state": np.zeros(14)}, "the observation has no 'images'; there are: state"),
+  ("aloha", aloha_observation(images=np.zeros(3)), "images is ndarray; allowed: a dictionary"),
+  ("aloha", aloha_observation(images={"cam_left_wrist": 0}), "no 'cam_high'; there are: cam_left_wrist"),
+  ("aloha", aloha_observation(actions=np.zeros(14)), r"actions has shape \(14,\); allowed: \(T, 14\), one row per"),
 ])
 def test_bad_observations_say_what_is_allowed(robot, observation, message):
   with pytest.raises(Pi0RagError, match=message):
     compose(robot_transforms(DATA[robot], "pi0").inputs)(observation)
+
+
+def test_openpis_error_of_an_unknown_camera(recorded):
+  """openpi's text lists the cameras that are allowed, then those that it was given; ours has the odd one and them."""
+  allowed, given = (set(re.findall(r"'(\w+)'", part)) for part in re.findall(
+    r"\(.*?\)", recorded["policies_errors"]["aloha_unknown_camera"]))
+  with pytest.raises(Pi0RagError) as caught:
+    compose(robot_transforms(DATA["aloha"], "pi0").inputs)(aloha_observation(images=dict.fromkeys(given)))
+  assert f"unknown camera of ALOHA '{(given - allowed).pop()}'" in str(caught.value)
+  assert f"Valid names: {', '.join(sorted(allowed))}" in str(caught.value)
 
 
 def test_an_unknown_robot_names_the_known_ones():

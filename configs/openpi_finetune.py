@@ -1,0 +1,108 @@
+"""What the configurations of fine-tuning have in common: openpi's recipe, and the choices that it leaves out.
+
+`pi0_libero_lora`, `pi05_droid_lora`, `pi0_aloha_sim_lora` and `pi0_full_fsdp` start from here. Each takes `:debug`, as
+`--config=configs/pi0_libero_lora.py:debug`: the same training of a tiny model on made-up data, seconds on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from pi0rag_jax.errors import unknown_name
+
+
+def base(name: str, openpi: str) -> ConfigDict:
+  """Returns the shared fields.
+
+  Args:
+    name: of the configuration.
+    openpi: a named configuration of openpi, or a file such as configs/my_robot.py: robot, normalization, weights.
+  """
+  config = ConfigDict()
+  config.name = name
+  config.kind = "openpi"
+  config.openpi = openpi
+
+  # Model.
+  config.model = ConfigDict()  # sizes other than those of the named configuration, as of Pi0Config
+  config.lora = False  # adds adapters of openpi's sizes to both experts
+  config.lora_identity = True  # fresh adapters change nothing; False starts them as openpi does
+  config.freeze_image_tower = False
+  config.remat = "full"  # what layers keep for the backward pass: 'none', 'dots', or 'full' for the least memory
+  config.init_checkpoint = ""  # params, .npz of PaliGemma or .safetensors; '' is the named one's, 'none' a fresh start
+
+  # Data: {'path': ..., 'weight': ..., 'format': ...} per data set, of any format that pi0rag_jax.data reads.
+  config.data = ()
+  config.columns = ConfigDict()  # robot's keys -> columns, where the data set's differ from the named configuration's
+  config.action_column = ""  # '' is the named configuration's
+  config.asset_id = openpi  # assets/<asset_id>/norm_stats.json
+  config.norm_stats = ""  # a directory with assets/; '' computes the statistics of the training episodes
+  config.text_tokenizer = ""  # a sentencepiece model; '' is PaliGemma's, 'train' makes one of the prompts
+  config.action_tokenizer = ""  # of pi0-FAST: a directory; '' is the published one
+  config.augment = True  # pictures, on the device, as openpi does
+  config.skip_bad = False  # goes on without episodes that cannot be read, and counts them
+  config.validation_fraction = 0.05  # of the episodes
+  config.split_seed = 1
+  config.prefetch = 4  # batches read ahead
+  config.threads = 2  # that read them
+
+  # Optimization: openpi's recipe.
+  config.parallel = "pmap"  # a copy per device; 'fsdp' shards the state over the devices
+  config.seed = 42
+  config.steps = 30_000
+  config.batch_size = 32
+  config.microbatches = 1  # parts of a batch whose gradients are accumulated
+  config.schedule = "cosine"  # or 'rsqrt', 'constant'
+  config.learning_rate = 2.5e-5
+  config.warmup_steps = 1_000
+  config.decay_steps = 0  # of the cosine, warm-up included; 0: all steps
+  config.final_learning_rate_fraction = 0.1
+  config.rsqrt_timescale = 10_000
+  config.weight_decay = 1e-10
+  config.clip_norm = 1.0
+  config.ema_decay = 0.99  # of the weights that are validated and exported; 0 keeps no average
+
+  # Logging, validation, checkpoints.
+  config.log_every = 100
+  config.validate_every = 1_000  # a checkpoint follows each validation; the last and the best are kept
+  config.validation_batches = 16
+  config.best_by = "loss"
+  config.patience = 0  # validations without a better one after which training stops; 0 never does
+  config.wandb_project = ""  # of Weights & Biases; '' writes TensorBoard's files alone
+  return config
+
+
+def adapters(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration with adapters that train alone: no average, as in openpi, and a frozen image tower."""
+  config.lora = True
+  config.freeze_image_tower = True
+  config.ema_decay = 0.0
+  return config
+
+
+def is_debug(variant: str) -> bool:
+  """Returns whether what follows the file's name and a colon is 'debug'; anything else but nothing is refused."""
+  if variant not in ("", "debug"):
+    raise unknown_name("variant of the configuration", variant, ("debug",))
+  return variant == "debug"
+
+
+def debug(config: ConfigDict) -> ConfigDict:
+  """Returns the configuration with a tiny model, made-up data and few steps."""
+  gemma = {"width": 32, "depth": 2, "mlp_dim": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
+  if config.lora:
+    gemma |= {"lora_attn": {"rank": 8, "alpha": 8.0}, "lora_ffn": {"rank": 8, "alpha": 8.0}}
+  config.model = ConfigDict({
+    "action_dim": 16, "action_horizon": 4, "max_token_len": 32, "vocab_size": 128, "image_size": (32, 32),
+    "dtype": "float32", "paligemma": dict(gemma), "expert": dict(gemma),
+    "siglip": {"width": 32, "depth": 1, "mlp_dim": 64, "num_heads": 2, "patch_size": 8, "zero_head": False}})
+  config.lora = False  # the sizes above say it
+  config.freeze_image_tower = False  # a fresh tower has to learn
+  config.init_checkpoint = "none"
+  config.text_tokenizer = "train"
+  config.data = ({"path": "debug"},)
+  config.validation_fraction = 0.25
+  config.augment = False
+  config.remat = "none"
+  config.steps, config.batch_size, config.warmup_steps, config.learning_rate = 200, 16, 10, 3e-3
+  config.log_every, config.validate_every, config.validation_batches = 50, 50, 8
+  config.ema_decay = 0.9 if config.ema_decay else 0.0
+  return config

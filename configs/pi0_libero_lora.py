@@ -1,0 +1,21 @@
+"""Adapters for pi0 on LIBERO: `python -m train.launch --config=configs/pi0_libero_lora.py --workdir=DIR`.
+
+Give the data as `--config.data="({'path': 'data/libero'},)"`, a LeRobot data set with openpi's columns or others named
+in `columns`. One's own robot: `--config.openpi=configs/my_robot.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import openpi_finetune
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
+  config = openpi_finetune.adapters(openpi_finetune.base("pi0_libero_lora", "pi0_libero"))
+  config.asset_id = "physical-intelligence/libero"
+  if openpi_finetune.is_debug(variant):
+    openpi_finetune.debug(config)
+    config.columns = ConfigDict({
+      "observation/image": "front", "observation/wrist_image": "wrist", "observation/state": "state",
+      "actions": "actions"})
+  return config.lock()

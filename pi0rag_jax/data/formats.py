@@ -1,0 +1,108 @@
+"""Which format a path holds, and the reader for it."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from pi0rag_jax.data.dataset import DEFAULT_FIELDS, Dataset, Fields
+from pi0rag_jax.data.episodes import FORMAT_NAME
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+
+# Imported when needed: some need packages of the extra `data`.
+READERS = {
+  "lerobot": ("pi0rag_jax.data.lerobot", "LerobotDataset"),
+  "robomimic": ("pi0rag_jax.data.robomimic", "RobomimicDataset"),
+  "aloha": ("pi0rag_jax.data.aloha", "AlohaDataset"),
+  "rlds": ("pi0rag_jax.data.rlds", "RldsDataset"),
+  "episodes": ("pi0rag_jax.data.own", "OwnDataset"),
+  "cache": ("pi0rag_jax.data.cache", "CachedDataset"),
+}
+HDF5_SUFFIXES = (".hdf5", ".h5")
+CACHE_HEADER = "cache.json"
+
+
+def open_dataset(
+  path: str | Path, format: str | None = None, *, fields: Fields = DEFAULT_FIELDS, skip_bad: bool = False,
+  **options: Any,
+) -> Dataset:
+  """Returns the data set at `path`.
+
+  Args:
+    path: a folder, or one HDF5 file.
+    format: one of READERS; None finds out.
+    fields: which stored field is what.
+    skip_bad: damaged episodes are left out and counted in `damaged`, instead of raising.
+    options: of the format: `mask` (robomimic), `color` (aloha), `split` (rlds).
+  Raises:
+    Pi0RagError: nothing there that we read, an option that the format lacks, or damage.
+  """
+  path = Path(path)
+  if not path.exists():
+    raise Pi0RagError(f"no data set at '{path}'")
+  format = format or detect_format(path)
+  if format not in READERS:
+    raise unknown_name("data set format", format, READERS)
+  module, name = READERS[format]
+  reader = getattr(importlib.import_module(module), name)
+  for option in options:
+    if option not in reader.options:
+      raise unknown_name(f"option of the format {format}", option, reader.options)
+  dataset = reader(path, fields=fields, skip_bad=skip_bad, **options)
+  if not dataset.num_episodes:
+    raise Pi0RagError(f"'{path}' ({format}) holds no episode that can be read")
+  return dataset
+
+
+def detect_format(path: str | Path) -> str:
+  """Returns the name of the format at `path`, judged by what files are there."""
+  path = Path(path)
+  if (path / "meta" / "info.json").is_file():
+    return "lerobot"
+  if (path / CACHE_HEADER).is_file():
+    return "cache"
+  broken = []
+  for file in hdf5_files(path):
+    try:
+      if found := _hdf5_format(file):
+        return found
+    except OSError as error:
+      broken.append(f"'{file}' cannot be opened: {error}")
+  if path.is_dir() and next(path.rglob("*.tfrecord*"), None):
+    return "rlds"
+  seen = "; ".join(broken[:3]) or f"formats: {', '.join(sorted(READERS))}"
+  raise Pi0RagError(f"'{path}' holds no data set that we know; {seen}")
+
+
+def hdf5_files(path: Path) -> list[Path]:
+  """Returns the HDF5 files at or below `path`, those with numbers in the order of the numbers."""
+  if path.is_file():
+    return [path]
+  return sorted((f for f in path.rglob("*") if f.suffix in HDF5_SUFFIXES and f.is_file()), key=natural_key)
+
+
+def natural_key(path: Path | str) -> list:
+  """Returns a sorting key under which `demo_2` comes before `demo_10`."""
+  pieces, digits = [], ""
+  for character in f"{path}\0":
+    if character.isdigit():
+      digits += character
+      continue
+    if digits:
+      pieces.append((0, int(digits), digits))
+      digits = ""
+    pieces.append((1, ord(character), character))
+  return pieces
+
+
+def _hdf5_format(path: Path) -> str | None:
+  """Returns the format of one HDF5 file, None where it is of none.
+
+  Raises:
+    OSError: it cannot be opened.
+  """
+  with h5py.File(path, "r") as file:
+    if file.attrs.get("format") == FORMAT_NAME:
+      return "episodes"
+    return "robomimic" if "data" in file else "aloha" if "observations" in file else None

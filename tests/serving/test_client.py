@@ -1,0 +1,90 @@
+"""The client: openpi's interface, patience, and errors that say what to do."""
+
+import threading
+
+import numpy as np
+import pytest
+from websockets.http11 import Response
+from websockets.sync.server import serve
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.serving import messages
+from pi0rag_jax.serving.client import ServerError, WebsocketClientPolicy
+from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
+
+from .conftest import HOST, running
+
+
+class Halving:
+  """Answers with half the state."""
+
+  def infer(self, observation):
+    return {"actions": observation["state"][None] / 2}
+
+
+def test_a_policy_is_as_if_it_were_here(connect):
+  policy = connect(Halving(), {"robot": "x"})
+  assert policy.get_server_metadata() == {"robot": "x"}
+  answer = policy.infer({"state": np.arange(3.0)})
+  np.testing.assert_array_equal(answer["actions"], [[0, 0.5, 1]])
+  assert answer["server_timing"]["infer_ms"] > 0
+  policy.reset()
+
+
+def test_a_failure_there_is_an_error_here(connect):
+  policy = connect(Halving())
+  # As from openpi's client.
+  with pytest.raises(RuntimeError, match=r"Error in inference server:\nTraceback (.*\n)*KeyError: 'state'") as failed:
+    policy.infer({})
+  assert isinstance(failed.value, ServerError)
+  with pytest.raises(Pi0RagError, match=r"is closed \(.*1011.*\): make a new WebsocketClientPolicy"):
+    policy.infer({"state": np.zeros(1)})
+
+
+def test_what_cannot_be_sent_leaves_the_connection_usable(connect):
+  policy = connect(Halving())
+  with pytest.raises(Pi0RagError, match=r"a builtins\.object cannot be sent"):
+    policy.infer({"state": object()})
+  assert policy.infer({"state": np.ones(1)})["actions"] == 0.5
+  policy.close()
+  policy.close()
+  with pytest.raises(Pi0RagError, match="is closed"):
+    policy.infer({"state": np.ones(1)})
+
+
+def test_it_waits_until_the_server_is_up(caplog):
+  server = WebsocketPolicyServer(Halving(), HOST)  # the port is reserved, nobody listens
+  clients = []
+  thread = threading.Thread(target=lambda: clients.append(WebsocketClientPolicy(HOST, server.port)))
+  thread.start()
+  thread.join(0.2)
+  assert thread.is_alive()
+  assert f"Still waiting for the policy server at ws://{HOST}:{server.port} (" in caplog.text
+  with running(server):
+    thread.join(10)
+    assert clients[0].infer({"state": np.ones(1)})["actions"] == 0.5
+    clients[0].close()
+
+
+def test_the_key_is_sent_and_a_refusal_is_told():
+  keys = []
+
+  def check(connection, request):
+    keys.append(request.headers.get("Authorization"))
+    return Response(403, "Forbidden", request.headers.__class__()) if keys[-1] != "Api-Key sesame" else None
+
+  with serve(lambda connection: connection.send(messages.pack({})), HOST, 0, process_request=check) as gateway:
+    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    port = gateway.socket.getsockname()[1]
+    with pytest.raises(Pi0RagError, match=r"is no policy server, or refuses this client: .*403"):
+      WebsocketClientPolicy(HOST, port)
+    WebsocketClientPolicy(f"ws://{HOST}:{port}/a/path", api_key="sesame").close()
+    gateway.shutdown()
+  assert keys == [None, "Api-Key sesame"]
+
+
+@pytest.mark.parametrize(("host", "message"), [
+  ("nowhere.invalid", "no policy server at ws://nowhere.invalid:1: "), ("ws://", "ws://:1 is no policy server")])
+def test_hosts_that_do_not_exist_are_not_waited_for(host, message):
+  with pytest.raises(Pi0RagError, match=message):
+    WebsocketClientPolicy(host, 1)

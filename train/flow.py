@@ -1,0 +1,182 @@
+"""Training of a small flow policy on the simulator's episodes, which are labelled with the expert's chunks.
+
+An auxiliary head may read the simulator's truth off the prefix meanwhile; see `auxiliary`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pi0rag_jax.data import pipeline
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import flow, pi0
+from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.policy import keys
+from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.typing import Config, Params
+from train import auxiliary, batches, calibrate, export, initialize, metrics, parallel
+from train.checkpoint import CheckpointStore
+from train.task import Task
+
+TOKENIZER_FILE = "tokenizer.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Both splits, their statistics and the tokenizer that made their tokens."""
+
+  frames: pipeline.Frames  # training split
+  validation_frames: pipeline.Frames
+  train: batches.BatchSource
+  validation: batches.BatchSource
+  stats: Mapping[str, NormStats]
+  tokenizer: Path
+
+
+def make_task(config: Config, workdir: Path) -> Task:
+  """Returns the training that a configuration of kind 'flow' describes; see configs/panda_small.py."""
+  model_config = pi0.Pi0Config.from_dict(config.model.to_dict())
+  data = load_data(config, model_config, workdir)
+  params = initialize.initial_params(
+    model_config, data.frames.images, seed=config.seed, targets=data.train.targets_FG.shape[-1],
+    checkpoint=config.init_checkpoint)
+  metrics.log.info("%d parameters in the policy", sum(x.size for x in jax.tree.leaves(params["policy"])))
+  model = pi0.Pi0(model_config)
+  loss = functools.partial(batch_loss, model, draws=config.draws, auxiliary_weight=config.auxiliary_weight)
+  scale_A = jnp.asarray(data.stats["actions"].std, jnp.float32)
+  return Task(
+    trainable=params,
+    frozen={},
+    loss=loss,
+    validate=functools.partial(validation_metrics, model, loss=loss, scale_A=scale_A, config=config),
+    train_batch=functools.partial(train_batch, config, data),
+    validation_batches=functools.partial(validation_batches, config, data),
+    stats={name: data.stats[name] for name in ("state", "actions")},
+    record=functools.partial(data_record, data),
+    export=functools.partial(export_policy, config, model_config, data, workdir),
+  )
+
+
+def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Data:
+  """Returns the splits of `config.data_dir`; the tokenizer is trained once per workdir, on all its prompts."""
+  if not Path(config.data_dir).is_dir():
+    raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
+  frames = pipeline.load_frames(config.data_dir)
+  train, validation = pipeline.split_by_episode(
+    frames, fraction=config.validation_fraction, seed=config.split_seed)
+  metrics.log.info("%d training frames, %d validation frames", len(train), len(validation))
+  targets = tuple(config.auxiliary_targets)
+  stats = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
+  path = workdir / TOKENIZER_FILE
+  if parallel.is_first() and not path.exists():
+    train_tokenizer(frames.prompts, path, vocab_size=model_config.vocab_size)
+  parallel.wait_for_all("tokenizer")
+  tokenizer = SentencePieceTokenizer(path)
+  if tokenizer.vocab_size > model_config.vocab_size:
+    raise Pi0RagError(f"the prompts need {tokenizer.vocab_size} tokens, model.vocab_size is {model_config.vocab_size}")
+  source = lambda part: batches.make_source(  # noqa: E731
+    part, stats, tokenizer, model=model_config, targets=targets)
+  return Data(train, validation, source(train), source(validation), stats, path)
+
+
+def train_batch(config: Config, data: Data, number: int) -> dict:
+  """Returns this process's part of the batch of a step."""
+  frame_rows = batches.emphasized_rows(data.frames, config.approach_repeats)
+  rows = frame_rows[pipeline.batch_rows(len(frame_rows), config.batch_size, seed=config.seed, step=number)]
+  return _local_batch(data.train, rows)
+
+
+def validation_batches(config: Config, data: Data) -> Iterator[dict]:
+  """Yields this process's parts of the same `validation_batches` batches each time."""
+  size = min(config.batch_size * config.validation_batches, len(data.validation))
+  for number in range(max(1, size // config.batch_size)):
+    rows = pipeline.batch_rows(len(data.validation), config.batch_size, seed=config.split_seed, step=number)
+    yield _local_batch(data.validation, rows)
+
+
+def batch_loss(model: pi0.Pi0, params: Params, frozen: Params, batch: Mapping, rng, *, draws: int,
+               auxiliary_weight: float):
+  """Returns (loss, metrics) of a batch: a `step.LossFn` once the model and what follows `rng` are given.
+
+  Args:
+    model: the network.
+    params: `policy` and `auxiliary`.
+    frozen: empty.
+    batch: `observation` (openpi's dictionary), `actions_BTA` normalized and padded, `targets_BG` normalized, `index`.
+    rng: key of this step, the same on every device.
+    draws: (time, noise) pairs per encoded observation.
+    auxiliary_weight: of the squared error of the auxiliary head.
+  """
+  assert not frozen
+  observation = Observation.from_dict(batch["observation"])
+  actions_BTA = batch["actions_BTA"]
+  noise_DBTA, time_DB = draw_noise(rng, batch["index"], actions_BTA.shape[1:], draws)
+  losses_DBT, prefix = pi0.loss_draws(model, params["policy"], observation, actions_BTA, noise_DBTA, time_DB)
+  targets_BG = auxiliary.predict(params["auxiliary"], prefix)
+  flow_loss = jnp.mean(losses_DBT)
+  auxiliary_loss = jnp.mean(jnp.square(targets_BG - batch["targets_BG"]))
+  loss = flow_loss + auxiliary_weight * auxiliary_loss
+  return loss, {"loss": loss, "flow_loss": flow_loss, "auxiliary_loss": auxiliary_loss}
+
+
+def draw_noise(rng, index_B, chunk_shape, draws: int):
+  """Returns (noise float[draws, B, T, A], time float[draws, B]), the same however the batch is split."""
+
+  def draw(key):
+    noise_key, time_key = jax.random.split(key)
+    return jax.random.normal(noise_key, (draws, *chunk_shape)), flow.sample_time(time_key, (draws,))
+
+  return jax.vmap(draw, out_axes=1)(parallel.draw_keys(rng, index_B))
+
+
+def validation_metrics(model: pi0.Pi0, params: Params, frozen: Params, batch: Mapping, rng, *, loss, scale_A,
+                       config: Config):
+  """Returns the losses and how far the chunk sampled from z = 0 is from the label.
+
+  `path_error_mm`: distance between both tool positions after the `execute_steps` that are carried out;
+  `gripper_error`: mean absolute difference of the commanded opening there. `scale_A` turns errors into metres.
+  """
+  _, found = loss(params, frozen, batch, rng)
+  observation = Observation.from_dict(batch["observation"])
+  chunk_BTA = pi0.sample_actions(
+    model, params["policy"], observation, jnp.zeros_like(batch["actions_BTA"]), num_steps=config.denoising_steps
+  )
+  used = (chunk_BTA - batch["actions_BTA"])[:, : config.execute_steps, : scale_A.shape[0]] * scale_A
+  path_B3 = jnp.sum(used[..., list(config.position_dims)], axis=1)
+  return found | {
+    "path_error_mm": 1000 * jnp.mean(jnp.linalg.norm(path_B3, axis=-1)),
+    "gripper_error": jnp.mean(jnp.abs(used[..., list(config.gripper_dims)])),
+  }
+
+
+def data_record(data: Data) -> dict:
+  """Returns how many frames, and of which seeds, the policy has seen."""
+  parts = {"train": data.frames, "validation": data.validation_frames}
+  return {
+    "frames": {name: len(frames) for name, frames in parts.items()},
+    "seeds": {name: [int(x) for x in np.unique(frames.seeds)] for name, frames in parts.items()},
+  }
+
+
+def export_policy(config: Config, model_config: pi0.Pi0Config, data: Data, workdir: Path, store: CheckpointStore,
+                  best: int, record: dict) -> Path:
+  """Returns the policy directory made of the best checkpoint, with the statistics of its keys."""
+  spec = export.make_spec(config, model_config, data.frames)
+  target = workdir / "policy"
+  if parallel.is_first():
+    export.export_policy(store.folder(best), data.tokenizer, target, spec=spec, record=record)
+    observations = list(calibrate.demonstrations(config.data_dir))
+    calibrate.calibrate(target, observations, keys.KeyRecipe()).save(target)
+  parallel.wait_for_all("policy exported")
+  return target
+
+
+def _local_batch(source: batches.BatchSource, rows) -> dict:
+  index_B = np.arange(len(rows), dtype=np.int32)
+  return source.batch(parallel.local_rows(rows)) | {"index": parallel.local_rows(index_B)}

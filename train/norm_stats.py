@@ -1,0 +1,178 @@
+"""Computes what states and actions are normalized by, before a training: `python -m train.norm_stats --out=DIR`.
+
+    python -m train.norm_stats --config=configs/pi0_libero_lora.py --config.data="({'path': 'data/libero'},)" --out=DIR
+    python -m train.norm_stats --config=configs/panda_small.py --out=DIR --checkpoint=CHECKPOINT
+
+The file is openpi's, `DIR/assets/<asset_id>/norm_stats.json`, of the training episodes as `train.launch` would compute
+it; for fine-tuning, `--config.norm_stats=DIR` reads it. `--checkpoint` compares the statistics that a checkpoint brings
+with those of the data, and warns of every dimension that they do not fit.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.progress import Progress
+
+from pi0rag_jax import cli
+from pi0rag_jax.data import pipeline
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.openpi import norm_stats
+from pi0rag_jax.policy.normalize import EPSILON, NormStats
+from pi0rag_jax.typing import Config
+from train import batches, config_check, finetune, head_data, metrics
+
+COMMAND = "train.norm_stats"
+MAX_RATIO = 3.0  # of the spreads, either way
+PLAIN_INTERVAL_S = 10.0  # between two lines of progress where there is no terminal
+NAMES = ("state", "actions")
+
+Report = Callable[[int, int], None]  # of how many readings, of how many, are done
+
+
+def flow_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'flow'; `folder` is not used."""
+  del folder
+  frames = pipeline.load_frames(config.data_dir)
+  report(1, 2)
+  train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
+  targets = tuple(config.auxiliary_targets)
+  found = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
+  report(2, 2)
+  return found
+
+
+def openpi_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'openpi'; `folder` takes synthetic data."""
+  named = finetune.adjusted(config, finetune.read_config(config.openpi))
+  opened, splits = finetune.open_sources(config, named, folder)
+  return finetune.compute_stats(named, opened, [split["train"] for split in splits], workers=config.threads,
+                                horizon=finetune.read_model(config, named).action_horizon, progress=report)
+
+
+def head_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'head'; `folder` takes synthetic data."""
+  parts = head_data.open_parts(config, folder)
+  report(1, 2)
+  found = head_data.compute_stats(parts)
+  report(2, 2)
+  return found
+
+
+KINDS: dict[str, Callable[[Config, Path, Report], dict[str, NormStats]]] = {
+  "flow": flow_stats, "head": head_stats, "openpi": openpi_stats}
+
+
+def compute(config: Config, folder: Path, console: Console | None = None) -> dict[str, NormStats]:
+  """Returns the statistics of `state` and `actions` of a configuration's training episodes, and shows progress.
+
+  Args:
+    config: of one of KINDS.
+    folder: takes the synthetic data of debug configurations.
+    console: where a bar is shown, if it is a terminal; the default is standard error.
+  """
+  config_check.check(config)
+  if config.kind not in KINDS:
+    raise unknown_name("kind of training with statistics", config.kind, KINDS)
+  console = console or Console(stderr=True)
+  with Progress(console=console, disable=not console.is_terminal) as bar:
+    task = bar.add_task("episodes, read twice", total=None)
+    told_s = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+      nonlocal told_s
+      bar.update(task, completed=done, total=total)
+      if bar.disable and time.monotonic() - told_s > PLAIN_INTERVAL_S:
+        told_s = time.monotonic()
+        metrics.log.info("statistics: %d of %d readings of an episode", done, total)
+
+    found = KINDS[config.kind](config, folder, report)
+  return {name: found[name] for name in NAMES}
+
+
+def compare(checkpoint: Mapping[str, NormStats], data: Mapping[str, NormStats]) -> list[str]:
+  """Returns what does not fit, in words: a mean outside the other's quantiles, spreads of very different size.
+
+  The spread is the distance of the quantiles q01 and q99, or the standard deviation where they were not recorded.
+  Dimensions that only the checkpoint has are a model's padding if they are constant.
+  """
+  found = []
+  for name in NAMES:
+    if name not in checkpoint:
+      found.append(f"{name}: the checkpoint has no statistics of it; there are {', '.join(sorted(checkpoint))}")
+      continue
+    theirs, ours = checkpoint[name], data[name]
+    if theirs.dim < ours.dim or np.any(theirs.std[ours.dim :] > 0):
+      found.append(f"{name}: the checkpoint's statistics have {theirs.dim} dims, the data {ours.dim}: they belong to "
+                   "another robot")
+    for dim in range(min(theirs.dim, ours.dim)):
+      found += [f"{name}[{dim}]: {reason}" for reason in _misfits(theirs, ours, dim)]
+  return found
+
+
+def _misfits(theirs: NormStats, ours: NormStats, dim: int) -> list[str]:
+  """Returns what does not fit in one dimension."""
+  found = []
+  low, high = _range(theirs, dim)
+  if not low - EPSILON <= ours.mean[dim] <= high + EPSILON:
+    found.append(f"the data's mean {ours.mean[dim]:.4g} is outside the checkpoint's {low:.4g} to {high:.4g}")
+  spreads = [_spread(stats, dim, both=theirs.q01 is not None and ours.q01 is not None) for stats in (theirs, ours)]
+  if max(spreads) > MAX_RATIO * min(spreads):
+    found.append(f"the data's spread {spreads[1]:.4g} is {spreads[1] / spreads[0]:.3g} times the checkpoint's "
+                 f"{spreads[0]:.4g}; allowed: up to {MAX_RATIO:g} times either way")
+  return found
+
+
+def _range(stats: NormStats, dim: int) -> tuple[float, float]:
+  """Returns the quantiles, or what they are of a normal distribution."""
+  if stats.q01 is not None and stats.q99 is not None:
+    return stats.q01[dim], stats.q99[dim]
+  reach = 2.326 * stats.std[dim]
+  return stats.mean[dim] - reach, stats.mean[dim] + reach
+
+
+def _spread(stats: NormStats, dim: int, *, both: bool) -> float:
+  """Returns what is divided by: the quantiles' distance if both statistics have them, else the deviation."""
+  if both and stats.q01 is not None and stats.q99 is not None:
+    return float(stats.q99[dim] - stats.q01[dim]) + EPSILON
+  return float(stats.std[dim]) + EPSILON
+
+
+def load(checkpoint: str, asset_id: str) -> dict[str, NormStats]:
+  """Returns the statistics that a checkpoint brings."""
+  groups = norm_stats.load_norm_stats(checkpoint, asset_id)
+  return {name: NormStats.from_dict(values) for name, values in groups.items()}
+
+
+def main(argv) -> None:
+  """Writes the statistics; warnings do not change the status, a mistake of the user ends in one line and status 2."""
+  cli.refuse_arguments(argv)
+  logging.set_verbosity(logging.WARNING)
+  metrics.log.setLevel("INFO")
+  values = flags.FLAGS
+  with cli.user_errors(COMMAND):
+    config, out = cli.read_config(), Path(values.out)
+    if out.is_file():
+      raise Pi0RagError(f"--out='{out}' is a file: give a folder")
+    theirs = load(values.checkpoint, values.checkpoint_asset or config.asset_id) if values.checkpoint else None
+    found = compute(config, out)
+    norm_stats.save_norm_stats(out, config.asset_id, {name: stats.to_dict() for name, stats in found.items()})
+    metrics.log.info("written to %s", out / "assets" / config.asset_id / "norm_stats.json")
+    if theirs is not None:
+      misfits = compare(theirs, found)
+      for line in misfits:
+        metrics.log.warning("%s", line)
+      verdict = f"{len(misfits)} warnings: compute its statistics anew" if misfits else "it fits the data"
+      metrics.log.info("the checkpoint '%s': %s", values.checkpoint, verdict)
+
+
+if __name__ == "__main__":
+  cli.define_config(example="configs/pi0_libero_lora.py")
+  flags.DEFINE_string("out", None, "The folder whose assets/<asset_id>/norm_stats.json is written.")
+  flags.DEFINE_string("checkpoint", None, "A checkpoint, also at gs://, whose statistics are compared with the data.")
+  flags.DEFINE_string("checkpoint_asset", None, "Its asset id, where it is not the configuration's.")
+  flags.mark_flag_as_required("out")
+  app.run(main, flags_parser=cli.flags_parser(COMMAND))
