@@ -38,6 +38,8 @@ def base(name: str, openpi: str) -> ConfigDict:
   config.text_tokenizer = ""  # a sentencepiece model; '' is PaliGemma's, 'train' makes one of the prompts
   config.action_tokenizer = ""  # of pi0-FAST: a directory; '' is the published one
   config.augment = True  # pictures, on the device, as openpi does
+  config.cache = ""  # a folder for decoded pictures, made once: random access to video is slow; '' reads the data set
+  config.cache_image_size = 0  # px, of the pictures there; 0 keeps theirs
   config.skip_bad = False  # goes on without episodes that cannot be read, and counts them
   config.validation_fraction = 0.05  # of the episodes
   config.split_seed = 1

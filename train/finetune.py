@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.loader import Loader
 from pi0rag_jax.data.running_stats import compute_norm_stats
@@ -144,10 +145,21 @@ def open_sources(config: Config, named: TrainConfig, workdir: Path):
   """Returns (what `open_source` returns, episodes by the name of their split), each per entry of `config.data`."""
   repack = columns.check_repack(config.columns.to_dict() if config.columns else named.data.repack, named.name)
   opened = [open_source(entry, repack, named, skip_bad=config.skip_bad) for entry in read_sources(config, workdir)]
+  if config.cache:
+    opened = [(cached(config, dataset), to_robot, weight) for dataset, to_robot, weight in opened]
   fractions = (1 - config.validation_fraction, config.validation_fraction, 0.0)
   splits = [split_episodes(dataset.num_episodes, fractions=fractions, seed=config.split_seed)
             for dataset, _, _ in opened]
   return opened, splits
+
+
+def cached(config: Config, dataset: Dataset) -> Dataset:
+  """Returns the data set with its pictures decoded once below `config.cache`; video is slow to read at random."""
+  if parallel.is_first():
+    metrics.log.info("decoding the pictures of '%s' into '%s'", dataset.path, config.cache)
+    build_cache(dataset, config.cache, image_size=config.cache_image_size or None, workers=config.threads)
+  parallel.wait_for_all("data set cached")
+  return build_cache(dataset, config.cache, image_size=config.cache_image_size or None, workers=config.threads)
 
 
 def read_sources(config: Config, workdir: Path) -> list[dict]:

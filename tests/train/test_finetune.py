@@ -97,6 +97,9 @@ def test_two_steps_and_two_more_equal_four(data_dir, tmp_path, monkeypatch):
       raise KeyboardInterrupt
     return real(writer, clock, done, pending, *rest)
 
+  # Reading from a cache changes nothing either.
+  with config.unlocked():
+    config.cache = str(tmp_path / "cache")
   monkeypatch.setattr(loop, "log_training", stop_after_two)
   with pytest.raises(KeyboardInterrupt):
     loop.train_and_evaluate(config, tmp_path / "stopped")
