@@ -87,6 +87,11 @@ def is_debug(variant: str) -> bool:
   return variant == "debug"
 
 
+# LIBERO's entries by the columns of the made-up data.
+DEBUG_LIBERO_COLUMNS = {"observation/image": "front", "observation/wrist_image": "wrist", "observation/state": "state",
+                        "actions": "actions"}
+
+
 def debug(config: ConfigDict) -> ConfigDict:
   """Returns the configuration with a tiny model, made-up data and few steps."""
   gemma = {"width": 32, "depth": 2, "mlp_dim": 64, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}

@@ -16,7 +16,5 @@ def get_config(variant: str = "") -> ConfigDict:
   config.parallel = "fsdp"
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)
-    config.columns = ConfigDict({
-      "observation/image": "front", "observation/wrist_image": "wrist", "observation/state": "state",
-      "actions": "actions"})
+    config.columns = ConfigDict(openpi_finetune.DEBUG_LIBERO_COLUMNS)
   return config.lock()

@@ -32,17 +32,15 @@ from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.policy import openpi_policy, transforms
 from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.robots import robot_transforms
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.policy.spec import TOKENIZER_NAME
 from pi0rag_jax.typing import Config, Params
-from train import columns, debug_data, metrics, parallel, partition
+from train import columns, debug_data, metrics, parallel, partition, tokenizers
 from train.checkpoint import CheckpointStore
 from train.task import POLICY, Task
 
-TOKENIZER_FILE = "tokenizer.model"
 RECORD_FILE = "record.json"
 IMAGE_TOWER = "PaliGemma/img"
 FRESH = "none"  # as `init_checkpoint`
-TRAINED_TOKENIZER = "train"  # as `text_tokenizer`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,6 @@ class Data:
   train: Mixture
   validation: Mixture
   stats: Mapping[str, NormStats]
-  prompts: tuple[str, ...]
 
 
 def make_task(config: Config, workdir: Path) -> Task:
@@ -126,8 +123,8 @@ def read_model(config: Config, named: TrainConfig) -> PaliGemmaConfig:
 def load_data(config: Config, named: TrainConfig, model: PaliGemmaConfig, workdir: Path) -> Data:
   """Returns both splits with the transforms that make the model's samples."""
   opened, splits = open_sources(config, named, workdir)
-  prompts = tuple(sorted({prompt for dataset, _, _ in opened for prompt in known_prompts(dataset)}))
-  tokenizer = load_tokenizer(config, model, prompts, workdir)
+  prompts = lambda: sorted({prompt for dataset, _, _ in opened for prompt in known_prompts(dataset)})  # noqa: E731
+  tokenizer = tokenizers.load(config.text_tokenizer, workdir, prompts, vocab_size=model.vocab_size)
   stats = load_stats(config, named, model, opened, splits, workdir)
   group = openpi_policy.policy_transforms(
     named.data, named.model, model, stats, text_tokenizer=tokenizer, action_codec=load_codec(config, named))
@@ -138,7 +135,7 @@ def load_data(config: Config, named: TrainConfig, model: PaliGemmaConfig, workdi
     for name in ("train", "validation")]
   for name, mixture in zip(("training", "validation"), mixtures):
     metrics.log.info("%d %s frames", mixture.num_frames, name)
-  return Data(*mixtures, stats=stats, prompts=prompts)
+  return Data(*mixtures, stats=stats)
 
 
 def open_sources(config: Config, named: TrainConfig, workdir: Path):
@@ -155,10 +152,7 @@ def open_sources(config: Config, named: TrainConfig, workdir: Path):
 
 def cached(config: Config, dataset: Dataset) -> Dataset:
   """Returns the data set with its pictures decoded once below `config.cache`; video is slow to read at random."""
-  if parallel.is_first():
-    metrics.log.info("decoding the pictures of '%s' into '%s'", dataset.path, config.cache)
-    build_cache(dataset, config.cache, image_size=config.cache_image_size or None, workers=config.threads)
-  parallel.wait_for_all("data set cached")
+  metrics.log.info("decoding the pictures of '%s' into '%s', where they are not there yet", dataset.path, config.cache)
   return build_cache(dataset, config.cache, image_size=config.cache_image_size or None, workers=config.threads)
 
 
@@ -188,18 +182,6 @@ def known_prompts(dataset: Dataset, episodes: int = 200) -> Iterator[str]:
     yield from set(dataset.read_episode(episode, images=False).prompts)
 
 
-def load_tokenizer(config: Config, model: PaliGemmaConfig, prompts, workdir: Path) -> SentencePieceTokenizer:
-  """Returns PaliGemma's tokenizer, that of a file, or a small one trained on the data's prompts."""
-  if not config.text_tokenizer:
-    return SentencePieceTokenizer.paligemma()
-  if config.text_tokenizer != TRAINED_TOKENIZER:
-    return SentencePieceTokenizer(config.text_tokenizer)
-  path = workdir / TOKENIZER_FILE
-  if not path.exists():
-    train_tokenizer(prompts, path, vocab_size=model.vocab_size)
-  return SentencePieceTokenizer(path)
-
-
 def load_codec(config: Config, named: TrainConfig):
   """Returns the codec of pi0-FAST's actions; None for families that write none."""
   if named.model.family != "pi0_fast":
@@ -213,11 +195,10 @@ def load_stats(config: Config, named: TrainConfig, model: PaliGemmaConfig, opene
   if config.norm_stats:
     loaded = norm_stats.load_norm_stats(config.norm_stats, config.asset_id)
     return {name: NormStats.from_dict(values) for name, values in loaded.items()}
-  if not (workdir / "assets" / config.asset_id).is_dir():
+  if parallel.is_first() and not (workdir / "assets" / config.asset_id).is_dir():
     metrics.log.info("computing the statistics of the training episodes")
     stats = compute_stats(named, opened, [split["train"] for split in splits], horizon=model.action_horizon)
-    if parallel.is_first():
-      norm_stats.save_norm_stats(workdir, config.asset_id, {name: each.to_dict() for name, each in stats.items()})
+    norm_stats.save_norm_stats(workdir, config.asset_id, {name: each.to_dict() for name, each in stats.items()})
   parallel.wait_for_all("statistics")
   loaded = norm_stats.load_norm_stats(workdir, config.asset_id)
   return {name: NormStats.from_dict(values) for name, values in loaded.items()}
@@ -374,8 +355,8 @@ def export_policy(config: Config, model: PaliGemmaConfig, workdir: Path, store: 
     shutil.copytree(folder / "assets", draft / "assets")
     facts = {**record, "model": plain.to_dict(), "openpi": config.openpi, "checkpoint": best}
     (draft / RECORD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf8")
-    if config.text_tokenizer == TRAINED_TOKENIZER:
-      shutil.copyfile(workdir / TOKENIZER_FILE, draft / TOKENIZER_FILE)
+    if config.text_tokenizer == tokenizers.TRAINED:
+      shutil.copyfile(workdir / TOKENIZER_NAME, draft / TOKENIZER_NAME)
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
   parallel.wait_for_all("policy exported")

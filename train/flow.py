@@ -18,13 +18,11 @@ from pi0rag_jax.models import flow, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.policy.spec import TOKENIZER_NAME
 from pi0rag_jax.typing import Config, Params
-from train import auxiliary, batches, calibrate, export, initialize, metrics, parallel
+from train import auxiliary, batches, calibrate, export, initialize, metrics, parallel, tokenizers
 from train.checkpoint import CheckpointStore
 from train.task import Task
-
-TOKENIZER_FILE = "tokenizer.model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Data:
   """Both splits, their statistics and the tokenizer that made their tokens."""
 
   frames: pipeline.Frames  # training split
+  rows: np.ndarray  # int[R], its frames as often as an epoch shows them
   validation_frames: pipeline.Frames
   train: batches.BatchSource
   validation: batches.BatchSource
@@ -73,22 +72,17 @@ def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Dat
   metrics.log.info("%d training frames, %d validation frames", len(train), len(validation))
   targets = tuple(config.auxiliary_targets)
   stats = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
-  path = workdir / TOKENIZER_FILE
-  if parallel.is_first() and not path.exists():
-    train_tokenizer(frames.prompts, path, vocab_size=model_config.vocab_size)
-  parallel.wait_for_all("tokenizer")
-  tokenizer = SentencePieceTokenizer(path)
-  if tokenizer.vocab_size > model_config.vocab_size:
-    raise Pi0RagError(f"the prompts need {tokenizer.vocab_size} tokens, model.vocab_size is {model_config.vocab_size}")
+  tokenizer = tokenizers.load(
+    tokenizers.TRAINED, workdir, lambda: frames.prompts, vocab_size=model_config.vocab_size)
   source = lambda part: batches.make_source(  # noqa: E731
     part, stats, tokenizer, model=model_config, targets=targets)
-  return Data(train, validation, source(train), source(validation), stats, path)
+  rows = batches.emphasized_rows(train, config.approach_repeats)
+  return Data(train, rows, validation, source(train), source(validation), stats, workdir / TOKENIZER_NAME)
 
 
 def train_batch(config: Config, data: Data, number: int) -> dict:
   """Returns this process's part of the batch of a step."""
-  frame_rows = batches.emphasized_rows(data.frames, config.approach_repeats)
-  rows = frame_rows[pipeline.batch_rows(len(frame_rows), config.batch_size, seed=config.seed, step=number)]
+  rows = data.rows[pipeline.batch_rows(len(data.rows), config.batch_size, seed=config.seed, step=number)]
   return _local_batch(data.train, rows)
 
 

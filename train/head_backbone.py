@@ -22,12 +22,10 @@ from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Config, Params
-from train import metrics, parallel
+from train import metrics, parallel, tokenizers
 
-TOKENIZER_FILE = "tokenizer.model"
-TRAINED_TOKENIZER = "train"  # as `text_tokenizer`
 FRESH = "none"  # as `checkpoint`: random weights
 FRESH_FOLDER = "backbone"
 # Of random weights: not the run's, so that runs of other seeds share their features.
@@ -124,18 +122,7 @@ def load_tokenizer(config: Config, backbone: Backbone, folder: Path, prompts: It
     return None
   size = backbone.config.vocab_size if isinstance(backbone, backbones.PaliGemmaBackbone) else (
     getattr(backbone, "vocab_size", None))
-  path = folder / TOKENIZER_FILE
-  if config.text_tokenizer == TRAINED_TOKENIZER and not path.exists():
-    train_tokenizer(prompts, path, vocab_size=size or 1024)
-  if config.text_tokenizer == TRAINED_TOKENIZER:
-    tokenizer = SentencePieceTokenizer(path)
-  elif config.text_tokenizer:
-    tokenizer = SentencePieceTokenizer(config.text_tokenizer)
-  else:
-    tokenizer = SentencePieceTokenizer.paligemma()
-  if size and tokenizer.vocab_size > size:
-    raise Pi0RagError(f"the tokenizer has {tokenizer.vocab_size} tokens, the backbone's vocab_size is {size}")
-  return tokenizer
+  return tokenizers.load(config.text_tokenizer, folder, lambda: prompts, vocab_size=size)
 
 
 def make_extractor(config: Config, stats: NormStats, folder: Path, prompts: Iterable[str] = ()) -> FeatureExtractor:

@@ -23,6 +23,7 @@ from pi0rag_jax.policy import head_policy
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.head_policy import HeadPolicy, HeadUnits
 from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.policy.spec import TOKENIZER_NAME
 from pi0rag_jax.typing import Config, Params
 from train import gripper_metrics, head_backbone, head_data, metrics, parallel
 from train.checkpoint import CheckpointStore
@@ -151,8 +152,8 @@ def export_policy(extractor: FeatureExtractor, units: HeadUnits, workdir: Path, 
   if parallel.is_first():
     shutil.rmtree(draft, ignore_errors=True)
     HeadPolicy(extractor, units, checkpoints.load_params(store.folder(best))).save(draft)
-    if (tokenizer := workdir / head_backbone.TOKENIZER_FILE).exists():
-      shutil.copyfile(tokenizer, draft / head_backbone.TOKENIZER_FILE)
+    if (tokenizer := workdir / TOKENIZER_NAME).exists():
+      shutil.copyfile(tokenizer, draft / TOKENIZER_NAME)
     if (weights := workdir / head_backbone.FRESH_FOLDER).exists():
       shutil.copytree(weights, draft / head_backbone.FRESH_FOLDER)
     (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")

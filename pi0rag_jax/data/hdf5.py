@@ -1,5 +1,6 @@
 """What the readers of HDF5 formats share: open files, frames of a dataset, texts."""
 
+import abc
 import collections
 import contextlib
 import threading
@@ -89,13 +90,13 @@ class Hdf5Dataset(Dataset):
   # An array with one entry per frame, within an episode's group.
   length_key: ClassVar[str]
 
+  @abc.abstractmethod
   def _episode_groups(self, file: h5py.File) -> list[str]:
     """Returns the groups of the episodes of a file."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def _inspect(self, group: Any) -> None:
     """Finds out the cameras, and the rate where files tell it, from an episode's group."""
-    raise NotImplementedError
 
   def episode_name(self, episode: int) -> str:
     file, group = self._episodes[episode]

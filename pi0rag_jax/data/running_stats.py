@@ -12,12 +12,12 @@ import numpy as np
 from pi0rag_jax.data.dataset import DamagedEpisode
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.sampling import Mixture
+from pi0rag_jax.data.statistics import HIGH_QUANTILE, LOW_QUANTILE
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.normalize import NormStats
 
 NAMES = ("state", "actions")
 BINS = 5000
-LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 # The first range is widened by this, so that a constant dimension has bins.
 MARGIN = 1e-10
 
