@@ -16,9 +16,6 @@ PIECES = 5
 SUBSTEPS_PER_PIECE = 5
 MAX_STEP_M = 0.015  # per tick: 0.30 m/s
 MAX_TURN_RAD = 0.075  # per tick: 1.5 rad/s
-# The commanded tool pose stays in this box: x, y, z in m and yaw in rad.
-WORKSPACE_LOW = (0.28, -0.32, 0.012, -1.7)
-WORKSPACE_HIGH = (0.72, 0.32, 0.40, 1.7)
 # The servos damp absolute speed and so trail by 0.1 s; half of it is fed forward, all of it would be jerky.
 FEEDFORWARD_S = 0.05
 OPEN_M = panda.MAX_WIDTH_M / 2
@@ -29,6 +26,23 @@ _ITERATIONS = 8
 _MAX_JOINT_STEP_RAD = 0.3
 _NULLSPACE_GAIN = 0.1
 _TOLERANCE = 2e-5  # m and rad
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+  """Where a task's tool may be: the commanded pose stays in a box, and the hand keeps its tilt.
+
+  With a tilt the fingers point forwards as well as down; `yaw` then turns the hand about its own axis.
+  """
+
+  low: tuple[float, float, float, float] = (0.28, -0.32, 0.012, -1.7)  # x, y, z in m, yaw in rad
+  high: tuple[float, float, float, float] = (0.72, 0.32, 0.40, 1.7)
+  tilt_rad: float = 0.0  # 0: straight down; pi / 2: straight ahead
+
+  def clip(self, pose) -> tuple[float, float, float, float]:
+    """Returns the pose [4] in the box that is nearest to `pose` [4]."""
+    x, y, z, yaw = (min(max(float(value), low), high) for value, low, high in zip(pose, self.low, self.high))
+    return x, y, z, yaw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +57,16 @@ class ControllerState:
 class Controller:
   """Turns actions into actuator targets. It believes the drawing of the arm; `calibration` is its error."""
 
-  def __init__(self, physics: Physics, calibration: Calibration):
+  def __init__(self, physics: Physics, calibration: Calibration, workspace: Workspace = Workspace()):
     self._physics = physics
     self._calibration = calibration
-    self.inverse_kinematics = InverseKinematics()
+    self.workspace = workspace
+    self.inverse_kinematics = InverseKinematics(workspace.tilt_rad)
     self.state = ControllerState((0.0, 0.0, 0.0, 0.0), panda.HOME_Q, True)
 
   def reset(self, pose) -> None:
     """Puts the arm, open and at rest, where the believed tool pose is `pose` [4] (x, y, z, yaw)."""
-    pose = _clip_pose(pose)
+    pose = self.workspace.clip(pose)
     q = np.array(panda.HOME_Q)
     for _ in range(5):
       q = self.inverse_kinematics.solve(q, *self.nominal_pose(pose))
@@ -62,7 +77,7 @@ class Controller:
   def tick(self, action) -> None:
     """Moves the commanded pose by `action` [5] (dx, dy, dz, dyaw, open) and simulates one period."""
     before = self.state
-    pose = advance_pose(before.pose, action)
+    pose = advance_pose(before.pose, action, self.workspace)
     q_before = np.array(before.q)
     q = self.inverse_kinematics.solve(q_before, *self.nominal_pose(pose))
     self.state = ControllerState(pose, tuple(q.tolist()), bool(action[4] >= 0.5))
@@ -98,18 +113,20 @@ class Controller:
     return self.believed_position(position), yaw
 
 
-def advance_pose(pose, action) -> tuple[float, float, float, float]:
+def advance_pose(pose, action, workspace: Workspace) -> tuple[float, float, float, float]:
   """Returns the commanded pose [4] after one action [5]: each step bounded, the result in the workspace."""
   bounds = (MAX_STEP_M, MAX_STEP_M, MAX_STEP_M, MAX_TURN_RAD)
   steps = (min(max(float(step), -bound), bound) for step, bound in zip(action, bounds))
-  return _clip_pose([value + step for value, step in zip(pose, steps)])
+  return workspace.clip([value + step for value, step in zip(pose, steps)])
 
 
-def _clip_pose(pose) -> tuple[float, float, float, float]:
-  x, y, z, yaw = (
-    min(max(float(value), low), high) for value, low, high in zip(pose, WORKSPACE_LOW, WORKSPACE_HIGH)
-  )
-  return x, y, z, yaw
+def tool_axes(yaw: float, tilt_rad: float) -> tuple[tuple[float, float, float], ...]:
+  """Returns the rows of float[3, 3] whose columns are the hand's axes in the base frame.
+
+  Untilted, x lies along the yaw and z points down; the tilt turns all about the base's y axis, z towards +x.
+  """
+  c, s, ct, st = math.cos(yaw), math.sin(yaw), math.cos(tilt_rad), math.sin(tilt_rad)
+  return (ct * c, ct * s, st), (s, -c, 0.0), (st * c, st * s, -ct)
 
 
 @functools.cache
@@ -124,9 +141,10 @@ def home_tool_position() -> tuple[float, float, float]:
 
 
 class InverseKinematics:
-  """Joint angles for a tool that points down, from the drawing of the arm alone (its own MjData)."""
+  """Joint angles for a tool of fixed tilt, from the drawing of the arm alone (its own MjData)."""
 
-  def __init__(self):
+  def __init__(self, tilt_rad: float = 0.0):
+    self._tilt_rad = tilt_rad
     self._model = _kinematic_model()
     self._data = mujoco.MjData(self._model)
     self._site = self._model.site(panda.TOOL_SITE).id
@@ -141,14 +159,12 @@ class InverseKinematics:
     return self._data.site_xpos[self._site].copy()
 
   def solve(self, q, position, yaw: float) -> np.ndarray:
-    """Returns joint angles [7] near `q` [7] that bring the tool to `position` [3] with `yaw`, pointing down.
+    """Returns joint angles [7] near `q` [7] that bring the tool to `position` [3] with `yaw`.
 
     Where the pose is out of reach the result is the nearest that the damping allows.
     """
     q = np.array(q, dtype=float)
-    cosine, sine = math.cos(yaw), math.sin(yaw)
-    # Columns of the wanted orientation: x along the yaw, z down.
-    wanted = np.array([[cosine, sine, 0.0], [sine, -cosine, 0.0], [0.0, 0.0, -1.0]])
+    wanted = np.array(tool_axes(yaw, self._tilt_rad))
     for iteration in range(_ITERATIONS):
       error_6 = self._error(q, position, wanted)
       if iteration and abs(error_6).max() < _TOLERANCE:

@@ -68,8 +68,10 @@ class PandaEnv(gymnasium.Env):
     """Compiles the scene for `condition`."""
     self.close()
     self.condition = condition
-    self.physics = Physics(build_model(self.task.scene, condition))
-    self.controller = Controller(self.physics, condition.calibration)
+    scene, workspace = self.task.scene, self.task.workspace
+    may_fall = [body.name for body in scene.objects if body.may_fall]
+    self.physics = Physics(build_model(scene, condition), tool_tilt_rad=workspace.tilt_rad, may_fall=may_fall)
+    self.controller = Controller(self.physics, condition.calibration, workspace)
 
   @property
   def has_episode(self) -> bool:

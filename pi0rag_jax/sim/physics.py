@@ -31,10 +31,17 @@ class Contacts:
 
 
 class Physics:
-  """MjModel and MjData of a scene with the Panda. Positions are in the base frame in m, angles in rad."""
+  """MjModel and MjData of a scene with the Panda. Positions are in the base frame in m, angles in rad.
 
-  def __init__(self, model: mujoco.MjModel):
+  Args:
+    tool_tilt_rad: of the hand from pointing straight down, see `controller.Workspace`.
+    may_fall: objects that may leave the table without the simulation being at fault.
+  """
+
+  def __init__(self, model: mujoco.MjModel, *, tool_tilt_rad: float = 0.0, may_fall: Iterable[str] = ()):
     self.model = model
+    self._tilt = math.cos(tool_tilt_rad), math.sin(tool_tilt_rad)
+    self._may_fall = frozenset(may_fall)
     self.data = mujoco.MjData(model)
     self._tool = model.site(panda.TOOL_SITE).id
     self._fingertips = model.site(panda.FINGERTIP_SITE).id
@@ -95,9 +102,9 @@ class Physics:
     return self._site_pose(self._fingertips)
 
   def _site_pose(self, site: int) -> tuple[np.ndarray, float]:
-    matrix = self.data.site_xmat[site]
-    # The tool points down, so its x axis carries the yaw.
-    return self.data.site_xpos[site].copy(), math.atan2(matrix[3], matrix[0])
+    matrix, (cosine, sine) = self.data.site_xmat[site], self._tilt
+    # The hand's x axis carries the yaw once its tilt is undone.
+    return self.data.site_xpos[site].copy(), math.atan2(matrix[3], cosine * matrix[0] + sine * matrix[6])
 
   def gripper_width(self) -> float:
     """Returns the distance between the pads in m."""
@@ -137,13 +144,17 @@ class Physics:
       raise unknown_name("object", name, self._free)
     return self._free[name]
 
-  def place_goal(self, name: str, position_m) -> None:
-    """Moves the goal pad `name` to `position_m` [3]."""
-    self.data.mocap_pos[self.model.body(name).mocapid[0]] = position_m
+  def place_fixture(self, name: str, position_m, yaw: float = 0.0) -> None:
+    """Moves the fixture `name` to `position_m` [3] with heading `yaw`."""
+    mocap = self.model.body(name).mocapid[0]
+    self.data.mocap_pos[mocap] = position_m
+    self.data.mocap_quat[mocap] = [math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]
 
   def paint(self, name: str, rgb: Iterable[float]) -> None:
-    """Colours the geom of an object or goal, rgb in [0, 1]."""
-    self.model.geom(name).rgba[:3] = list(rgb)
+    """Colours all geoms of an object or fixture, rgb in [0, 1]."""
+    body = self.model.body(name)
+    first = int(body.geomadr[0])
+    self.model.geom_rgba[first : first + int(body.geomnum[0]), :3] = list(rgb)
 
   def contacts(self) -> Contacts:
     """Returns the contact forces of the current state, after `refresh`."""
@@ -179,7 +190,7 @@ class Physics:
     if speeds.max() > MAX_SPEED:
       return f"speed {speeds.max():.0f} exceeds {MAX_SPEED:.0f}"
     for name, (start, _) in self._free.items():
-      if self.data.qpos[start + 2] < FALLEN_Z_M:
+      if name not in self._may_fall and self.data.qpos[start + 2] < FALLEN_Z_M:
         return f"object '{name}' fell off the table"
     return None
 

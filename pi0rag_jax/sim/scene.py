@@ -1,4 +1,4 @@
-"""The world around the robot: table, lights, cameras, free objects and flat goal pads, assembled into a model."""
+"""The world around the robot: table, lights, cameras, free objects and fixtures, assembled into a model."""
 
 import dataclasses
 import math
@@ -37,28 +37,44 @@ WRIST_VIEW = CameraSpec((0.09, 0.0, 0.03), (0.02, 0.0, 0.13), (1.0, 0.0, 0.0), 7
 
 
 @dataclasses.dataclass(frozen=True)
-class BoxSpec:
-  """A free box."""
+class GeomSpec:
+  """One primitive of a body, in the body's frame."""
 
-  name: str
-  half_size_m: tuple[float, float, float]
-  mass_kg: float
+  shape: str  # box, cylinder, capsule, sphere
+  size_m: tuple[float, ...]  # MuJoCo's half sizes
+  position_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+  quaternion: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)  # wxyz
+  mass_kg: float = 0.0
+  friction: tuple[float, float, float] = (1.0, 0.005, 0.0001)  # sliding, torsional, rolling
+  contact_dims: int = 4  # MuJoCo's condim: 4 has torsional friction, 6 rolling friction too
 
 
 @dataclasses.dataclass(frozen=True)
-class GoalSpec:
-  """A thin disc that touches nothing; it is moved as a mocap body."""
+class BodySpec:
+  """A thing on the table. Pose and colour are set at reset."""
 
   name: str
-  radius_m: float
+  geoms: tuple[GeomSpec, ...]
+  solid: bool = True  # False: nothing touches it
+  may_fall: bool = False  # off the table, without the simulation being at fault
+
+
+def box(name: str, half_size_m: tuple[float, float, float], mass_kg: float) -> BodySpec:
+  """Returns a body that is one box."""
+  return BodySpec(name, (GeomSpec("box", half_size_m, mass_kg=mass_kg),))
+
+
+def pad(name: str, radius_m: float) -> BodySpec:
+  """Returns a thin disc that marks a place and touches nothing."""
+  return BodySpec(name, (GeomSpec("cylinder", (radius_m, GOAL_HALF_THICKNESS_M)),), solid=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class SceneSpec:
-  """What a task puts on the table. Poses and colours are set at reset."""
+  """What a task puts on the table."""
 
-  boxes: tuple[BoxSpec, ...] = ()
-  goals: tuple[GoalSpec, ...] = ()
+  objects: tuple[BodySpec, ...] = ()  # move freely
+  fixtures: tuple[BodySpec, ...] = ()  # stay where reset puts them
 
 
 def build_model(spec: SceneSpec, condition: Condition) -> mujoco.MjModel:
@@ -85,16 +101,12 @@ def _widen_bounds(model: mujoco.MjModel) -> None:
 
 
 def scene_xml(spec: SceneSpec, condition: Condition) -> str:
-  """Returns the MJCF text of the scene. Each object's geom carries its body's name."""
+  """Returns the MJCF text of the scene."""
   wrist = _camera(WRIST_CAMERA, WRIST_VIEW, condition.wrist_camera)
   hand = panda.hand_body(condition.tool_offset_m, condition.friction_scale, wrist)
-  boxes = "".join(_box(box, condition) for box in spec.boxes)
-  goals = "".join(
-    f'<body name="{goal.name}" mocap="true"><geom name="{goal.name}" type="cylinder" contype="0" conaffinity="0"'
-    f' size="{goal.radius_m} {GOAL_HALF_THICKNESS_M}"/></body>'
-    for goal in spec.goals
-  )
-  size, center = (" ".join(map(str, values)) for values in (TABLE_HALF_SIZE_M, TABLE_CENTER_M))
+  objects = "".join(_object(body, condition) for body in spec.objects)
+  fixtures = "".join(f'<body name="{body.name}" mocap="true">{_geoms(body)}</body>' for body in spec.fixtures)
+  size, center = _numbers(TABLE_HALF_SIZE_M), _numbers(TABLE_CENTER_M)
   return f"""<mujoco model="panda_table">
   <compiler angle="radian"/>
   <option timestep=".002" integrator="implicitfast" cone="elliptic" impratio="10"/>
@@ -103,13 +115,13 @@ def scene_xml(spec: SceneSpec, condition: Condition) -> str:
     <headlight ambient=".4 .4 .4" diffuse=".3 .3 .3" specular="0 0 0"/><map znear="0.005" zfar="10"/>
   </visual>
   <asset><texture type="skybox" builtin="flat" width="8" height="8"
-    rgb1="{" ".join(map(str, BACKGROUND_RGB))}" rgb2="{" ".join(map(str, BACKGROUND_RGB))}"/></asset>
+    rgb1="{_numbers(BACKGROUND_RGB)}" rgb2="{_numbers(BACKGROUND_RGB)}"/></asset>
   {panda.DEFAULTS}
   <worldbody>
     <light pos="0.4 -0.6 1.8" dir="0 0.3 -1" directional="true" diffuse=".4 .4 .4" specular="0 0 0"/>
     <geom name="{TABLE_GEOM}" type="box" size="{size}" pos="{center}" rgba="0.42 0.36 0.3 1"/>
     {_camera(BASE_CAMERA, BASE_VIEW, condition.base_camera)}
-    {panda.arm_body(hand)}{boxes}{goals}
+    {panda.arm_body(hand)}{objects}{fixtures}
   </worldbody>
   {panda.actuators()}
 </mujoco>"""
@@ -140,15 +152,27 @@ def _camera(name: str, view: CameraSpec, shift: CameraShift) -> str:
   position, axes = camera_axes(view, shift)
   numbers = [*axes[:, 0], *axes[:, 1]]
   return (
-    f'<camera name="{name}" pos="{" ".join(map(str, position))}" xyaxes="{" ".join(map(str, numbers))}"'
+    f'<camera name="{name}" pos="{_numbers(position)}" xyaxes="{_numbers(numbers)}"'
     f' fovy="{view.fovy_deg}"/>'
   )
 
 
-def _box(box: BoxSpec, condition: Condition) -> str:
-  return (
-    f'<body name="{box.name}"><freejoint name="{box.name}"/>'
-    f'<geom name="{box.name}" type="box" size="{" ".join(map(str, box.half_size_m))}"'
-    f' mass="{box.mass_kg * condition.object_mass_scale}"'
-    f' friction="{condition.friction_scale} .005 .0001"/></body>'
+def _object(body: BodySpec, condition: Condition) -> str:
+  geoms = _geoms(body, condition.object_mass_scale, condition.friction_scale)
+  return f'<body name="{body.name}"><freejoint name="{body.name}"/>{geoms}</body>'
+
+
+def _geoms(body: BodySpec, mass_scale: float = 1.0, friction_scale: float = 1.0) -> str:
+  """Returns the <geom> elements of a body, named after it and numbered."""
+  touches = "" if body.solid else ' contype="0" conaffinity="0"'
+  return "".join(
+    f'<geom name="{body.name}_{i}" type="{geom.shape}" size="{_numbers(geom.size_m)}"'
+    f' mass="{geom.mass_kg * mass_scale}" pos="{_numbers(geom.position_m)}" quat="{_numbers(geom.quaternion)}"'
+    f' condim="{geom.contact_dims}"{touches}'
+    f' friction="{geom.friction[0] * friction_scale} {_numbers(geom.friction[1:])}"/>'
+    for i, geom in enumerate(body.geoms)
   )
+
+
+def _numbers(values) -> str:
+  return " ".join(map(str, values))

@@ -68,7 +68,7 @@ def test_slippery_heavy_scales_mass_and_friction():
     return e.physics.model.body("cube_target").mass[0], e.physics.model.body("cube_target").inertia[0]
 
   np.testing.assert_allclose(masses(env), 4 * np.array(masses(nominal)))
-  for geom in ("pad_left", "pad_right", "cube_target"):
+  for geom in ("pad_left", "pad_right", "cube_target_0"):
     ratio = env.physics.model.geom(geom).friction[0] / nominal.physics.model.geom(geom).friction[0]
     assert ratio == pytest.approx(0.25), geom
 

@@ -1,15 +1,17 @@
 """Tests of Cartesian control: bounds, tracking, inverse kinematics."""
 
+import mujoco
 import numpy as np
 import pytest
 
+from pi0rag_jax.sim import panda
 from pi0rag_jax.sim.controller import (
   MAX_STEP_M,
   MAX_TURN_RAD,
-  WORKSPACE_HIGH,
-  WORKSPACE_LOW,
   InverseKinematics,
+  Workspace,
   advance_pose,
+  tool_axes,
 )
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.panda import HOME_Q
@@ -25,15 +27,31 @@ def env():
 
 
 def test_each_step_is_bounded():
-  pose = advance_pose((0.5, 0.0, 0.2, 0.0), (1.0, -1.0, 0.004, 1.0, 0.0))
+  pose = advance_pose((0.5, 0.0, 0.2, 0.0), (1.0, -1.0, 0.004, 1.0, 0.0), Workspace())
   np.testing.assert_allclose(pose, (0.5 + MAX_STEP_M, -MAX_STEP_M, 0.204, MAX_TURN_RAD))
 
 
 def test_the_commanded_pose_stays_in_the_workspace():
-  pose = (0.5, 0.0, 0.2, 0.0)
+  pose, space = (0.5, 0.0, 0.2, 0.0), Workspace()
   for _ in range(100):
-    pose = advance_pose(pose, (1.0, -1.0, -1.0, 1.0, 0.0))
-  np.testing.assert_allclose(pose, (WORKSPACE_HIGH[0], WORKSPACE_LOW[1], WORKSPACE_LOW[2], WORKSPACE_HIGH[3]))
+    pose = advance_pose(pose, (1.0, -1.0, -1.0, 1.0, 0.0), space)
+  np.testing.assert_allclose(pose, (space.high[0], space.low[1], space.low[2], space.high[3]))
+
+
+def test_a_tilted_hand_points_ahead_and_turns_about_its_own_axis():
+  tilt, yaw = 0.8, 0.6
+  solver = InverseKinematics(tilt)
+  q = np.array(HOME_Q)
+  for _ in range(12):
+    q = solver.solve(q, (0.5, 0.05, 0.2), yaw)
+  model = mujoco.MjModel.from_xml_string(panda.kinematic_xml())
+  data = mujoco.MjData(model)
+  data.qpos[:] = q
+  mujoco.mj_kinematics(model, data)
+  axes = data.site("tool").xmat.reshape(3, 3)
+  np.testing.assert_allclose(data.site("tool").xpos, (0.5, 0.05, 0.2), atol=1e-4)
+  np.testing.assert_allclose(axes[:, 2], (np.sin(tilt), 0.0, -np.cos(tilt)), atol=1e-3)
+  np.testing.assert_allclose(axes, tool_axes(yaw, tilt), atol=1e-3)
 
 
 def test_inverse_kinematics_reaches_the_corners_of_the_table():

@@ -48,7 +48,7 @@ def test_batched_rays_see_what_single_rays_see():
   geom = np.zeros(1, np.int32)
   for camera in CAMERAS:
     origin = data.camera(camera).xpos
-    aims = [data.geom(name).xpos for name in ("pad_left", "pad_right", "finger_left_0", "cube_target")]
+    aims = [data.geom(name).xpos for name in ("pad_left", "pad_right", "finger_left_0", "cube_target_0")]
     for ray in [aim - origin for aim in aims]:
       mujoco.mj_ray(model, data, origin, ray, None, 1, -1, geom, None)
       expected = geom[0]

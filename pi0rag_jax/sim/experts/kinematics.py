@@ -1,11 +1,10 @@
 """A cheap forecast of the robot for experts: where the real fingertips go when an action is commanded."""
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING
 
 from pi0rag_jax.sim import panda
-from pi0rag_jax.sim.controller import MAX_STEP_M, MAX_TURN_RAD, advance_pose
+from pi0rag_jax.sim.controller import MAX_STEP_M, MAX_TURN_RAD, advance_pose, tool_axes
 
 if TYPE_CHECKING:
   from pi0rag_jax.sim.env import PandaEnv
@@ -23,6 +22,7 @@ class Frames:
 
   def __init__(self, env: "PandaEnv"):
     self._controller = env.controller
+    self.workspace = env.controller.workspace
     self._offset = env.condition.tool_offset_m
     self._identical = not any(self._offset) and not env.condition.calibration.active
 
@@ -43,9 +43,10 @@ class Frames:
     return self._controller.believed_position((position[0] - dx, position[1] - dy, position[2] - dz))
 
   def _turned_offset(self, yaw: float) -> Point:
-    """Returns the tool offset in the base frame: the hand points down, its x axis along the yaw."""
-    (x, y, z), cosine, sine = self._offset, math.cos(yaw), math.sin(yaw)
-    return cosine * x + sine * y, sine * x - cosine * y, -z
+    """Returns the tool offset in the base frame."""
+    x, y, z = self._offset
+    first, second, third = ((a * x + b * y + c * z) for a, b, c in tool_axes(yaw, self.workspace.tilt_rad))
+    return first, second, third
 
 
 @dataclasses.dataclass
@@ -97,7 +98,7 @@ class Forecast:
     wanted = self.frames.believed([c + s for c, s in zip(self.commanded, step)], yaw)
     action = [min(max(w - p, -MAX_STEP_M), MAX_STEP_M) for w, p in zip(wanted, self.pose)]
     action += [yaw - self.yaw, float(gripper_open)]
-    self.pose = advance_pose(self.pose, action)
+    self.pose = advance_pose(self.pose, action, self.frames.workspace)
     before, self.commanded = self.commanded, self.frames.real(self.pose)
     self.lag = tuple(
       _LAG_KEPT * lag + _LAG_OF_STEP * (now - then)

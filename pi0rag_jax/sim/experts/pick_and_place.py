@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pi0rag_jax.sim.controller import WORKSPACE_HIGH, WORKSPACE_LOW
+from pi0rag_jax.sim.controller import Workspace
 from pi0rag_jax.sim.experts.base import NO_MISTAKE, Expert, Mistake
+from pi0rag_jax.sim.experts.funnel import FAST_M, bounded, descent_speed, sideways_share
 from pi0rag_jax.sim.experts.kinematics import Forecast
 from pi0rag_jax.sim.tasks.pick_and_place import HOLD_FORCE_N, TARGET
 
 if TYPE_CHECKING:
   from pi0rag_jax.sim.env import PandaEnv
 
-# Per tick; below the bound, so that the demonstrations do not saturate. Slow is the last part of every descent.
-FAST_M, SLOW_M = 0.012, 0.006
 HOVER_M = 0.11  # of the fingertips, where they clear every cube
 LOWEST_M = 0.018
 CARRY_M = 0.09  # of the held cube over its resting height
@@ -39,15 +38,13 @@ _CARRY_FUNNEL_M = 0.04
 # The tool turns over the last centimetres, where the wrist camera shows how the target lies; turning on the way would
 # teach a policy what it cannot see yet.
 _TURN_FROM_M, _TURN_FULLY_M = 0.08, 0.04
-# So far below the funnel the tool first rises and does not move sideways.
-_RISE_FIRST_M = 0.04
 # The grip reaches around the target within these distances between the fingertips and its centre.
 _REACH_M, _REACH_HEIGHT_M = 0.035, 0.03
 # Open fingers are so far from the cube's centre, and need so much room to the centre of another cube.
 _FINGER_M, _FINGER_ROOM_M = 0.05, 0.04
 # A tool that trails by more is blocked and must come up again; free motion trails by 13 mm at most.
 _BLOCKED_M, _FUNNEL_BLOCKED_M = 0.018, 0.02
-_YAW_LIMIT_RAD = min(-WORKSPACE_LOW[3], WORKSPACE_HIGH[3]) - 0.08
+_YAW_LIMIT_RAD = Workspace().high[3] - 0.08
 
 
 @dataclasses.dataclass
@@ -146,11 +143,11 @@ def _approach(scene: _Scene):
     (robot.trail - _BLOCKED_M) / _FUNNEL_BLOCKED_M,
   )
   floor = lowest + (max(HOVER_M, cube[2] + 0.06) - lowest) * min(max(up, 0.0), 1.0)
-  sideways = _sideways_share(height, floor)
-  slow = _descent_speed(height - HOVER_M)
+  sideways = sideways_share(height, floor)
+  slow = descent_speed(height - HOVER_M)
   dz = min(max(floor - height, -slow), FAST_M)
   near = min(max((_TURN_FROM_M - distance) / (_TURN_FROM_M - _TURN_FULLY_M), 0.0), 1.0)
-  return (*_bounded(dx, dy, FAST_M * sideways), dz), turn * sideways * near, True
+  return (*bounded(dx, dy, FAST_M * sideways), dz), turn * sideways * near, True
 
 
 def _needed_turn(error_rad: float) -> float:
@@ -169,9 +166,9 @@ def _carry(scene: _Scene):
     return (0.0, 0.0, 0.0), 0.0, True
   up = min(max((distance - AT_POINT_M) / _CARRY_FUNNEL_M, 0.0), 1.0)
   floor = PLACE_GAP_M + (CARRY_M - PLACE_GAP_M) * up
-  slow = _descent_speed(above - CARRY_M / 2)
+  slow = descent_speed(above - CARRY_M / 2)
   dz = min(max(floor - above, -slow), FAST_M)
-  return (*_bounded(dx, dy, FAST_M * _sideways_share(above, floor)), dz), 0.0, False
+  return (*bounded(dx, dy, FAST_M * sideways_share(above, floor)), dz), 0.0, False
 
 
 def _release(scene: _Scene):
@@ -197,20 +194,3 @@ def _around(scene: _Scene) -> bool:
   """Whether the target is between the fingers."""
   x, y, z = (c - m for c, m in zip(scene.cube, scene.robot.measured))
   return math.hypot(x, y) < _REACH_M and abs(z) < _REACH_HEIGHT_M
-
-
-def _sideways_share(height: float, floor: float) -> float:
-  """Returns the share [0, 1] of the sideways speed allowed at `height` when the funnel's floor is at `floor`."""
-  return min(max(1.0 - (floor - height) / _RISE_FIRST_M, 0.0), 1.0)
-
-
-def _descent_speed(clearance: float) -> float:
-  """Returns m per tick: fast where the way down is free by 3 cm, slow at the end."""
-  return SLOW_M + (FAST_M - SLOW_M) * min(max(clearance / 0.03, 0.0), 1.0)
-
-
-def _bounded(dx: float, dy: float, limit: float) -> tuple[float, float]:
-  """Returns (dx, dy), shortened to `limit` where it is longer."""
-  length = math.hypot(dx, dy)
-  scale = 1.0 if length <= limit else limit / length
-  return dx * scale, dy * scale

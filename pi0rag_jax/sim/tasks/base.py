@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pi0rag_jax.sim.controller import Workspace
 from pi0rag_jax.sim.physics import Physics
 from pi0rag_jax.sim.scene import SceneSpec
 
@@ -24,6 +25,7 @@ class Task(abc.ABC):
   name: ClassVar[str]
   scene: SceneSpec
   time_limit: int  # control ticks
+  workspace: Workspace = Workspace()
 
   @abc.abstractmethod
   def sample(self, rng: np.random.Generator, object_region: str) -> Layout:
@@ -43,4 +45,8 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def privileged(self, physics: Physics, layout: Layout) -> dict[str, Any]:
-    """Returns the true state that an expert or a failure detector may use and a policy may not."""
+    """Returns the true state that an expert or a measurement may use and a policy may not.
+
+    Every task has `target_position` [3] (of what the tool has to reach for next) and `target_yaw`, `goal_position`
+    [2] (where it belongs, on the table) and `grasped`: the auxiliary head of training reads them off the prefix.
+    """

@@ -8,7 +8,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.physics import Physics
-from pi0rag_jax.sim.scene import BoxSpec, GoalSpec, SceneSpec
+from pi0rag_jax.sim.scene import SceneSpec, box, pad
 from pi0rag_jax.sim.tasks.base import Layout, Task
 
 TARGET, GOAL = "cube_target", "goal"
@@ -70,8 +70,8 @@ class PickAndPlace(Task):
     self.time_limit = config.time_limit
     self.cube_names = (TARGET, *(f"cube_{i}" for i in range(1, config.distractors + 1)))
     size = (config.cube_half_size, config.cube_half_size, config.cube_half_size)
-    boxes = tuple(BoxSpec(name, size, config.cube_mass_kg) for name in self.cube_names)
-    self.scene = SceneSpec(boxes=boxes, goals=(GoalSpec(GOAL, config.goal_radius),))
+    cubes = tuple(box(name, size, config.cube_mass_kg) for name in self.cube_names)
+    self.scene = SceneSpec(objects=cubes, fixtures=(pad(GOAL, config.goal_radius),))
 
   def sample(self, rng: np.random.Generator, object_region: str = "full") -> PickAndPlaceLayout:
     """Returns a random layout; only the target cube obeys `object_region`."""
@@ -108,7 +108,7 @@ class PickAndPlace(Task):
     """Puts cubes and goal where `layout` says and colours them."""
     for name, (x, y, yaw) in zip(self.cube_names, layout.cubes):
       physics.place_object(name, (x, y, self.config.cube_half_size), yaw)
-    physics.place_goal(GOAL, (*layout.goal, 0.0005))
+    physics.place_fixture(GOAL, (*layout.goal, 0.0005))
     self.paint(physics, layout)
 
   def paint(self, physics: Physics, layout: PickAndPlaceLayout) -> None:
