@@ -57,17 +57,17 @@ def target_values(frames: pipeline.Frames, names: Sequence[str]) -> np.ndarray:
   return np.concatenate(parts, axis=1)
 
 
-def emphasized_rows(frames: pipeline.Frames, repeats: int) -> np.ndarray:
-  """Returns int[R], every frame's row once and those of approaches `repeats` more times.
+def emphasized_rows(frames: pipeline.Frames, rows: np.ndarray, repeats: int) -> np.ndarray:
+  """Returns int[R], each of `rows` once and those of approaches `repeats` more times.
 
   An approach is where the policy has to find the object in the pictures; everywhere else the tool's own pose says
   nearly all. Only one frame in six is one, and a policy trained on plain averages learns to look last.
 
   Args:
     frames: with the privileged array `grasped`; actions start with the displacement dx, dy, dz, dyaw.
+    rows: of a split.
     repeats: 0 takes every frame once.
   """
-  rows = np.arange(len(frames))
   if repeats == 0:
     return rows
   if "grasped" not in frames.privileged:
@@ -76,32 +76,34 @@ def emphasized_rows(frames: pipeline.Frames, repeats: int) -> np.ndarray:
   sideways = np.linalg.norm(steps_FT2.sum(axis=1), axis=-1) > APPROACH_STEPS * APPROACH_M
   turning = np.abs(frames.action_chunks[:, :APPROACH_STEPS, 3].sum(axis=1)) > APPROACH_STEPS * APPROACH_RAD
   approach = (sideways | turning) & (frames.privileged["grasped"] < 0.5)
-  return np.concatenate([rows, np.repeat(rows[approach], repeats)])
+  return np.concatenate([rows, np.repeat(rows[approach[rows]], repeats)])
 
 
-def compute_statistics(frames: pipeline.Frames, targets: Sequence[str], *, hidden_state_dims: Sequence[int]) -> dict:
+def compute_statistics(frames: pipeline.Frames, rows: np.ndarray, targets: Sequence[str], *,
+                       hidden_state_dims: Sequence[int]) -> dict:
   """Returns the statistics of `state`, `actions` and the auxiliary `targets`, NormStats by name.
 
   Args:
-    frames: of the training split.
+    frames: all.
+    rows: of the training split, which alone counts.
     targets: names of privileged arrays.
     hidden_state_dims: entries of the state that the policy must not see.
   """
-  stats = statistics.dataset_statistics(frames.state, frames.action_chunks)
+  stats = statistics.dataset_statistics(frames.state[rows], frames.action_chunks[rows])
   wrong = [dim for dim in hidden_state_dims if not 0 <= dim < frames.state.shape[-1]]
   if wrong:
     raise Pi0RagError(f"hidden_state_dims {wrong}: the state has entries 0..{frames.state.shape[-1] - 1}")
   std = stats["state"].std.copy()
   std[list(hidden_state_dims)] = HIDDEN_STD
   stats["state"] = dataclasses.replace(stats["state"], std=std)
-  return stats | {"targets": statistics.vector_statistics(target_values(frames, targets))}
+  return stats | {"targets": statistics.vector_statistics(target_values(frames, targets)[rows])}
 
 
 def make_source(frames: pipeline.Frames, stats: Mapping, tokenizer, *, model, targets) -> BatchSource:
-  """Returns the batch source of some frames.
+  """Returns the batch source of the frames.
 
   Args:
-    frames: of one split.
+    frames: of all splits.
     stats: of the training split, with `state`, `actions` and `targets`.
     tokenizer: with `encode_prompt`.
     model: the Pi0Config whose sizes the arrays are padded to.

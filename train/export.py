@@ -37,14 +37,14 @@ def export_policy(checkpoint: Path, tokenizer: Path, target: Path, *, spec: Poli
 
 
 def make_spec(config: Config, model: Pi0Config, frames: Frames) -> PolicySpec:
-  """Returns what the policy says about itself; the renderer and the task are those of its frames."""
+  """Returns what the policy says about itself; the renderer and the tasks are those of its frames."""
   return PolicySpec(
     name=config.name,
     model=model,
     state_dim=frames.state.shape[-1],
     action_layout=PANDA_ACTIONS,
     asset_id=config.asset_id,
-    task=frames.task,
+    task="+".join(frames.tasks),
     renderer=frames.renderer,
     image_size=next(iter(frames.images.values())).shape[1],
     control_hz=config.control_hz,

@@ -27,13 +27,13 @@ from train.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """Both splits, their statistics and the tokenizer that made their tokens."""
+  """All frames, the rows of both splits, their statistics and the tokenizer that made their tokens."""
 
-  frames: pipeline.Frames  # training split
-  rows: np.ndarray  # int[R], its frames as often as an epoch shows them
-  validation_frames: pipeline.Frames
-  train: batches.BatchSource
-  validation: batches.BatchSource
+  frames: pipeline.Frames
+  train: np.ndarray  # int[R], rows of the training split
+  epoch: np.ndarray  # int[R], the same as often as an epoch shows them
+  validation: np.ndarray  # int[R]
+  source: batches.BatchSource
   stats: Mapping[str, NormStats]
   tokenizer: Path
 
@@ -43,7 +43,7 @@ def make_task(config: Config, workdir: Path) -> Task:
   model_config = pi0.Pi0Config.from_dict(config.model.to_dict())
   data = load_data(config, model_config, workdir)
   params = initialize.initial_params(
-    model_config, data.frames.images, seed=config.seed, targets=data.train.targets_FG.shape[-1],
+    model_config, data.frames.images, seed=config.seed, targets=data.source.targets_FG.shape[-1],
     checkpoint=config.init_checkpoint)
   metrics.log.info("%d parameters in the policy", sum(x.size for x in jax.tree.leaves(params["policy"])))
   model = pi0.Pi0(model_config)
@@ -69,29 +69,29 @@ def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Dat
   frames = pipeline.load_frames(config.data_dir)
   train, validation = pipeline.split_by_episode(
     frames, fraction=config.validation_fraction, seed=config.split_seed)
-  metrics.log.info("%d training frames, %d validation frames", len(train), len(validation))
+  metrics.log.info("%d training frames, %d validation frames of %s", len(train), len(validation),
+                   ", ".join(frames.tasks))
   targets = tuple(config.auxiliary_targets)
-  stats = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
+  stats = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
   tokenizer = tokenizers.load(
     tokenizers.TRAINED, workdir, lambda: frames.prompts, vocab_size=model_config.vocab_size)
-  source = lambda part: batches.make_source(  # noqa: E731
-    part, stats, tokenizer, model=model_config, targets=targets)
-  rows = batches.emphasized_rows(train, config.approach_repeats)
-  return Data(train, rows, validation, source(train), source(validation), stats, workdir / TOKENIZER_NAME)
+  source = batches.make_source(frames, stats, tokenizer, model=model_config, targets=targets)
+  epoch = batches.emphasized_rows(frames, train, config.approach_repeats)
+  return Data(frames, train, epoch, validation, source, stats, workdir / TOKENIZER_NAME)
 
 
 def train_batch(config: Config, data: Data, number: int) -> dict:
   """Returns this process's part of the batch of a step."""
-  rows = data.rows[pipeline.batch_rows(len(data.rows), config.batch_size, seed=config.seed, step=number)]
-  return _local_batch(data.train, rows)
+  rows = data.epoch[pipeline.batch_rows(len(data.epoch), config.batch_size, seed=config.seed, step=number)]
+  return _local_batch(data.source, rows)
 
 
 def validation_batches(config: Config, data: Data) -> Iterator[dict]:
   """Yields this process's parts of the same `validation_batches` batches each time."""
   size = min(config.batch_size * config.validation_batches, len(data.validation))
   for number in range(max(1, size // config.batch_size)):
-    rows = pipeline.batch_rows(len(data.validation), config.batch_size, seed=config.split_seed, step=number)
-    yield _local_batch(data.validation, rows)
+    order = pipeline.batch_rows(len(data.validation), config.batch_size, seed=config.split_seed, step=number)
+    yield _local_batch(data.source, data.validation[order])
 
 
 def batch_loss(model: pi0.Pi0, params: Params, frozen: Params, batch: Mapping, rng, *, draws: int,
@@ -150,12 +150,17 @@ def validation_metrics(model: pi0.Pi0, params: Params, frozen: Params, batch: Ma
 
 
 def data_record(data: Data) -> dict:
-  """Returns how many frames, and of which seeds, the policy has seen."""
-  parts = {"train": data.frames, "validation": data.validation_frames}
-  return {
-    "frames": {name: len(frames) for name, frames in parts.items()},
-    "seeds": {name: [int(x) for x in np.unique(frames.seeds)] for name, frames in parts.items()},
-  }
+  """Returns how many frames and episodes of each task, and of which seeds, the policy has seen.
+
+  Which of the episodes validate follows from `split_seed` and `validation_fraction`.
+  """
+  frames = data.frames
+  tasks = {}
+  for i, task in enumerate(frames.tasks):
+    seeds = np.unique(frames.seeds[frames.task_index == i])
+    tasks[task] = {"episodes": len(seeds), "frames": int((frames.task_index == i).sum()),
+                   "seeds": [int(seeds[0]), int(seeds[-1])]}
+  return {"frames": {"train": len(data.train), "validation": len(data.validation)}, "tasks": tasks}
 
 
 def export_policy(config: Config, model_config: pi0.Pi0Config, data: Data, workdir: Path, store: CheckpointStore,

@@ -40,7 +40,7 @@ def flow_stats(config: Config, folder: Path, report: Report) -> dict[str, NormSt
   report(1, 2)
   train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
   targets = tuple(config.auxiliary_targets)
-  found = batches.compute_statistics(train, targets, hidden_state_dims=config.hidden_state_dims)
+  found = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
   report(2, 2)
   return found
 

@@ -104,9 +104,9 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
 
 
 def episode_files(folder: str | Path) -> list[Path]:
-  """Returns the episode files of a data set's folder, sorted; leftovers of a killed writer are not among them."""
+  """Returns the episode files in a folder and the folders in it, sorted, without a killed writer's leftovers."""
   folder = Path(folder)
-  files = sorted(folder.glob(f"*{SUFFIX}"))
+  files = sorted(folder.rglob(f"*{SUFFIX}"))
   if not files:
     raise Pi0RagError(f"no episode files (*{SUFFIX}) in '{folder}'")
   return files

@@ -1,8 +1,9 @@
-"""All frames of a data set in memory, split by episode, and batches that are a pure function of (seed, step)."""
+"""All frames of the simulator's data sets, split by episode, and batches that are a pure function of (seed, step)."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pi0rag_jax.errors import Pi0RagError
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-  """F frames of many episodes, one after the other; images stay uint8, so 40,000 frames are 1 GB."""
+  """F frames of many episodes, one after the other; the images are mapped from a file, 1 GB for 40,000 frames."""
 
   images: Mapping[str, np.ndarray]  # camera -> uint8[F, S, S, 3]
   state: np.ndarray  # float32[F, P]
@@ -21,29 +22,17 @@ class Frames:
   privileged: Mapping[str, np.ndarray]  # name -> float32[F, ...]
   prompt_index: np.ndarray  # int32[F], into `prompts`
   prompts: tuple[str, ...]
-  seeds: np.ndarray  # int64[F], of the frame's episode
+  seeds: np.ndarray  # int64[F], of the frame's episode; episodes of two tasks may share one
+  task_index: np.ndarray  # int32[F], into `tasks`
+  tasks: tuple[str, ...]
   renderer: str
-  task: str
 
   def __len__(self) -> int:
     return self.state.shape[0]
 
-  def take(self, rows) -> "Frames":
-    """Returns the frames at `rows` (integers or a boolean mask)."""
-    pick = lambda values: {name: value[rows] for name, value in values.items()}  # noqa: E731
-    return dataclasses.replace(
-      self,
-      images=pick(self.images),
-      state=self.state[rows],
-      action_chunks=self.action_chunks[rows],
-      privileged=pick(self.privileged),
-      prompt_index=self.prompt_index[rows],
-      seeds=self.seeds[rows],
-    )
-
 
 def load_frames(folder: str | Path, *, successes_only: bool = True) -> Frames:
-  """Returns every frame of a data set's folder.
+  """Returns every frame of a data set's folder and the folders in it.
 
   Args:
     folder: with episode files.
@@ -52,35 +41,77 @@ def load_frames(folder: str | Path, *, successes_only: bool = True) -> Frames:
     Pi0RagError: no files, a broken one, or episodes of several renderers.
   """
   episodes = (e for path in episodes_lib.episode_files(folder) for e in episodes_lib.read_episodes(path))
-  kept = [e for e in episodes if e.success or not successes_only]
-  if not kept:
+  frames = join_episodes(e for e in episodes if e.success or not successes_only)
+  if not len(frames):
     raise Pi0RagError(f"'{folder}' holds no successful episode")
-  return join_episodes(kept)
+  return frames
 
 
-def join_episodes(episodes: Sequence[episodes_lib.Episode]) -> Frames:
-  """Returns the frames of the episodes, in order."""
-  renderers = sorted({e.renderer for e in episodes})
-  if len(renderers) != 1:
-    raise Pi0RagError(f"one data set needs one renderer, seen: {', '.join(renderers)}")
-  prompts = tuple(sorted({e.prompt for e in episodes}))
-  lengths = [len(e) for e in episodes]
-  repeat = lambda values, dtype: np.repeat(np.asarray(values, dtype), lengths)  # noqa: E731
+def join_episodes(episodes: Iterable[episodes_lib.Episode]) -> Frames:
+  """Returns the frames of the episodes, in order; pictures are never all in memory."""
+  pictures = _Pictures()
+  heads, state, chunks, privileged = [], [], [], []
+  for episode in episodes:
+    pictures.append(episode.images)
+    heads.append((len(episode), episode.prompt, episode.task, episode.seed, episode.renderer))
+    state.append(episode.state)
+    chunks.append(episode.action_chunks)
+    privileged.append(episode.privileged)
+  if not heads:
+    return _NO_FRAMES
+  lengths, prompts, tasks, seeds, renderers = zip(*heads)
+  if len(set(renderers)) != 1:
+    raise Pi0RagError(f"one data set needs one renderer, seen: {', '.join(sorted(set(renderers)))}")
+  all_prompts, prompt_N = np.unique(prompts, return_inverse=True)
+  all_tasks, task_N = np.unique(tasks, return_inverse=True)
   return Frames(
-    images=_join(e.images for e in episodes),
-    state=np.concatenate([e.state for e in episodes]),
-    action_chunks=np.concatenate([e.action_chunks for e in episodes]),
-    privileged=_join(e.privileged for e in episodes),
-    prompt_index=repeat([prompts.index(e.prompt) for e in episodes], np.int32),
-    prompts=prompts,
-    seeds=repeat([e.seed for e in episodes], np.int64),
+    images=pictures.arrays(),
+    state=np.concatenate(state),
+    action_chunks=np.concatenate(chunks),
+    privileged=_join(privileged),
+    prompt_index=np.repeat(prompt_N.astype(np.int32), lengths),
+    prompts=tuple(all_prompts.tolist()),
+    seeds=np.repeat(np.asarray(seeds, np.int64), lengths),
+    task_index=np.repeat(task_N.astype(np.int32), lengths),
+    tasks=tuple(all_tasks.tolist()),
     renderer=renderers[0],
-    task="+".join(sorted({e.task for e in episodes})),
   )
 
 
-def split_by_episode(frames: Frames, *, fraction: float, seed: int) -> tuple[Frames, Frames]:
-  """Returns (training, validation) frames; an episode is wholly in one of them.
+_NO_FRAMES = Frames(
+  images={}, state=np.zeros((0, 0)), action_chunks=np.zeros((0, 0, 0)), privileged={},
+  prompt_index=np.zeros(0, np.int32), prompts=(), seeds=np.zeros(0, np.int64),
+  task_index=np.zeros(0, np.int32), tasks=(), renderer="")
+
+
+class _Pictures:
+  """Collects pictures per camera in unnamed temporary files (in $TMPDIR), which vanish with the arrays."""
+
+  def __init__(self):
+    self._files, self._shapes, self._count = {}, {}, 0
+
+  def append(self, images: Mapping[str, np.ndarray]) -> None:
+    """Adds the frames uint8[F, S, S, 3] of every camera."""
+    shapes = {camera: pictures.shape[1:] for camera, pictures in images.items()}
+    if not self._files:
+      self._shapes = shapes
+      self._files = {camera: tempfile.TemporaryFile() for camera in images}  # noqa: SIM115 the arrays keep them
+    if shapes != self._shapes:
+      raise Pi0RagError(f"episodes differ in their pictures: {self._shapes} and {shapes}")
+    for camera, pictures in images.items():
+      self._files[camera].write(np.ascontiguousarray(pictures, np.uint8).data)
+    self._count += len(next(iter(images.values())))
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """Returns uint8[F, S, S, 3] for each camera."""
+    for file in self._files.values():
+      file.flush()
+    return {camera: np.memmap(file, np.uint8, "r", shape=(self._count, *self._shapes[camera]))
+            for camera, file in self._files.items()}
+
+
+def split_by_episode(frames: Frames, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the rows of (training, validation); an episode is wholly in one of them.
 
   Args:
     frames: all of them.
@@ -93,7 +124,7 @@ def split_by_episode(frames: Frames, *, fraction: float, seed: int) -> tuple[Fra
   count = int(np.clip(round(fraction * len(unique)), 1, len(unique) - 1))
   chosen = np.random.default_rng(seed).permutation(unique)[:count]
   validates = np.isin(frames.seeds, chosen)
-  return frames.take(~validates), frames.take(validates)
+  return np.flatnonzero(~validates), np.flatnonzero(validates)
 
 
 def batch_rows(size: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:

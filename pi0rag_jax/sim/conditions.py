@@ -10,6 +10,8 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 OBJECT_REGIONS = ("full", "held_out", "seen")
 # The greatest slope of the cubic that fades the calibration offset, per unit of its argument.
 SMOOTHSTEP_SLOPE = 1.5
+TABLE_RGB = (0.42, 0.36, 0.3)
+MAX_DELAY_TICKS = 20  # 1 s, beyond which nobody controls a robot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +69,13 @@ class Condition:
   friction_scale: float = 1.0  # of objects and finger pads
   object_region: str = "seen"  # where the target object starts: full, held_out, seen (full without held_out)
   calibration: Calibration = Calibration()
+  actuator_delay_ticks: int = 0  # of 50 ms, by which the servos get their targets late
+  light_rgb: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factor on the light, per colour
+  table_rgb: tuple[float, float, float] = TABLE_RGB
 
   def __post_init__(self):
+    if not 0 <= self.actuator_delay_ticks <= MAX_DELAY_TICKS:
+      raise Pi0RagError(f"actuator_delay_ticks is {self.actuator_delay_ticks}, allowed: 0..{MAX_DELAY_TICKS}")
     if self.object_region not in OBJECT_REGIONS:
       raise unknown_name("object region", self.object_region, OBJECT_REGIONS)
 

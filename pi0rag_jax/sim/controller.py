@@ -52,14 +52,21 @@ class ControllerState:
   pose: tuple[float, float, float, float]  # commanded believed tool x, y, z (m), yaw (rad)
   q: tuple[float, ...]  # the arm's joint targets, rad
   gripper_open: bool
+  applied_q: tuple[float, ...] = ()  # the targets that the servos have got
+  pending: tuple[tuple[tuple[float, ...], bool], ...] = ()  # (q, gripper open) that delayed servos have yet to get
 
 
 class Controller:
-  """Turns actions into actuator targets. It believes the drawing of the arm; `calibration` is its error."""
+  """Turns actions into actuator targets.
 
-  def __init__(self, physics: Physics, calibration: Calibration, workspace: Workspace = Workspace()):
+  It believes the drawing of the arm; `calibration` is its error. Targets reach the servos `delay_ticks` late.
+  """
+
+  def __init__(self, physics: Physics, calibration: Calibration, workspace: Workspace = Workspace(),
+               *, delay_ticks: int = 0):
     self._physics = physics
     self._calibration = calibration
+    self._delay_ticks = delay_ticks
     self.workspace = workspace
     self.inverse_kinematics = InverseKinematics(workspace.tilt_rad)
     self.state = ControllerState((0.0, 0.0, 0.0, 0.0), panda.HOME_Q, True)
@@ -70,7 +77,8 @@ class Controller:
     q = np.array(panda.HOME_Q)
     for _ in range(5):
       q = self.inverse_kinematics.solve(q, *self.nominal_pose(pose))
-    self.state = ControllerState(pose, tuple(q.tolist()), True)
+    q_tuple = tuple(q.tolist())
+    self.state = ControllerState(pose, q_tuple, True, q_tuple, ((q_tuple, True),) * self._delay_ticks)
     self._physics.set_arm(q, panda.MAX_WIDTH_M)
     self._physics.data.ctrl[:] = [*q, OPEN_M]
 
@@ -78,11 +86,13 @@ class Controller:
     """Moves the commanded pose by `action` [5] (dx, dy, dz, dyaw, open) and simulates one period."""
     before = self.state
     pose = advance_pose(before.pose, action, self.workspace)
-    q_before = np.array(before.q)
-    q = self.inverse_kinematics.solve(q_before, *self.nominal_pose(pose))
-    self.state = ControllerState(pose, tuple(q.tolist()), bool(action[4] >= 0.5))
+    wanted_q = tuple(self.inverse_kinematics.solve(before.q, *self.nominal_pose(pose)).tolist())
+    wanted_open = bool(action[4] >= 0.5)
+    (q_tuple, gripper_open), *pending = *before.pending, (wanted_q, wanted_open)
+    self.state = ControllerState(pose, wanted_q, wanted_open, q_tuple, tuple(pending))
+    q_before, q = np.array(before.applied_q), np.array(q_tuple)
     ctrl = np.empty(len(q) + 1)
-    ctrl[-1] = OPEN_M if self.state.gripper_open else 0.0
+    ctrl[-1] = OPEN_M if gripper_open else 0.0
     for piece in range(1, PIECES + 1):
       ctrl[:-1] = q_before + (q - q_before) * (piece / PIECES + FEEDFORWARD_S / PERIOD_S)
       self._physics.step(ctrl, SUBSTEPS_PER_PIECE)

@@ -71,7 +71,8 @@ class PandaEnv(gymnasium.Env):
     scene, workspace = self.task.scene, self.task.workspace
     may_fall = [body.name for body in scene.objects if body.may_fall]
     self.physics = Physics(build_model(scene, condition), tool_tilt_rad=workspace.tilt_rad, may_fall=may_fall)
-    self.controller = Controller(self.physics, condition.calibration, workspace)
+    self.controller = Controller(
+      self.physics, condition.calibration, workspace, delay_ticks=condition.actuator_delay_ticks)
 
   @property
   def has_episode(self) -> bool:
@@ -158,12 +159,16 @@ class PandaEnv(gymnasium.Env):
     """Returns success, the sensors that failure detectors read, the privileged state and `sim_error`."""
     contacts = self.physics.contacts()
     fault = self.physics.fault()
+    position, yaw = self.controller.measured_pose()
     return {
       "success": fault is None and self.task.succeeded(self.physics, self.layout),
       "failure_signals": {
         "contact_force_arm_N": contacts.arm_N,
         "pad_forces_N": np.array([contacts.pad_left_N, contacts.pad_right_N]),
         "gripper_width_m": self.physics.gripper_width(),
+        "gripper_command": float(self.controller.state.gripper_open),
+        "tool_commanded": np.array(self.controller.state.pose),
+        "tool_measured": np.array([*position, yaw]),
       },
       "privileged": self.task.privileged(self.physics, self.layout),
       "sim_error": fault,

@@ -8,7 +8,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.sim.backend import INSTALL_HINT, select_backend
-from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS
+from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS, LIGHT_AMBIENT
 
 __all__ = ["RENDERERS", "OpenGLRenderer", "RaycastRenderer", "Renderer", "make_renderer", "select_backend"]
 
@@ -57,6 +57,8 @@ class RaycastRenderer:
     self._normals = np.empty((count, 3))
     light = _LIGHT_DIRECTION / np.linalg.norm(_LIGHT_DIRECTION)
     self._light = np.ascontiguousarray(light * _DIFFUSE)
+    # How bright the model's light is per colour, against the nominal one.
+    self._brightness_3 = np.asarray(model.vis.headlight.ambient, np.float32) / np.float32(LIGHT_AMBIENT)
 
   def render(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
     """Returns uint8[size, size, 3] for each camera; `data` must be up to date."""
@@ -70,7 +72,7 @@ class RaycastRenderer:
       self._geom_ids, self._distances, self._normals.reshape(-1), len(directions), 10.0,
     )  # fmt: skip
     # The last row of the palette is the background, which a miss (id -1) picks.
-    palette = np.concatenate([self._model.geom_rgba[:, :3], [BACKGROUND_RGB]]).astype(np.float32)
+    palette = np.concatenate([self._model.geom_rgba[:, :3], [BACKGROUND_RGB]]).astype(np.float32) * self._brightness_3
     shade = np.maximum(self._normals @ self._light, 0.0) + _AMBIENT
     shade[self._geom_ids < 0] = 1.0
     colours = palette[self._geom_ids] * (shade * 255.0).astype(np.float32)[:, None]

@@ -18,6 +18,8 @@ TABLE_HALF_SIZE_M = (0.55, 0.6, 0.02)
 TABLE_CENTER_M = (0.45, 0.0, -0.02)
 GOAL_HALF_THICKNESS_M = 0.0005
 BACKGROUND_RGB = (0.72, 0.8, 0.88)
+# Of the headlight and of the lamp in OpenGL pictures; renderers compare a model's light with it.
+LIGHT_AMBIENT = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,20 +108,23 @@ def scene_xml(spec: SceneSpec, condition: Condition) -> str:
   hand = panda.hand_body(condition.tool_offset_m, condition.friction_scale, wrist)
   objects = "".join(_object(body, condition) for body in spec.objects)
   fixtures = "".join(f'<body name="{body.name}" mocap="true">{_geoms(body)}</body>' for body in spec.fixtures)
+  light = _numbers(LIGHT_AMBIENT * scale for scale in condition.light_rgb)
+  headlight = _numbers(0.3 * scale for scale in condition.light_rgb)
+  background = _numbers(scale * value for scale, value in zip(condition.light_rgb, BACKGROUND_RGB))
   size, center = _numbers(TABLE_HALF_SIZE_M), _numbers(TABLE_CENTER_M)
   return f"""<mujoco model="panda_table">
   <compiler angle="radian"/>
   <option timestep=".002" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <visual>
     <global offwidth="640" offheight="640"/><quality offsamples="0"/>
-    <headlight ambient=".4 .4 .4" diffuse=".3 .3 .3" specular="0 0 0"/><map znear="0.005" zfar="10"/>
+    <headlight ambient="{light}" diffuse="{headlight}" specular="0 0 0"/><map znear="0.005" zfar="10"/>
   </visual>
   <asset><texture type="skybox" builtin="flat" width="8" height="8"
-    rgb1="{_numbers(BACKGROUND_RGB)}" rgb2="{_numbers(BACKGROUND_RGB)}"/></asset>
+    rgb1="{background}" rgb2="{background}"/></asset>
   {panda.DEFAULTS}
   <worldbody>
-    <light pos="0.4 -0.6 1.8" dir="0 0.3 -1" directional="true" diffuse=".4 .4 .4" specular="0 0 0"/>
-    <geom name="{TABLE_GEOM}" type="box" size="{size}" pos="{center}" rgba="0.42 0.36 0.3 1"/>
+    <light pos="0.4 -0.6 1.8" dir="0 0.3 -1" directional="true" diffuse="{light}" specular="0 0 0"/>
+    <geom name="{TABLE_GEOM}" type="box" size="{size}" pos="{center}" rgba="{_numbers(condition.table_rgb)} 1"/>
     {_camera(BASE_CAMERA, BASE_VIEW, condition.base_camera)}
     {panda.arm_body(hand)}{objects}{fixtures}
   </worldbody>

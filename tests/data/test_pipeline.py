@@ -26,6 +26,20 @@ def test_failures_are_left_out_and_frames_keep_their_episode(tmp_path):
   assert len(pipeline.load_frames(tmp_path, successes_only=False)) == 2 + 3 + 4 + 5
 
 
+def test_folders_of_several_tasks_are_one_data_set(tmp_path):
+  for task in ("stacking", "pouring"):
+    for seed in (0, 2):
+      episodes.write_episodes(
+        episodes.episode_path(tmp_path / task, seed), [make_episode(seed, frames=3, task=task, prompt=f"do {task}")])
+  frames = pipeline.load_frames(tmp_path)
+  assert frames.tasks == ("pouring", "stacking") and frames.task_index.tolist() == [0] * 6 + [1] * 6
+  assert frames.seeds.tolist() == [0, 0, 0, 2, 2, 2] * 2
+  for row, seed in ((0, 0), (4, 2)):
+    expected = make_episode(seed, frames=3, task="pouring").images
+    for camera, images in frames.images.items():
+      np.testing.assert_array_equal(images[row], expected[camera][row % 3])
+
+
 def test_renderers_are_not_mixed():
   with pytest.raises(Pi0RagError, match="one renderer, seen: opengl, raycast"):
     pipeline.join_episodes([make_episode(0), make_episode(1, renderer="opengl")])
@@ -39,10 +53,11 @@ def test_episodes_with_other_arrays_are_refused():
 def test_a_split_keeps_episodes_whole_and_repeats_itself():
   frames = pipeline.join_episodes([make_episode(seed) for seed in range(10)])
   train, validation = pipeline.split_by_episode(frames, fraction=0.2, seed=1)
-  assert len(np.unique(validation.seeds)) == 2
-  assert not set(train.seeds) & set(validation.seeds)
+  assert len(np.unique(frames.seeds[validation])) == 2
+  assert not set(frames.seeds[train]) & set(frames.seeds[validation])
+  assert sorted([*train, *validation]) == list(range(len(frames)))
   again, _ = pipeline.split_by_episode(frames, fraction=0.2, seed=1)
-  np.testing.assert_array_equal(train.seeds, again.seeds)
+  np.testing.assert_array_equal(train, again)
   with pytest.raises(Pi0RagError, match="two episodes"):
     pipeline.split_by_episode(pipeline.join_episodes([make_episode(0)]), fraction=0.5, seed=0)
 

@@ -114,3 +114,33 @@ def test_conditions_apply_at_reset():
   env.reset(seed=0, options={"condition": "tool_offset"})
   assert env.condition.name == "tool_offset"
   assert np.linalg.norm(env.physics.fingertip_pose()[0] - env.physics.tool_pose()[0]) > 0.005
+
+
+def test_actuator_delay_moves_the_arm_late_and_survives_a_snapshot():
+  rise = np.array([[0.0, 0.0, 0.01, 0.0, 0.0]] * 6, np.float32)
+
+  def heights(env, actions):
+    return [env.advance(action[None])[-1] and env.physics.tool_pose()[0][2] for action in actions]
+
+  prompt, late = (_env("nominal", actuator_delay_ticks=ticks) for ticks in (0, 3))
+  on_time, delayed = heights(prompt, rise), heights(late, rise)
+  np.testing.assert_allclose(np.diff([on_time[0], *delayed[3:]])[1:], np.diff(on_time[:3]), atol=5e-4)
+  assert delayed[2] < on_time[0]
+  snapshot = late.snapshot()
+  after = heights(late, rise)
+  late.restore(snapshot)
+  assert heights(late, rise) == after
+  with pytest.raises(Pi0RagError, match="actuator_delay_ticks is -1, allowed: 0..20"):
+    Condition("x", "y", actuator_delay_ticks=-1)
+
+
+def test_light_and_table_change_the_picture_and_nothing_else():
+  nominal = _env("nominal")
+  dim = _env("nominal", light_rgb=(0.5, 0.25, 1.0))
+  table = _env("nominal", table_rgb=(0.1, 0.5, 0.9))
+  before, after = (env.observe()["image"]["base_0_rgb"].astype(float) for env in (nominal, dim))
+  assert np.abs(after - before * (0.5, 0.25, 1.0)).max() <= 1.0
+  other = table.observe()["image"]["base_0_rgb"]
+  assert 0.2 < (other != before).any(axis=-1).mean() < 0.95  # what stands on the table keeps its colour
+  for env in (dim, table):
+    assert np.array_equal(env.observe()["state"], nominal.observe()["state"])

@@ -73,7 +73,8 @@ def test_the_policy_directory_is_complete(straight, data_dir):
   assert (policy / "tokenizer.model").is_file()
   record = json.loads((policy / "record.json").read_text())
   assert record["config"]["seed"] == 0
-  assert not set(record["seeds"]["train"]) & set(record["seeds"]["validation"])
+  task = record["tasks"]["pick_and_place"]
+  assert sum(record["frames"].values()) == task["frames"] and task["seeds"] == [0, task["episodes"] - 1]
   assert record["validation"]["path_error_mm"] >= 0
 
 
