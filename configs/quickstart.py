@@ -12,15 +12,23 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.policy = "panda_small"  # a shipped policy, or the directory of one's own
   config.task = "pick_and_place"
-  config.conditions = ("camera_shift", "wrist_camera_turn")
+  config.conditions = ("camera_shift", "wrist_camera_turn")  # of the task; 'task/condition' names another task's
   config.renderer = "raycast"  # must be the one that the policy was trained with
 
   # While the memory learns.
   config.stream = ConfigDict()
   config.stream.first_seed = STREAM_SEED
   config.stream.episodes = 300
+  config.stream.checkpoints = ()  # episodes after which the memory is evaluated, besides all of them
   config.stream.corrected_max = 40  # episodes in which the expert may take over
   config.stream.steering = "residual"
+  # More of how it learns (pi0rag_jax.learning.online.OnlineConfig).
+  config.stream.learning = ConfigDict()
+  config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked
+  # Where a failure is taken back to: 'privileged' compares with the expert, 'detected' needs sensors alone.
+  config.stream.learning.rewind = ConfigDict({"rule": "privileged"})
+  config.stream.learning.corrections = ConfigDict({"failed_chunks": 0})  # kept to be avoided by other ways of steering
+  config.stream.learning.trust = ConfigDict({"share": 0.0})  # of the episodes that check whether the memory helps
 
   # The memory, frozen, against the policies without it, on the same seeds.
   config.evaluation = ConfigDict()
@@ -36,8 +44,17 @@ def get_config() -> ConfigDict:
       ("memory", "zero", "residual"),
   )
 
+  # Conditions that are looked at more closely; see configs/learning.py.
+  config.focus = ConfigDict()
+  config.focus.conditions = ()
+  config.focus.streams = 1  # memories that learn there, each from other episodes
+  config.focus.episodes = 0  # of the first of these streams, if more than stream.episodes
+  config.focus.policies = ()  # evaluated besides with the memory after stream.episodes
+  config.focus.return_episodes = 0  # with which the memory goes on in the nominal condition, to forget
+
   config.memory = ConfigDict()
   config.memory.capacity = 10_000  # records
+  config.memory.keys = ""  # which of the policy's key statistics (train.calibrate --name); '' its own
   config.memory.feeding = "overlap"
   # A search that takes longer is given up; 0 waits, since an evaluation must not depend on the load.
   config.memory.deadline_ms = 0.0

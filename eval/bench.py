@@ -22,7 +22,7 @@ import numpy as np
 from eval import model_bench, provenance
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import KINDS, Record
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record
 from pi0rag_jax.policy import steering
 from pi0rag_jax.policy.retrieval import Retriever
 from pi0rag_jax.policy.spec import PANDA_ACTIONS, ActionLayout
@@ -90,7 +90,7 @@ def _fill(memory: Memory, count: int) -> None:
 
 def _record(rng: np.random.Generator, memory: Memory, i: int) -> Record:
   base_TA, corrected_TA = 0.005 * rng.standard_normal((2, *memory.header.chunk_shape))
-  kind = KINDS[i % len(KINDS)]
+  kind = (CORRECTION, ANCHOR)[i % 2]
   return Record(key=rng.standard_normal(memory.header.key_dim), base_chunk=base_TA, corrected_chunk=corrected_TA,
                 kind=kind, outcome="success", provenance={"source": "policy"})
 

@@ -101,10 +101,15 @@ def policy_label(policy: str) -> str:
 
 
 def cell_label(cell: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the policy's name, with the stream where several memories of it ran in the same place."""
+  """Returns the policy's name, with what taught its memory where several memories of it ran in the same place."""
   same = [c for c in cells if (c["policy"], place(c)) == (cell["policy"], place(cell))]
+  facts = []
+  if len({c["stream"] for c in same}) > 1:
+    facts.append(cell["stream"])
+  if len({c["stream_episodes"] for c in same}) > 1:
+    facts.append(f"{cell['stream_episodes']} episodes")
   label = policy_label(cell["policy"])
-  return f"{label} ({cell['stream']})" if len(same) > 1 else label
+  return f"{label} ({', '.join(facts)})" if facts else label
 
 
 def stream_label(stream: Mapping[str, Any], streams: Sequence[Mapping[str, Any]]) -> str:
@@ -210,6 +215,49 @@ def _learning_drawing(stream, curve, reference) -> Callable[[Axes], None]:
   return draw
 
 
+def frozen_panels(summary: Mapping[str, Any]) -> list[Panel]:
+  """Returns one panel per task: success on unseen seeds of the memory frozen after so many episodes, by condition."""
+  panels = []
+  cells = [c for c in summary["cells"] if c["n"] and "<" not in c["stream"]]
+  for task in dict.fromkeys(cell["task"] for cell in cells):
+    curves = {}
+    for stream in dict.fromkeys(c["stream"] for c in cells if c["task"] == task and c["policy"] == "memory"):
+      curve = [c for c in cells if (c["stream"], c["policy"]) == (stream, "memory")]
+      start = [c for c in cells if (c["policy"], place(c)) == ("base_z0", place(curve[0]))]
+      curves[stream] = sorted([*start, *curve], key=lambda c: c["stream_episodes"])
+    if any(len({c["stream_episodes"] for c in curve}) > 2 for curve in curves.values()):
+      words = [f"{stream}: " + ", ".join(f"{100 * c['success_rate']:.0f} % after {c['stream_episodes']}" for c in curve)
+               for stream, curve in curves.items()]
+      panels.append(Panel(task, f"Success of the frozen memory, {task}: {'; '.join(words)}.", _frozen_drawing(curves)))
+  return panels
+
+
+def _frozen_drawing(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Callable[[Axes], None]:
+  def draw(axes: Axes) -> None:
+    styles = {condition: role for condition, role in zip(
+      dict.fromkeys(curve[-1]["condition"] for curve in curves.values()),
+      ("memory", "base_z0", "textbook", "other1", "other2", "base") * len(curves))}
+    labelled = set()
+    for curve in curves.values():
+      condition = curve[-1]["condition"]
+      role = styles[condition]
+      axes.plot([c["stream_episodes"] for c in curve], [100 * c["success_rate"] for c in curve],
+                MARKERS[role] + "-", color=LIGHT[role], linewidth=1.5, markersize=5,
+                label=None if condition in labelled else condition)
+      labelled.add(condition)
+    axes.set_xscale("symlog", linthresh=50)
+    ticks = sorted({c["stream_episodes"] for curve in curves.values() for c in curve})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0, 103)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+    axes.set_xlabel("episodes that the memory learned from")
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    axes.grid(axis="y")
+
+  return draw
+
+
 def latency_panels(summary: Mapping[str, Any]) -> list[Panel]:
   """Returns one panel per policy: p50 (marker), p95 (end of the bar) and p99 (tick) of every stage."""
   panels = []
@@ -247,11 +295,12 @@ def _latency_drawing(rows, limits) -> Callable[[Axes], None]:
   return draw
 
 
-CHARTS = {"success": success_panels, "learning_curve": learning_panels, "latency": latency_panels}
+CHARTS = {"success": success_panels, "frozen": frozen_panels, "learning_curve": learning_panels,
+          "latency": latency_panels}
 
 
 def write_pngs(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
-  """Writes success.png, learning_curve.png and latency.png and returns those that have something to show."""
+  """Writes a PNG per chart and returns those that have something to show."""
   written = []
   for name, make in CHARTS.items():
     panels = make(summary)

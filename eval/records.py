@@ -20,7 +20,7 @@ from pi0rag_jax.errors import Pi0RagError
 PHASES = ("stream", "eval")
 OUTCOMES = ("success", "failure", "crashed")
 
-RecordKey: TypeAlias = tuple[str, str, str, str, str, int]
+RecordKey: TypeAlias = tuple[str, str, str, str, str, int, int]
 # Milliseconds of every decision (exact when pooled), or a summary of them: {"p50": , "p95": , "p99": }.
 StageLatency: TypeAlias = Sequence[float] | Mapping[str, float]
 
@@ -53,6 +53,7 @@ class EpisodeRecord:
   abstained: int = 0  # Decisions with nothing in range.
   error: str = ""  # Traceback of a crashed episode.
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  stream_episodes: int = 0  # of the stream that had taught the memory when it was frozen; 0 while it learns
 
   def __post_init__(self):
     if self.phase not in PHASES:
@@ -73,7 +74,8 @@ class EpisodeRecord:
 
 def key(record: EpisodeRecord) -> RecordKey:
   """Returns what makes an episode the same episode when a sweep is resumed."""
-  return (record.phase, record.policy, record.task, record.condition, record.stream, int(record.seed))
+  return (record.phase, record.policy, record.task, record.condition, record.stream, record.stream_episodes,
+          int(record.seed))
 
 
 class RecordLog:

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from eval import figures
+from eval import figures, overall
 from eval.provenance import in_words, without_paths
 from eval.records import EpisodeRecord
 from eval.statistics import (
@@ -62,10 +62,10 @@ def summarize(
   records = list(records)
   streams = _grouped((r for r in records if r.phase == "stream"), lambda r: (r.stream, r.policy))
   evaluated = [r for r in records if r.phase == "eval"]
-  cells = _grouped(evaluated, lambda r: (r.task, r.condition, r.policy, r.stream))
-  episodes = Counter(r.stream for r in records if r.phase == "stream")
+  cells = _grouped(evaluated, lambda r: (r.task, r.condition, r.policy, r.stream, r.stream_episodes))
   return {
-    "cells": [_cell(cells, name, episodes, baselines) for name in _cell_order(cells)],
+    "cells": [_cell(cells, name, baselines) for name in _cell_order(cells)],
+    "overall": overall.rows(cells, baselines),
     "streams": [_stream(group, block, memory_bytes or {}) for group in streams.values()],
     "latency": _latency_by_policy(evaluated),
     "crashes": [_crash(record) for record in records if record.crashed],
@@ -87,9 +87,9 @@ def _cell_order(cells) -> list[tuple]:
   return sorted(cells, key=lambda n: (places.index(n[:2]), figures.policy_rank(n[2]), arrival.index(n)))
 
 
-def _cell(cells, name: tuple, stream_episodes: Mapping[str, int], baselines: Sequence[str]) -> dict[str, Any]:
+def _cell(cells, name: tuple, baselines: Sequence[str]) -> dict[str, Any]:
   """Returns one cell of the contract, with the paired details, stages and costs beside it."""
-  task, condition, policy, stream = name
+  task, condition, policy, stream, stream_episodes = name
   ended = [r for r in cells[name] if not r.crashed]
   rate = success_rate([r.policy_succeeded for r in ended])
   failures = Counter(r.failure_kind or "unspecified" for r in ended if not r.policy_succeeded)
@@ -101,7 +101,7 @@ def _cell(cells, name: tuple, stream_episodes: Mapping[str, int], baselines: Seq
     "task": task,
     "condition": condition,
     "stream": stream,
-    "stream_episodes": stream_episodes.get(stream, 0) if stream else 0,
+    "stream_episodes": stream_episodes,
     "n": rate.n,
     "successes": sum(r.policy_succeeded for r in ended),
     "success_rate": number(rate.value),
@@ -124,11 +124,11 @@ def _cell(cells, name: tuple, stream_episodes: Mapping[str, int], baselines: Seq
 
 def _paired_with_baselines(cells, name: tuple, baselines: Sequence[str]) -> dict[str, dict[str, Any]]:
   """Returns the comparison with each baseline before this policy that ran here (with the same memory)."""
-  task, condition, policy, stream = name
+  task, condition, policy, stream, stream_episodes = name
   earlier = baselines[: baselines.index(policy)] if policy in baselines else baselines
   paired = {}
   for baseline in earlier:
-    candidates = [(task, condition, baseline, stream), (task, condition, baseline, "")]
+    candidates = [(task, condition, baseline, stream, stream_episodes), (task, condition, baseline, "", 0)]
     match = next((candidate for candidate in candidates if candidate in cells), None)
     if match:
       paired[baseline] = pair_to_json(_compare(cells[match], cells[name]))
@@ -277,11 +277,20 @@ def milliseconds(value: float | None) -> str:
 
 
 def findings(summary: Summary) -> list[dict[str, Any]]:
-  """Returns, per setting, what the memory did to the harder control there: a verdict and its numbers."""
+  """Returns, per setting, what the memory did to the harder control there: a verdict and its numbers.
+
+  Of a memory that was evaluated several times while it learned, the last evaluation counts.
+  """
   policies = sorted({c["policy"] for c in summary["cells"]} - set(CONTROLS), key=figures.policy_rank)
   policy = HEADLINE_POLICY if HEADLINE_POLICY in policies else next(iter(policies), None)
+  last: dict[tuple, int] = {}
+  for cell in summary["cells"]:
+    where = (*figures.place(cell), cell["stream"])
+    last[where] = max(last.get(where, 0), cell["stream_episodes"])
   found = []
   for cell in summary["cells"]:
+    if cell["stream_episodes"] < last[*figures.place(cell), cell["stream"]]:
+      continue
     control = next((c for c in CONTROLS if c in cell["paired_vs"]), None)
     if cell["policy"] == policy and control and cell["paired_vs"][control]["n"]:
       pair = cell["paired_vs"][control]

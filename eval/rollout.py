@@ -6,7 +6,7 @@ while it runs (a take-over after a failure, say), and yields each episode's trac
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -30,20 +30,22 @@ class _Running:
     return self.answer
 
 
-def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *,
-        stochastic: bool) -> Iterator[Trace]:
+def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, stochastic: bool,
+        launch: Callable[[Job], Job] = lambda job: job) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   Args:
     jobs: taken from the left; what is put there while this runs is run too.
-    stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero.
+    stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero; attempts always have a draw.
+    launch: has the last word on a job as it begins.
   """
   slots: dict[int, _Running] = {}
   while jobs or slots:
     commands = {}
     for slot in range(env.slots):
       if slot not in slots and jobs:
-        slots[slot] = _Running(Trace(job := jobs.popleft()), np.random.default_rng([job.seed, 0]))
+        job = launch(jobs.popleft())
+        slots[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]))
         commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
     deciding = [slot for slot in slots if slot not in commands]
     commands.update(_decide(env, policy, slots, deciding, stochastic))
@@ -57,25 +59,43 @@ def _decide(env: BatchEnv, policy: SteeredPolicy, slots: dict[int, _Running], de
   """Returns what each deciding slot executes, and books the decision in its trace."""
   if not deciding:
     return {}
-  moments = [slots[slot].moment for slot in deciding]
-  noise = None
-  if stochastic:
-    noise = np.stack([slots[slot].noise.standard_normal(policy.policy.noise_shape) for slot in deciding])
-  prediction = policy.infer([m.observation for m in moments], noise)
+  running = [slots[slot] for slot in deciding]
+  observations, noise = [r.moment.observation for r in running], _noise(policy, running, stochastic)
+  prediction = policy.infer(observations, noise, trust_B=np.array([r.trace.job.trust for r in running], np.float32))
+  base_BTA = _own_chunks(policy, running, prediction)
   count = policy.policy.spec.execute_steps
   commands = {}
-  for row, slot in enumerate(deciding):
-    _book(slots[slot], prediction, row)
-    by_expert = slots[slot].trace.job.by_expert
-    commands[slot] = Follow(count) if by_expert else Advance(prediction.actions_BTA[row, :count])
+  for row, (slot, one) in enumerate(zip(deciding, running)):
+    _book(one, prediction, row, base_BTA[row])
+    commands[slot] = Follow(count) if one.trace.job.by_expert else Advance(one.trace.steps[-1].actions_TA[:count])
   return commands
 
 
-def _book(running: _Running, prediction: Prediction, row: int) -> None:
+def _noise(policy: SteeredPolicy, running: list[_Running], stochastic: bool) -> np.ndarray | None:
+  """Returns where each row's flow starts, zero where nothing is drawn; None where nothing is drawn at all."""
+  drawn = [stochastic or r.trace.job.attempt > 0 for r in running]
+  if not any(drawn):
+    return None
+  shape = policy.policy.noise_shape
+  return np.stack([r.noise.standard_normal(shape) if draw else np.zeros(shape) for r, draw in zip(running, drawn)])
+
+
+def _own_chunks(policy: SteeredPolicy, running: list[_Running], prediction: Prediction) -> np.ndarray:
+  """Returns the policy's own chunks float32[B, T, A]: an attempt's noise is none of what a record calls its base."""
+  rows = [row for row, r in enumerate(running) if r.trace.job.attempt > 0]
+  if not rows:
+    return prediction.base_BTA
+  base_BTA = np.array(prediction.base_BTA)
+  encoded = policy.policy.encode([running[row].moment.observation for row in rows])
+  base_BTA[rows] = np.asarray(policy.policy.denoise(encoded, None))[: len(rows)]
+  return base_BTA
+
+
+def _book(running: _Running, prediction: Prediction, row: int, base_TA: np.ndarray) -> None:
   trace, moment = running.trace, running.moment
   trace.prompt = moment.observation["prompt"]
-  trace.steps.append(Step(moment.ticks, moment.snapshot, prediction.key_BE[row], prediction.base_BTA[row],
-                          prediction.actions_BTA[row], int(prediction.used_B[row]), prediction.ids_BK[row]))
+  trace.steps.append(Step(moment.ticks, moment.snapshot, prediction.key_BE[row], base_TA, prediction.actions_BTA[row],
+                          int(prediction.used_B[row]), prediction.ids_BK[row], prediction.weight_BK[row]))
   for stage, latency_ms in prediction.latency_ms.items():
     trace.latency_ms.setdefault(stage, []).append(latency_ms)
   trace.deadline_misses += prediction.missed_deadline
@@ -90,6 +110,7 @@ def _take(running: _Running, answer) -> bool:
     trace.steps[-1] = dataclasses.replace(trace.steps[-1], actions_TA=answer.plan_TA)
   trace.error = answer.error or _not_finite(answer)
   trace.sensors.extend(answer.sensors)
+  trace.truths.extend(answer.truths)
   trace.ticks = answer.ticks
   running.answer = answer
   if trace.error:

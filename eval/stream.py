@@ -11,6 +11,7 @@ from eval import rollout
 from eval.records import EpisodeRecord
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.learning.trust import Trust
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
 from pi0rag_jax.sim.batch import BatchEnv, Plan
@@ -25,34 +26,51 @@ class Cell:
   task: str
   condition: str
   stream: str = ""
+  stream_episodes: int = 0  # that had taught the memory; 0 while it learns
 
 
 def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], config: OnlineConfig, *,
-        band: int, corrected: int) -> Iterator[EpisodeRecord]:
+        corrected: int, logged: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
   """Yields a record per stream episode, once what it taught is durable in the policy's memory.
 
   Args:
     jobs: the episodes still to run, in order.
     corrected: take-overs spent before, when a stream is resumed.
+    logged: the episodes of a stream that is resumed.
   """
   memory = policy.memory
   assert memory is not None, "a stream teaches a memory: give the policy one"
   learner = OnlineLearner(memory, policy.policy.spec.action_layout, task=cell.task,
-                          condition=cell.condition, band=band, config=config, corrected=corrected,
+                          condition=cell.condition, config=config, corrected=corrected,
                           expert_plan=lambda snapshots: expert_plans(env, snapshots))
+  trust = Trust(config.trust)
+  for record in logged:
+    if not record.crashed:
+      trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
   queue = collections.deque(jobs)
-  for trace in rollout.run(env, policy, queue, stochastic=False):
+  for trace in rollout.run(env, policy, queue, stochastic=False, launch=trust.launch):
     lesson = learner.learn(trace)
-    if lesson.takeover is not None:
-      queue.appendleft(lesson.takeover)
+    if lesson.next_job is not None:
+      queue.appendleft(lesson.next_job)
     elif lesson.trace is not None:
+      if lesson.trace.outcome != "crashed":
+        trust.observe(steered=lesson.trace.job.trust > 0, success=lesson.trace.outcome == "success")
       yield episode_record(cell, lesson.trace, lesson, memory_records=len(memory))
 
 
-def forget_unlogged(memory: Memory, logged_seeds: Container[int]) -> None:
-  """Removes what episodes taught that never reached the log: a resumed stream runs them again."""
+def cell_of(record: EpisodeRecord) -> Cell:
+  """Returns the cell that an episode belongs to."""
+  return Cell(**{field.name: getattr(record, field.name) for field in dataclasses.fields(Cell)})
+
+
+def forget_unlogged(memory: Memory, seeds: Container[int], logged_seeds: Container[int]) -> None:
+  """Removes what episodes of a stream taught that never reached the log: a resumed stream runs them again.
+
+  Args:
+    seeds: of the stream; a memory that began as a copy has records of others too.
+  """
   memory.remove([identity for identity, record in memory.records()
-                 if record.provenance["seed"] not in logged_seeds])
+                 if (seed := record.provenance.get("seed", -1)) in seeds and seed not in logged_seeds])
 
 
 def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:
@@ -75,4 +93,12 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
       failure_kind=lesson.failure_kind, steps=trace.ticks, decisions=len(trace.steps),
       corrected=lesson.corrected, records_added=lesson.records_added, memory_records=memory_records,
       latency_ms=trace.latency_ms if keep_latency else {}, deadline_misses=trace.deadline_misses,
-      abstained=sum(step.used == 0 for step in trace.steps), error=trace.error)
+      abstained=sum(step.used == 0 for step in trace.steps), error=trace.error,
+      extra=_extra(trace, lesson))
+
+
+def _extra(trace: Trace, lesson: Lesson) -> dict[str, Any]:
+  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it."""
+  values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0}
+  return {name: value for name, value in values.items() if value != usual[name]}

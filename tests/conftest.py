@@ -67,7 +67,7 @@ def tiny_policy_dir(tmp_path_factory):
   return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def observations():
   """Two raw observations of the simulated Panda's form, made of random numbers."""
   rng = np.random.default_rng(0)

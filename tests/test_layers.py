@@ -15,7 +15,7 @@ ALLOWED = {
     "pi0rag_jax.data": {"pi0rag_jax.policy"},
     "pi0rag_jax.openpi": {"pi0rag_jax.models"},
     "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
-    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory"},
+    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory", "pi0rag_jax.data"},  # recorded interventions
     "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
     "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim"},
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.memory",

@@ -1,76 +1,86 @@
-"""From episodes to memory records: anchors of what worked, corrections of what did not."""
+"""From episodes to memory records: anchors of what worked, corrections of what did not, and what was tried in vain."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.learning.trace import Step, Trace
-from pi0rag_jax.memory.record import Record
-from pi0rag_jax.policy import paths
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
-  """How failures become corrections. Defaults from the project's learning notes."""
+  """How failures become records. Counts are decisions; defaults are from the project's learning notes."""
 
-  divergence_cost: float = 1.5  # mean path cost (about cm) from which policy and expert disagree
-  persistence: int = 2  # decisions in a row that must disagree
-  labels_before: int = 3  # of the failed episode's decisions that the expert labels, before the divergence
-  labels_after: int = 2
-
-
-def divergence(steps: list[Step], expert_NTA: np.ndarray, layout: ActionLayout, config: CorrectionConfig,
-               *, band: int) -> int:
-  """Returns the index of the first decision from which the executed chunks disagree with the expert's.
-
-  The largest disagreement, when none persists.
-  """
-  executed_NTA = np.stack([step.actions_TA for step in steps])
-  residual_NTA = paths.aligned_residual(executed_NTA, expert_NTA, layout, band=band)
-  cost_N = paths.disagreement(residual_NTA, layout)
-  over_N = cost_N > config.divergence_cost
-  for i in range(len(steps) - config.persistence + 1):
-    if over_N[i : i + config.persistence].all():
-      return i
-  return int(cost_N.argmax())
-
-
-def anchors(trace: Trace, context: "RecordContext") -> list[Record]:
-  """Returns one record per decision of an episode that succeeded: what was executed there worked."""
-  return [context.record(step, step.actions_TA, kind="anchor", outcome="success", source="policy")
-          for step in trace.steps]
-
-
-def relabelled(trace: Trace, expert_NTA: np.ndarray, diverged: int, context: "RecordContext",
-               config: CorrectionConfig, failure_kind: str) -> list[Record]:
-  """Returns the expert's chunks at the failed episode's own decisions around the divergence."""
-  first, last = max(0, diverged - config.labels_before), diverged + config.labels_after
-  return [context.record(step, chunk_TA, kind="correction", outcome="failure", source="expert",
-                         failure_kind=failure_kind)
-          for step, chunk_TA in zip(trace.steps[first:last], expert_NTA[first:last])]
-
-
-def takeover(trace: Trace, context: "RecordContext", failure_kind: str) -> list[Record]:
-  """Returns one record per decision of an expert's take-over: what the policy wanted and what was done."""
-  return [context.record(step, step.actions_TA, kind="correction", outcome="success", source="expert",
-                         failure_kind=failure_kind)
-          for step in trace.steps]
+  labels_before: int = 3  # of the failed episode's decisions that the expert labels, before the one to go back to
+  labels_after: int = 2  # and from it on
+  failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordContext:
-  """Where the records of an episode come from."""
+  """Where the records of an episode come from.
+
+  `provenance` is what all of them say beside their own source and tick: the seed, and how the rewind was chosen, say.
+  """
 
   task: str
   prompt: str
-  condition: str
-  seed: int
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  failure_kind: str = ""
 
-  def record(self, step: Step, corrected_TA: np.ndarray, *, kind: str, outcome: str, source: str,
-             failure_kind: str = "") -> Record:
-    """Returns the record of one decision: its key, the policy's own chunk, and the better one."""
+  def record(self, step: Step, corrected_TA: np.ndarray, *, kind: str, outcome: str, source: str) -> Record:
+    """Returns the record of one decision: its key, the policy's own chunk, and the one that `kind` says."""
     return Record(
         key=step.key_E, base_chunk=step.base_TA, corrected_chunk=corrected_TA, kind=kind, outcome=outcome,
-        failure_kind=failure_kind, task=self.task, prompt=self.prompt,
-        provenance={"source": source, "condition": self.condition, "seed": self.seed, "tick": step.tick})
+        failure_kind=self.failure_kind, task=self.task, prompt=self.prompt,
+        provenance={"source": source, **self.provenance, "tick": step.tick})
+
+
+def anchors(trace: Trace, context: RecordContext) -> list[Record]:
+  """Returns one record per decision of an episode that succeeded: what was executed there worked."""
+  return [context.record(step, step.actions_TA, kind=ANCHOR, outcome="success", source="policy")
+          for step in trace.steps]
+
+
+def window(steps: Sequence[Step], rewind: int, config: CorrectionConfig) -> Sequence[Step]:
+  """Returns the decisions of a failed episode that the expert labels, around the one to go back to."""
+  return steps[max(0, rewind - config.labels_before) : rewind + config.labels_after]
+
+
+def relabelled(steps: Sequence[Step], expert_NTA: np.ndarray, context: RecordContext) -> list[Record]:
+  """Returns the expert's chunks at a failed episode's own decisions."""
+  return [context.record(step, chunk_TA, kind=CORRECTION, outcome="failure", source="expert")
+          for step, chunk_TA in zip(steps, expert_NTA, strict=True)]
+
+
+def takeover(trace: Trace, context: RecordContext) -> list[Record]:
+  """Returns one record per decision of an expert's take-over: what the policy wanted and what was done."""
+  return [context.record(step, step.actions_TA, kind=CORRECTION, outcome="success", source="expert")
+          for step in trace.steps]
+
+
+def retried(trace: Trace, context: RecordContext) -> list[Record]:
+  """Returns one record per decision of an attempt that worked: what the policy wants, and what chance did better.
+
+  Every decision had noise of its own, so the corrected chunk is what was executed, across the decisions.
+  """
+  return [context.record(step, executed_TA, kind=CORRECTION, outcome="success", source="retry")
+          for step, executed_TA in zip(trace.steps, executed_chunks(trace.steps))]
+
+
+def failed(steps: Sequence[Step], rewind: int, context: RecordContext, config: CorrectionConfig) -> list[Record]:
+  """Returns what was executed in vain, from the decision to go back to on."""
+  return [context.record(step, step.actions_TA, kind=FAILURE, outcome="failure", source="policy")
+          for step in steps[rewind : rewind + config.failed_chunks]]
+
+
+def executed_chunks(steps: Sequence[Step]) -> list[np.ndarray]:
+  """Returns float32[T, A] for each decision: what was executed from there on; the last chunk is taken as a whole."""
+  pieces = [step.actions_TA[: after.tick - step.tick] for step, after in itertools.pairwise(steps)]
+  pieces += [step.actions_TA for step in steps[-1:]]
+  horizon = len(steps[-1].actions_TA) if steps else 0
+  return [np.concatenate(pieces[i:])[:horizon] for i in range(len(steps))]

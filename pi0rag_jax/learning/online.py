@@ -1,50 +1,94 @@
 """The online loop: what the memory learns from each episode while the policy works.
 
-A success leaves anchors. After a failure the learner finds the moment where the policy and the expert parted,
-asks for a take-over from there, and records what the expert did and what it would have done around that moment.
+A success leaves anchors. A failure is taken back to where it went wrong (`rewind`): there the policy may try again by
+itself, with noise; then an expert may take over. What worked is recorded, with what the policy would have done.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.learning import corrections
-from pi0rag_jax.learning.corrections import CorrectionConfig
-from pi0rag_jax.learning.failure import failure_kind
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.learning import corrections, rewind
+from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
+from pi0rag_jax.learning.detectors import DetectorConfig, Findings, detect
+from pi0rag_jax.learning.rewind import RewindConfig
 from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import ActionLayout
 
 
 @dataclasses.dataclass(frozen=True)
 class OnlineConfig:
-  """How much the expert may help, and how its help is recorded."""
+  """Who may help after a failure, and how help is recorded."""
 
-  corrected_max: int = 40  # episodes that the expert may take over
+  corrected_max: int = 40  # episodes that the expert may take over; 0: there is none
+  retries: int = 0  # times that the policy tries again by itself, before the expert is asked
+  rewind: RewindConfig = RewindConfig()
   corrections: CorrectionConfig = CorrectionConfig()
+  detectors: DetectorConfig = DetectorConfig()
+  trust: TrustConfig = TrustConfig()
+
+  def __post_init__(self):
+    if min(self.corrected_max, self.retries) < 0:
+      raise Pi0RagError(f"corrected_max is {self.corrected_max} and retries {self.retries}, allowed: 0 or more")
+    if not self.corrected_max and self.retries and self.rewind.rule == rewind.PRIVILEGED:
+      raise Pi0RagError("with corrected_max=0 no expert tells where to go back to: set rewind.rule='detected'")
+
+  @classmethod
+  def from_dict(cls, values: Mapping[str, Any]) -> "OnlineConfig":
+    """Returns the configuration with some fields given, those of its parts in mappings of their own.
+
+    Errors: Pi0RagError for an unknown name.
+    """
+    return _from_dict(cls, values, "")
+
+
+def _from_dict(cls, values: Mapping[str, Any], prefix: str):
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  given = {}
+  for name, value in values.items():
+    if name not in fields:
+      raise unknown_name("setting of the stream", prefix + name, [prefix + field for field in fields])
+    part = type(fields[name].default)
+    given[name] = _from_dict(part, value, f"{prefix}{name}.") if dataclasses.is_dataclass(part) else value
+  return cls(**given)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
   """What came of an episode."""
 
-  takeover: Job | None = None  # to be run next; the lesson is complete only then
+  next_job: Job | None = None  # to be run next; the lesson is complete only then
   trace: Trace | None = None  # the policy's own episode, once the lesson is complete
   failure_kind: str = ""
-  corrected: bool = False
+  rewind: int | None = None  # decision to which a failure was taken back
+  attempts: int = 0  # of the policy to do better by itself
+  corrected: bool = False  # an expert took over
   records_added: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-  """A failed episode that waits for its take-over."""
+  """A failed episode that waits for what comes after it."""
 
   trace: Trace
-  kind: str
-  expert_NTA: np.ndarray
-  diverged: int
+  context: RecordContext
+  rewind: int
+  with_expert: bool  # the expert takes over if the policy itself does not make it
+  attempts: int = 0
+
+  def job(self, **changes) -> Job:
+    """Returns an episode from the moment to go back to."""
+    own = self.trace.job
+    return Job(own.seed, own.index, self.trace.steps[self.rewind].snapshot, trust=own.trust, **changes)
+
+  def lesson(self, **changes) -> Lesson:
+    return Lesson(trace=self.trace, failure_kind=self.context.failure_kind, rewind=self.rewind,
+                  attempts=self.attempts, **changes)
 
 
 class OnlineLearner:
@@ -55,48 +99,95 @@ class OnlineLearner:
     corrected: take-overs already spent, when a stream is resumed.
   """
 
-  def __init__(self, memory: Memory, layout: ActionLayout, *, task: str, condition: str, band: int,
+  def __init__(self, memory: Memory, layout: ActionLayout, *, task: str, condition: str,
                expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, corrected: int = 0):
     self._memory = memory
     self._layout = layout
     self._task = task
     self._condition = condition
-    self._band = band
     self._expert_plan = expert_plan
     self._config = config
     self._takeovers = corrected
     self._waiting: dict[int, _Failure] = {}
 
   def learn(self, trace: Trace) -> Lesson:
-    """Returns what an episode (the policy's, or a take-over of it) teaches; records are durable on return."""
+    """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""
     if trace.job.by_expert:
       return self._learn_takeover(trace)
-    if trace.outcome == "success":
-      records = corrections.anchors(trace, self._context(trace))
-      return Lesson(trace=trace, records_added=len(self._memory.add(records)))
+    if trace.job.attempt:
+      return self._learn_attempt(trace)
     if trace.outcome == "crashed":
       return Lesson(trace=trace)
-    kind = failure_kind(trace.sensors)
-    if self._takeovers >= self._config.corrected_max:
-      return Lesson(trace=trace, failure_kind=kind)
-    self._takeovers += 1
-    expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
-    diverged = corrections.divergence(trace.steps, expert_NTA, self._layout, self._config.corrections,
-                                      band=self._band)
-    self._waiting[trace.job.seed] = _Failure(trace, kind, expert_NTA, diverged)
-    rewind = trace.steps[diverged].snapshot
-    return Lesson(takeover=Job(trace.job.seed, trace.job.index, rewind, by_expert=True))
+    self._tell_outcome(trace)
+    if trace.outcome == "success":
+      return Lesson(trace=trace, records_added=self._add(corrections.anchors(trace, self._context(trace))))
+    return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
+
+  def _learn_failure(self, trace: Trace, findings: Findings) -> Lesson:
+    with_expert = self._takeovers < self._config.corrected_max
+    if not (with_expert or self._config.retries) or not trace.steps:
+      return Lesson(trace=trace, failure_kind=findings.kind)
+    self._takeovers += with_expert  # reserved: other episodes end while this one is run again
+    rule = self._config.rewind.rule if with_expert else rewind.DETECTED
+    decision = self._rewind(trace, findings, rule)
+    cause = findings.cause
+    context = self._context(trace, findings.kind, rewind=rule, decision=decision,
+                            confidence=round(cause.confidence, 3) if cause else 0.0)
+    failure = _Failure(trace, context, decision, with_expert)
+    self._waiting[trace.job.seed] = failure
+    return self._go_on(failure)
+
+  def _go_on(self, failure: _Failure) -> Lesson:
+    """Returns who has a go at a failure now, or that nobody has."""
+    if failure.attempts < self._config.retries:
+      return Lesson(next_job=failure.job(attempt=failure.attempts + 1))
+    if failure.with_expert:
+      return Lesson(next_job=failure.job(by_expert=True))
+    return self._complete(failure, [])
+
+  def _learn_attempt(self, trace: Trace) -> Lesson:
+    failure = dataclasses.replace(self._waiting[trace.job.seed], attempts=trace.job.attempt)
+    self._waiting[trace.job.seed] = failure
+    if trace.outcome != "success":
+      return self._go_on(failure)
+    self._takeovers -= failure.with_expert  # nobody had to take over
+    context = dataclasses.replace(
+        failure.context, provenance={**failure.context.provenance, "attempt": trace.job.attempt})
+    return self._complete(failure, corrections.retried(trace, context))
 
   def _learn_takeover(self, trace: Trace) -> Lesson:
-    failure = self._waiting.pop(trace.job.seed)
+    failure = self._waiting[trace.job.seed]
     if trace.outcome != "success":  # an expert that fails teaches nothing
-      return Lesson(trace=failure.trace, failure_kind=failure.kind, corrected=True)
-    context = self._context(failure.trace)
-    records = corrections.relabelled(failure.trace, failure.expert_NTA, failure.diverged, context,
-                                     self._config.corrections, failure.kind)
-    records += corrections.takeover(trace, context, failure.kind)
-    return Lesson(trace=failure.trace, failure_kind=failure.kind, corrected=True,
-                  records_added=len(self._memory.add(records)))
+      return self._complete(failure, [], corrected=True)
+    steps = corrections.window(failure.trace.steps, failure.rewind, self._config.corrections)
+    expert_NTA = self._expert_plan([step.snapshot for step in steps])
+    records = corrections.relabelled(steps, expert_NTA, failure.context)
+    records += corrections.takeover(trace, failure.context)
+    return self._complete(failure, records, corrected=True)
 
-  def _context(self, trace: Trace) -> corrections.RecordContext:
-    return corrections.RecordContext(self._task, trace.prompt, self._condition, trace.job.seed)
+  def _complete(self, failure: _Failure, records: list, *, corrected: bool = False) -> Lesson:
+    """Adds what a failure taught, in one durable step."""
+    del self._waiting[failure.trace.job.seed]
+    records = records + corrections.failed(failure.trace.steps, failure.rewind, failure.context,
+                                           self._config.corrections)
+    return failure.lesson(corrected=corrected, records_added=self._add(records))
+
+  def _rewind(self, trace: Trace, findings: Findings, rule: str) -> int:
+    if rule == rewind.DETECTED:
+      return rewind.detected(trace.steps, findings, self._layout, self._config.rewind)
+    expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
+    return rewind.privileged(trace.steps, expert_NTA, self._layout, self._config.rewind)
+
+  def _tell_outcome(self, trace: Trace) -> None:
+    """Tells the memory how an episode ended in which it had a say."""
+    if trace.job.trust > 0 and trace.steps:
+      self._memory.record_outcome(np.stack([step.ids_K for step in trace.steps]),
+                                  np.stack([step.weight_K for step in trace.steps]),
+                                  success=trace.outcome == "success")
+
+  def _add(self, records: list) -> int:
+    return len(self._memory.add(records)) if records else 0
+
+  def _context(self, trace: Trace, failure_kind: str = "", **provenance) -> RecordContext:
+    origin = {"condition": self._condition, "seed": trace.job.seed, **provenance}
+    return RecordContext(self._task, trace.prompt, origin, failure_kind)

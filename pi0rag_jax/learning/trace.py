@@ -13,10 +13,11 @@ class Step:
   tick: int  # control ticks since the start of the episode
   snapshot: Any  # restores the moment of the decision
   key_E: np.ndarray
-  base_TA: np.ndarray  # the policy's own chunk
+  base_TA: np.ndarray  # the policy's own chunk; of an attempt too, the one without noise
   actions_TA: np.ndarray  # the chunk that was executed, from its start
   used: int  # neighbours that had a say
   ids_K: np.ndarray  # records retrieved, -1 where none
+  weight_K: np.ndarray  # how much of a say each had, 0 to 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Job:
   index: int  # position in the stream or the evaluation
   rewind: Any = None  # snapshot to begin from; None begins anew
   by_expert: bool = False  # the expert acts; the policy is asked for its keys and chunks all the same
+  attempt: int = 0  # from 1 on the policy tries again by itself, each attempt with its own noise
+  trust: float = 1.0  # in [0, 1], how much of the memory's change is made; 0: the policy alone
 
 
 @dataclasses.dataclass
@@ -37,6 +40,7 @@ class Trace:
   prompt: str = ""
   steps: list[Step] = dataclasses.field(default_factory=list)
   sensors: list[dict] = dataclasses.field(default_factory=list)  # one per control tick
+  truths: list[Any] = dataclasses.field(default_factory=list)  # likewise, where a simulation is asked for them
   latency_ms: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # per decision, of its batch
   deadline_misses: int = 0
   outcome: str = ""  # 'success', 'failure' or 'crashed' once it is over

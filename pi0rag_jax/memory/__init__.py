@@ -2,12 +2,13 @@
 
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, OUTCOMES, SOURCES, Header, Record
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, OUTCOMES, SOURCES, Header, Record
 from pi0rag_jax.memory.store import SqliteStore, Store
 
 __all__ = [
   "ANCHOR",
   "CORRECTION",
+  "FAILURE",
   "KINDS",
   "OUTCOMES",
   "SOURCES",

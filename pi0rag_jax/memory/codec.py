@@ -15,7 +15,8 @@ _KEY_DTYPE = np.dtype("<f4")
 _CHUNK_DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 # Order of the columns of `encode` and, after the id, of `decode`.
 TEXTS = ("kind", "outcome", "failure_kind", "task", "prompt", "provenance")
-COLUMNS = (*TEXTS, "use_count", "created", "digest")
+COUNTERS = ("use_count", "helped", "hurt", "episode", "created")
+COLUMNS = (*TEXTS, *COUNTERS, "digest")
 BLOBS = ("key", "base", "corrected")
 
 
@@ -31,7 +32,8 @@ def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, b
   )
   provenance = json.dumps(record.provenance, sort_keys=True, allow_nan=False)
   texts = (record.kind, record.outcome, record.failure_kind, record.task, record.prompt, provenance)
-  return (*texts, record.use_count, float(record.created), _digest(texts, blobs)), blobs
+  counters = (record.use_count, float(record.helped), float(record.hurt), record.episode, float(record.created))
+  return (*texts, *counters, _digest(texts, blobs)), blobs
 
 
 def decode(row: tuple, header: Header) -> tuple[int, Record]:
@@ -40,7 +42,8 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
   Errors: DamagedError that names the record if its content is not what was written.
   """
   identity, *columns = row
-  texts, (use_count, created, written), blobs = columns[:6], columns[6:9], columns[9:]
+  texts, counters = columns[: len(TEXTS)], columns[len(TEXTS) : len(COLUMNS) - 1]
+  written, blobs = columns[len(COLUMNS) - 1], columns[len(COLUMNS) :]
   if not all(isinstance(blob, bytes) for blob in blobs) or _digest(texts, blobs) != written:
     raise DamagedError(
       f"record {identity} is damaged, its content is not what was written: restore a backup, or rescue the rest "
@@ -51,7 +54,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
     key, base, corrected = (np.frombuffer(b, t) for b, t in zip(blobs, (_KEY_DTYPE, dtype, dtype)))
     base_TA, corrected_TA = base.reshape(header.chunk_shape), corrected.reshape(header.chunk_shape)
     fields = dict(zip(TEXTS, texts)) | {"provenance": json.loads(texts[-1])}
-    record = Record(key, base_TA, corrected_TA, **fields, use_count=use_count, created=created)
+    record = Record(key, base_TA, corrected_TA, **fields, **dict(zip(COUNTERS, counters)))
   except (ValueError, TypeError, Pi0RagError) as error:
     raise DamagedError(f"record {identity} cannot be decoded: {error}") from error
   if key.size != header.key_dim:
@@ -60,7 +63,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
 
 
 def digest(record: Record, header: Header) -> bytes:
-  """Returns 16 bytes that identify the record's content: all but its id, use count and time."""
+  """Returns 16 bytes that identify the record's content: all but its id, counts and time."""
   return encode(record, header)[0][-1]
 
 

@@ -1,28 +1,38 @@
-"""Which records to give up: near-duplicates first, then the least used, then the oldest.
+"""Which records to give up: failures before anchors before corrections; in each kind near-duplicates first, then the
+least used, then the oldest.
 
 A record's spacing is the L2 distance of its key to the nearest one of the same kind. It is kept in the
 index's arrays and brought up to date only when an eviction needs it: 2 ms per new record among 10,000.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pi0rag_jax.memory.index import MemoryIndex
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE
 
 _BLOCK = 256
 # With more new records than this share, searching once for every record costs less than comparing each.
 _REBUILD_SHARE = 1 / 8
 
 
-def choose(index: MemoryIndex, overflow: int, incoming_anchors: int) -> tuple[list[int], int]:
-  """Returns (ids to evict, number of incoming anchors to evict) so that `overflow` records go.
+def choose(index: MemoryIndex, overflow: int, incoming: Sequence[str]) -> tuple[list[int], list[int]]:
+  """Returns (ids to evict, places of incoming records to refuse) so that `overflow` records go.
 
-  Anchors go first, also the incoming ones; corrections only when no anchor is left.
+  Failures go first, few rules read them; then anchors; of both the incoming ones too. Corrections go only when
+  nothing else is left.
+
+  Args:
+    incoming: the kinds of the records to be added.
   """
-  from_anchors = min(overflow, index.count(ANCHOR))
-  refused = min(overflow - from_anchors, incoming_anchors)
-  ids = crowded(index, ANCHOR, from_anchors)
-  return ids + crowded(index, CORRECTION, overflow - from_anchors - refused), refused
+  ids: list[int] = []
+  refused: list[int] = []
+  for kind in (FAILURE, ANCHOR):
+    ids += crowded(index, kind, overflow - len(ids) - len(refused))
+    places = [i for i, other in enumerate(incoming) if other == kind]
+    refused += places[: overflow - len(ids) - len(refused)]
+  return ids + crowded(index, CORRECTION, overflow - len(ids) - len(refused)), refused
 
 
 def crowded(index: MemoryIndex, kind: str, most: int, below: float | None = None) -> list[int]:

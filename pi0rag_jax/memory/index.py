@@ -1,15 +1,17 @@
 """The FAISS index over the records' keys, with the chunks that retrieval needs, all in arrays made once.
 
-Corrections fill the rows from the first one up, anchors from the last one down: one pool of rows, two ranges
-that are searched separately. Exact L2 search on float16 keys. Nothing here locks: the facade does.
+Failures, then corrections fill the rows from the first one up, anchors from the last one down: one pool of rows,
+three ranges that are searched separately. Exact L2 search on float16 keys. Nothing here locks: the facade does.
 """
+
+from collections.abc import Mapping
 
 import faiss
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Header, Record
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, Header, Record
 
 # FAISS compares this many float16 numbers at once; with a key width that is no multiple it is ten times slower.
 LANES = 16
@@ -26,8 +28,9 @@ def build(header: Header, capacity: int, records) -> "MemoryIndex":
 class MemoryIndex:
   """Keys, chunks and ids of up to `capacity` records, derived from a store.
 
-  Attributes by row, moved together: `ids_M` int64, `uses_M` int64, and for eviction `spacing_M` float32
-  (L2 to the nearest of the same kind, NaN where not known), `nearest_M` int64 (its id), `fresh_M` bool.
+  Attributes by row, moved together: `ids_M` int64, `uses_M` int64, `helped_M` and `hurt_M` float64, `episode_M`
+  int64, and for eviction `spacing_M` float32 (L2 to the nearest of the same kind, NaN where not known), `nearest_M`
+  int64 (its id), `fresh_M` bool.
   """
 
   def __init__(self, header: Header, capacity: int):
@@ -46,16 +49,19 @@ class MemoryIndex:
     self._task_M = np.zeros(capacity, np.int32)
     self.ids_M = np.full(capacity, -1, np.int64)
     self.uses_M = np.zeros(capacity, np.int64)
+    self.helped_M, self.hurt_M = np.zeros((2, capacity))
+    self.episode_M = np.zeros(capacity, np.int64)
     self.spacing_M = np.full(capacity, np.nan, np.float32)
     self.nearest_M = np.full(capacity, -1, np.int64)
     self.fresh_M = np.zeros(capacity, bool)
     self._columns = (
       self._padded_ME, self._base_MTA, self._corrected_MTA, self._task_M,
-      self.ids_M, self.uses_M, self.spacing_M, self.nearest_M, self.fresh_M,
+      self.ids_M, self.uses_M, self.helped_M, self.hurt_M, self.episode_M,
+      self.spacing_M, self.nearest_M, self.fresh_M,
     )  # fmt: skip
     self._rows: dict[int, int] = {}  # id -> row
     self._tasks: dict[str, int] = {}
-    self._counts = {CORRECTION: 0, ANCHOR: 0}
+    self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -69,9 +75,10 @@ class MemoryIndex:
 
   def region(self, kind: str) -> slice:
     """Returns the rows of a kind."""
-    if kind == CORRECTION:
-      return slice(0, self._counts[CORRECTION])
-    return slice(self.capacity - self._counts[ANCHOR], self.capacity)
+    if kind == ANCHOR:
+      return slice(self.capacity - self._counts[ANCHOR], self.capacity)
+    failures = self._counts[FAILURE]
+    return slice(0, failures) if kind == FAILURE else slice(failures, failures + self._counts[CORRECTION])
 
   def row(self, identity: int) -> int:
     """Returns the row of a record; KeyError if it is not here."""
@@ -85,12 +92,12 @@ class MemoryIndex:
     """Writes one record to a free row. Errors: Pi0RagError if there is none, or the id is taken."""
     if len(self) == self.capacity or identity in self._rows:
       raise Pi0RagError(f"no row for record {identity}: {len(self)} of {self.capacity} taken, or it is here")
-    taken = self.region(record.kind)
-    row = taken.stop if record.kind == CORRECTION else taken.start - 1
+    row = self._free_row(record.kind)
     self._padded_ME[row, : self.header.key_dim] = record.key
     self._base_MTA[row], self._corrected_MTA[row] = record.base_chunk, record.corrected_chunk
     self._task_M[row] = self._tasks.setdefault(record.task, len(self._tasks))
     self.ids_M[row], self.uses_M[row] = identity, record.use_count
+    self.helped_M[row], self.hurt_M[row], self.episode_M[row] = record.helped, record.hurt, record.episode
     self.spacing_M[row], self.nearest_M[row], self.fresh_M[row] = np.nan, -1, True
     self._counts[record.kind] += 1
     self._rows[identity] = row
@@ -101,14 +108,14 @@ class MemoryIndex:
       row = self._rows.pop(int(identity), None)
       if row is None:
         continue
-      kind = CORRECTION if row < self._counts[CORRECTION] else ANCHOR
-      taken = self.region(kind)
-      last = taken.stop - 1 if kind == CORRECTION else taken.start
-      if last != row:
-        for column in self._columns:
-          column[row] = column[last]
-        self._rows[int(self.ids_M[row])] = row
-      self.ids_M[last] = -1
+      kind = next(kind for kind in KINDS if self.region(kind).start <= row < self.region(kind).stop)
+      taken, corrections = self.region(kind), self.region(CORRECTION)
+      gap = taken.start if kind == ANCHOR else taken.stop - 1
+      self._move(gap, row)
+      if kind == FAILURE and self._counts[CORRECTION]:
+        self._move(corrections.stop - 1, gap)
+        gap = corrections.stop - 1
+      self.ids_M[gap] = -1
       self._counts[kind] -= 1
 
   def add_uses(self, uses) -> None:
@@ -116,6 +123,18 @@ class MemoryIndex:
     for identity, count in uses.items():
       if identity in self._rows:
         self.uses_M[self._rows[identity]] += count
+
+  def add_outcomes(self, says: Mapping[int, float], *, success: bool, episode: int) -> None:
+    """Adds what records had to say in an episode to those that helped or hurt; unknown ids are ignored."""
+    for identity, say in says.items():
+      row = self._rows.get(identity)
+      if row is None:
+        continue
+      if success:
+        self.helped_M[row] += say
+        self.episode_M[row] = episode
+      else:
+        self.hurt_M[row] += say
 
   def keys(self, rows) -> np.ndarray:
     """Returns float32[M, E], the keys of these rows as the search sees them."""
@@ -125,21 +144,26 @@ class MemoryIndex:
     """Returns (base, corrected) of these rows in the memory's chunk dtype."""
     return self._base_MTA[rows], self._corrected_MTA[rows]
 
-  def search(self, keys_BE, corrections: int, anchors: int, task: str | None = None) -> Neighbours:
-    """Returns the nearest `corrections` and then the nearest `anchors` of each key, of one task if given.
+  def search(self, keys_BE, wanted: Mapping[str, int], task: str | None = None) -> Neighbours:
+    """Returns the nearest records of each key, of one task if given.
 
     Args:
       keys_BE: float32[B, E], C-contiguous, finite.
+      wanted: how many of each kind; they come back in this order.
     """
-    found = Neighbours.empty(len(keys_BE), corrections + anchors, self.header.chunk_shape)
-    for kind, first, wanted in ((CORRECTION, 0, corrections), (ANCHOR, corrections, anchors)):
-      rows_BK, distances_BK = self.nearest(keys_BE, kind, wanted, task)
+    found = Neighbours.empty(len(keys_BE), sum(wanted.values()), self.header.chunk_shape)
+    first = 0
+    for kind, most in wanted.items():
+      rows_BK, distances_BK = self.nearest(keys_BE, kind, most, task)
       slots = np.s_[:, first : first + rows_BK.shape[1]]
+      first += most
       found.ids_BK[slots] = self.ids_M[rows_BK]
       found.distances_BK[slots] = distances_BK
       found.base_BKTA[slots] = self._base_MTA[rows_BK]
       found.corrected_BKTA[slots] = self._corrected_MTA[rows_BK]
-      found.is_correction_BK[slots] = kind == CORRECTION
+      found.kind_BK[slots] = KINDS.index(kind)
+      found.helped_BK[slots], found.hurt_BK[slots] = self.helped_M[rows_BK], self.hurt_M[rows_BK]
+      found.episode_BK[slots] = self.episode_M[rows_BK]
       found.mask_BK[slots] = True
     return found
 
@@ -164,6 +188,20 @@ class MemoryIndex:
     order = np.lexsort((self.ids_M[rows], squared), axis=-1)[:, :k]
     distances = np.sqrt(np.take_along_axis(squared, order, axis=-1))
     return np.take_along_axis(rows, order, axis=-1), distances
+
+  def _free_row(self, kind: str) -> int:
+    """Returns the row for a new record of a kind; the first correction makes room for a failure."""
+    taken, corrections = self.region(kind), self.region(CORRECTION)
+    if kind == FAILURE and self._counts[CORRECTION]:
+      self._move(corrections.start, corrections.stop)
+    return taken.start - 1 if kind == ANCHOR else taken.stop
+
+  def _move(self, source: int, target: int) -> None:
+    """Copies a row over another one."""
+    if source != target:
+      for column in self._columns:
+        column[target] = column[source]
+      self._rows[int(self.ids_M[target])] = target
 
   def _selector(self, kind: str, task: str | None):
     """Returns FAISS's selector of the rows to search, and their number."""

@@ -6,7 +6,9 @@ change, never for the disk.
 
 import collections
 import contextlib
+import dataclasses
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import eviction, index, store, verify
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.memory.record import ANCHOR, KINDS, Header, Record
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Header, Record
 
 
 class Memory:
@@ -34,6 +36,7 @@ class Memory:
     # What only reads needs no free rows; what was written with a larger capacity is still all there.
     rows = max(count, 1 if read_only else capacity)
     self._index = index.build(self.header, rows, records.scan())
+    self._clock = records.clock()
 
   @classmethod
   def open(
@@ -83,6 +86,16 @@ class Memory:
   def __exit__(self, *_) -> None:
     self.close()
 
+  @property
+  def episodes(self) -> int:
+    """Episodes whose outcome was recorded."""
+    return self._clock[0]
+
+  @property
+  def successes(self) -> int:
+    """How many of them succeeded."""
+    return self._clock[1]
+
   def counts(self) -> dict[str, int]:
     """Returns the number of records per kind."""
     with self._searching:
@@ -92,7 +105,7 @@ class Memory:
     """Returns the ids of `records`, all durable; at capacity others are evicted in the same transaction.
 
     With a `token` the call may be repeated after a crash: what was added is not added again. A memory full
-    of corrections gives up incoming anchors at once; their ids are returned all the same.
+    of corrections gives up incoming anchors and failures at once; their ids are returned all the same.
     Errors: Pi0RagError for records that do not fit the header or the capacity; a memory that is read-only,
       frozen or closed; a disk that takes no more.
     """
@@ -103,36 +116,34 @@ class Memory:
         seen = self._store.batch(token, records)
         if seen is not None:
           return seen
+      records = [dataclasses.replace(record, episode=self.episodes) for record in records]
       victims, refused = self._make_room(records)
       ids = self._store.add(records, token=token, evict=victims, refuse=refused)
-      unkept = set([i for i, record in zip(ids, records) if record.kind == ANCHOR][:refused])
       with self._searching:
         self._index.remove(victims)
-        for identity, record in zip(ids, records):
-          if identity not in unkept:
+        for place, (identity, record) in enumerate(zip(ids, records)):
+          if place not in refused:
             self._index.add(identity, record)
         self._session["added"] += len(ids)
-        self._session["evicted"] += len(victims) + refused
+        self._session["evicted"] += len(victims) + len(refused)
       return ids
 
-  def query(self, keys_BE, k: int, *, task: str | None = None, anchors: bool = True) -> Neighbours:
-    """Returns the k // 2 nearest corrections and the k - k // 2 nearest anchors of each key.
+  def query(self, keys_BE, k: int, *, task: str | None = None, kinds=(CORRECTION, ANCHOR)) -> Neighbours:
+    """Returns the k nearest records of each key, each kind with an equal share of the k places.
 
     Args:
       keys_BE: float[B, E].
       task: look only among records of this task.
-      anchors: False gives all k places to corrections.
-    Errors: Pi0RagError for keys of another size, keys that are not finite, k below 1, a closed memory.
+      kinds: of KINDS, in the order of the answer; where k is no multiple, later ones get one place more.
+    Errors: Pi0RagError for keys of another size, keys that are not finite, k below 1, an unknown kind, a closed memory.
     """
     keys_BE = self._checked_keys(keys_BE)
-    if k < 1:
-      raise Pi0RagError(f"k is {k}, must be 1 or more")
-    corrections = k // 2 if anchors else k
+    wanted = shares(k, kinds)
     with self._searching:
       if self._closed:
         raise Pi0RagError("the memory is closed: open it again")
       self._session["queries"] += len(keys_BE)
-      return self._index.search(keys_BE, corrections, k - corrections, task)
+      return self._index.search(keys_BE, wanted, task)
 
   def record_use(self, ids) -> None:
     """Counts one use of each id (negative ones are padding); `flush` and `close` make the counts durable.
@@ -144,6 +155,28 @@ class Memory:
     ids = np.asarray(ids).ravel()
     with self._counting:
       self._uses.update(ids[ids >= 0].tolist())
+
+  def record_outcome(self, ids, says, *, success: bool) -> None:
+    """Counts one episode for or against the records that had a say in it; durable on return.
+
+    Queries tell the counts from now on. Does nothing in a memory that is read-only or frozen.
+
+    Args:
+      ids: int[...], the records retrieved at the episode's decisions; negative ones are padding.
+      says: float[...] of the same shape, at least 0, the weight of each. Over the episode a record counts once, by
+        its largest.
+      success: how the episode ended.
+    Errors: Pi0RagError for shapes that differ, or a weight that is negative or not finite.
+    """
+    largest = _largest_says(np.asarray(ids), np.asarray(says, float))
+    with self._writing:
+      if self.read_only or self._frozen:
+        return
+      self._require_writable()
+      self._store.add_outcomes(largest, success=success)
+      with self._searching:
+        self._clock = (self.episodes + 1, self.successes + success)
+        self._index.add_outcomes(largest, success=success, episode=self.episodes)
 
   def flush(self) -> None:
     """Writes the use counts of `record_use` durably; those of a frozen memory wait for its end."""
@@ -220,15 +253,15 @@ class Memory:
         self._closed = True
       self._store.close()
 
-  def _make_room(self, records) -> tuple[list[int], int]:
+  def _make_room(self, records) -> tuple[list[int], list[int]]:
     """Returns what `eviction.choose` says for adding `records`."""
     if len(records) > self.capacity:
       raise Pi0RagError(f"{len(records)} records at once, the capacity is {self.capacity}: raise it or split")
     overflow = len(self._index) + len(records) - self.capacity
     if overflow <= 0:
-      return [], 0
+      return [], []
     self.flush()
-    return eviction.choose(self._index, overflow, sum(record.kind == ANCHOR for record in records))
+    return eviction.choose(self._index, overflow, [record.kind for record in records])
 
   def _write_uses(self) -> None:
     """Writes the pending use counts; the caller holds the writer's lock."""
@@ -259,3 +292,24 @@ class Memory:
     if not np.isfinite(keys_BE).all():
       raise Pi0RagError("keys have values that are not finite: the policy's features are broken")
     return keys_BE
+
+
+def shares(k: int, kinds: Sequence[str]) -> dict[str, int]:
+  """Returns how many of k places each kind gets. Errors: Pi0RagError for k below 1, no kind, or an unknown one."""
+  if k < 1:
+    raise Pi0RagError(f"k is {k}, must be 1 or more")
+  if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
+    raise Pi0RagError(f"kinds are {tuple(kinds)}, allowed: one or more of {', '.join(KINDS)}, each once")
+  return {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)}
+
+
+def _largest_says(ids: np.ndarray, says: np.ndarray) -> dict[int, float]:
+  """Returns the largest weight of each id that has one above 0."""
+  if ids.shape != says.shape:
+    raise Pi0RagError(f"ids have shape {ids.shape}, their weights {says.shape}: must be equal")
+  if not (np.isfinite(says) & (says >= 0)).all():
+    raise Pi0RagError("weights must be finite and at least 0")
+  largest: dict[int, float] = {}
+  for identity, say in zip(ids[ids >= 0].tolist(), says[ids >= 0].tolist()):
+    largest[identity] = max(say, largest.get(identity, 0.0))
+  return {identity: say for identity, say in largest.items() if say > 0}

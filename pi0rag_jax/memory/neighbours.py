@@ -4,19 +4,24 @@ import dataclasses
 
 import numpy as np
 
+from pi0rag_jax.memory.record import KINDS
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neighbours:
-  """The nearest records of each query: first the corrections, then the anchors, each by rising distance.
+  """The nearest records of each query, kind after kind as they were asked for, each by rising distance.
 
-  Slots without a record have mask False, id -1, distance infinity and chunks of zeros.
+  Slots without a record have mask False, id and kind -1, distance infinity and zeros elsewhere.
   """
 
   ids_BK: np.ndarray  # int64[B, K]
   distances_BK: np.ndarray  # float32[B, K], L2 in key units
   base_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
   corrected_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
-  is_correction_BK: np.ndarray  # bool[B, K]
+  kind_BK: np.ndarray  # int8[B, K], the place in KINDS
+  helped_BK: np.ndarray  # float32[B, K], see Record
+  hurt_BK: np.ndarray  # float32[B, K], see Record
+  episode_BK: np.ndarray  # int64[B, K], see Record
   mask_BK: np.ndarray  # bool[B, K], True where there is a record
 
   @classmethod
@@ -27,6 +32,13 @@ class Neighbours:
       distances_BK=np.full((batch, k), np.inf, np.float32),
       base_BKTA=np.zeros((batch, k, *chunk_shape), np.float32),
       corrected_BKTA=np.zeros((batch, k, *chunk_shape), np.float32),
-      is_correction_BK=np.zeros((batch, k), bool),
+      kind_BK=np.full((batch, k), -1, np.int8),
+      helped_BK=np.zeros((batch, k), np.float32),
+      hurt_BK=np.zeros((batch, k), np.float32),
+      episode_BK=np.zeros((batch, k), np.int64),
       mask_BK=np.zeros((batch, k), bool),
     )
+
+  def of_kind(self, kind: str) -> np.ndarray:
+    """Returns bool[B, K]: where there is a record of this kind."""
+    return self.kind_BK == KINDS.index(kind)

@@ -16,7 +16,9 @@ from pi0rag_jax.memory.store import SqliteStore
 
 FORMAT = "pi0rag memory 1"
 _ARRAYS = ("keys_ME", "base_MTA", "corrected_MTA")
-_FIELDS = ("kind", "outcome", "failure_kind", "task", "prompt", "provenance", "use_count", "created")
+_FIELDS = (*codec.TEXTS, "use_count", "created")
+# Exports of older versions lack these: nothing is known.
+_UTILITY = ("helped", "hurt")
 _BATCH = 256
 
 
@@ -37,7 +39,8 @@ def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, i
     "base_MTA": _stacked([r.base_chunk for _, r in pairs], shape, store.header.chunk_dtype),
     "corrected_MTA": _stacked([r.corrected_chunk for _, r in pairs], shape, store.header.chunk_dtype),
   }
-  rows = [{"id": identity} | {name: getattr(record, name) for name in _FIELDS} for identity, record in pairs]
+  names = _FIELDS + _UTILITY
+  rows = [{"id": identity} | {name: getattr(record, name) for name in names} for identity, record in pairs]
   text = json.dumps({"format": FORMAT, "header": dataclasses.asdict(store.header), "records": rows}, indent=1)
   _write(out, arrays, text)
   return len(pairs), len(damaged)
@@ -78,7 +81,8 @@ def read_export(source) -> tuple[Header, list[Record]]:
     if any(len(array) != len(rows) for array in arrays):
       raise Pi0RagError(f"{len(rows)} records with arrays of {[len(array) for array in arrays]} rows")
     records = [
-      Record(key, base, corrected, **{name: row[name] for name in _FIELDS})
+      Record(key, base, corrected, **{name: row[name] for name in _FIELDS},
+             **{name: row.get(name, 0.0) for name in _UTILITY})
       for key, base, corrected, row in zip(*arrays, rows)
     ]
   except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, Pi0RagError) as error:

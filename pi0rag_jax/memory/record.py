@@ -11,8 +11,9 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 
-CORRECTION, ANCHOR = "correction", "anchor"
-KINDS = (CORRECTION, ANCHOR)
+# What is better, what was good enough, and what was done and failed.
+CORRECTION, ANCHOR, FAILURE = "correction", "anchor", "failure"
+KINDS = (CORRECTION, ANCHOR, FAILURE)
 OUTCOMES = ("success", "failure")
 SOURCES = ("expert", "human", "retry", "policy")
 CHUNK_DTYPES = ("float16", "float32")
@@ -34,7 +35,7 @@ class Record:
 
   key: np.ndarray  # float32[E]
   base_chunk: np.ndarray  # float32[T, A], the policy's own chunk at fixed noise, in the units of the robot
-  corrected_chunk: np.ndarray  # float32[T, A], the expert's chunk, or base plus the applied residual (anchor)
+  corrected_chunk: np.ndarray  # float32[T, A], the expert's chunk, or the one that was executed (anchor, failure)
   kind: str  # one of KINDS
   outcome: str  # one of OUTCOMES
   failure_kind: str = ""
@@ -43,6 +44,9 @@ class Record:
   provenance: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"source": "policy"})
   use_count: int = 0
   created: float = dataclasses.field(default_factory=time.time)  # s since 1970
+  helped: float = 0.0  # episodes that succeeded in which it had a say, each by how much, see Memory.record_outcome
+  hurt: float = 0.0  # the same of episodes that failed
+  episode: int = 0  # the memory's count of episodes when it was added, or helped last; set by the memory
 
   def __post_init__(self):
     _set(self, "key", _checked_array("key", self.key, ndim=1))
@@ -60,8 +64,14 @@ class Record:
     for name in ("failure_kind", "task", "prompt"):
       _check_text(name, getattr(self, name))
     _set(self, "provenance", _checked_provenance(self.provenance))
-    if isinstance(self.use_count, bool) or not isinstance(self.use_count, int) or self.use_count < 0:
-      raise Pi0RagError(f"use_count is {self.use_count!r}, must be an integer of 0 or more")
+    for name in ("use_count", "episode"):
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise Pi0RagError(f"{name} is {value!r}, must be an integer of 0 or more")
+    for name in ("helped", "hurt"):
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise Pi0RagError(f"{name} is {value!r}, must be a number of 0 or more")
     if not isinstance(self.created, (int, float)) or not math.isfinite(self.created):
       raise Pi0RagError(f"created is {self.created!r}, must be seconds since 1970")
 

@@ -12,18 +12,23 @@ from pi0rag_jax.memory.record import DamagedError, Header
 
 NAME = "memory.sqlite3"
 APPLICATION_ID = 0x70693052  # "pi0R"
-VERSION = 1
+# 2 added columns; a version 1 is read as it is, and gets them when it is next written to.
+VERSION = 2
+READABLE = (1, 2)
 BUSY_TIMEOUT_S = 5.0
 # Where SQLite's file header has them (https://www.sqlite.org/fileformat.html, 1.3).
 _MAGIC, _HEAD_BYTES, _VERSION_AT, _APPLICATION_ID_AT = b"SQLite format 3\0", 100, 60, 68
 # Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
-_TABLES = """
+ADDED = {"helped": "REAL NOT NULL DEFAULT 0", "hurt": "REAL NOT NULL DEFAULT 0",
+         "episode": "INTEGER NOT NULL DEFAULT 0"}
+_TABLES = f"""
 CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE records (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   kind TEXT NOT NULL, outcome TEXT NOT NULL, failure_kind TEXT NOT NULL,
   task TEXT NOT NULL, prompt TEXT NOT NULL, provenance TEXT NOT NULL, use_count INTEGER NOT NULL,
-  created REAL NOT NULL, digest BLOB NOT NULL);
+  created REAL NOT NULL, digest BLOB NOT NULL,
+  {", ".join(f"{name} {kind}" for name, kind in ADDED.items())});
 CREATE INDEX records_digest ON records (digest);
 CREATE TABLE arrays (id INTEGER PRIMARY KEY, key BLOB NOT NULL, base BLOB NOT NULL, corrected BLOB NOT NULL);
 CREATE TABLE batches (
@@ -86,6 +91,19 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
     raise _damaged(path, f"no usable header: {error!r}") from error
 
 
+def upgrade(connection: sqlite3.Connection) -> None:
+  """Brings a file of version 1 to the present one; the caller is its only writer."""
+  if version(connection) == VERSION:
+    return
+  steps = [f"ALTER TABLE records ADD COLUMN {name} {kind}" for name, kind in ADDED.items()]
+  connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(steps)}; PRAGMA user_version = {VERSION}; COMMIT")
+
+
+def version(connection: sqlite3.Connection) -> int:
+  """Returns the format version of a file."""
+  return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
 def check_file(connection: sqlite3.Connection, path: Path, *, thorough: bool = False) -> None:
   """Raises Pi0RagError if pages of the file are missing or damaged; `thorough` compares its indices too."""
   check = "integrity_check" if thorough else "quick_check"
@@ -131,11 +149,12 @@ def _check_identity(path: Path, head: bytes) -> None:
   """Raises Pi0RagError unless a file that begins with `head` is a memory of a version that this code knows."""
   if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
     raise _foreign(path, "no SQLite file")
-  version, application_id = (int.from_bytes(head[at : at + 4], "big") for at in (_VERSION_AT, _APPLICATION_ID_AT))
+  found, application_id = (int.from_bytes(head[at : at + 4], "big") for at in (_VERSION_AT, _APPLICATION_ID_AT))
   if application_id != APPLICATION_ID:
     raise _foreign(path, f"application id {application_id:#x}, expected {APPLICATION_ID:#x}")
-  if version != VERSION:
-    raise Pi0RagError(f"{path} has format version {version}, this code reads {VERSION}: use what wrote it")
+  if found not in READABLE:
+    raise Pi0RagError(f"{path} has format version {found}, this code reads {', '.join(map(str, READABLE))}: use what "
+                      "wrote it")
 
 
 def _foreign(path: Path, details: str) -> Pi0RagError:

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec, lock, schema
-from pi0rag_jax.memory.record import ANCHOR, DamagedError, Header, Record, check_records
+from pi0rag_jax.memory.record import DamagedError, Header, Record, check_records
 
-_SELECT = f"SELECT id, {', '.join(codec.COLUMNS + codec.BLOBS)} FROM records LEFT JOIN arrays USING (id)"
 _INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
 _PAGE = 64  # records read at a time
+# Rows beside the header's own: how many episodes ended with the memory in use, and how many of them well.
+CLOCK = ("episodes", "successes")
 # What `breakdown` groups by, and the SQL that finds it.
 GROUPS = {
   "kind": "kind",
@@ -30,11 +31,13 @@ class Store(Protocol):
   header: Header
 
   def add(
-    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: int = 0
+    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: Iterable[int] = ()
   ) -> list[int]: ...
   def batch(self, token: str, records: Sequence[Record]) -> list[int] | None: ...
   def remove(self, ids: Iterable[int]) -> None: ...
   def add_uses(self, uses: Mapping[int, int]) -> None: ...
+  def add_outcomes(self, says: Mapping[int, float], *, success: bool) -> None: ...
+  def clock(self) -> tuple[int, int]: ...
   def scan(self, on_damage: Callable[[Pi0RagError], None] | None = None) -> Iterator[tuple[int, Record]]: ...
   def get(self, ids: Iterable[int]) -> list[Record]: ...
   def known(self, digests: Iterable[bytes]) -> set[bytes]: ...
@@ -83,11 +86,11 @@ class SqliteStore:
       self._release()
       raise
 
-  def add(self, records, *, token=None, evict=(), refuse=0) -> list[int]:
+  def add(self, records, *, token=None, evict=(), refuse=()) -> list[int]:
     """Returns the new ids after one durable transaction that adds `records` and removes `evict`.
 
     A `token` makes it safe to repeat: the second call adds nothing and returns the first one's ids.
-    The first `refuse` anchors among `records` get an id but are not kept.
+    The records at the places `refuse` get an id but are not kept.
     Errors: Pi0RagError for records that do not fit the header, or a token seen with other records.
     """
     check_records(records, self.header)
@@ -101,8 +104,7 @@ class SqliteStore:
         identity = connection.execute(_INSERT, columns).lastrowid
         connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
         ids.append(identity)
-      anchors = [identity for identity, record in zip(ids, records) if record.kind == ANCHOR]
-      _delete(connection, [*evict, *anchors[:refuse]])
+      _delete(connection, [*evict, *(ids[place] for place in refuse)])
       if token is not None and ids:
         values = (token, codec.batch_digest(columns[-1] for columns, _ in rows), ids[0], ids[-1])
         connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", values)
@@ -124,6 +126,21 @@ class SqliteStore:
       rows = [(count, identity) for identity, count in uses.items()]
       connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
 
+  def add_outcomes(self, says, *, success: bool) -> None:
+    """Counts an episode and what each record had to say in it, durably; unknown ids are ignored."""
+    with self._transaction() as connection:
+      episodes, successes = (now + step for now, step in zip(_clock(connection), (1, success)))
+      values = list(zip(CLOCK, map(str, (episodes, successes))))
+      connection.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", values)
+      change = f"helped = helped + ?, episode = {episodes}" if success else "hurt = hurt + ?"
+      rows = [(say, identity) for identity, say in says.items()]
+      connection.executemany(f"UPDATE records SET {change} WHERE id = ?", rows)
+
+  def clock(self) -> tuple[int, int]:
+    """Returns (episodes, successes) that `add_outcomes` counted."""
+    with self._reading() as connection, self._mutex:
+      return _clock(connection)
+
   def scan(self, on_damage=None):
     """Yields (id, Record) by rising id.
 
@@ -134,7 +151,8 @@ class SqliteStore:
     with self._reading() as connection:
       while True:
         with self._mutex, schema.reported(self.path):
-          rows = connection.execute(f"{_SELECT} WHERE id > ? ORDER BY id LIMIT {_PAGE}", (after,)).fetchall()
+          query = f"{_select(connection)} WHERE id > ? ORDER BY id LIMIT {_PAGE}"
+          rows = connection.execute(query, (after,)).fetchall()
         if not rows:
           return
         after = rows[-1][0]
@@ -153,7 +171,7 @@ class SqliteStore:
     records = []
     with self._reading() as connection, self._mutex:
       for identity in ids:
-        row = connection.execute(f"{_SELECT} WHERE id = ?", (int(identity),)).fetchone()
+        row = connection.execute(f"{_select(connection)} WHERE id = ?", (int(identity),)).fetchone()
         if row is None:
           raise Pi0RagError(f"there is no record {identity} in {self.path}: it was evicted, or never there")
         records.append(codec.decode(row, self.header)[1])
@@ -235,6 +253,7 @@ class SqliteStore:
       connection = schema.connect(self.path, "mode=rw")
       for pragma in ("journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
+      schema.upgrade(connection)
     return connection
 
   def _require_writer(self) -> sqlite3.Connection:
@@ -292,6 +311,19 @@ def _make_durable_directory(directory: Path) -> None:
   directory.mkdir(parents=True, exist_ok=True)
   for folder in missing:
     schema.sync(folder.parent)
+
+
+def _select(connection: sqlite3.Connection) -> str:
+  """Returns the query of records; columns that an older file lacks are read as zero."""
+  lacking = schema.ADDED if schema.version(connection) < schema.VERSION else {}
+  names = [f"0 AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
+  return f"SELECT id, {', '.join(names)} FROM records LEFT JOIN arrays USING (id)"
+
+
+def _clock(connection: sqlite3.Connection) -> tuple[int, int]:
+  values = dict(connection.execute("SELECT name, value FROM header"))
+  episodes, successes = (int(values.get(name, 0)) for name in CLOCK)
+  return episodes, successes
 
 
 def _delete(connection: sqlite3.Connection, ids) -> None:

@@ -62,6 +62,8 @@ def _row_problem(index: index_lib.MemoryIndex, identity: int, record) -> str | N
     ("base chunk", base_TA, record.base_chunk),
     ("corrected chunk", corrected_TA, record.corrected_chunk),
     ("use count", index.uses_M[row], record.use_count),
+    ("utility", (index.helped_M[row], index.hurt_M[row]), (record.helped, record.hurt)),
+    ("episode", index.episode_M[row], record.episode),
   )
   different = [name for name, found, stored in wanted if not np.array_equal(found, stored)]
   return f"{', '.join(different)} in the index not as in the store" if different else None

@@ -143,13 +143,17 @@ def encode_prefix(model: Pi0, params: Params, obs: Observation) -> PrefixOutput:
   return apply(model, params, Pi0.prefix, obs)
 
 
-def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10):
-  """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise."""
+def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10, **steps):
+  """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise.
+
+  Args:
+    steps: `first`, `last` and `correct` of `flow.euler`, for those who interfere.
+  """
 
   def velocity(x_BTA, time_B):
     return apply(model, params, Pi0.velocity, prefix, state_BP, x_BTA, time_B)
 
-  return flow.euler(velocity, noise_BTA, num_steps=num_steps)
+  return flow.euler(velocity, noise_BTA, num_steps=num_steps, **steps)
 
 
 def sample_actions(model: Pi0, params: Params, obs: Observation, noise_BTA, *, num_steps: int = 10):

@@ -1,6 +1,7 @@
-"""Retrieval keys: what a decision looks like to the memory, made from the policy's own prefix and the state.
+"""Retrieval keys: what a decision looks like to the memory, made from the policy's own prefix or a light encoder's look
+at the cameras, and the state.
 
-A key is [pooled prefix, standardized | proprioception, standardized], each block scaled so that its squared
+A key is [pooled features, standardized | proprioception, standardized], each block scaled so that its squared
 length averages its weight. Distances between keys are divided by `unit_distance`, the median distance from a
 demonstration's key to the nearest one of another episode, so that thresholds mean the same for every policy.
 """
@@ -8,23 +9,38 @@ demonstration's key to the nearest one of another episode, so that thresholds me
 import dataclasses
 import json
 import pathlib
+import zipfile
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from pi0rag_jax import errors
+from pi0rag_jax.models import embedding
+from pi0rag_jax.models.backbones.light import LightBackbone
+from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0 import Pi0Config, PrefixOutput
+from pi0rag_jax.typing import Array, Params
 
-FILE_NAME = "key_stats.json"
+STEM = "key_stats"
+FILE_NAME = f"{STEM}.json"
+LIGHT = "light"
 # Per prefix token: the last layer's output, the embedding that enters the first layer, or the last layer's
-# attention values, which are what the action expert reads.
-SOURCES = {
+# attention values, which are what the action expert reads. The light encoder reads no prefix, it sees the cameras.
+TOKEN_SOURCES = {
     "hidden": lambda prefix: prefix.hidden_BSD,
     "tokens": lambda prefix: prefix.tokens_BSD,
     "values": lambda prefix: prefix.kv_cache[1][-1].reshape(*prefix.mask_BS.shape, -1),
 }
+SOURCES = (*TOKEN_SOURCES, LIGHT)
+# `mean`: over all tokens, or cameras. `camera`: each camera's, one after the other. `parts`: those and the prompt's.
+POOLS = ("mean", "camera", "parts")
+# `random`: Gaussian, keeps distances on average. `pca`: the directions in which demonstrations differ most.
+PROJECTIONS = ("random", "pca")
 # Below this spread a feature is noise of the computer rather than of the world.
 MIN_STD = 1e-4
+_ENCODER = "encoder/"  # what the names of the light encoder's arrays in the file begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +48,30 @@ class KeyRecipe:
   """Which numbers make a key."""
 
   source: str = "hidden"  # one of SOURCES
-  state_weight: float = 1.0  # of proprioception against the pooled prefix; 0 leaves it out
-  projection_dim: int = 0  # random projection of the pooled prefix to so many numbers; 0 keeps it whole
+  state_weight: float = 1.0  # of proprioception against the pooled features; 0 leaves it out
+  projection_dim: int = 0  # projection of the pooled features to so many numbers; 0 keeps them whole
+  pool: str = "mean"  # one of POOLS
+  projection: str = "random"  # one of PROJECTIONS
+  weights: str = ""  # which light encoder, by a fingerprint; '' for the other sources
 
   def __post_init__(self):
-    if self.source not in SOURCES:
-      raise errors.unknown_name("key source", self.source, SOURCES)
+    for field, known in (("source", SOURCES), ("pool", POOLS), ("projection", PROJECTIONS)):
+      if getattr(self, field) not in known:
+        raise errors.unknown_name(f"key {field}", getattr(self, field), known)
+    if self.source == LIGHT and self.pool == "parts":
+      raise errors.Pi0RagError("key pool 'parts' needs the prompt, which the light encoder does not read: mean, camera")
+    if self.projection_dim < 0 or self.state_weight < 0:
+      raise errors.Pi0RagError(f"projection_dim is {self.projection_dim}, state_weight {self.state_weight}; allowed is "
+                               "0 or more")
 
   @property
   def name(self) -> str:
     """The recipe in words: a memory records it and refuses another."""
-    projection = f"-project{self.projection_dim}" if self.projection_dim else ""
-    return f"{self.source}{projection}+state{self.state_weight:g}"
+    pool = "" if self.pool == "mean" else f"-{self.pool}"
+    weights = f"-{self.weights}" if self.weights else ""
+    kind = {"random": "project", "pca": "pca"}[self.projection]
+    projection = f"-{kind}{self.projection_dim}" if self.projection_dim else ""
+    return f"{self.source}{weights}{pool}{projection}+state{self.state_weight:g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,61 +79,150 @@ class KeyStats:
   """Where the keys of a policy lie, measured over its demonstrations."""
 
   recipe: KeyRecipe
-  mean: np.ndarray  # float[D], of the pooled prefix
+  mean: np.ndarray  # float[D], of the pooled features
   std: np.ndarray  # float[D]
   unit_distance: float  # median distance between nearest keys of different episodes
+  components: np.ndarray | None = None  # float32[D, projection_dim] of projection 'pca'
+  encoder: Params | None = None  # of source 'light'
 
   @classmethod
-  def identity(cls, recipe: KeyRecipe, width: int) -> "KeyStats":
+  def identity(cls, recipe: KeyRecipe, width: int, encoder: Params | None = None) -> "KeyStats":
     """Returns statistics that change nothing, for a policy whose demonstrations are not at hand."""
-    return cls(recipe, np.zeros(width), np.ones(width), 1.0)
+    return cls(recipe, np.zeros(width), np.ones(width), 1.0, encoder=encoder)
 
-  def save(self, directory) -> None:
-    values = dataclasses.asdict(self) | {"mean": self.mean.tolist(), "std": self.std.tolist()}
-    pathlib.Path(directory, FILE_NAME).write_text(json.dumps(values) + "\n", encoding="utf8")
+  def save(self, directory, name: str = "") -> None:
+    """Writes the statistics beside a policy: its own, or, with a name, others to choose by that."""
+    path = stats_path(directory, name)
+    values = {"recipe": dataclasses.asdict(self.recipe), "mean": self.mean.tolist(), "std": self.std.tolist(),
+              "unit_distance": self.unit_distance}
+    arrays: dict[str, Any] = {} if self.components is None else {"components": self.components}
+    if self.encoder is not None:
+      arrays |= {_ENCODER + at: a for at, a in traverse_util.flatten_dict(self.encoder, sep="/").items()}
+    path.with_suffix(".npz").unlink(missing_ok=True)
+    if arrays:
+      np.savez(path.with_suffix(".npz"), **{at: np.asarray(a) for at, a in arrays.items()})  # type: ignore[arg-type]
+    path.write_text(json.dumps(values) + "\n", encoding="utf8")
 
   @classmethod
-  def load(cls, directory) -> "KeyStats":
-    """Returns the statistics beside a policy. Errors: Pi0RagError when there are none."""
-    path = pathlib.Path(directory, FILE_NAME)
+  def load(cls, directory, name: str = "") -> "KeyStats":
+    """Returns the statistics beside a policy. Errors: Pi0RagError when there are none of that name, or parts lack."""
+    path = stats_path(directory, name)
     if not path.is_file():
-      raise errors.Pi0RagError(f"no {FILE_NAME} in {directory}: make it from demonstrations with "
-                               "python -m train.calibrate --policy=DIR --data=DIR")
+      names = sorted(other.name.split(".")[1] for other in pathlib.Path(directory).glob(f"{STEM}.*.json"))
+      others = f" (there are: {', '.join(names)})" if names else ""
+      flag = f" --name={name}" if name else ""
+      raise errors.Pi0RagError(f"no {path.name} in {directory}{others}: make it from demonstrations with "
+                               f"python -m train.calibrate --policy=DIR --data=DIR{flag}")
     values = json.loads(path.read_text(encoding="utf8"))
-    return cls(KeyRecipe(**values["recipe"]), np.asarray(values["mean"]), np.asarray(values["std"]),
-               float(values["unit_distance"]))
+    recipe = KeyRecipe(**values["recipe"])
+    arrays = _read_arrays(path.with_suffix(".npz"), recipe)
+    encoder = {at.removeprefix(_ENCODER): a for at, a in arrays.items() if at.startswith(_ENCODER)}
+    return cls(recipe, np.asarray(values["mean"]), np.asarray(values["std"]), float(values["unit_distance"]),
+               arrays.get("components"), traverse_util.unflatten_dict(encoder, sep="/") if encoder else None)
 
   def key_dim(self, state_dim: int) -> int:
     """Returns the number of entries of a key for a robot with `state_dim` proprioceptive numbers."""
-    prefix = self.recipe.projection_dim or len(self.mean)
-    return prefix + (state_dim if self.recipe.state_weight > 0 else 0)
+    features = self.recipe.projection_dim or len(self.mean)
+    return features + (state_dim if self.recipe.state_weight > 0 else 0)
+
+  @property
+  def params(self) -> dict[str, Any]:
+    """What `features` and `make_key` take as `params`: the arrays that are too large for a program's constants."""
+    found: dict[str, Any] = {} if self.encoder is None else {"encoder": self.encoder}
+    if self.recipe.projection_dim:
+      pca = self.recipe.projection == "pca"
+      found["projection"] = self.components if pca else projection(len(self.mean), self.recipe.projection_dim)
+    return found
 
 
-def source_tokens(prefix: PrefixOutput, recipe: KeyRecipe):
-  """Returns what a recipe pools, float[B, S, D]."""
-  return SOURCES[recipe.source](prefix)
+def stats_path(directory, name: str = "") -> pathlib.Path:
+  """Returns where a policy's key statistics are. Errors: Pi0RagError for a name that is none of a file."""
+  if name and not name.replace("-", "").replace("_", "").isalnum():
+    raise errors.Pi0RagError(f"keys are named {name!r}; allowed are letters, digits, - and _")
+  return pathlib.Path(directory, f"{STEM}.{name}.json" if name else FILE_NAME)
 
 
-def source_width(recipe: KeyRecipe, model: Pi0Config) -> int:
-  """Returns the D of `source_tokens` for a model."""
-  if recipe.source == "values":
-    return model.paligemma.num_kv_heads * model.paligemma.head_dim
-  return model.paligemma.width
+def light_encoder(recipe: KeyRecipe, model: Pi0Config) -> LightBackbone:
+  """Returns the light encoder that sees a policy's cameras; it reads no prompt."""
+  return LightBackbone(image_keys=model.image_keys, image_size=model.image_size, pool=recipe.pool)
 
 
-def make_key(pooled_BD, state_BP, stats: KeyStats):
-  """Returns keys float32[B, E] from the pooled prefix and the normalized proprioception (device side)."""
+def features(prefix: PrefixOutput, observation: Observation, recipe: KeyRecipe, model: Pi0Config, params) -> Array:
+  """Returns the pooled features of a recipe, float32[B, D] (device side).
+
+  Args:
+    prefix: of the policy, for a source that reads it.
+    params: see KeyStats.params.
+  """
+  if recipe.source == LIGHT:
+    return light_encoder(recipe, model).encode(params["encoder"], observation)
+  values_BSD = TOKEN_SOURCES[recipe.source](prefix)
+  pooled = [embedding.pool_prefix(values_BSD, prefix.mask_BS, span=span) for span in _spans(recipe, model)]
+  return jnp.concatenate(pooled, axis=-1)
+
+
+def feature_width(recipe: KeyRecipe, model: Pi0Config) -> int:
+  """Returns the D of `features`."""
+  if recipe.source == LIGHT:
+    return light_encoder(recipe, model).hidden_size
+  tower = model.paligemma
+  width = tower.num_kv_heads * tower.head_dim if recipe.source == "values" else tower.width
+  return width * len(_spans(recipe, model))
+
+
+def make_key(pooled_BD, state_BP, stats: KeyStats, params):
+  """Returns keys float32[B, E] from the pooled features and the normalized proprioception (device side)."""
   recipe = stats.recipe
   scale_D = 1.0 / np.maximum(stats.std, MIN_STD) / np.sqrt(len(stats.mean))
-  prefix_BE = (pooled_BD.astype(jnp.float32) - stats.mean.astype(np.float32)) * scale_D.astype(np.float32)
+  key_BE = (pooled_BD.astype(jnp.float32) - stats.mean.astype(np.float32)) * scale_D.astype(np.float32)
   if recipe.projection_dim:
-    prefix_BE = prefix_BE @ projection(len(stats.mean), recipe.projection_dim)
+    key_BE = key_BE @ params["projection"]
   if recipe.state_weight == 0:
-    return prefix_BE
+    return key_BE
   weight = recipe.state_weight / np.sqrt(state_BP.shape[-1])
-  return jnp.concatenate([prefix_BE, state_BP.astype(jnp.float32) * weight], axis=-1)
+  return jnp.concatenate([key_BE, state_BP.astype(jnp.float32) * weight], axis=-1)
 
 
 def projection(width: int, dim: int) -> np.ndarray:
   """Returns the fixed random matrix float32[width, dim] that keeps distances on average (Gaussian, seed 0)."""
   return (np.random.default_rng(0).standard_normal((width, dim)) / np.sqrt(dim)).astype(np.float32)
+
+
+def principal_components(standardized_ND: np.ndarray, dim: int) -> np.ndarray:
+  """Returns the orthonormal directions of largest variance, float32[D, dim'], dim' at most D and N - 1.
+
+  Each points to where its largest entry is positive, so that the same data give the same keys.
+  """
+  centred_ND = standardized_ND - standardized_ND.mean(axis=0)
+  _, vectors_DD = np.linalg.eigh(centred_ND.T.astype(float) @ centred_ND)  # by rising variance
+  dim = min(dim, standardized_ND.shape[1], max(len(standardized_ND) - 1, 1))
+  components = vectors_DD[:, ::-1][:, :dim]
+  largest = np.take_along_axis(components, np.abs(components).argmax(axis=0)[None], axis=0)
+  return (components * np.sign(largest)).astype(np.float32)
+
+
+def _spans(recipe: KeyRecipe, model: Pi0Config) -> list[slice]:
+  """Returns the tokens of each pool."""
+  spans = embedding.prefix_spans(model)
+  cameras = [spans[camera] for camera in model.image_keys]
+  return {"mean": [slice(None)], "camera": cameras, "parts": [*cameras, spans[embedding.LANGUAGE]]}[recipe.pool]
+
+
+def _read_arrays(path: pathlib.Path, recipe: KeyRecipe) -> dict[str, np.ndarray]:
+  """Returns the arrays beside key statistics. Errors: Pi0RagError if those that the recipe needs are not there."""
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = dict(file)
+  except FileNotFoundError:
+    arrays = {}
+  except (OSError, ValueError, zipfile.BadZipFile) as error:
+    raise errors.Pi0RagError(f"{path} is damaged ({error}): make it anew with train.calibrate") from error
+  needs_components = bool(recipe.projection_dim) and recipe.projection == "pca"
+  if needs_components != ("components" in arrays) or (recipe.source == LIGHT) != any(map(_is_encoder, arrays)):
+    raise errors.Pi0RagError(f"{path.name} in {path.parent} does not belong to the keys '{recipe.name}': make it anew "
+                             "with train.calibrate")
+  return arrays
+
+
+def _is_encoder(name: str) -> bool:
+  return name.startswith(_ENCODER)

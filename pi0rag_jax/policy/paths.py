@@ -63,7 +63,7 @@ def aligned_residual(base_BTA, target_BTA, layout: ActionLayout, *, band: int):
 
 
 def disagreement(residual_BTA, layout: ActionLayout):
-  """Returns the mean alignment cost of residuals over their ticks, float[B] (1 is about 1 cm)."""
+  """Returns the mean alignment cost of residuals over their ticks, float[...] of float[..., T, A] (1: about 1 cm)."""
   return _norm(residual_BTA, layout).mean(axis=-1)
 
 
@@ -73,9 +73,10 @@ def _costs(base_BTA, target_BTA, layout: ActionLayout):
 
 def _norm(difference, layout: ActionLayout):
   """Returns the cost of a difference of poses, float[...] for float[..., A]."""
-  position = np.linalg.norm(difference[..., list(layout.position)], axis=-1) * POSITION_COST_PER_M
-  rotation = np.abs(difference[..., list(layout.rotation)]).sum(-1) * ROTATION_COST_PER_RAD
-  gripper = np.abs(difference[..., list(layout.gripper)]).sum(-1) * GRIPPER_COST
+  xp = np if isinstance(difference, np.ndarray) else jnp
+  position = xp.linalg.norm(difference[..., np.array(layout.position, int)], axis=-1) * POSITION_COST_PER_M
+  rotation = xp.abs(difference[..., np.array(layout.rotation, int)]).sum(-1) * ROTATION_COST_PER_RAD
+  gripper = xp.abs(difference[..., np.array(layout.gripper, int)]).sum(-1) * GRIPPER_COST
   return position + rotation + gripper
 
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.models import embedding, pi0
+from pi0rag_jax.models import pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.norm_stats import load_norm_stats
 from pi0rag_jax.policy import compiling, keys, normalize
+from pi0rag_jax.policy.guidance import Flow
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Array, Params
@@ -43,22 +44,26 @@ class Policy:
     self.params = jax.device_put(params)
     self.norm_stats = norm_stats
     self.key_stats = key_stats
+    self.key_params = jax.device_put(key_stats.params)
     self._tokenizer = tokenizer
     self._prompt_tokens = functools.lru_cache(maxsize=1024)(
         lambda prompt: tokenizer.encode_prompt(prompt, spec.model.max_token_len))
     model = pi0.Pi0(spec.model)
-    # Pure functions of (params, ...), for callers that compile more than one of them into one program.
+    # Pure functions of (params, ...), the first of (params, key_params, ...), for callers that compile more than one
+    # of them into one program.
     self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
-    self.denoise_fn = functools.partial(_denoise, model, norm_stats["actions"], spec.denoising_steps)
+    self.flow_fn = functools.partial(_flow, model, norm_stats["actions"], spec.denoising_steps)
+    self.denoise_fn = functools.partial(_denoise, self.flow_fn)
     options = compiling.options(params)
     self._encode = jax.jit(self.encode_fn, compiler_options=options)
     self._denoise = jax.jit(self.denoise_fn, compiler_options=options)
 
   @classmethod
-  def load(cls, directory, *, key_stats: keys.KeyStats | None = None) -> "Policy":
+  def load(cls, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None) -> "Policy":
     """Returns the policy of a directory that `train.launch` exported.
 
     Args:
+      key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
       key_stats: instead of those in the directory.
     Errors: Pi0RagError when a part is missing, or the parameters do not fit the spec (first paths listed).
     """
@@ -68,7 +73,7 @@ class Policy:
     params = checkpoints.load_params(directory, template=template)
     stats = load_norm_stats(directory, spec.asset_id)
     norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
-    key_stats = key_stats or keys.KeyStats.load(directory)
+    key_stats = key_stats or keys.KeyStats.load(directory, key_name)
     return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)
 
   @property
@@ -101,7 +106,7 @@ class Policy:
       observations: dicts with `image` {camera: uint8[S, S, 3]}, `state` float[P], `prompt` str.
     Errors: Pi0RagError when a camera or state does not fit the policy, or the state has NaN.
     """
-    return self._encode(self.params, self.model_input(observations))
+    return self._encode(self.params, self.key_params, self.model_input(observations))
 
   def denoise(self, encoded: Encoded, noise_BTA: np.ndarray | None) -> jax.Array:
     """Returns the policy's own chunk float32[B', T, A] in the robot's units (asynchronous, B' padded).
@@ -155,18 +160,26 @@ def padded_size(batch: int) -> int:
   return 1 << max(batch - 1, 0).bit_length()
 
 
-def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, observation: Observation):
+def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, key_params, observation: Observation):
   prefix = pi0.encode_prefix(model, params, observation)
-  pooled_BD = embedding.pool_prefix(keys.source_tokens(prefix, key_stats.recipe), prefix.mask_BS)
-  key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats)
+  pooled_BD = keys.features(prefix, observation, key_stats.recipe, model.config, key_params)
+  key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats, key_params)
   return Encoded(prefix, observation.state, key_BE)
 
 
-def _denoise(model: pi0.Pi0, stats: normalize.NormStats, num_steps: int, params, prefix, state_BA, noise_BTA):
-  chunk_BTA = pi0.denoise(model, params, prefix, state_BA, noise_BTA, num_steps=num_steps)
-  width = stats.mean.shape[-1]
-  scale_A = jnp.asarray(stats.std + normalize.EPSILON, jnp.float32)
-  return chunk_BTA[..., :width].astype(jnp.float32) * scale_A + jnp.asarray(stats.mean, jnp.float32)
+def _flow(model: pi0.Pi0, stats: normalize.NormStats, num_steps: int, params, prefix, state_BA, start_BTA) -> Flow:
+  mean_A, scale_A = (jnp.asarray(a, jnp.float32) for a in (stats.mean, stats.std + normalize.EPSILON))
+  padding = ((0, 0), (0, 0), (0, model.config.action_dim - stats.dim))
+  return Flow(
+      run=functools.partial(pi0.denoise, model, params, prefix, state_BA, num_steps=num_steps),
+      start_BTA=start_BTA, num_steps=num_steps,
+      to_model=lambda chunk_BTA: jnp.pad((chunk_BTA - mean_A) / scale_A, padding),
+      to_robot=lambda chunk_BTA: chunk_BTA[..., : stats.dim].astype(jnp.float32) * scale_A + mean_A)
+
+
+def _denoise(flow_fn, params, prefix, state_BA, start_BTA):
+  flow = flow_fn(params, prefix, state_BA, start_BTA)
+  return flow.to_robot(flow.run(start_BTA))
 
 
 jax.tree_util.register_dataclass(Encoded, data_fields=["prefix", "state_BA", "key_BE"], meta_fields=[])

@@ -11,11 +11,12 @@ import numpy as np
 from pi0rag_jax import errors
 from pi0rag_jax.memory import bridge
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import steering
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy import compiling, steering
+from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.retrieval import Retriever
 
 FEEDING = ("overlap", "callback")
+_BATCHED = ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK", "weight_BK")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Prediction:
   key_BE: np.ndarray
   used_B: np.ndarray  # neighbours that had a say; 0: the base action, bit for bit
   ids_BK: np.ndarray  # records retrieved, -1 where none
+  weight_BK: np.ndarray  # how much of a say each had, from 0 to 1, as Memory.record_outcome takes it
   latency_ms: dict[str, float]  # by stage, of the whole batch
   missed_deadline: bool = False
 
@@ -53,30 +55,39 @@ class SteeredPolicy:
     config = config or steering.preset("residual")
     layout = policy.spec.action_layout
     self._retriever = Retriever(memory, config, layout, unit_distance=policy.key_stats.unit_distance)
-    self._steer = jax.jit(functools.partial(steering.steer, config=config, layout=layout))
+    self._runs_again = config.flow != steering.AFTER
+    self._steer = functools.partial(steering.steer, config=config, layout=layout)
+    self._steer_after = jax.jit(self._steer)
+    self._steer_again = jax.jit(self._traced_steer, compiler_options=compiling.options(policy.params))
     self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
     if feeding == "callback":
       self._query = bridge.callback_query(self._retriever)
       self._infer_in_one = jax.jit(self._traced_infer)
 
-  def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None) -> Prediction:
+  def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None, *,
+            trust_B: np.ndarray | None = None) -> Prediction:
     """Returns the decision for a batch of raw observations.
 
     Args:
       observations: see Policy.encode.
       noise_BTA: see Policy.denoise; None is the deterministic z = 0.
+      trust_B: float[B] in [0, 1], how much of the memory's change is made; 0 is the base policy, bit for bit. None is
+        all of it.
     """
     batch = len(observations)
     clock = _Clock()
+    padded_trust_B = np.ones(padded_size(batch), np.float32)
+    if trust_B is not None:
+      padded_trust_B[:batch] = trust_B
     if self.memory is not None and self._feeding == "callback":
-      prediction = self._infer_callback(observations, noise_BTA, clock)
+      prediction = self._infer_callback(observations, noise_BTA, padded_trust_B, clock)
     else:
-      prediction = self._infer_overlap(observations, noise_BTA, clock)
-    arrays = {f: getattr(prediction, f)[:batch] for f in ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK")}
+      prediction = self._infer_overlap(observations, noise_BTA, padded_trust_B, clock)
+    arrays = {f: getattr(prediction, f)[:batch] for f in _BATCHED}
     clock.stop("total")
     return dataclasses.replace(prediction, **arrays, latency_ms=clock.stages_ms)
 
-  def _infer_overlap(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
+  def _infer_overlap(self, observations, noise_BTA, trust_B, clock: "_Clock") -> Prediction:
     encoded = self.policy.encode(observations)
     key_BE = np.asarray(encoded.key_BE)  # waits for the prefix
     clock.lap("prefix")
@@ -86,32 +97,44 @@ class SteeredPolicy:
       base_BTA.block_until_ready()
       clock.lap("denoise")
       unsteered_BTA, nobody_B = np.asarray(base_BTA), np.zeros(len(key_BE), int)
-      return Prediction(unsteered_BTA, unsteered_BTA, key_BE, nobody_B, np.full((len(key_BE), 0), -1), {})
+      nobody_BK = np.full((len(key_BE), 0), -1)
+      return Prediction(unsteered_BTA, unsteered_BTA, key_BE, nobody_B, nobody_BK, nobody_BK.astype(np.float32), {})
     found = pending.result()
     clock.lap("retrieval")
     base_BTA.block_until_ready()
     clock.lap("denoise")
     padding = self._retriever.empty(len(key_BE) - len(observations))
     neighbours = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, padding)
-    actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
-    actions_BTA.block_until_ready()
+    if self._runs_again:
+      start_BTA = self.policy.start_of_flow(len(key_BE), noise_BTA)
+      steered = self._steer_again(self.policy.params, encoded.prefix, encoded.state_BA, start_BTA, base_BTA,
+                                  _without_ids(neighbours), trust_B)
+    else:
+      steered = self._steer_after(base_BTA, _without_ids(neighbours), trust_B=trust_B)
+    actions_BTA, used_B, weight_BK = map(np.asarray, steered)  # waits for the device
     clock.lap("steer")
-    return Prediction(np.asarray(actions_BTA), np.asarray(base_BTA), key_BE, np.asarray(used_B), neighbours["ids_BK"],
-                      {}, pending.missed)
+    return Prediction(actions_BTA, np.asarray(base_BTA), key_BE, used_B, neighbours["ids_BK"], weight_BK, {},
+                      pending.missed)
 
-  def _infer_callback(self, observations, noise_BTA, clock: "_Clock") -> Prediction:
+  def _infer_callback(self, observations, noise_BTA, trust_B, clock: "_Clock") -> Prediction:
     observation = self.policy.model_input(observations)
     start_BTA = self.policy.start_of_flow(observation.state.shape[0], noise_BTA)
-    outputs = jax.block_until_ready(self._infer_in_one(self.policy.params, observation, start_BTA))
+    params, key_params = self.policy.params, self.policy.key_params
+    outputs = jax.block_until_ready(self._infer_in_one(params, key_params, observation, start_BTA, trust_B))
     clock.lap("device")
     return Prediction(*map(np.asarray, outputs), latency_ms={})
 
-  def _traced_infer(self, params, observation, start_BTA):
-    encoded = self.policy.encode_fn(params, observation)
+  def _traced_infer(self, params, key_params, observation, start_BTA, trust_B):
+    encoded = self.policy.encode_fn(params, key_params, observation)
     neighbours = self._query(encoded.key_BE)
     base_BTA = self.policy.denoise_fn(params, encoded.prefix, encoded.state_BA, start_BTA)
-    actions_BTA, used_B = self._steer(base_BTA, _without_ids(neighbours))
-    return actions_BTA, base_BTA, encoded.key_BE, used_B, neighbours["ids_BK"]
+    actions_BTA, used_B, weight_BK = self._traced_steer(params, encoded.prefix, encoded.state_BA, start_BTA, base_BTA,
+                                                        _without_ids(neighbours), trust_B)
+    return actions_BTA, base_BTA, encoded.key_BE, used_B, neighbours["ids_BK"], weight_BK
+
+  def _traced_steer(self, params, prefix, state_BA, start_BTA, base_BTA, neighbours, trust_B):
+    flow = self.policy.flow_fn(params, prefix, state_BA, start_BTA)
+    return self._steer(base_BTA, neighbours, flow=flow, trust_B=trust_B)
 
   @property
   def deadline_misses(self) -> int:

@@ -1,4 +1,4 @@
-"""What a policy asks of its memory: neighbours, with their path residuals and distances in key units."""
+"""What a policy asks of its memory: neighbours with distances in key units, trust and, where read, path residuals."""
 
 import itertools
 import threading
@@ -7,52 +7,52 @@ import numpy as np
 
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.policy import paths
+from pi0rag_jax.memory.placebo import ShuffledKeys
+from pi0rag_jax.policy import paths, utility
 from pi0rag_jax.policy.spec import ActionLayout
-from pi0rag_jax.policy.steering import SteeringConfig
+from pi0rag_jax.policy.steering import SteeringConfig, reads_residuals
 
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
 
 
 class Retriever:
-  """Queries a memory and adds what steering needs: distances in key units and aligned residuals.
+  """Queries a memory and adds what steering needs: distances in key units, trust and aligned residuals.
 
   Residuals depend on the record alone, so each is computed once: those that the memory holds now are computed
-  here, those of later records at their first retrieval.
+  here, those of later records at their first retrieval. Trust is worked out anew at every call, from counts that the
+  memory's index holds. A placebo's records are those that the memory holds now.
   """
 
   def __init__(self, memory: Memory, config: SteeringConfig, layout: ActionLayout, *, unit_distance: float):
-    self._memory = memory
+    self._memory = memory if config.shuffle_seed is None else ShuffledKeys(memory, config.shuffle_seed)
     self._config = config
     self._layout = layout
     self._unit_distance = unit_distance
     self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
     self._lock = threading.Lock()
-    self._prepare()
+    self._with_residuals = reads_residuals(config)
+    if self._with_residuals:
+      self._prepare()
 
   def __call__(self, keys_BE) -> dict[str, np.ndarray]:
     """Returns the neighbours of keys, as `steering.steer` takes them, and their `ids_BK` (-1 where masked)."""
-    found = self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, anchors=self._config.anchors)
-    return {
-        "ids_BK": found.ids_BK.astype(np.int32),
-        "distance_BK": (found.distances_BK / self._unit_distance).astype(np.float32),
-        "mask_BK": found.mask_BK,
-        "is_correction_BK": found.is_correction_BK,
-        "corrected_BKTA": found.corrected_BKTA,
-        "residual_BKTA": self._residuals_of(found),
-    }
+    return self._answer(self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, kinds=self._config.kinds))
 
   def empty(self, batch: int) -> dict[str, np.ndarray]:
     """Returns the answer of a memory with nothing in it: all masked."""
-    k, chunk_shape = self._config.k, self._memory.header.chunk_shape
-    return {
-        "ids_BK": np.full((batch, k), -1, np.int32),
-        "distance_BK": np.full((batch, k), np.inf, np.float32),
-        "mask_BK": np.zeros((batch, k), bool),
-        "is_correction_BK": np.zeros((batch, k), bool),
-        "corrected_BKTA": np.zeros((batch, k, *chunk_shape), np.float32),
-        "residual_BKTA": np.zeros((batch, k, *chunk_shape), np.float32),
+    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header.chunk_shape))
+
+  def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
+    memory = self._memory
+    answer = {
+        "ids_BK": found.ids_BK.astype(np.int32),
+        "distance_BK": (found.distances_BK / self._unit_distance).astype(np.float32),
+        "mask_BK": found.mask_BK,
+        "kind_BK": found.kind_BK,
+        "trust_BK": utility.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),
+        "corrected_BKTA": found.corrected_BKTA,
     }
+    return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
 
   def _residuals_of(self, found: Neighbours) -> np.ndarray:
     """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""

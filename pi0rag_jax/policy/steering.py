@@ -1,9 +1,8 @@
-"""How retrieved records change an action chunk: pure functions, and the presets that configurations name.
+"""How retrieved records change an action chunk: the rules, and the presets that configurations name. Pure.
 
-`residual` (the default) adds the kernel-weighted mean of the neighbours' path residuals; anchors, which
-record that little or no change worked, hold it back where the policy was right. `blend` is the textbook
-recipe, kept as a baseline: the chunk moves a part of the way to the nearest stored corrections.
-With nothing in range both return the base chunk bit for bit.
+A rule has two parts. `method` says what the records ask for (`targets`), `flow` how the chunk gets there: executed as
+it is ('after' the ODE, the default), or by running the policy's ODE once more (`guidance`). With nothing in range every
+rule returns the base chunk, bit for bit.
 """
 
 import dataclasses
@@ -11,38 +10,64 @@ import dataclasses
 import jax.numpy as jnp
 
 from pi0rag_jax import errors
-from pi0rag_jax.policy import paths
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS
+from pi0rag_jax.policy import guidance, targets
 from pi0rag_jax.policy.spec import ActionLayout
+
+AFTER = "after"
+FLOWS = (AFTER, *guidance.FLOWS)
 
 
 @dataclasses.dataclass(frozen=True)
 class SteeringConfig:
   """Tunables of a steering rule. Distances are in units of the median distance between demonstration keys."""
 
-  method: str = "residual"
-  k: int = 8  # neighbours, half corrections and half anchors
-  tau: float = 0.5  # kernel width
+  method: str = "residual"  # what the records ask for, one of targets.METHODS
+  flow: str = AFTER  # how the chunk gets there, one of FLOWS
+  k: int = 8  # neighbours, shared equally by the kinds
+  kinds: tuple[str, ...] = (CORRECTION, ANCHOR)  # of records that are retrieved
+  tau: float = 0.5  # kernel width; inf: all in range count alike
   range: float = 1.5  # a neighbour farther than this is not there
   regularization: float = 0.05  # lambda: pulls to the base policy where all weights are small
-  alpha: float = 1.0  # share of the residual that is added, or of the blend
+  alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
   clip_m: float = 0.10  # bound of the displacement of the path, per axis
-  band: int = 6  # ticks, see paths.aligned_residual
-  anchors: bool = True  # False: only corrections are retrieved
+  band: int = 6  # ticks, see paths.aligned_residual; 0 takes raw differences tick by tick
   anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
+  pull: float = 0.8  # of flow 'pulled', on each step's clean chunk
+  flow_time: float = 0.5  # of flows 'injected' and 'warm_started'; 1 is noise, 0 the action
+  draws: int = 16  # candidates of flow 'best_of_n', the base chunk among them
+  seed: int = 0  # of the draws
+  shuffle_seed: int | None = None  # set: a placebo, whose records have one another's keys (memory.placebo)
+  utility: bool = False  # trust records by how the episodes ended in which they had a say (policy.utility)
+  utility_prior: float = 4.0  # episodes of average outcome that every record is granted
+  utility_min: float = 0.5  # a record that succeeds less than this share of the average is ignored
+  half_life: float = 0.0  # episodes without helping after which a record is trusted half as much; 0: never
 
 
 PRESETS = {
     "residual": SteeringConfig(),
     # k = 3, a threshold, alpha 0.3 and a clamp: what retrieval-augmented policies usually do. The threshold is the best
     # of 0.5, 1 and 1.5 on tuning seeds (camera_shift: 58, 59 and 68 % of 96, 58 % without memory).
-    "textbook": SteeringConfig(method="blend", k=3, range=1.5, alpha=0.3, anchors=False),
+    "textbook": SteeringConfig(method="blend", k=3, kinds=(CORRECTION,), tau=float("inf"), regularization=0.0,
+                               alpha=0.3),
+    "absolute": SteeringConfig(method="blend", regularization=0.0),
+    "no_anchors": SteeringConfig(kinds=(CORRECTION,)),
+    "raw": SteeringConfig(band=0),
+    "injection": SteeringConfig(method="blend", flow="injected", kinds=(ANCHOR,), anchor_weight=1.0,
+                                regularization=0.0),
+    "guidance": SteeringConfig(flow="pulled"),
+    "warm_start": SteeringConfig(method="blend", flow="warm_started", regularization=0.0),
+    "repulsion": SteeringConfig(method="repulsion", kinds=(FAILURE,)),
+    "best_of_n": SteeringConfig(method="blend", flow="best_of_n", k=12, kinds=KINDS, anchor_weight=1.0),
+    "placebo": SteeringConfig(shuffle_seed=0),
+    "forgetting": SteeringConfig(utility=True, half_life=200.0),
 }
 
 
 def preset(name: str, **changes) -> SteeringConfig:
   """Returns a named preset with some fields changed.
 
-  Errors: Pi0RagError for an unknown preset, field or method.
+  Errors: Pi0RagError for an unknown preset, field, method, flow or kind, and for values that no rule can use.
   """
   if name not in PRESETS:
     raise errors.unknown_name("steering preset", name, PRESETS)
@@ -51,56 +76,50 @@ def preset(name: str, **changes) -> SteeringConfig:
     if field not in fields:
       raise errors.unknown_name("steering field", field, fields)
   config = dataclasses.replace(PRESETS[name], **changes)
-  if config.method not in METHODS:
-    raise errors.unknown_name("steering method", config.method, METHODS)
+  for field, known in (("method", targets.METHODS), ("flow", FLOWS)):
+    if getattr(config, field) not in known:
+      raise errors.unknown_name(f"steering {field}", getattr(config, field), known)
+  if not set(config.kinds) <= set(KINDS):
+    raise errors.Pi0RagError(f"steering kinds are {config.kinds}, allowed: {', '.join(KINDS)}")
+  if not 0 < config.flow_time <= 1 or config.draws < 1:
+    raise errors.Pi0RagError(f"steering flow_time is {config.flow_time} and draws {config.draws}; allowed are times "
+                             "above 0 up to 1, and 1 draw or more")
   return config
 
 
-def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout):
-  """Returns the chunk to execute and the number of neighbours that had a say.
+def reads_residuals(config: SteeringConfig) -> bool:
+  """Returns whether a rule needs the neighbours' residuals."""
+  return config.method == "residual" and config.flow != "best_of_n"
+
+
+def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *, flow: guidance.Flow | None = None,
+          trust_B=None):
+  """Returns the chunk to execute, how many neighbours had a say, and how much each had.
 
   Args:
     base_BTA: float[B, T, A], the policy's own chunk, in the robot's units.
-    neighbours: dict with residual_BKTA float (path displacement), corrected_BKTA float (chunk),
-      distance_BK float (in key units), is_correction_BK bool and mask_BK bool.
+    neighbours: dict with corrected_BKTA float (chunk), distance_BK float (in key units), kind_BK int (place in KINDS),
+      trust_BK float in [0, 1], mask_BK bool and, for a rule that reads them, residual_BKTA float (path displacement).
+    flow: the ODE that made the base chunk; rules 'after' it need none.
+    trust_B: float[B] in [0, 1], how much of the way from the base chunk is gone; None is all of it.
   Returns:
-    (actions_BTA, used_B int): with used 0 the base chunk, bit for bit.
+    (actions_BTA, used_B int, weight_BK float in [0, 1]): with used 0 the base chunk, bit for bit.
   """
+  trust_B = jnp.ones(len(base_BTA)) if trust_B is None else trust_B
   in_range_BK = neighbours["mask_BK"] & (neighbours["distance_BK"] <= config.range)
-  steered_BTA = METHODS[config.method](base_BTA, neighbours, in_range_BK, config, layout)
-  used_B = in_range_BK.sum(axis=-1)
-  return jnp.where(used_B[:, None, None] > 0, steered_BTA, base_BTA), used_B
+  weight_BK = _weights(neighbours, in_range_BK, config)
+  steered_BTA = targets.METHODS[config.method](base_BTA, neighbours, weight_BK, config, layout)
+  if config.flow != AFTER:
+    assert flow is not None, f"flow '{config.flow}' runs the ODE again: it must be given"
+    steered_BTA = guidance.FLOWS[config.flow](flow, base_BTA, steered_BTA, neighbours, weight_BK, config, layout)
+  trust_B11 = trust_B[:, None, None]
+  steered_BTA = jnp.where(trust_B11 < 1, base_BTA + trust_B11 * (steered_BTA - base_BTA), steered_BTA)
+  used_B = (in_range_BK & (neighbours["trust_BK"] > 0) & (trust_B[:, None] > 0)).sum(axis=-1)
+  say_BK = weight_BK * neighbours["trust_BK"] * trust_B[:, None]
+  return jnp.where(used_B[:, None, None] > 0, steered_BTA, base_BTA), used_B, say_BK
 
 
-def residual_steering(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: ActionLayout):
-  """Returns base path + alpha * kernel-weighted residual, as a chunk within the action limits.
-
-  w = exp(-d^2 / (2 tau^2)), less for anchors; r = sum(w r) / (sum(w) + lambda). Source: the project's learning notes.
-  """
-  kind_BK = jnp.where(neighbours["is_correction_BK"], 1.0, config.anchor_weight)
-  weight_BK = kind_BK * jnp.where(in_range_BK, jnp.exp(-jnp.square(neighbours["distance_BK"] / config.tau) / 2), 0.0)
-  total_B = weight_BK.sum(axis=-1) + config.regularization
-  residual_BTA = jnp.einsum("BK,BKTA->BTA", weight_BK, neighbours["residual_BKTA"]) / total_B[:, None, None]
-  bound_A = _bound(config, layout)
-  residual_BTA = config.alpha * jnp.clip(residual_BTA, -bound_A, bound_A)
-  return paths.from_path(paths.to_path(base_BTA, layout) + residual_BTA, layout)
-
-
-def blend_steering(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: ActionLayout):
-  """Returns base + alpha * clamp(mean of the corrected chunks in range - base), entry by entry."""
-  weight_BK = in_range_BK / jnp.maximum(in_range_BK.sum(axis=-1, keepdims=True), 1)
-  target_BTA = jnp.einsum("BK,BKTA->BTA", weight_BK, neighbours["corrected_BKTA"])
-  low_A, high_A = jnp.asarray(layout.low, jnp.float32), jnp.asarray(layout.high, jnp.float32)
-  difference_BTA = jnp.clip(target_BTA - base_BTA, low_A - high_A, high_A - low_A)
-  return jnp.clip(base_BTA + config.alpha * difference_BTA, low_A, high_A)
-
-
-METHODS = {"residual": residual_steering, "blend": blend_steering}
-
-
-def _bound(config: SteeringConfig, layout: ActionLayout):
-  """Returns the largest displacement per action entry: only positions are bounded by `clip_m`."""
-  bound = [float("inf")] * layout.dim
-  for axis in layout.position:
-    bound[axis] = config.clip_m
-  return jnp.asarray(bound, jnp.float32)
+def _weights(neighbours, in_range_BK, config: SteeringConfig):
+  """Returns w = exp(-d^2 / (2 tau^2)) float[B, K], less for anchors, 0 out of range."""
+  kind_BK = jnp.where(neighbours["kind_BK"] == KINDS.index(ANCHOR), config.anchor_weight, 1.0)
+  return kind_BK * jnp.where(in_range_BK, jnp.exp(-jnp.square(neighbours["distance_BK"] / config.tau) / 2), 0.0)

@@ -8,7 +8,8 @@ import dataclasses
 import multiprocessing
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pi0rag_jax import errors
 from pi0rag_jax.sim.conditions import Condition
 from pi0rag_jax.sim.experts import get_expert
 from pi0rag_jax.sim.tasks import Task
+from pi0rag_jax.sim.truth import Truth, Witness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class EnvConfig:
   renderer: str = "raycast"
   image_size: int = 64
   horizon: int = 16  # ticks of an expert's plan
+  witness: bool = False  # every tick's truth is handed over too, for measurements of what the sensors tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Moment:
   done: bool  # success or out of time
   ticks: int  # control ticks since the start
   sensors: list[dict]  # one dict per tick since the last decision, what a robot can measure
+  truths: list[Truth]  # likewise, what it cannot; empty unless the configuration asks for a witness
   plan_TA: np.ndarray | None = None  # what the expert planned, after a Follow
   error: str = ""  # traceback or simulator fault; the rest is then meaningless
 
@@ -190,7 +194,7 @@ class _Slots:
       return self._handle(self._env(slot), command)
     # Whatever goes wrong inside an episode belongs to its record, as `crashed` with the traceback.
     except Exception:
-      return Moment({}, None, False, True, 0, [], error=traceback.format_exc())
+      return Moment({}, None, False, True, 0, [], [], error=traceback.format_exc())
 
   def _env(self, slot: int):
     if slot not in self._envs:
@@ -204,16 +208,16 @@ class _Slots:
     match command:
       case Start(seed):
         env.reset(seed=seed)
-        return _moment(env, {}, False, [])
+        return _moment(env)
       case Rewind(snapshot):
         env.restore(snapshot)
         env.ticks = 0
-        return _moment(env, {}, False, [])
+        return _moment(env)
       case Advance(actions_NA):
-        return _advance(env, actions_NA)
+        return _advance(env, actions_NA, self._config)
       case Follow(count):
         plan_TA = get_expert(env.task.name).plan(env, self._config.horizon)
-        return dataclasses.replace(_advance(env, plan_TA[:count]), plan_TA=plan_TA)
+        return dataclasses.replace(_advance(env, plan_TA[:count], self._config), plan_TA=plan_TA)
       case Plan(snapshots):
         return _plans(env, snapshots, self._config.horizon)
       case Film():
@@ -221,24 +225,27 @@ class _Slots:
     raise errors.Pi0RagError(f"unknown command {type(command).__name__}")
 
 
-def _advance(env, actions_NA) -> Moment:
+def _advance(env, actions_NA, config: EnvConfig) -> Moment:
   """Executes actions without rendering and looks at the world once, at the end."""
-  info, sensors, done = {}, [], False
+  witness = Witness(env.physics) if config.witness else None
+  info, sensors, truths, done = {}, [], [], False
   for action_A in actions_NA:
     _, terminated, truncated, info = env.advance(action_A[None])
-    command = {"gripper_command": float(env.controller.state.gripper_open)}
-    sensors.append(info["failure_signals"] | command)
+    sensors.append(info["failure_signals"])
+    if witness is not None:
+      truths.append(witness.look())
     done = terminated or truncated
     if done:
       break
-  return _moment(env, info, done, sensors)
+  return dataclasses.replace(_moment(env, info, done=done), sensors=sensors, truths=truths)
 
 
-def _moment(env, info: dict, done: bool, sensors: list[dict]) -> Moment:
+def _moment(env, info: Mapping[str, Any] = MappingProxyType({}), *, done: bool = False) -> Moment:
+  """Returns the world as it is; `info` is the last tick's."""
   fault = info.get("sim_error") or ""
   observation = {} if done else env.observe()
   success = bool(info.get("success", False))
-  return Moment(observation, env.snapshot(), success, done, env.ticks, sensors, error=fault)
+  return Moment(observation, env.snapshot(), success, done, env.ticks, [], [], error=fault)
 
 
 def _plans(env, snapshots, horizon: int) -> np.ndarray:

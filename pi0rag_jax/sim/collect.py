@@ -30,12 +30,16 @@ CONDITION = "nominal"
 HORIZON = 16
 # Sets the disturbances' generator apart from the layout's, which has the same seed.
 _DISTURBANCE_STREAM = 1
+_USUAL_TIME_LIMIT = 180
 USER_ERROR = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Disturbance:
-  """How the expert is disturbed. Ticks are 50 ms; the amounts are those of the image prototype."""
+  """How the expert is disturbed. Ticks are 50 ms; the amounts are those of the image prototype.
+
+  They are made for tasks whose time limit is 180 ticks; see `Disturbance.over`.
+  """
 
   burst_probability: float = 0.8  # of an episode that has bursts of one random motion
   max_bursts: int = 3
@@ -62,7 +66,23 @@ class Disturbance:
   miss_start: tuple[int, int] = (6, 20)
   drop_probability: float = 1 / 12  # the fingers open while they hold the object
   drop_delay: tuple[int, int] = (1, 15)  # ticks after the grasp
+  drop_last_tick: int = 0  # of those from which on the next grasp is dropped; 0: it is always the first
   forced_ticks: tuple[int, int] = (3, 6)  # how long a miss or drop is commanded
+
+  def over(self, time_limit: int) -> "Disturbance":
+    """Returns these disturbances, as dense as they are, for a task of `time_limit` ticks."""
+    factor = time_limit / _USUAL_TIME_LIMIT
+    scale = lambda value: max(round(value * factor), 1)  # noqa: E731
+    return dataclasses.replace(
+      self,
+      max_bursts=scale(self.max_bursts),
+      last_tick=scale(self.last_tick),
+      max_wanders=scale(self.max_wanders),
+      wander_last_tick=scale(self.wander_last_tick),
+      max_mistakes=scale(self.max_mistakes),
+      mistake_last_tick=scale(self.mistake_last_tick),
+      drop_last_tick=max(time_limit - _USUAL_TIME_LIMIT, 0),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Disturber:
     drops = s.miss_probability <= kind < s.miss_probability + s.drop_probability
     self._drop_delay = int(rng.integers(*s.drop_delay)) if drops else None
     self._drop_length = length
+    self._drop_from = int(rng.integers(s.drop_last_tick + 1))
     self._opened = range(0)
 
   def mistake(self, tick: int) -> Mistake:
@@ -121,7 +142,7 @@ class Disturber:
     action_A = np.array(action_A, np.float32)
     if tick in self._motions:
       action_A[:-1] = self._motions[tick]
-    if grasped and self._drop_delay is not None:
+    if grasped and self._drop_delay is not None and tick >= self._drop_from:
       self._opened = range(tick + self._drop_delay, tick + self._drop_delay + self._drop_length)
       self._drop_delay = None
     if tick in self._closed:
@@ -150,7 +171,8 @@ def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) 
   expert = get_expert(env.task.name)
   env.reset(seed=seed, options={"object_region": region})
   rng = np.random.default_rng([_DISTURBANCE_STREAM, seed])
-  disturber = Disturber(rng, env.action_space.low, env.action_space.high)
+  settings = Disturbance().over(env.task.time_limit)
+  disturber = Disturber(rng, env.action_space.low, env.action_space.high, settings)
   frames, done, info = [], False, env.info()
   while not done:
     chunk_TA = np.asarray(expert.plan(env, HORIZON), np.float32)

@@ -30,19 +30,38 @@ _TOLERANCE = 2e-5  # m and rad
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-  """Where a task's tool may be: the commanded pose stays in a box, and the hand keeps its tilt.
+  """Where a task's tool may be: the commanded pose stays in a box, and the fingers keep pointing one way.
 
-  With a tilt the fingers point forwards as well as down; `yaw` then turns the hand about its own axis.
+  They point down, or are tilted from there towards `heading_rad`. The pose's `yaw` turns the hand about its own
+  axis: on the table where it points down, and a held cup upside down where it is nearly level.
   """
 
   low: tuple[float, float, float, float] = (0.28, -0.32, 0.012, -1.7)  # x, y, z in m, yaw in rad
   high: tuple[float, float, float, float] = (0.72, 0.32, 0.40, 1.7)
-  tilt_rad: float = 0.0  # 0: straight down; pi / 2: straight ahead
+  tilt_rad: float = 0.0  # 0: straight down; pi / 2: level
+  heading_rad: float = 0.0  # of the tilt on the table; 0: away from the base
+  home_q: tuple[float, ...] = panda.HOME_Q  # rad; joint angles that inverse kinematics starts from and stays near
+
+  @functools.cached_property
+  def hand_axes(self) -> tuple[tuple[float, float, float], ...]:
+    """The hand's x axis [3] at yaw 0 and at yaw pi / 2, and its z axis [3], which no yaw changes; base frame."""
+    (c, s), (ct, st) = _cos_sin(self.heading_rad), _cos_sin(self.tilt_rad)
+    return (ct * c, ct * s, st), (-s, c, 0.0), (st * c, st * s, -ct)
+
+  def tool_axes(self, yaw: float) -> tuple[tuple[float, float, float], ...]:
+    """Returns the rows of float[3, 3] whose columns are the hand's axes in the base frame."""
+    c, s = _cos_sin(yaw)
+    first, second, third = ((c * a + s * b, s * a - c * b, pointing) for a, b, pointing in zip(*self.hand_axes))
+    return first, second, third
 
   def clip(self, pose) -> tuple[float, float, float, float]:
     """Returns the pose [4] in the box that is nearest to `pose` [4]."""
     x, y, z, yaw = (min(max(float(value), low), high) for value, low, high in zip(pose, self.low, self.high))
     return x, y, z, yaw
+
+
+def _cos_sin(angle: float) -> tuple[float, float]:
+  return math.cos(angle), math.sin(angle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +87,13 @@ class Controller:
     self._calibration = calibration
     self._delay_ticks = delay_ticks
     self.workspace = workspace
-    self.inverse_kinematics = InverseKinematics(workspace.tilt_rad)
+    self.inverse_kinematics = InverseKinematics(workspace)
     self.state = ControllerState((0.0, 0.0, 0.0, 0.0), panda.HOME_Q, True)
 
   def reset(self, pose) -> None:
     """Puts the arm, open and at rest, where the believed tool pose is `pose` [4] (x, y, z, yaw)."""
     pose = self.workspace.clip(pose)
-    q = np.array(panda.HOME_Q)
+    q = np.array(self.workspace.home_q)
     for _ in range(5):
       q = self.inverse_kinematics.solve(q, *self.nominal_pose(pose))
     q_tuple = tuple(q.tolist())
@@ -130,15 +149,6 @@ def advance_pose(pose, action, workspace: Workspace) -> tuple[float, float, floa
   return workspace.clip([value + step for value, step in zip(pose, steps)])
 
 
-def tool_axes(yaw: float, tilt_rad: float) -> tuple[tuple[float, float, float], ...]:
-  """Returns the rows of float[3, 3] whose columns are the hand's axes in the base frame.
-
-  Untilted, x lies along the yaw and z points down; the tilt turns all about the base's y axis, z towards +x.
-  """
-  c, s, ct, st = math.cos(yaw), math.sin(yaw), math.cos(tilt_rad), math.sin(tilt_rad)
-  return (ct * c, ct * s, st), (s, -c, 0.0), (st * c, st * s, -ct)
-
-
 @functools.cache
 def _kinematic_model() -> mujoco.MjModel:
   return mujoco.MjModel.from_xml_string(panda.kinematic_xml())
@@ -151,15 +161,15 @@ def home_tool_position() -> tuple[float, float, float]:
 
 
 class InverseKinematics:
-  """Joint angles for a tool of fixed tilt, from the drawing of the arm alone (its own MjData)."""
+  """Joint angles for a tool in a workspace, from the drawing of the arm alone (its own MjData)."""
 
-  def __init__(self, tilt_rad: float = 0.0):
-    self._tilt_rad = tilt_rad
+  def __init__(self, workspace: Workspace = Workspace()):
+    self._tool_axes = workspace.tool_axes
     self._model = _kinematic_model()
     self._data = mujoco.MjData(self._model)
     self._site = self._model.site(panda.TOOL_SITE).id
     self._jacobian_6Q = np.zeros((6, self._model.nv))
-    self._home = np.array(panda.HOME_Q)
+    self._home = np.array(workspace.home_q)
     self._low, self._high = self._model.jnt_range.T
 
   def position(self, q) -> np.ndarray:
@@ -174,7 +184,7 @@ class InverseKinematics:
     Where the pose is out of reach the result is the nearest that the damping allows.
     """
     q = np.array(q, dtype=float)
-    wanted = np.array(tool_axes(yaw, self._tilt_rad))
+    wanted = np.array(self._tool_axes(yaw))
     for iteration in range(_ITERATIONS):
       error_6 = self._error(q, position, wanted)
       if iteration and abs(error_6).max() < _TOLERANCE:

@@ -70,7 +70,7 @@ class PandaEnv(gymnasium.Env):
     self.condition = condition
     scene, workspace = self.task.scene, self.task.workspace
     may_fall = [body.name for body in scene.objects if body.may_fall]
-    self.physics = Physics(build_model(scene, condition), tool_tilt_rad=workspace.tilt_rad, may_fall=may_fall)
+    self.physics = Physics(build_model(scene, condition), hand_axes=workspace.hand_axes, may_fall=may_fall)
     self.controller = Controller(
       self.physics, condition.calibration, workspace, delay_ticks=condition.actuator_delay_ticks)
 

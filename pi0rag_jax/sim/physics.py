@@ -10,9 +10,11 @@ import numpy as np
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.sim import panda
 
-MAX_SPEED = 100.0  # of any degree of freedom, m/s or rad/s; beyond it the simulation has blown up
+# Of any degree of freedom, m/s or rad/s; beyond it the simulation has blown up. Rolling balls turn at 130 rad/s.
+MAX_SPEED = 300.0
 FALLEN_Z_M = -0.05
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_POINTS_DOWN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +36,13 @@ class Physics:
   """MjModel and MjData of a scene with the Panda. Positions are in the base frame in m, angles in rad.
 
   Args:
-    tool_tilt_rad: of the hand from pointing straight down, see `controller.Workspace`.
+    hand_axes: what the tool's yaw is measured from, see `controller.Workspace.hand_axes`; the default points down.
     may_fall: objects that may leave the table without the simulation being at fault.
   """
 
-  def __init__(self, model: mujoco.MjModel, *, tool_tilt_rad: float = 0.0, may_fall: Iterable[str] = ()):
+  def __init__(self, model: mujoco.MjModel, *, hand_axes=_POINTS_DOWN, may_fall: Iterable[str] = ()):
     self.model = model
-    self._tilt = math.cos(tool_tilt_rad), math.sin(tool_tilt_rad)
+    self._hand_x = hand_axes[:2]
     self._may_fall = frozenset(may_fall)
     self.data = mujoco.MjData(model)
     self._tool = model.site(panda.TOOL_SITE).id
@@ -102,9 +104,9 @@ class Physics:
     return self._site_pose(self._fingertips)
 
   def _site_pose(self, site: int) -> tuple[np.ndarray, float]:
-    matrix, (cosine, sine) = self.data.site_xmat[site], self._tilt
-    # The hand's x axis carries the yaw once its tilt is undone.
-    return self.data.site_xpos[site].copy(), math.atan2(matrix[3], cosine * matrix[0] + sine * matrix[6])
+    x, y, z = self.data.site_xmat[site][::3].tolist()  # the hand's x axis
+    cosine, sine = (x * a + y * b + z * c for a, b, c in self._hand_x)
+    return self.data.site_xpos[site].copy(), math.atan2(sine, cosine)
 
   def gripper_width(self) -> float:
     """Returns the distance between the pads in m."""

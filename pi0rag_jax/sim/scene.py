@@ -49,6 +49,7 @@ class GeomSpec:
   mass_kg: float = 0.0
   friction: tuple[float, float, float] = (1.0, 0.005, 0.0001)  # sliding, torsional, rolling
   contact_dims: int = 4  # MuJoCo's condim: 4 has torsional friction, 6 rolling friction too
+  priority: int = 0  # of two geoms that touch, the one of higher priority sets the friction; else the greater counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _geoms(body: BodySpec, mass_scale: float = 1.0, friction_scale: float = 1.0)
   return "".join(
     f'<geom name="{body.name}_{i}" type="{geom.shape}" size="{_numbers(geom.size_m)}"'
     f' mass="{geom.mass_kg * mass_scale}" pos="{_numbers(geom.position_m)}" quat="{_numbers(geom.quaternion)}"'
-    f' condim="{geom.contact_dims}"{touches}'
+    f' condim="{geom.contact_dims}" priority="{geom.priority}"{touches}'
     f' friction="{geom.friction[0] * friction_scale} {_numbers(geom.friction[1:])}"/>'
     for i, geom in enumerate(body.geoms)
   )

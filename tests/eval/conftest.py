@@ -66,6 +66,7 @@ def _evaluated(rng, condition: str, policy: str, seed: int, succeeded: bool) -> 
     task="place",
     condition=condition,
     stream=condition if remembers else "",
+    stream_episodes=60 if remembers else 0,
     seed=seed,
     index=seed,
     outcome=outcome,

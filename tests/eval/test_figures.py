@@ -1,5 +1,6 @@
 """Charts and clips: what is drawn, that it is safe to embed, and how large it gets."""
 
+import dataclasses
 import io
 import xml.etree.ElementTree as ElementTree
 
@@ -19,10 +20,19 @@ def summary(run_records):
 
 def test_every_setting_stream_and_policy_has_a_panel_with_words(summary):
   counts = {name: len(make(summary)) for name, make in figures.CHARTS.items()}
-  assert counts == {"success": 3, "learning_curve": 3, "latency": 4}
+  assert counts == {"success": 3, "frozen": 0, "learning_curve": 3, "latency": 4}
   rate = next(c for c in summary["cells"] if (c["policy"], c["condition"]) == ("memory", "camera_shift"))
   alt = figures.success_panels(summary)[1].alt
   assert "camera_shift" in alt and f"memory {100 * rate['success_rate']:.1f} %" in alt
+
+
+def test_a_memory_that_was_evaluated_while_it_learned_has_a_curve_from_the_policy_without_it(run_records):
+  early = [dataclasses.replace(r, stream_episodes=20) for r in run_records
+           if (r.phase, r.policy, r.condition) == ("eval", "memory", "camera_shift")]
+  (panel,) = figures.frozen_panels(summarize([*run_records, *early], {}))
+  curve = panel.alt[panel.alt.index("camera_shift: ") :].split(";")[0]
+  assert [part.split(" after ")[1] for part in curve.rstrip(".").split(", ")] == ["0", "20", "60"]
+  assert figures.svg(panel).startswith("<?xml")
 
 
 def test_the_reference_of_a_stream_is_the_harder_control(summary):

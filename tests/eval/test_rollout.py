@@ -45,8 +45,8 @@ def test_the_noise_is_the_seeds_own(policy):
 def test_a_fault_is_a_crash_with_its_traceback_and_leaves_the_others_alone(policy, monkeypatch):
   infer = policy.infer
 
-  def broken(observations, noise=None):
-    prediction = infer(observations, noise)
+  def broken(observations, noise=None, **options):
+    prediction = infer(observations, noise, **options)
     actions = np.array(prediction.actions_BTA)
     actions[0] = np.nan
     return dataclasses.replace(prediction, actions_BTA=actions)
@@ -62,3 +62,28 @@ def test_an_expert_job_records_the_experts_chunks(policy):
   assert takeover.steps[0].tick == 0
   assert np.abs(takeover.steps[0].actions_TA - takeover.steps[0].base_TA).max() > 1e-3
   assert takeover.steps[0].actions_TA.shape == (16, 5)
+
+
+def test_attempts_have_noise_of_their_own_and_the_policys_own_chunk_without_it(policy):
+  first = run(policy, [Job(3, 0)], slots=1)[3].steps[0]
+  attempts = [run(policy, [Job(3, 0, attempt=n), Job(4, 1)], slots=2) for n in (1, 1, 2)]
+  chunks = [traces[3].steps[0] for traces in attempts]
+  np.testing.assert_array_equal(chunks[0].actions_TA, chunks[1].actions_TA)
+  assert np.abs(chunks[0].actions_TA - chunks[2].actions_TA).max() > 1e-4
+  np.testing.assert_allclose(chunks[0].base_TA, first.base_TA, atol=1e-5)
+  # The episode beside them has none.
+  np.testing.assert_allclose(attempts[0][4].steps[0].actions_TA, attempts[0][4].steps[0].base_TA, atol=1e-6)
+
+
+def test_a_witness_tells_the_truth_of_every_tick(policy):
+  with BatchEnv(dataclasses.replace(CONFIG, witness=True), slots=1, processes=0) as env:
+    trace = next(rollout.run(env, policy, collections.deque([Job(3, 0)]), stochastic=False))
+  assert len(trace.truths) == len(trace.sensors) == 12
+  assert {"tool_commanded", "tool_measured", "gripper_command"} <= trace.sensors[0].keys()
+
+
+def test_the_last_word_on_a_job_is_its_launchers(policy):
+  with BatchEnv(CONFIG, slots=1, processes=0) as env:
+    traces = rollout.run(env, policy, collections.deque([Job(3, 0)]), stochastic=False,
+                         launch=lambda job: dataclasses.replace(job, trust=0.0))
+    assert [trace.job.trust for trace in traces] == [0.0]

@@ -104,7 +104,7 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
   with pytest.raises(KeyboardInterrupt):
     sweep.sweep(config, tmp_path)
   monkeypatch.setattr(experiment.stream, "episode_record", episode_record)
-  monkeypatch.setattr(experiment._Part, "film", lambda *_: [])
+  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
   sweep.sweep(config, tmp_path)
   streamed = [r for r in read_records(tmp_path / "records.jsonl") if r.phase == "stream"]
   assert sorted(r.index for r in streamed) == [0, 1, 2]

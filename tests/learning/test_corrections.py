@@ -1,58 +1,48 @@
-"""Where a failure began, and which records come of it."""
+"""Which records come of episodes, and what they say of themselves."""
 
 import numpy as np
-import pytest
 
 from pi0rag_jax.learning import corrections
 from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
-from pi0rag_jax.learning.trace import Job, Step, Trace
-from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+from pi0rag_jax.learning.trace import Job, Trace
 
-CONTEXT = RecordContext("pick_and_place", "pick up the red cube", "nominal", seed=7)
-
-
-def steps(sideways_m):
-  """Returns one step per entry, whose executed chunk moves so many metres a tick along y."""
-  found = []
-  for i, dy in enumerate(sideways_m):
-    chunk = np.zeros((16, 5), np.float32)
-    chunk[:, 1] = dy
-    found.append(Step(4 * i, f"moment {i}", np.full(3, i, np.float32), chunk, chunk, 0, np.zeros(0)))
-  return found
+CONTEXT = RecordContext("pick_and_place", "pick up the red cube", {"condition": "nominal", "seed": 7}, "miss")
 
 
-def expert(count):
-  return np.zeros((count, 16, 5), np.float32)
+def ticks(records):
+  return [record.provenance["tick"] for record in records]
 
 
-@pytest.mark.parametrize(("sideways_m", "index"), [
-    ([0, 0, 0.01, 0.01, 0], 2),
-    ([0, 0.01, 0, 0.01, 0.01], 3),  # one alone does not persist
-    ([0, 0.001, 0.002, 0], 2),  # none persists: the largest
-])
-def test_divergence(sideways_m, index):
-  config = CorrectionConfig(divergence_cost=1.5, persistence=2)
-  found = steps(sideways_m)
-  assert corrections.divergence(found, expert(len(found)), LAYOUT, config, band=6) == index
-
-
-def test_relabelled_takes_the_window_around_the_divergence():
-  trace = Trace(Job(7, 0), steps=steps([0.01] * 10))
-  records = corrections.relabelled(trace, expert(10), 5, CONTEXT, CorrectionConfig(), "miss")
-  assert [r.provenance["tick"] for r in records] == [8, 12, 16, 20, 24]
+def test_relabelled_takes_the_window_around_the_rewind(make_steps):
+  steps = corrections.window(make_steps([0.01] * 10), 5, CorrectionConfig())
+  records = corrections.relabelled(steps, np.zeros((5, 16, 5), np.float32), CONTEXT)
+  assert ticks(records) == [8, 12, 16, 20, 24]
   assert all(r.kind == "correction" and r.failure_kind == "miss" for r in records)
   np.testing.assert_array_equal(records[0].corrected_chunk, 0)
   np.testing.assert_allclose(records[0].base_chunk[:, 1], 0.01)
 
 
-def test_a_divergence_at_the_start_has_fewer_labels_before_it():
-  trace = Trace(Job(7, 0), steps=steps([0.01] * 4))
-  assert len(corrections.relabelled(trace, expert(4), 0, CONTEXT, CorrectionConfig(), "miss")) == 2
+def test_a_rewind_to_the_start_has_fewer_labels_before_it(make_steps):
+  assert len(corrections.window(make_steps([0.01] * 4), 0, CorrectionConfig())) == 2
 
 
-def test_anchors_keep_what_was_executed():
-  trace = Trace(Job(7, 0), steps=steps([0.0, 0.01]))
-  records = corrections.anchors(trace, CONTEXT)
+def test_anchors_keep_what_was_executed(make_steps):
+  records = corrections.anchors(Trace(Job(7, 0), steps=make_steps([0.0, 0.01])), CONTEXT)
   assert [r.kind for r in records] == ["anchor"] * 2
   np.testing.assert_allclose(records[1].corrected_chunk[:, 1], 0.01)
   assert records[0].provenance == {"source": "policy", "condition": "nominal", "seed": 7, "tick": 0}
+
+
+def test_a_retry_keeps_what_was_executed_across_its_decisions(make_steps):
+  records = corrections.retried(Trace(Job(7, 0, attempt=1), steps=make_steps([0.01, 0.02, 0.03])), CONTEXT)
+  assert [r.provenance["source"] for r in records] == ["retry"] * 3
+  np.testing.assert_allclose(records[0].corrected_chunk[:, 1], [0.01] * 4 + [0.02] * 4 + [0.03] * 8)
+  np.testing.assert_allclose(records[1].corrected_chunk[:, 1], [0.02] * 4 + [0.03] * 12)
+  np.testing.assert_allclose(records[0].base_chunk[:, 1], 0.01)
+
+
+def test_failed_chunks_are_kept_where_they_are_asked_for(make_steps):
+  steps = make_steps([0.01] * 6)
+  assert corrections.failed(steps, 2, CONTEXT, CorrectionConfig()) == []
+  records = corrections.failed(steps, 2, CONTEXT, CorrectionConfig(failed_chunks=3))
+  assert ticks(records) == [8, 12, 16] and {r.kind for r in records} == {"failure"}

@@ -9,7 +9,7 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, Neighbours, bridge
 
-FIELDS = ("distances_BK", "base_BKTA", "corrected_BKTA", "is_correction_BK", "mask_BK")
+FIELDS = ("distances_BK", "base_BKTA", "corrected_BKTA", "kind_BK", "mask_BK")
 
 
 class Search:

@@ -47,10 +47,10 @@ def test_only_records_nearer_than_a_threshold(make_index):
 def test_anchors_go_before_corrections_and_incoming_anchors_before_those(header, make_record):
   records = [make_record(float(x), kind) for x, kind in ((0, CORRECTION), (0, CORRECTION), (5, ANCHOR), (9, ANCHOR))]
   index = build(header, 4, enumerate(records, 1))
-  assert eviction.choose(index, 1, incoming_anchors=0) == ([3], 0)
-  assert eviction.choose(index, 2, incoming_anchors=2) == ([3, 4], 0)
-  assert eviction.choose(index, 3, incoming_anchors=2) == ([3, 4], 1)
-  assert eviction.choose(index, 3, incoming_anchors=0) == ([3, 4, 1], 0)
+  assert eviction.choose(index, 1, []) == ([3], [])
+  assert eviction.choose(index, 2, [ANCHOR] * 2) == ([3, 4], [])
+  assert eviction.choose(index, 3, [CORRECTION, ANCHOR, ANCHOR]) == ([3, 4], [1])
+  assert eviction.choose(index, 3, []) == ([3, 4, 1], [])
 
 
 def spacing_by_hand(index, kind):

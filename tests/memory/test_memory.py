@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import ANCHOR, CORRECTION, Memory
+from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, Memory
 
 
 def test_add_query_and_reopen(open_memory, make_record, key):
   memory = open_memory()
   assert memory.add([make_record(0.0), make_record(1.0, ANCHOR), make_record(2.0)]) == [1, 2, 3]
   assert len(memory) == 3
-  assert memory.counts() == {CORRECTION: 2, ANCHOR: 1}
+  assert memory.counts() == {CORRECTION: 2, ANCHOR: 1, FAILURE: 0}
   before = memory.query(key(1.5), 4)
   assert before.ids_BK.tolist() == [[3, 1, 2, -1]]
   memory.close()
@@ -23,10 +23,30 @@ def test_add_query_and_reopen(open_memory, make_record, key):
 def test_odd_k_gives_anchors_the_larger_half_and_anchors_can_be_left_out(open_memory, make_record, key):
   memory = open_memory()
   memory.add([make_record(float(x), kind) for kind in (CORRECTION, ANCHOR) for x in range(5)])
-  assert memory.query(key(0.0), 3).is_correction_BK.tolist() == [[True, False, False]]
-  assert memory.query(key(0.0), 1).is_correction_BK.tolist() == [[False]]
-  assert memory.query(key(0.0), 3, anchors=False).ids_BK.tolist() == [[1, 2, 3]]
+  assert memory.query(key(0.0), 3).of_kind(CORRECTION).tolist() == [[True, False, False]]
+  assert memory.query(key(0.0), 1).of_kind(CORRECTION).tolist() == [[False]]
+  assert memory.query(key(0.0), 3, kinds=(CORRECTION,)).ids_BK.tolist() == [[1, 2, 3]]
   assert memory.query(key(0.0), 2, task="other").mask_BK.tolist() == [[False, False]]
+
+
+def test_kinds_share_the_places(open_memory, make_record, key):
+  memory = open_memory()
+  memory.add([make_record(float(x), kind) for kind in (CORRECTION, ANCHOR, FAILURE) for x in range(5)])
+  found = memory.query(key(0.0), 8, kinds=(CORRECTION, ANCHOR, FAILURE))
+  assert [found.of_kind(kind).sum() for kind in (CORRECTION, ANCHOR, FAILURE)] == [2, 3, 3]
+  assert not memory.query(key(0.0), 15).of_kind(FAILURE).any()
+  with pytest.raises(Pi0RagError, match="allowed: one or more of correction, anchor, failure, each once"):
+    memory.query(key(0.0), 4, kinds=("anchors",))
+
+
+def test_failures_make_room_first(open_memory, make_record):
+  memory = open_memory(capacity=4)
+  memory.add([make_record(float(x), kind) for x, kind in enumerate((FAILURE, ANCHOR, CORRECTION, FAILURE))])
+  memory.add([make_record(9.0, ANCHOR)])
+  assert memory.counts() == {CORRECTION: 1, ANCHOR: 2, FAILURE: 1}
+  memory.add([make_record(8.0, CORRECTION), make_record(7.0, FAILURE)])
+  assert memory.counts() == {CORRECTION: 2, ANCHOR: 2, FAILURE: 0}
+  assert memory.index_problems() == []
 
 
 def test_empty_memory(open_memory, key):
@@ -235,4 +255,4 @@ def test_statistics_and_bytes(open_memory, make_record, key):
   assert statistics["by_failure_kind"] == {"": 1, "slip": 1}
   assert statistics["by_source"] == {"policy": 2}
   assert (statistics["records"], statistics["queries"], statistics["added"]) == (2, 2, 2)
-  assert memory.memory_bytes() == 2_048_000 + 100 * (16 * 2 + 2 * 3 * 2 * 2 + 3 * 8 + 2 * 4 + 1)
+  assert memory.memory_bytes() == 2_048_000 + 100 * (16 * 2 + 2 * 3 * 2 * 2 + 6 * 8 + 2 * 4 + 1)

@@ -39,7 +39,7 @@ def test_arrays_are_read_only_float32_copies():
     ({"base_chunk": [0.0]}, r"base_chunk has shape \(1,\), must have 2 axes"),
     ({"corrected_chunk": [[np.inf, 0.0]]}, "corrected_chunk has 1 values that are not finite"),
     ({"corrected_chunk": [[0.0]]}, r"base_chunk is \(1, 2\), corrected_chunk \(1, 1\)"),
-    ({"kind": "failure"}, "kind is 'failure', allowed: correction, anchor"),
+    ({"kind": "fault"}, "kind is 'fault', allowed: correction, anchor, failure"),
     ({"outcome": ""}, "outcome is '', allowed: success, failure"),
     ({"failure_kind": None}, "failure_kind is None, must be a string"),
     ({"task": "\ud800"}, "which UTF-8 cannot hold"),
@@ -50,6 +50,9 @@ def test_arrays_are_read_only_float32_copies():
     ({"provenance": {"source": "expert", 1: 2}}, "names must be strings"),
     ({"use_count": -1}, "use_count is -1"),
     ({"use_count": True}, "use_count is True"),
+    ({"helped": -0.5}, "helped is -0.5, must be a number of 0 or more"),
+    ({"hurt": float("inf")}, "hurt is inf"),
+    ({"episode": 1.5}, "episode is 1.5, must be an integer"),
     ({"created": float("nan")}, "created is nan"),
   ],
 )

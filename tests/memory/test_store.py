@@ -67,7 +67,7 @@ def test_an_addition_and_its_evictions_are_one_transaction(store, make_record):
 
 def test_refused_anchors_get_ids_but_are_not_kept(store, make_record):
   records = [make_record(1.0, "anchor"), make_record(2.0), make_record(3.0, "anchor")]
-  assert store.add(records, refuse=1) == [1, 2, 3]
+  assert store.add(records, refuse=[0]) == [1, 2, 3]
   assert [i for i, _ in store.scan()] == [2, 3]
 
 
@@ -165,10 +165,10 @@ def test_foreign_files_are_refused_and_untouched(tmp_path, header, make, message
 
 
 def test_another_version_is_refused(store, tmp_path, header):
-  store._writer.execute("PRAGMA user_version = 2")
+  store._writer.execute("PRAGMA user_version = 3")
   store.close()
   before = bytes_of(tmp_path)
-  with pytest.raises(Pi0RagError, match="format version 2, this code reads 1"):
+  with pytest.raises(Pi0RagError, match="format version 3, this code reads 1, 2"):
     SqliteStore(tmp_path, header)
   assert bytes_of(tmp_path) == before
 

@@ -49,3 +49,27 @@ def test_euler_passes_the_times_of_openpi():
   jax.block_until_ready(flow.euler(velocity, jnp.zeros((1, 1, 1)), num_steps=4))
   jax.effects_barrier()
   assert sorted(seen, reverse=True) == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_steps_taken_in_two_parts_are_the_same_steps():
+  velocity = lambda x, time: jnp.sin(3 * x) + time[:, None, None]  # noqa: E731
+  noise = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+  whole = flow.euler(velocity, noise, num_steps=7)
+  half = flow.euler(velocity, noise, num_steps=7, last=3)
+  np.testing.assert_array_equal(flow.euler(velocity, half, num_steps=7, first=3), whole)
+  np.testing.assert_array_equal(flow.euler(velocity, noise, num_steps=7, first=7), noise)
+  assert flow.time_of_step(0, 7) == 1 and flow.time_of_step(7, 7) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_correction_sees_the_clean_chunk_that_a_step_foresees():
+  noise, action = jnp.full((1, 2, 3), 4.0), jnp.full((1, 2, 3), 1.0)
+  foreseen = []
+
+  def correct(clean):
+    foreseen.append(clean)
+    return clean + 0.5 * (2.0 - clean)
+
+  with jax.disable_jit():
+    chunk = flow.euler(lambda x, time: (x - action) / time[:, None, None], noise, num_steps=4, correct=correct)
+  np.testing.assert_allclose(foreseen, np.ones((4, 1, 2, 3)), rtol=1e-5)
+  np.testing.assert_allclose(chunk, 1.5, rtol=1e-5)

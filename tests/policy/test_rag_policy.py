@@ -7,7 +7,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import Record
+from pi0rag_jax.memory.record import KINDS, Record
 from pi0rag_jax.policy import steering
 from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
@@ -71,14 +71,53 @@ def test_a_memory_with_nothing_in_range_is_the_base_policy_bit_for_bit(policy, m
   np.testing.assert_array_equal(steered.actions_BTA, steered.base_BTA)
 
 
-def test_both_ways_of_feeding_give_the_same_actions(policy, memory, observations):
+def example_at(key_E, base_TA, kind, *, sideways_m=0.02):
+  """Returns a record that says how a path displaced sideways over the first ticks went."""
+  other = np.array(base_TA)
+  other[:4, 1] += sideways_m / 4
+  return Record(key=key_E, base_chunk=base_TA, corrected_chunk=other, kind=kind, outcome="success",
+                provenance={"source": "expert", "seed": 0})
+
+
+@pytest.fixture(scope="module")
+def taught(policy, observations, tmp_path_factory):
+  """A memory with records of every kind at the observations' own keys, and what the base policy does there."""
   base = SteeredPolicy(policy).infer(observations)
-  memory.add([correction_at(base.key_BE[0], base.base_BTA[0]), correction_at(base.key_BE[0] + 0.1, base.base_BTA[0])])
-  overlap = SteeredPolicy(policy, memory, feeding="overlap").infer(observations)
-  callback = SteeredPolicy(policy, memory, feeding="callback").infer(observations)
+  with Memory.open(tmp_path_factory.mktemp("taught"), key_dim=policy.key_dim, action_horizon=16, action_dim=5,
+                   encoder="test", policy=policy.fingerprint) as memory:
+    memory.add([example_at(base.key_BE[0] + 0.01 * i, base.base_BTA[0], kind, sideways_m=0.02 * (1 + i))
+                for kind in KINDS for i in range(3)])
+    yield memory, base
+
+
+def steered(policy, memory, preset, observations, feeding="overlap"):
+  """Returns the decision by a preset: the first observation trusts the memory, the second one does not."""
+  config = steering.preset(preset, **({"draws": 3} if preset == "best_of_n" else {}))
+  return SteeredPolicy(policy, memory, config, feeding=feeding).infer(observations, trust_B=np.array([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("preset", steering.PRESETS)
+def test_every_rule_changes_the_path_and_leaves_the_base_where_it_has_no_trust(policy, taught, observations, preset):
+  memory, base = taught
+  found = steered(policy, memory, preset, observations)
+  np.testing.assert_array_equal(found.base_BTA, base.actions_BTA)
+  assert found.used_B[0] > 0 and found.weight_BK[0].max() > 0.2
+  assert found.used_B[1] == 0 and not found.weight_BK[1].any()
+  np.testing.assert_array_equal(found.actions_BTA[1], base.actions_BTA[1])
+  moved = found.actions_BTA[0, :, 1].sum() - base.actions_BTA[0, :, 1].sum()
+  # Draws of noise need not be better than the base chunk, and the textbook goes a third of the way.
+  least = {"textbook": 0.009, "repulsion": -0.003, "injection": 0.005, "best_of_n": 0.0}.get(preset, 0.01)
+  assert moved * np.sign(least) >= abs(least), f"moved {moved:.4f} m to the side"
+
+
+# Of the rules after the ODE, of those within it and of those that run it often; each compiles the whole policy.
+@pytest.mark.parametrize("preset", ["residual", "injection", "best_of_n"])
+def test_both_ways_of_feeding_give_the_same_actions(policy, taught, observations, preset):
+  overlap, callback = (steered(policy, taught[0], preset, observations, way) for way in ("overlap", "callback"))
   np.testing.assert_allclose(overlap.actions_BTA, callback.actions_BTA, atol=2e-6)
   np.testing.assert_array_equal(overlap.ids_BK, callback.ids_BK)
-  assert np.abs(overlap.actions_BTA[0, :, 1].sum() - base.actions_BTA[0, :, 1].sum()) > 0.01
+  np.testing.assert_allclose(overlap.weight_BK, callback.weight_BK, atol=1e-6)
+  np.testing.assert_array_equal(callback.actions_BTA[1], callback.base_BTA[1])
 
 
 def test_a_search_that_misses_its_deadline_leaves_the_base_action(policy, memory, observations, monkeypatch):

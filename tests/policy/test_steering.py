@@ -1,11 +1,16 @@
 """Steering: weights by distance, nothing in range, presets."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy import steering
+from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS
+from pi0rag_jax.models import flow as flow_matching
+from pi0rag_jax.policy import guidance, steering, targets
 from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
 
 BASE = np.random.default_rng(0).uniform(LAYOUT.low, LAYOUT.high, (2, 16, 5)).astype(np.float32)
@@ -17,16 +22,43 @@ def neighbours(distance_BK, residual=0.0, mask=True):
   residual_BKTA = np.zeros((*distance_BK.shape, 16, 5), np.float32)
   residual_BKTA[..., 1] = residual
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
-          "is_correction_BK": np.ones(distance_BK.shape, bool),
+          "kind_BK": np.full(distance_BK.shape, KINDS.index(CORRECTION), np.int8),
+          "trust_BK": np.ones(distance_BK.shape, np.float32),
           "residual_BKTA": residual_BKTA, "corrected_BKTA": np.zeros_like(residual_BKTA)}
 
 
+def straight_flow(action_BTA):
+  """Returns a flow of 8 steps whose velocity always points to one chunk: whatever it starts from, it ends there."""
+  def run(x_BTA, **steps):
+    return flow_matching.euler(lambda x, time: (x - action_BTA) / time[:, None, None], x_BTA, num_steps=8, **steps)
+
+  same = lambda chunk: chunk  # noqa: E731
+  return guidance.Flow(run, jnp.zeros(action_BTA.shape), 8, same, same)
+
+
 @pytest.mark.parametrize("preset", steering.PRESETS)
-@pytest.mark.parametrize("far", [neighbours([[3.1, 9.0]] * 2, 0.02), neighbours([[0.0, 0.0]] * 2, 0.02, mask=False)])
-def test_nothing_in_range_is_the_base_bit_for_bit(preset, far):
-  actions, used = steering.steer(jnp.asarray(BASE), far, steering.preset(preset), LAYOUT)
+def test_nothing_in_range_is_the_base_bit_for_bit(preset):
+  far = neighbours([[3.1, 9.0], [0.0, 0.0]], 0.02)
+  far["mask_BK"][1] = False
+  actions, used, say = steering.steer(jnp.asarray(BASE), far, steering.preset(preset, draws=2), LAYOUT,
+                                      flow=straight_flow(jnp.asarray(BASE)))
   np.testing.assert_array_equal(actions, BASE)
   np.testing.assert_array_equal(used, 0)
+  np.testing.assert_array_equal(say, 0)
+
+
+@pytest.mark.parametrize("preset", steering.PRESETS)
+def test_trust_in_the_memory_is_a_share_of_the_way(preset):
+  config, near = steering.preset(preset, draws=2), neighbours([[0.1, 0.2]] * 2, 0.02)
+  near["corrected_BKTA"][..., 1] = 0.01
+  near["kind_BK"][...] = KINDS.index(config.kinds[0])
+  steer = functools.partial(steering.steer, jnp.asarray(BASE), near, config, LAYOUT,
+                            flow=straight_flow(jnp.asarray(BASE)))
+  whole, half, none = (np.asarray(steer(trust_B=jnp.full(2, share))[0]) for share in (1.0, 0.5, 0.0))
+  np.testing.assert_array_equal(whole, steer()[0])
+  np.testing.assert_array_equal(none, BASE)
+  np.testing.assert_allclose(half, (whole + BASE) / 2, atol=1e-6)
+  assert (steer(trust_B=jnp.zeros(2))[1] == 0).all()
 
 
 def test_the_residual_is_the_kernel_weighted_mean():
@@ -35,7 +67,7 @@ def test_the_residual_is_the_kernel_weighted_mean():
   near = neighbours([[0.0, config.tau]])
   near["residual_BKTA"][0, 0, :, 1] = 0.012
   near["residual_BKTA"][0, 1, :, 1] = -0.004
-  actions, used = steering.steer(jnp.asarray(still), near, config, LAYOUT)
+  actions, used, _ = steering.steer(jnp.asarray(still), near, config, LAYOUT)
   weight = np.exp(-0.5)
   expected = (0.012 - 0.004 * weight) / (1 + weight + 0.5)
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), expected, rtol=1e-5)
@@ -44,18 +76,18 @@ def test_the_residual_is_the_kernel_weighted_mean():
 
 def test_an_anchor_without_residual_holds_a_correction_back():
   still = jnp.zeros((1, 16, 5))
-  alone, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("residual"), LAYOUT)
+  alone, _, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("residual"), LAYOUT)
   both = neighbours([[0.5, 0.5]], 0.01)
   both["residual_BKTA"][0, 1] = 0
-  both["is_correction_BK"][0, 1] = False
+  both["kind_BK"][0, 1] = KINDS.index(ANCHOR)
   config = steering.preset("residual", regularization=0.0)
-  held, _ = steering.steer(still, both, config, LAYOUT)
+  held, _, _ = steering.steer(still, both, config, LAYOUT)
   np.testing.assert_allclose(np.asarray(held)[0, :, 1].sum(), 0.01 / (1 + config.anchor_weight), rtol=1e-5)
   assert np.asarray(held)[0, :, 1].sum() < np.asarray(alone)[0, :, 1].sum()
 
 
 def test_the_displacement_is_bounded():
-  actions, _ = steering.steer(jnp.zeros((1, 16, 5)), neighbours([[0.0]], 0.5),
+  actions, _, _ = steering.steer(jnp.zeros((1, 16, 5)), neighbours([[0.0]], 0.5),
                               steering.preset("residual", clip_m=0.03, regularization=0.0), LAYOUT)
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.03, atol=1e-6)
 
@@ -63,14 +95,131 @@ def test_the_displacement_is_bounded():
 def test_the_textbook_blend_moves_a_part_of_the_way():
   near = neighbours([[0.1, 0.2, 0.3]])
   near["corrected_BKTA"][...] = 0.01
-  actions, _ = steering.steer(jnp.zeros((1, 16, 5)), near, steering.preset("textbook"), LAYOUT)
+  actions, _, _ = steering.steer(jnp.zeros((1, 16, 5)), near, steering.preset("textbook"), LAYOUT)
   np.testing.assert_allclose(actions, 0.003, atol=1e-7)
 
 
+def test_the_absolute_blend_goes_all_the_way_to_the_weighted_chunk():
+  config = steering.preset("absolute", anchor_weight=0.5)
+  near = neighbours([[0.2, 0.2]])
+  near["kind_BK"][0, 1] = KINDS.index(ANCHOR)
+  near["corrected_BKTA"][0, 0], near["corrected_BKTA"][0, 1] = 0.009, 0.003
+  actions, _, say = steering.steer(jnp.asarray(BASE[:1]), near, config, LAYOUT)
+  np.testing.assert_allclose(actions, (0.009 + 0.5 * 0.003) / 1.5, atol=1e-6)
+  weight = np.exp(-((0.2 / config.tau) ** 2) / 2)
+  np.testing.assert_allclose(say, [[weight, weight / 2]], rtol=1e-6)
+
+
+def test_a_record_without_trust_votes_for_the_base():
+  config = steering.preset("residual", regularization=0.0)
+  near = neighbours([[0.0, 0.0]], 0.01)
+  near["trust_BK"][0] = 0.5, 0.0
+  actions, used, say = steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)
+  np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.01 * 0.25, rtol=1e-5)
+  assert used[0] == 1 and say.tolist() == [[0.5, 0.0]]
+  near["trust_BK"][...] = 0
+  actions, used, _ = steering.steer(jnp.asarray(BASE[:1]), near, config, LAYOUT)
+  np.testing.assert_array_equal(actions, BASE[:1])
+
+
+def test_repulsion_leads_away_from_near_failures_only():
+  still, failed = jnp.zeros((1, 16, 5)), neighbours([[0.0]])
+  failed["kind_BK"][...] = KINDS.index(FAILURE)
+  failed["corrected_BKTA"][0, 0, 0, 1] = -0.01  # its path lies 1 cm to the side
+  config = steering.preset("repulsion", regularization=0.5)
+  actions, used, _ = steering.steer(still, failed, config, LAYOUT)
+  # 1 cm apart halves the weight: 0.5 * 0.01 / (0.5 + 0.5).
+  np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.005, rtol=1e-5)
+  assert used[0] == 1
+  repeated = neighbours([[0.0]]) | {"kind_BK": failed["kind_BK"]}
+  np.testing.assert_array_equal(steering.steer(still, repeated, config, LAYOUT)[0], still)
+
+
+@pytest.mark.parametrize("method", ["residual", "blend"])
+def test_what_failed_is_not_imitated(method):
+  failed = neighbours([[0.0]], 0.02)
+  failed["kind_BK"][...] = KINDS.index(FAILURE)
+  actions, _, _ = steering.steer(jnp.zeros((1, 16, 5)), failed, steering.preset("residual", method=method), LAYOUT)
+  np.testing.assert_array_equal(actions, 0)
+
+
+def test_guidance_ends_at_the_pull_between_the_flows_end_and_the_target():
+  flow = straight_flow(jnp.zeros((1, 16, 5)))
+  near = neighbours([[0.0]], 0.01)
+  config = steering.preset("guidance", regularization=0.0, pull=0.75)
+  actions, _, _ = steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.0075, rtol=1e-4)
+
+
+def recorded_flow(start=0.0):
+  """Returns a flow of 4 steps that stands still, and what was asked of it."""
+  calls = []
+
+  def run(x_BTA, **steps):
+    calls.append((steps, x_BTA))
+    return x_BTA
+
+  double, halve = (lambda chunk: 2 * chunk), (lambda chunk: chunk / 2)
+  return guidance.Flow(run, jnp.full((1, 16, 5), start), 4, double, halve), calls
+
+
+def test_a_warm_start_begins_on_the_way_from_the_noise_to_the_chunk():
+  flow, calls = recorded_flow(start=1.0)
+  near = neighbours([[0.0]])
+  near["corrected_BKTA"][...] = 0.01
+  config = steering.preset("warm_start", flow_time=0.26)
+  actions, _, _ = steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  # The step nearest to 0.26 begins at 1/4; the flow's chunks are twice the robot's.
+  assert [steps for steps, _ in calls] == [{"first": 3}]
+  np.testing.assert_allclose(calls[0][1], 0.25 * 1.0 + 0.75 * 0.02, rtol=1e-6)
+  np.testing.assert_allclose(actions, calls[0][1] / 2)
+
+
+def test_an_injection_moves_the_flow_by_the_surest_neighbours_weight():
+  flow, calls = recorded_flow(start=1.0)
+  config = steering.preset("injection", flow_time=0.5)
+  near = neighbours([[config.tau]])
+  near["kind_BK"][...] = KINDS.index(ANCHOR)
+  near["corrected_BKTA"][...] = 0.01
+  steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  assert [steps for steps, _ in calls] == [{"last": 2}, {"first": 2}]
+  share = np.exp(-0.5)
+  np.testing.assert_allclose(calls[1][1], (1 - share) * 1.0 + share * (0.5 + 0.5 * 0.02), rtol=1e-6)
+
+
+def test_the_best_candidate_is_near_to_what_worked_and_far_from_what_failed():
+  candidates = np.zeros((3, 1, 16, 5), np.float32)
+  candidates[1, 0, 0, 1], candidates[2, 0, 0, 1] = 0.01, -0.01
+  near = neighbours([[0.0, 0.0]])
+  near["kind_BK"][0] = KINDS.index(ANCHOR), KINDS.index(FAILURE)
+  near["corrected_BKTA"][0, :, 0, 1] = 0.01, -0.01
+  value = np.asarray(targets.values(jnp.asarray(candidates), near, np.ones((1, 2), np.float32), LAYOUT))
+  # Nearness of paths 0, 1 and 2 cm apart: 1, 1/2, 1/3.
+  np.testing.assert_allclose(value[:, 0], [0.5 - 0.5, 1 - 1 / 3, 1 / 3 - 1], atol=1e-5)
+
+
+def test_best_of_n_takes_the_base_unless_a_draw_is_better():
+  base = jnp.zeros((1, 16, 5))
+  at_base, elsewhere = neighbours([[0.0]]), neighbours([[0.0]])
+  flow, _ = recorded_flow()
+  config = steering.preset("best_of_n", draws=3)
+  np.testing.assert_array_equal(steering.steer(base, at_base, config, LAYOUT, flow=flow)[0], base)
+  drawn = jax.random.normal(jax.random.key(config.seed), (2, 16, 5))
+  elsewhere["corrected_BKTA"][0, 0] = drawn[1] / 2
+  chosen = steering.steer(base, elsewhere, config, LAYOUT, flow=flow)[0]
+  np.testing.assert_allclose(chosen[0], drawn[1] / 2, rtol=1e-6)
+
+
 def test_wrong_names_list_the_valid_ones():
-  with pytest.raises(Pi0RagError, match="residual, textbook"):
+  with pytest.raises(Pi0RagError, match="residual, textbook, warm_start"):
     steering.preset("resdual")
   with pytest.raises(Pi0RagError, match="alpha"):
     steering.preset("residual", alfa=1)
-  with pytest.raises(Pi0RagError, match="blend, residual"):
+  with pytest.raises(Pi0RagError, match="blend, repulsion, residual"):
     steering.preset("residual", method="sum")
+  with pytest.raises(Pi0RagError, match="after, best_of_n, injected, pulled, warm_started"):
+    steering.preset("residual", flow="around")
+  with pytest.raises(Pi0RagError, match="allowed: correction, anchor, failure"):
+    steering.preset("residual", kinds=("anchors",))
+  with pytest.raises(Pi0RagError, match="flow_time is 0 and draws 16"):
+    steering.preset("warm_start", flow_time=0)

@@ -54,6 +54,21 @@ def test_the_disturbances_follow_their_settings():
   assert misses.forced_ticks[0] <= closed <= misses.forced_ticks[1]
 
 
+def test_longer_tasks_are_disturbed_for_longer():
+  settings = collect.Disturbance()
+  assert settings.over(180) == settings
+  longer = settings.over(360)
+  assert (longer.last_tick, longer.max_wanders, longer.mistake_last_tick) == (160, 6, 160)
+  quiet = collect.Disturbance(burst_probability=0, wander_probability=0, miss_probability=0, drop_probability=1)
+  opened_late = 0
+  for seed in range(20):
+    dropper = collect.Disturber(np.random.default_rng(seed), LOW, HIGH, quiet.over(360))
+    opened = [dropper.apply([0, 0, 0, 0, 0.0], tick=tick, grasped=tick % 100 > 40)[-1] for tick in range(300)]
+    assert quiet.forced_ticks[0] <= sum(opened) <= quiet.forced_ticks[1]
+    opened_late += any(opened[120:])
+  assert 5 < opened_late < 20
+
+
 def test_mistakes_last_for_a_while_and_stay_small():
   settings = collect.Disturbance(mistake_probability=1, max_mistakes=1)
   disturber = collect.Disturber(np.random.default_rng(0), LOW, HIGH, settings)

@@ -1,5 +1,7 @@
 """Tests of Cartesian control: bounds, tracking, inverse kinematics."""
 
+import math
+
 import mujoco
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from pi0rag_jax.sim.controller import (
   InverseKinematics,
   Workspace,
   advance_pose,
-  tool_axes,
 )
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.panda import HOME_Q
+from pi0rag_jax.sim.tasks.pouring import POUR_WORKSPACE
 
 
 @pytest.fixture
@@ -38,20 +40,57 @@ def test_the_commanded_pose_stays_in_the_workspace():
   np.testing.assert_allclose(pose, (space.high[0], space.low[1], space.low[2], space.high[3]))
 
 
-def test_a_tilted_hand_points_ahead_and_turns_about_its_own_axis():
-  tilt, yaw = 0.8, 0.6
-  solver = InverseKinematics(tilt)
-  q = np.array(HOME_Q)
-  for _ in range(12):
-    q = solver.solve(q, (0.5, 0.05, 0.2), yaw)
+def _hand(q) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (position [3], axes float[3, 3] in columns) of the drawing's tool at the joint angles `q`."""
   model = mujoco.MjModel.from_xml_string(panda.kinematic_xml())
   data = mujoco.MjData(model)
   data.qpos[:] = q
   mujoco.mj_kinematics(model, data)
-  axes = data.site("tool").xmat.reshape(3, 3)
-  np.testing.assert_allclose(data.site("tool").xpos, (0.5, 0.05, 0.2), atol=1e-4)
-  np.testing.assert_allclose(axes[:, 2], (np.sin(tilt), 0.0, -np.cos(tilt)), atol=1e-3)
-  np.testing.assert_allclose(axes, tool_axes(yaw, tilt), atol=1e-3)
+  return data.site("tool").xpos, data.site("tool").xmat.reshape(3, 3)
+
+
+@pytest.mark.parametrize(("heading", "x", "y"), [(0.0, 1.0, 0.0), (0.9, math.cos(0.9), math.sin(0.9))])
+def test_a_tilted_hand_points_to_its_heading_and_turns_about_its_own_axis(heading, x, y):
+  tilt, yaw = 0.8, 0.6
+  workspace = Workspace(tilt_rad=tilt, heading_rad=heading)
+  solver, q = InverseKinematics(workspace), np.array(HOME_Q)
+  for _ in range(12):
+    q = solver.solve(q, (0.5, 0.05, 0.2), yaw)
+  position, axes = _hand(q)
+  np.testing.assert_allclose(position, (0.5, 0.05, 0.2), atol=1e-4)
+  np.testing.assert_allclose(axes[:, 2], (np.sin(tilt) * x, np.sin(tilt) * y, -np.cos(tilt)), atol=1e-3)
+  np.testing.assert_allclose(axes, workspace.tool_axes(yaw), atol=1e-3)
+  # At yaw 0 the closing axis is level, at pi / 2 the hand has turned counterclockwise seen against its fingers.
+  np.testing.assert_allclose(np.array(workspace.tool_axes(0.0))[:, 1], (y, -x, 0.0), atol=1e-12)
+  np.testing.assert_allclose(np.array(workspace.tool_axes(np.pi / 2))[:, 0], (-y, x, 0.0), atol=1e-12)
+
+
+def test_the_default_hand_points_straight_down():
+  c, s = math.cos(0.3), math.sin(0.3)
+  assert Workspace().tool_axes(0.3) == ((c, s, 0.0), (s, -c, 0.0), (0.0, 0.0, -1.0))
+
+
+def test_a_level_hand_reaches_and_pours_everywhere_in_its_workspace_without_a_jump():
+  solver, (low, high) = InverseKinematics(POUR_WORKSPACE), (POUR_WORKSPACE.low, POUR_WORKSPACE.high)
+  for x in (low[0], high[0]):
+    for y in (low[1], high[1]):
+      q = np.array(POUR_WORKSPACE.home_q)
+      for _ in range(8):
+        q = solver.solve(q, (x, y, 0.15), 0.0)
+      for yaw in np.arange(0.0, low[3], -0.07):
+        before, q = q, solver.solve(q, (x, y, 0.15), yaw)
+        assert abs(q - before).max() < 0.12
+      np.testing.assert_allclose(solver.position(q), (x, y, 0.15), atol=2e-3)
+
+
+def test_the_measured_turn_is_the_commanded_one_of_a_level_hand():
+  env = PandaEnv("pouring", render_images=False)
+  env.reset(seed=0)
+  for yaw in (0.2, -0.5, -2.2):
+    env.controller.reset((0.5, 0.0, 0.25, yaw))
+    env.physics.refresh()
+    position, measured = env.controller.measured_pose()
+    np.testing.assert_allclose((*position, measured), (0.5, 0.0, 0.25, yaw), atol=2e-3)
 
 
 def test_inverse_kinematics_reaches_the_corners_of_the_table():

@@ -67,7 +67,7 @@ def test_hand_contact_counts_as_arm_force(env):
   ("spoil", "reason"),
   [
     (lambda physics: physics.place_object("cube_1", (0.5, 0.0, -0.2), 0.0), "'cube_1' fell off the table"),
-    (lambda physics: physics.data.qvel.__setitem__(0, 500.0), "speed 500 exceeds 100"),
+    (lambda physics: physics.data.qvel.__setitem__(0, 500.0), "speed 500 exceeds 300"),
     (lambda physics: physics.data.qpos.__setitem__(0, np.nan), "NaN"),
   ],
 )

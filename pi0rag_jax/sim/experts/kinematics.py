@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pi0rag_jax.sim import panda
-from pi0rag_jax.sim.controller import MAX_STEP_M, MAX_TURN_RAD, advance_pose, tool_axes
+from pi0rag_jax.sim.controller import MAX_STEP_M, MAX_TURN_RAD, advance_pose
 
 if TYPE_CHECKING:
   from pi0rag_jax.sim.env import PandaEnv
@@ -45,7 +45,7 @@ class Frames:
   def _turned_offset(self, yaw: float) -> Point:
     """Returns the tool offset in the base frame."""
     x, y, z = self._offset
-    first, second, third = ((a * x + b * y + c * z) for a, b, c in tool_axes(yaw, self.workspace.tilt_rad))
+    first, second, third = ((a * x + b * y + c * z) for a, b, c in self.workspace.tool_axes(yaw))
     return first, second, third
 
 

@@ -2,11 +2,20 @@
 
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.sim.tasks.base import Layout, Task
+from pi0rag_jax.sim.tasks.insertion import Insertion
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace
+from pi0rag_jax.sim.tasks.pouring import Pouring
+from pi0rag_jax.sim.tasks.stacking import Stacking, StackingThree
 
 __all__ = ["TASKS", "Layout", "Task", "get_task", "task_names"]
 
-TASKS: dict[str, type[Task]] = {PickAndPlace.name: PickAndPlace}
+TASKS: dict[str, type[Task]] = {
+  PickAndPlace.name: PickAndPlace,
+  Insertion.name: Insertion,
+  Stacking.name: Stacking,
+  StackingThree.name: StackingThree,
+  Pouring.name: Pouring,
+}
 
 
 def task_names() -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def test_all_colours_are_asked_for():
 
 
 def test_impossible_configurations_are_refused():
-  with pytest.raises(Pi0RagError, match="3 distractors need more cube colours"):
+  with pytest.raises(Pi0RagError, match="4 cubes need 4 colours"):
     PickAndPlace(PickAndPlaceConfig(distractors=3))
   crowded = PickAndPlace(PickAndPlaceConfig(clearance=0.6))
   with pytest.raises(Pi0RagError, match="no room"):

@@ -1,0 +1,43 @@
+"""Learning from failure on four tasks: every task under several conditions, every way of steering on one of each.
+
+About 40,000 episodes: some hours of two CPU cores. It goes on where it was interrupted.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+FOCUS = {
+  "pick_and_place": "wrist_camera_turn",
+  "insertion": "wrist_camera_turn",
+  "pouring": "wrist_camera_turn",
+  "stacking": "wrist_camera_turn",
+}
+CONDITIONS = {
+  "pick_and_place": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
+  "insertion": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
+  "pouring": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
+  "stacking": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
+}
+
+
+def get_config() -> ConfigDict:
+  """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
+  config = quickstart.get_config().unlock()
+  config.policy = "panda_tasks"
+  config.conditions = tuple(f"{task}/{condition}" for task, names in CONDITIONS.items() for condition in names)
+  config.stream.episodes = 500
+  config.stream.corrected_max = 50
+  config.stream.checkpoints = (50, 100)
+  config.evaluation.episodes = 200
+  config.evaluation.policies = (
+      ("base", "gaussian", ""),
+      ("base_z0", "zero", ""),
+      ("memory", "zero", "residual"),
+  )
+  config.focus.conditions = tuple(f"{task}/{condition}" for task, condition in FOCUS.items())
+  config.focus.streams = 3
+  config.focus.episodes = 1000
+  config.focus.policies = (("textbook", "zero", "textbook"),)
+  config.focus.return_episodes = 200
+  return config.lock()

@@ -1,0 +1,22 @@
+"""The shipped policy of four tasks: the architecture of `panda_small`, taught by prompts what to do."""
+
+from ml_collections import ConfigDict
+
+from configs import panda_small
+
+
+def get_config() -> ConfigDict:
+  """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
+  config = panda_small.get_config().unlock()
+  config.name = "panda_tasks"
+  config.model.max_token_len = 16  # the longest prompt has 12 words
+  config.data_dir = "data/panda_tasks"
+  config.make_data = (
+    "for task in pick_and_place insertion pouring stacking; do python -m pi0rag_jax.sim.collect --task=$task"
+    " --episodes=1500 --seed=0 --processes=2 --out=data/panda_tasks/$task; done")
+  # How to look for a cube was learned once; the words for it are new.
+  config.init_checkpoint = "pi0rag_jax/assets/panda_small/params"
+  config.steps = 30_000
+  config.batch_size = 48
+  config.validate_every = 1000
+  return config.lock()

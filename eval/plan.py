@@ -1,0 +1,180 @@
+"""What a sweep's configuration amounts to: a list of steps, each of which can be resumed.
+
+A place is a task under a condition. In each place the policies without memory are evaluated, then streams teach a
+memory, which is frozen and evaluated after so many episodes. In places of focus there are more streams, one of them
+is longer, more ways of steering are compared, and the memory is taken back to where nothing is wrong any more.
+"""
+
+import dataclasses
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.policy import steering
+from pi0rag_jax.sim.collect import EVALUATION_SEEDS, STREAM_SEEDS
+from pi0rag_jax.sim.conditions import get_condition
+from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.typing import Config
+
+STARTS = {"gaussian": True, "zero": False}
+# Between the first seeds of two streams in the same place.
+STREAM_SPACING = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One policy of an evaluation."""
+
+  name: str
+  stochastic: bool
+  steering: str  # preset, '' for the policy without memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where episodes run."""
+
+  task: str
+  condition: str
+
+  @property
+  def name(self) -> str:
+    return f"{self.task}/{self.condition}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+  """Episodes in which one memory learns."""
+
+  name: str
+  place: Place
+  seeds: range
+
+  @property
+  def directory(self) -> str:
+    """The name of its memory's folder."""
+    return self.name.replace("/", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+  """Runs policies on the evaluation seeds; those with a memory have that of a stream, after so many episodes."""
+
+  place: Place
+  methods: tuple[Method, ...]
+  stream: Stream | None = None
+  after: int = 0
+  shown: bool = False  # timed and filmed: the place's last word
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+  """Goes on with a stream until so many of its episodes have run."""
+
+  stream: Stream
+  until: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+  """Copies a stream's memory, as it is now, to be the beginning of another's."""
+
+  source: Stream
+  target: Stream
+
+
+Step = Evaluate | Learn | Fork
+
+
+def steps(config: Config) -> list[Step]:
+  """Returns the steps of a sweep in order.
+
+  Errors: Pi0RagError for an unknown task, condition, start or preset, or seeds that meet or leave their range.
+  """
+  places = [place(entry, config.task) for entry in config.conditions]
+  focus = [place(entry, config.task) for entry in config.focus.conditions]
+  strange = [p.name for p in focus if p not in places]
+  if strange:
+    raise Pi0RagError(f"focus.conditions {strange} are not among the conditions: {[p.name for p in places]}")
+  found: list[Step] = []
+  seen: set[Place] = set()
+  for here in places:
+    found += _steps_of(config, here, seen, in_focus=here in focus)
+  _check_seeds(config, found)
+  return found
+
+
+def place(entry: str, task: str) -> Place:
+  """Returns the place that 'condition' (of `task`) or 'task/condition' names."""
+  named_task, _, condition = entry.rpartition("/")
+  found = Place(named_task or task, condition)
+  get_task(found.task)
+  get_condition(found.condition)
+  return found
+
+
+def read_methods(policies) -> tuple[Method, ...]:
+  """Returns the methods that triples of name, start of the flow and preset describe."""
+  found = []
+  for name, start, preset in policies:
+    if start not in STARTS:
+      raise unknown_name("start of the flow", start, STARTS)
+    if preset:
+      steering.preset(preset)
+    found.append(Method(name, STARTS[start], preset))
+  return tuple(found)
+
+
+def _steps_of(config: Config, here: Place, seen: set[Place], *, in_focus: bool) -> list[Step]:
+  methods, focus = read_methods(config.evaluation.policies), config.focus
+  alone = tuple(method for method in methods if not method.steering)
+  steered = tuple(method for method in methods if method.steering)
+  found: list[Step] = [] if here in seen else [Evaluate(here, alone, shown=True)]
+  seen.add(here)
+  episodes = config.stream.episodes
+  for replicate in range(focus.streams if in_focus else 1):
+    longer = in_focus and replicate == 0
+    stream = _stream(config, here, replicate, max(episodes, focus.episodes) if longer else episodes)
+    for after in sorted({*config.stream.checkpoints, episodes}):
+      found += [Learn(stream, after),
+                Evaluate(here, steered, stream, after, shown=after == episodes and replicate == 0)]
+    if not longer:
+      continue
+    found.append(Evaluate(here, read_methods(focus.policies), stream, episodes))
+    if focus.return_episodes:
+      found += _back_to_nominal(config, stream, alone, steered, seen)
+    if focus.episodes > episodes:
+      found += [Learn(stream, focus.episodes), Evaluate(here, steered, stream, focus.episodes)]
+  return found
+
+
+def _back_to_nominal(config: Config, stream: Stream, alone, steered, seen: set[Place]) -> list[Step]:
+  """Returns the steps that show what a memory does once the cause of its failures has gone, and what it forgets."""
+  nominal = Place(stream.place.task, "nominal")
+  count = config.focus.return_episodes
+  start = stream.seeds[0] + STREAM_SPACING // 2
+  back = Stream(f"{nominal.name}<{stream.place.condition}", nominal, range(start, start + count))
+  found: list[Step] = [] if nominal in seen else [Evaluate(nominal, alone)]
+  seen.add(nominal)
+  return [*found, Fork(stream, back), Evaluate(nominal, steered, back, 0),
+          Learn(back, count), Evaluate(nominal, steered, back, count)]
+
+
+def _stream(config: Config, here: Place, replicate: int, episodes: int) -> Stream:
+  first = config.stream.first_seed + replicate * STREAM_SPACING
+  return Stream(here.name + (f"#{replicate}" if replicate else ""), here, range(first, first + episodes))
+
+
+def _check_seeds(config: Config, found: list[Step]) -> None:
+  """Raises where the seeds of streams and evaluations meet, or either leaves what is set aside for it."""
+  c = config.evaluation
+  evaluated = range(c.first_seed, c.first_seed + c.episodes)
+  for stream in {step.stream for step in found if isinstance(step, Learn)}:
+    if stream.seeds[0] < evaluated.stop and evaluated.start < stream.seeds.stop:
+      raise Pi0RagError("stream and evaluation seeds overlap: choose first_seed values farther apart")
+    if len(stream.seeds) > STREAM_SPACING // 2:
+      raise Pi0RagError(f"a stream of {len(stream.seeds)} episodes: at most {STREAM_SPACING // 2} are allowed")
+    if stream.seeds[0] not in STREAM_SEEDS or stream.seeds[-1] not in STREAM_SEEDS:
+      raise Pi0RagError(f"stream seeds {stream.seeds[0]}..{stream.seeds[-1]} leave those set aside for streams: "
+                        f"{STREAM_SEEDS[0]}..{STREAM_SEEDS[-1]}")
+  if evaluated and (evaluated[0] not in EVALUATION_SEEDS or evaluated[-1] not in EVALUATION_SEEDS):
+    raise Pi0RagError(f"evaluation seeds {evaluated[0]}..{evaluated[-1]} leave those set aside for evaluations: "
+                      f"{EVALUATION_SEEDS[0]}..{EVALUATION_SEEDS[-1]}")

@@ -1,0 +1,81 @@
+"""What a configuration amounts to: the order of learning and evaluating, and which seeds are whose."""
+
+import pytest
+
+from configs import quickstart
+from eval import plan
+from eval.plan import Evaluate, Fork, Learn
+from pi0rag_jax.errors import Pi0RagError
+
+
+def config_of(**changes):
+  config = quickstart.get_config()
+  values = {"conditions": ("camera_shift", "pick_and_place/tool_offset"), "stream.episodes": 100}
+  config.update_from_flattened_dict(values | changes)
+  return config
+
+
+def words(steps):
+  """Returns the steps as short texts."""
+  found = []
+  for step in steps:
+    if isinstance(step, Learn):
+      found.append(f"learn {step.stream.name} {step.until}")
+    elif isinstance(step, Fork):
+      found.append(f"fork {step.source.name} {step.target.name}")
+    else:
+      names = ",".join(method.name for method in step.methods)
+      found.append(f"evaluate {step.place.name} {step.after} {names}")
+  return found
+
+
+def test_each_place_is_evaluated_without_memory_then_learned_and_evaluated():
+  steps = plan.steps(config_of())
+  assert words(steps) == [
+    "evaluate pick_and_place/camera_shift 0 base,base_z0",
+    "learn pick_and_place/camera_shift 100",
+    "evaluate pick_and_place/camera_shift 100 textbook,memory",
+    "evaluate pick_and_place/tool_offset 0 base,base_z0",
+    "learn pick_and_place/tool_offset 100",
+    "evaluate pick_and_place/tool_offset 100 textbook,memory",
+  ]
+
+
+def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
+  steps = plan.steps(config_of(**{
+    "conditions": ("camera_shift", "nominal"), "stream.checkpoints": (20,), "focus.conditions": ("camera_shift",),
+    "focus.streams": 2, "focus.episodes": 150, "focus.return_episodes": 30, "evaluation.policies": (
+      ("base_z0", "zero", ""), ("memory", "zero", "residual")), "focus.policies": (("textbook", "zero", "textbook"),)}))
+  here, back = "pick_and_place/camera_shift", "pick_and_place/nominal<camera_shift"
+  assert words(steps) == [
+    f"evaluate {here} 0 base_z0",
+    f"learn {here} 20", f"evaluate {here} 20 memory", f"learn {here} 100", f"evaluate {here} 100 memory",
+    f"evaluate {here} 100 textbook",
+    "evaluate pick_and_place/nominal 0 base_z0",
+    f"fork {here} {back}", "evaluate pick_and_place/nominal 0 memory",
+    f"learn {back} 30", "evaluate pick_and_place/nominal 30 memory",
+    f"learn {here} 150", f"evaluate {here} 150 memory",
+    f"learn {here}#1 20", f"evaluate {here} 20 memory", f"learn {here}#1 100", f"evaluate {here} 100 memory",
+    "learn pick_and_place/nominal 20", "evaluate pick_and_place/nominal 20 memory",
+    "learn pick_and_place/nominal 100", "evaluate pick_and_place/nominal 100 memory",
+  ]
+  streams = {step.stream for step in steps if isinstance(step, Learn) and step.stream.place.condition != "nominal"}
+  forked = {step.target for step in steps if isinstance(step, Fork)}
+  seeds = [seed for stream in streams | forked for seed in stream.seeds]
+  assert len(seeds) == len(set(seeds)) == 150 + 100 + 30
+  assert len({stream.directory for stream in streams | forked}) == 3
+  shown = [step for step in steps if isinstance(step, Evaluate) and step.shown and step.stream]
+  assert [step.stream.name for step in shown if step.stream] == [here, "pick_and_place/nominal"]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+  ({"conditions": ("juggling/nominal",)}, "unknown task 'juggling'"),
+  ({"focus.conditions": ("tool_ofset",)}, "unknown condition 'tool_ofset'"),
+  ({"focus.conditions": ("nominal",)}, r"\['pick_and_place/nominal'\] are not among the conditions"),
+  ({"stream.episodes": 6000}, "6000 episodes: at most 5000"),
+  ({"stream.first_seed": 199_950, "evaluation.first_seed": 300_000}, "199950..200049 leave"),
+  ({"evaluation.first_seed": 50}, "evaluation seeds 50..149 leave"),
+])
+def test_what_cannot_be_planned_is_refused(changes, message):
+  with pytest.raises(Pi0RagError, match=message):
+    plan.steps(config_of(**changes))

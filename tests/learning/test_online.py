@@ -1,0 +1,122 @@
+"""The order in which help comes after a failure, and what is recorded of it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
+from pi0rag_jax.learning.rewind import RewindConfig
+from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+
+FREE_MOTION = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
+               "tool_measured": np.zeros(4), "tool_commanded": np.zeros(4)}
+DETECTED = RewindConfig(rule="detected", own_cost=4.0)
+
+
+@pytest.fixture
+def memory(tmp_path):
+  with Memory.open(tmp_path / "memory", key_dim=3, action_horizon=16, action_dim=5, encoder="e", policy="p") as memory:
+    yield memory
+
+
+@pytest.fixture
+def played(make_steps):
+  """Returns a function that plays a job: the trace of a policy that contradicts itself from its third decision on."""
+
+  def play(job, outcome):
+    steps = make_steps([0.01, 0.01, -0.01, 0.01, -0.01, 0.01])
+    return Trace(job, "pick it up", steps, [FREE_MOTION] * 24, outcome=outcome, ticks=24)
+
+  return play
+
+
+def make_learner(memory, **config):
+  asked = []
+
+  def expert_plan(snapshots):
+    asked.append(list(snapshots))
+    return np.zeros((len(snapshots), 16, 5), np.float32)
+
+  learner = OnlineLearner(memory, LAYOUT, task="pick", condition="nominal", expert_plan=expert_plan,
+                          config=OnlineConfig(**config))
+  return learner, asked
+
+
+def next_job(lesson) -> Job:
+  """Returns what is to be run next; there must be something."""
+  assert lesson.next_job is not None
+  return lesson.next_job
+
+
+def sources(memory):
+  return sorted({record.provenance["source"] for _, record in memory.records()})
+
+
+def test_a_success_leaves_anchors_and_tells_the_memory(memory, played):
+  learner, _ = make_learner(memory)
+  lesson = learner.learn(played(Job(5, 0), "success"))
+  assert lesson.records_added == 6 and memory.counts()["anchor"] == 6 and memory.episodes == 1
+  learner.learn(dataclasses.replace(played(Job(6, 1, trust=0.0), "success")))
+  assert memory.episodes == 1  # nothing of the memory was in it
+
+
+def test_the_expert_takes_over_where_the_policy_noticed_that_it_was_lost(memory, played):
+  learner, asked = make_learner(memory, rewind=DETECTED)
+  job = next_job(learner.learn(played(Job(5, 0), "failure")))
+  assert job == Job(5, 0, "moment 2", by_expert=True) and not asked
+  lesson = learner.learn(played(job, "success"))
+  assert asked == [["moment 0", "moment 1", "moment 2", "moment 3"]]  # labels only: no plan was needed to rewind
+  assert lesson.corrected and lesson.records_added == 4 + 6 and lesson.rewind == 2
+  record = next(record for _, record in memory.records())
+  assert record.provenance == {"source": "expert", "condition": "nominal", "seed": 5, "rewind": "detected",
+                               "decision": 2, "confidence": 1.0, "tick": 0}
+
+
+def test_the_privileged_rule_asks_for_the_whole_episode(memory, played):
+  learner, asked = make_learner(memory)
+  job = next_job(learner.learn(played(Job(5, 0), "failure")))
+  assert len(asked[0]) == 6 and job.rewind == "moment 0"
+
+
+def test_retries_come_first_and_one_that_works_needs_no_expert(memory, played):
+  learner, asked = make_learner(memory, retries=2, corrected_max=1, rewind=DETECTED)
+  job = next_job(learner.learn(played(Job(5, 0), "failure")))
+  assert (job.attempt, job.by_expert, job.rewind) == (1, False, "moment 2")
+  job = next_job(learner.learn(played(job, "failure")))
+  assert job.attempt == 2
+  lesson = learner.learn(played(job, "success"))
+  assert not lesson.corrected and lesson.attempts == 2 and lesson.trace and lesson.trace.outcome == "failure"
+  assert not asked
+  assert sources(memory) == ["retry"]
+  # The take-over that was not needed is there for the next failure.
+  job = next_job(learner.learn(played(Job(6, 1), "failure")))
+  for _ in range(2):
+    job = next_job(learner.learn(played(job, "crashed")))
+  assert job.by_expert and not learner.learn(played(job, "failure")).records_added
+
+
+def test_without_an_expert_a_failure_that_no_retry_mends_teaches_nothing(memory, played):
+  learner, asked = make_learner(memory, retries=1, corrected_max=0, rewind=DETECTED)
+  job = next_job(learner.learn(played(Job(5, 0), "failure")))
+  lesson = learner.learn(played(job, "failure"))
+  assert lesson.next_job is None and lesson.failure_kind == "timeout" and lesson.attempts == 1
+  assert len(memory) == 0 and not asked
+
+
+def test_a_crash_is_no_failure_of_the_policy(memory, played):
+  learner, _ = make_learner(memory)
+  lesson = learner.learn(played(Job(5, 0), "crashed"))
+  assert lesson.next_job is None and lesson.failure_kind == "" and memory.episodes == 0
+
+
+def test_configuration_from_a_sweeps():
+  config = OnlineConfig.from_dict({"retries": 3, "rewind": {"rule": "detected"}, "detectors": {"arm_force_N": 7.0}})
+  assert (config.retries, config.rewind.rule, config.detectors.arm_force_N) == (3, "detected", 7.0)
+  with pytest.raises(Pi0RagError, match=r"rewind\.rules.*Did you mean 'rewind\.rule'"):
+    OnlineConfig.from_dict({"rewind": {"rules": "detected"}})
+  with pytest.raises(Pi0RagError, match=r"rewind\.rule='detected'"):
+    OnlineConfig(corrected_max=0, retries=2)

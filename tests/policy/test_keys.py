@@ -1,0 +1,116 @@
+"""Keys: what is pooled, how it is projected, and what is kept of it beside a policy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.models.pi0 import PrefixOutput
+from pi0rag_jax.policy import keys
+from pi0rag_jax.policy.spec import PolicySpec
+
+
+@pytest.fixture
+def model(tiny_policy_dir):
+  """Two cameras of 4 tokens each, then 16 of the prompt; width 16."""
+  return PolicySpec.load(tiny_policy_dir).model
+
+
+@pytest.fixture
+def prefix(model):
+  """Tokens that hold 1 and 2 for the cameras and 4 for the prompt, of which half is padding with something else."""
+  values_S = np.repeat([1.0, 2.0, 4.0, 99.0], [4, 4, 8, 8])
+  hidden_BSD = jnp.asarray(np.broadcast_to(values_S[None, :, None], (1, 24, 16)))
+  cache = jnp.zeros((1, 1, 24, 1, 16)), hidden_BSD[None, :, :, None] * 10
+  return PrefixOutput(hidden_BSD, jnp.asarray(values_S < 99)[None], cache, -hidden_BSD)
+
+
+@pytest.mark.parametrize(("fields", "expected"), [
+  ({}, [(4 * 1 + 4 * 2 + 8 * 4) / 16]),
+  ({"pool": "camera"}, [1, 2]),
+  ({"pool": "parts"}, [1, 2, 4]),
+  ({"source": "tokens", "pool": "camera"}, [-1, -2]),
+  ({"source": "values", "pool": "parts"}, [10, 20, 40]),
+])
+def test_each_pool_is_the_mean_of_its_own_tokens(model, prefix, fields, expected):
+  recipe = keys.KeyRecipe(**fields)
+  pooled_BD = keys.features(prefix, Observation({}, {}, jnp.zeros((1, 10))), recipe, model, {})
+  np.testing.assert_allclose(pooled_BD, np.repeat(expected, 16)[None], rtol=1e-6)
+  assert pooled_BD.shape[-1] == keys.feature_width(recipe, model)
+
+
+def test_names_tell_recipes_apart_and_known_ones_keep_theirs():
+  assert keys.KeyRecipe().name == "hidden+state1"
+  assert keys.KeyRecipe("values", 0.5, 64).name == "values-project64+state0.5"
+  assert keys.KeyRecipe("tokens", 0.0, 8, "parts", "pca").name == "tokens-parts-pca8+state0"
+  assert keys.KeyRecipe("light", pool="camera", weights="random-1a").name == "light-random-1a-camera+state1"
+
+
+def test_wrong_recipes_say_what_is_allowed():
+  with pytest.raises(Pi0RagError, match="camera, mean, parts"):
+    keys.KeyRecipe(pool="max")
+  with pytest.raises(Pi0RagError, match="hidden, light, tokens, values"):
+    keys.KeyRecipe("siglip")
+  with pytest.raises(Pi0RagError, match="pca, random"):
+    keys.KeyRecipe(projection="ica")
+  with pytest.raises(Pi0RagError, match="does not read: mean, camera"):
+    keys.KeyRecipe("light", pool="parts")
+
+
+def test_principal_components_are_the_directions_of_largest_variance():
+  rng = np.random.default_rng(0)
+  wanted = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+  data_ND = rng.standard_normal((500, 6)) * [9, 3, 1, 0.1, 0.1, 0.1] @ wanted.T + 5
+  found = keys.principal_components(data_ND, 3)
+  np.testing.assert_allclose(np.abs(wanted.T[:3] @ found), np.eye(3), atol=0.1)
+  np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-5)
+  np.testing.assert_array_equal(found, keys.principal_components(data_ND, 3))
+  assert found.max(axis=0).min() > -found.min(axis=0).max() or (np.abs(found).max(axis=0) == found.max(axis=0)).all()
+  assert keys.principal_components(data_ND, 512).shape == (6, 6)
+  assert keys.principal_components(data_ND[:4], 512).shape == (6, 3)
+
+
+def test_a_whole_set_of_components_keeps_all_distances():
+  rng = np.random.default_rng(1)
+  pooled_BD, state_BP = rng.standard_normal((20, 6)).astype(np.float32), np.zeros((20, 2), np.float32)
+  stats = keys.KeyStats(keys.KeyRecipe(projection_dim=6, projection="pca"), pooled_BD.mean(axis=0),
+                        pooled_BD.std(axis=0), 1.0, keys.principal_components(pooled_BD, 6))
+  plain = keys.KeyStats(keys.KeyRecipe(), stats.mean, stats.std, 1.0)
+  rotated_BE, whole_BE = (np.asarray(keys.make_key(pooled_BD, state_BP, s, s.params)) for s in (stats, plain))
+  apart = lambda e: np.linalg.norm(e[:, None] - e[None], axis=-1)  # noqa: E731
+  np.testing.assert_allclose(apart(rotated_BE), apart(whole_BE), atol=1e-5)
+  assert rotated_BE.shape[-1] == stats.key_dim(2) == 8
+
+
+def test_several_kinds_of_keys_lie_beside_one_policy(tmp_path):
+  own = keys.KeyStats.identity(keys.KeyRecipe(), 4)
+  pca = keys.KeyStats(keys.KeyRecipe(projection_dim=2, projection="pca"), np.arange(4.0), np.ones(4), 0.5,
+                      np.eye(4, 2, dtype=np.float32))
+  light = keys.KeyStats.identity(keys.KeyRecipe("light", weights="random-0"), 4,
+                                 {"params": {"out": {"bias": np.ones(3, np.float32)}}})
+  own.save(tmp_path)
+  pca.save(tmp_path, "pca")
+  light.save(tmp_path, "light_1")
+  assert keys.KeyStats.load(tmp_path).recipe == own.recipe
+  loaded = keys.KeyStats.load(tmp_path, "pca")
+  assert loaded.recipe == pca.recipe and loaded.unit_distance == 0.5
+  np.testing.assert_array_equal(loaded.params["projection"], pca.components)
+  np.testing.assert_array_equal(keys.KeyStats.load(tmp_path, "light_1").params["encoder"]["params"]["out"]["bias"], 1)
+  with pytest.raises(Pi0RagError, match=r"no key_stats.other.json in .* \(there are: light_1, pca\).*--name=other"):
+    keys.KeyStats.load(tmp_path, "other")
+  with pytest.raises(Pi0RagError, match="letters, digits"):
+    pca.save(tmp_path, "../pca")
+  own.save(tmp_path, "pca")
+  assert not (tmp_path / "key_stats.pca.npz").exists()
+
+
+def test_statistics_without_their_arrays_are_refused(tmp_path):
+  recipe = keys.KeyRecipe(projection_dim=2, projection="pca")
+  keys.KeyStats(recipe, np.zeros(4), np.ones(4), 1.0, np.eye(4, 2, dtype=np.float32)).save(tmp_path)
+  (tmp_path / "key_stats.npz").unlink()
+  with pytest.raises(Pi0RagError, match=r"key_stats.npz in .* does not belong to the keys 'hidden-pca2\+state1'"):
+    keys.KeyStats.load(tmp_path)
+  (tmp_path / "key_stats.npz").write_bytes(b"no archive")
+  with pytest.raises(Pi0RagError, match="is damaged"):
+    keys.KeyStats.load(tmp_path)
