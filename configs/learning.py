@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
   config.stream.episodes = 500
   config.stream.corrected_max = 50
   config.stream.checkpoints = (50, 100)
+  config.stream.learning.corrections.failed_chunks = 2  # for 'repulsion' and 'best_of_n'
   config.evaluation.episodes = 200
   config.evaluation.policies = (
       ("base", "gaussian", ""),
@@ -38,6 +39,8 @@ def get_config() -> ConfigDict:
   config.focus.conditions = tuple(f"{task}/{condition}" for task, condition in FOCUS.items())
   config.focus.streams = 3
   config.focus.episodes = 1000
-  config.focus.policies = (("textbook", "zero", "textbook"),)
+  config.focus.policies = tuple((name, "zero", name) for name in (
+      "textbook", "absolute", "no_anchors", "raw", "injection", "guidance", "warm_start", "repulsion", "best_of_n",
+      "placebo"))
   config.focus.return_episodes = 200
   return config.lock()

@@ -12,11 +12,12 @@ def get_config() -> ConfigDict:
   config.model.max_token_len = 16  # the longest prompt has 12 words
   config.data_dir = "data/panda_tasks"
   config.make_data = (
-    "for task in pick_and_place insertion pouring stacking; do python -m pi0rag_jax.sim.collect --task=$task"
-    " --episodes=1500 --seed=0 --processes=2 --out=data/panda_tasks/$task; done")
+    "while read task seed episodes; do python -m pi0rag_jax.sim.collect --task=$task --seed=$seed"
+    " --episodes=$episodes --processes=2 --out=data/panda_tasks/$task; done <<< 'pick_and_place 0 1500\nstacking 0 1500\n"
+    "insertion 0 1069\npouring 0 661\npouring 1000 360'")
   # How to look for a cube was learned once; the words for it are new.
   config.init_checkpoint = "pi0rag_jax/assets/panda_small/params"
-  config.steps = 30_000
+  config.steps = 22_000
   config.batch_size = 48
   config.validate_every = 1000
   return config.lock()

@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
 
   config.memory = ConfigDict()
   config.memory.capacity = 10_000  # records
-  config.memory.keys = ""  # which of the policy's key statistics (train.calibrate --name); '' its own
+  config.memory.key_name = ""  # which of the policy's key statistics (train.calibrate --name); '' its own
   config.memory.feeding = "overlap"
   # A search that takes longer is given up; 0 waits, since an evaluation must not depend on the load.
   config.memory.deadline_ms = 0.0

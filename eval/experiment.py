@@ -29,6 +29,7 @@ from pi0rag_jax.sim.render import RENDERERS
 from pi0rag_jax.typing import Config
 
 WALL_CLOCK_NAME = "wall_clock.json"
+MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 
@@ -62,12 +63,10 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
   with SweepProgress(console) as progress, _Runner(config, out, progress) as runner:
     for step in steps:
       films += runner.carry_out(step)
-  streams = {step.stream for step in steps if isinstance(step, Learn)}
   seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
   facts = provenance.provenance(config, seeds=seeds, renderer=config.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  memory_bytes = {s.name: runner.memory_bytes(s) for s in streams}
-  return report.summarize(runner.log.records, facts, memory_bytes=memory_bytes), films
+  return report.summarize(runner.log.records, facts, memory_bytes=_read_json(out / MEMORY_SIZES_NAME, {})), films
 
 
 class _Runner:
@@ -75,7 +74,7 @@ class _Runner:
 
   def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
     self._config, self._out, self._progress = config, out, progress
-    self._policy = Policy.load(shipped.directory(config.policy), key_name=config.memory.keys)
+    self._policy = Policy.load(shipped.directory(config.policy), key_name=config.memory.key_name)
     self._online = online_config(config)
     self.log = RecordLog(out / "records.jsonl")
     self._envs = contextlib.ExitStack()
@@ -101,11 +100,6 @@ class _Runner:
         return self._film(step)
     return []
 
-  def memory_bytes(self, source: Stream) -> int:
-    """Returns what a stream's memory occupies in this process, store and index together."""
-    with self._open_memory(source, read_only=True) as memory:
-      return memory.memory_bytes()
-
   def _env_config(self, place: Place) -> EnvConfig:
     spec = self._policy.spec
     return EnvConfig(place.task, place.condition, self._config.renderer, spec.image_size, spec.model.action_horizon)
@@ -125,6 +119,9 @@ class _Runner:
     jobs, done = self._missing(cell, source.seeds[: step.until])
     if not jobs:
       return
+    if done and not self._memory_dir(source).exists():
+      raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
+                        "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
     config = steering.preset(c.steering)
     with self._open_memory(source, read_only=False) as memory:
@@ -137,6 +134,13 @@ class _Runner:
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
       learner.close()
+      self._note_size(source, memory)
+
+  def _note_size(self, source: Stream, memory: Memory) -> None:
+    """Writes down what a memory occupies in this process, store and index together."""
+    path = self._out / MEMORY_SIZES_NAME
+    sizes = _read_json(path, {}) | {source.name: memory.memory_bytes()}
+    path.write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf8")
 
   def _fork(self, step: Fork) -> None:
     """Copies a memory, once: what the other stream makes of it afterwards stays."""
@@ -189,8 +193,8 @@ class _Runner:
     seeds = clips.choose(before, after, self._config.evaluation.clips)
     path = self._out / "clips" / f"{step.stream.directory}.npz"
     kept = clips.load(path, seeds)
-    if kept is not None:
-      return kept
+    if kept is not None or not self._memory_dir(step.stream).exists():  # of results that came without their memories
+      return kept or []
     env = self._env(step.place)
     without, with_memory = (self._traces(env, *one, seeds) for one in both)
     filmed = clips.film(env, seeds, without, with_memory, task=step.place.task, condition=step.place.condition,
@@ -275,6 +279,10 @@ class _Runner:
 def _total_wall_clock(out: pathlib.Path, seconds: float) -> float:
   """Returns the seconds that all runs of a sweep took together, this one included."""
   path = out / WALL_CLOCK_NAME
-  before = json.loads(path.read_text(encoding="utf8")) if path.exists() else []
+  before = _read_json(path, [])
   path.write_text(json.dumps([*before, round(seconds, 1)]) + "\n", encoding="utf8")
   return sum(before) + seconds
+
+
+def _read_json(path: pathlib.Path, otherwise):
+  return json.loads(path.read_text(encoding="utf8")) if path.exists() else otherwise

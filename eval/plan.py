@@ -1,8 +1,9 @@
 """What a sweep's configuration amounts to: a list of steps, each of which can be resumed.
 
-A place is a task under a condition. In each place the policies without memory are evaluated, then streams teach a
-memory, which is frozen and evaluated after so many episodes. In places of focus there are more streams, one of them
-is longer, more ways of steering are compared, and the memory is taken back to where nothing is wrong any more.
+A place is a task under a condition. In each place the policies without memory are evaluated, then (if any policy has
+one) streams teach a memory, which is frozen and evaluated after so many episodes. In places of focus there are more
+streams, one of them is longer, more ways of steering are compared, and the memory is taken back to where nothing is
+wrong any more.
 """
 
 import dataclasses
@@ -129,6 +130,8 @@ def _steps_of(config: Config, here: Place, seen: set[Place], *, in_focus: bool) 
   steered = tuple(method for method in methods if method.steering)
   found: list[Step] = [] if here in seen else [Evaluate(here, alone, shown=True)]
   seen.add(here)
+  if not steered:  # nobody needs a memory
+    return found
   episodes = config.stream.episodes
   for replicate in range(focus.streams if in_focus else 1):
     longer = in_focus and replicate == 0

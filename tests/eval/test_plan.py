@@ -41,6 +41,11 @@ def test_each_place_is_evaluated_without_memory_then_learned_and_evaluated():
   ]
 
 
+def test_without_a_policy_that_has_a_memory_nothing_is_learned():
+  steps = plan.steps(config_of(**{"conditions": ("nominal",), "evaluation.policies": (("base", "gaussian", ""),)}))
+  assert words(steps) == ["evaluate pick_and_place/nominal 0 base"]
+
+
 def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   steps = plan.steps(config_of(**{
     "conditions": ("camera_shift", "nominal"), "stream.checkpoints": (20,), "focus.conditions": ("camera_shift",),

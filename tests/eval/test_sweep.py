@@ -131,6 +131,15 @@ def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, 
   assert not (tmp_path / "out").exists()
 
 
+def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_policy_dir, tmp_path):
+  shutil.copytree(finished[0], tmp_path / "sweep", ignore=shutil.ignore_patterns("memory", "config.json"))
+  again = sweep.sweep(config_of(tiny_policy_dir), tmp_path / "sweep")  # nothing is left to do
+  assert again["streams"] == finished[1]["streams"]
+  (tmp_path / "sweep" / "config.json").unlink()
+  with pytest.raises(Pi0RagError, match=r"2 episodes of stream 'pick_and_place/camera_shift' are logged.*is missing"):
+    sweep.sweep(config_of(tiny_policy_dir, **{"stream.episodes": 3}), tmp_path / "sweep")
+
+
 def test_results_of_another_configuration_are_not_mixed(finished, tiny_policy_dir):
   out, _ = finished
   with pytest.raises(Pi0RagError, match=r"evaluation.episodes was 2, is 5"):
