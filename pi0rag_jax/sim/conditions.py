@@ -107,6 +107,8 @@ CONDITIONS = _registry(
     "in one part of the table the real tool is beside the believed one",
     calibration=Calibration(offset_m=(0.0, 0.025, 0.0), center_m=(0.5, -0.09), radius_m=0.16),
   ),
+  Condition("dim_warm_light", "a dim and warm light, as in the evening", light_rgb=(0.8, 0.62, 0.45)),
+  Condition("actuator_delay", "the servos get their targets 0.15 s late", actuator_delay_ticks=3),
 )
 
 

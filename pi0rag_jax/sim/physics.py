@@ -130,6 +130,11 @@ class Physics:
       east, north = 2 * (x * y - w * z), 1 - 2 * (x * x + z * z)
     return math.atan2(north, east)
 
+  def object_axis(self, name: str) -> np.ndarray:
+    """Returns float[3], the unit vector of the object's z axis: straight up where it stands."""
+    w, x, y, z = self.object_pose(name)[1].tolist()
+    return np.array([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)])
+
   def object_velocity(self, name: str) -> np.ndarray:
     """Returns float[6]: linear (m/s, base frame) and angular (rad/s, object frame) velocity."""
     _, start = self._address(name)

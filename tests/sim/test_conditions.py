@@ -130,7 +130,7 @@ def test_actuator_delay_moves_the_arm_late_and_survives_a_snapshot():
   after = heights(late, rise)
   late.restore(snapshot)
   assert heights(late, rise) == after
-  with pytest.raises(Pi0RagError, match="actuator_delay_ticks is -1, allowed: 0..20"):
+  with pytest.raises(Pi0RagError, match=r"actuator_delay_ticks is -1, allowed: 0\.\.20"):
     Condition("x", "y", actuator_delay_ticks=-1)
 
 

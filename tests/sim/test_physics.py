@@ -24,6 +24,12 @@ def test_objects_are_placed_where_asked(env):
   assert env.physics.object_names() == env.task.cube_names
 
 
+def test_the_axis_of_an_object_leans_with_it(env):
+  start = env.physics.model.joint("cube_1").qposadr[0]
+  env.physics.data.qpos[start + 3 : start + 7] = [np.cos(0.15), np.sin(0.15), 0.0, 0.0]
+  np.testing.assert_allclose(env.physics.object_axis("cube_1"), (0.0, -np.sin(0.3), np.cos(0.3)), atol=1e-12)
+
+
 def test_unknown_objects_list_the_valid_ones(env):
   with pytest.raises(Pi0RagError, match=r"unknown object 'cup'.*cube_target"):
     env.physics.object_pose("cup")

@@ -1,22 +1,22 @@
-"""The expert of insertion: a rule from the physical state to the next action, rolled forward as a plan.
+"""The expert of insertion: approach the peg's upper end, grasp, carry, lower into the socket, release.
 
-It has no memory, and heights are funnels over the distance to go, as those of the cubes' expert. What it lowers into
-the socket is the peg's tip, wherever that hangs under the fingers: the grasp's error is subtracted by looking.
+What it lowers into the socket is the peg's tip, wherever that hangs under the fingers: the grasp's error is subtracted
+by looking.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pi0rag_jax.sim import panda
-from pi0rag_jax.sim.controller import Workspace
-from pi0rag_jax.sim.experts.base import NO_MISTAKE, Expert, Mistake
-from pi0rag_jax.sim.experts.funnel import FAST_M, bounded, descent_speed, sideways_share
+from pi0rag_jax.sim.experts.base import Expert, Mistake
+from pi0rag_jax.sim.experts.funnel import CLOSE, FAST_M, OPEN, Motion, blocked_share, descend, share
+from pi0rag_jax.sim.experts.grasp import YAW_LIMIT_RAD, Aim, Grasp, approach, fingers_meet
 from pi0rag_jax.sim.experts.kinematics import Forecast
-from pi0rag_jax.sim.tasks.cubes import HOLD_FORCE_N
-from pi0rag_jax.sim.tasks.insertion import PEG, InsertionConfig, peg_axis
+from pi0rag_jax.sim.tasks.insertion import PEG, InsertionConfig
+from pi0rag_jax.sim.tasks.table import is_held
 
 if TYPE_CHECKING:
   from pi0rag_jax.sim.env import PandaEnv
@@ -28,16 +28,9 @@ MOUTH_GAP_M = 0.006  # of the tip over the socket until it is above the hole
 LOWEST_TIP_M = 0.002  # commanded
 RELEASE_M = 0.008  # of the tip over the table, when the fingers let go
 RETREAT_M = 0.12  # fingertip height after the release
-AT_POINT_M, AT_HEIGHT_M = 0.006, 0.006
 AT_HOLE_M = 0.004  # of the tip from the hole's middle when it goes in; the chamfer takes twice as much
-SETTLED_RAD = 0.03
-SETTLED_M = 0.0035  # the tool trails its command; act once it has caught up
-OPEN_WIDTH_M = 0.068  # wide enough to go around a peg or to leave one
-# Along a funnel: horizontal distance at which the tool must be at full height, m (angles in rad).
-_FUNNEL_M, _FUNNEL_RAD, _FUNNEL_WIDTH_M = 0.03, 0.35, 0.03
-_CARRY_FUNNEL_M = 0.04
-# A peg that leans by more rights itself, once the fingers are out of its way.
-_UPRIGHT_RAD, _FUNNEL_LEAN_RAD = 0.55, 0.1
+UPRIGHT_RAD = 0.55  # a peg that leans by more is left to right itself
+_CARRY_FUNNEL_M = 0.04  # from the hole, where the tip must be at full height
 # Closing fingers of which one presses so much more than the other push a peg that cannot give way.
 _JAMMED_N = 15.0
 # A peg that lies in the fingers by more is let go of.
@@ -46,14 +39,8 @@ _LYING_RAD = 0.65
 _FREE_M = 0.004
 # Of the fingers over the socket's rim while they open; in the mouth they have no room to.
 _RIM_GAP_M, _FUNNEL_RIM_M = 0.004, 0.01
-# The grip reaches around the peg within these distances between the fingertips and the place where to grasp it.
-_REACH_M, _REACH_HEIGHT_M = 0.04, 0.03
-# Open fingers are so far from the peg's axis, and need so much room to the middle of another peg.
-_FINGER_M, _FINGER_ROOM_M = 0.05, 0.035
+_FINGER_ROOM_M = 0.035  # that the open fingers need to the middle of another peg
 _TURNS_RAD = (0.0, math.pi / 4, -math.pi / 4, math.pi / 2, -math.pi / 2)
-_YAW_LIMIT_RAD = Workspace().high[3] - 0.08
-# A tool that trails by more is blocked and must come up again; free motion trails by 13 mm at most.
-_BLOCKED_M, _FUNNEL_BLOCKED_M = 0.018, 0.02
 
 
 @dataclasses.dataclass
@@ -61,8 +48,9 @@ class _Scene:
   """The imagined task: robot, peg (tip, place to grasp, lean), whether it is held, and the hole. Metres, radians."""
 
   robot: Forecast
+  grasp: Grasp
   tip: list[float]
-  grip: list[float]
+  place: list[float]
   lean: float
   grasp_yaw: float
   held: bool
@@ -73,8 +61,12 @@ class _Scene:
   @property
   def around(self) -> bool:
     """Whether the peg is between the fingers."""
-    x, y, z = (g - m for g, m in zip(self.grip, self.robot.measured))
-    return math.hypot(x, y) < _REACH_M and abs(z) < _REACH_HEIGHT_M
+    return self.grasp.around(self.robot, self.place)
+
+  @property
+  def stands(self) -> bool:
+    """Whether the peg is upright enough to be grasped."""
+    return self.lean < self.grasp.upright
 
   @property
   def over_hole(self) -> bool:
@@ -95,29 +87,28 @@ class _Scene:
   def shift(self, step) -> None:
     """Moves the peg by `step` [3]."""
     self.tip = [value + by for value, by in zip(self.tip, step)]
-    self.grip = [value + by for value, by in zip(self.grip, step)]
+    self.place = [value + by for value, by in zip(self.place, step)]
 
 
 class InsertionExpert(Expert):
   """Approach, descend around the peg's upper end, close, lift, carry, lower into the socket, open, retreat."""
 
-  def plan(self, env: "PandaEnv", horizon: int, mistake: Mistake = NO_MISTAKE) -> np.ndarray:
-    """Returns float32[horizon, 5], see `Expert.plan`. A peg is round: no mistake about its yaw matters."""
-    scene = _observe(env, mistake)
-    return np.array([_tick(scene) for _ in range(horizon)], np.float32)
+  def imagine(self, env: "PandaEnv", mistake: Mistake) -> Callable[[], tuple[float, ...]]:
+    """Returns what gives the next action, see `Expert.imagine`. A peg is round: no mistake about its yaw matters."""
+    return functools.partial(_tick, _observe(env, mistake))
 
 
 def _observe(env: "PandaEnv", mistake: Mistake) -> _Scene:
-  robot, (tip, axis) = Forecast.of(env), peg_axis(env.physics)
-  contacts = env.physics.contacts()
-  held = contacts.holds(PEG, HOLD_FORCE_N)
-  grip = [start + GRIP_M * along for start, along in zip(tip, axis)]
+  robot, contacts, held = Forecast.of(env), env.physics.contacts(), is_held(env.physics, PEG)
+  tip, axis = env.physics.object_pose(PEG)[0].tolist(), env.physics.object_axis(PEG).tolist()
+  place = [start + GRIP_M * along for start, along in zip(tip, axis)]
   scene = _Scene(
     robot=robot,
-    tip=list(tip),
-    grip=grip,
+    grasp=Grasp(2 * env.task.config.peg_radius, HOVER_M, at_height=0.006, upright=UPRIGHT_RAD, reach=0.04),
+    tip=tip,
+    place=place,
     lean=math.acos(min(max(axis[2], -1.0), 1.0)),
-    grasp_yaw=_grasp_yaw(env, grip, robot.yaw),
+    grasp_yaw=_grasp_yaw(env, place, robot.yaw),
     held=held,
     jammed=not held and abs(contacts.pad_left_N - contacts.pad_right_N) > _JAMMED_N,
     goal=(env.layout.socket[0] + mistake.x_m, env.layout.socket[1] + mistake.y_m),
@@ -128,94 +119,73 @@ def _observe(env: "PandaEnv", mistake: Mistake) -> _Scene:
   return scene
 
 
-def _grasp_yaw(env: "PandaEnv", grip, tool_yaw: float) -> float:
+def _grasp_yaw(env: "PandaEnv", place: list[float], tool_yaw: float) -> float:
   """Returns the yaw nearest to the tool's that leaves the fingers room beside the other pegs."""
   others = [env.physics.object_pose(name)[0][:2].tolist() for name in env.task.peg_names if name != PEG]
 
   def cost(yaw: float):
-    east, north = _FINGER_M * math.sin(yaw), -_FINGER_M * math.cos(yaw)
-    tips = ((grip[0] + east, grip[1] + north), (grip[0] - east, grip[1] - north))
-    return any(math.dist(tip, other) < _FINGER_ROOM_M for tip in tips for other in others), abs(yaw - tool_yaw)
+    return fingers_meet(place, yaw, others, _FINGER_ROOM_M), abs(yaw - tool_yaw)
 
-  return min((yaw for turn in _TURNS_RAD if abs(yaw := tool_yaw + turn) <= _YAW_LIMIT_RAD), key=cost, default=tool_yaw)
+  return min((yaw for turn in _TURNS_RAD if abs(yaw := tool_yaw + turn) <= YAW_LIMIT_RAD), key=cost, default=tool_yaw)
 
 
 def _tick(scene: _Scene) -> tuple[float, ...]:
   """Returns the next action [5] and advances the imagined scene by it."""
   robot = scene.robot
   if scene.inserted and (not scene.held or scene.tip[2] < RELEASE_M):
-    step, turn, gripper_open = _release(scene)
+    motion = _release(scene)
   elif scene.held and scene.lean > _LYING_RAD:
-    step, turn, gripper_open = (0.0, 0.0, 0.0), 0.0, True
+    motion = OPEN
   elif scene.held:
-    step, turn, gripper_open = _carry(scene)
+    motion = _carry(scene)
   elif _closing(scene):
-    step, turn, gripper_open = (0.0, 0.0, 0.0), 0.0, False  # the fingers are on their way to the peg between them
+    motion = CLOSE
   else:
-    step, turn, gripper_open = _approach(scene)
-  around, before, thick = scene.around, robot.measured, 2 * scene.config.peg_radius
-  action = robot.move(step, turn, gripper_open, thick if around else 0.0)
-  if scene.held and gripper_open:
+    motion = _approach(scene)
+  before = robot.measured
+  action, caught = scene.grasp.move(robot, motion, around=scene.around)
+  if scene.held and motion.gripper_open:
     scene.held = False
     scene.shift((0.0, 0.0, -scene.tip[2]))
   elif scene.held:
     scene.shift([now - then for now, then in zip(robot.measured, before)])
   else:
-    scene.held = around and not gripper_open and robot.width < thick + 0.001
+    scene.held = caught
   return action
 
 
 def _closing(scene: _Scene) -> bool:
-  """Whether the fingers are on their way to the peg between them."""
-  on_the_way = not scene.robot.gripper_open and scene.robot.width > 1.9 * scene.config.peg_radius
-  return on_the_way and scene.around and not scene.jammed and scene.lean < _UPRIGHT_RAD
+  """Whether the fingers are on their way to the peg between them, and may go on."""
+  return scene.stands and not scene.jammed and scene.grasp.closing(scene.robot, scene.place)
 
 
-def _approach(scene: _Scene):
-  """Returns (step [3], turn, gripper open): over the peg, then down around it; closes where it stands."""
-  robot, (x, y, lowest) = scene.robot, scene.grip
-  dx, dy = x - robot.commanded[0], y - robot.commanded[1]
-  distance, turn = math.hypot(dx, dy), scene.grasp_yaw - robot.yaw
-  height = robot.commanded[2]
-  in_place = distance < AT_POINT_M and abs(turn) < SETTLED_RAD and abs(height - lowest) < AT_HEIGHT_M
-  if in_place and robot.width > OPEN_WIDTH_M and robot.trail < SETTLED_M and scene.lean < _UPRIGHT_RAD:
-    return (0.0, 0.0, 0.0), 0.0, False
-  up = max(
-    (distance - AT_POINT_M) / _FUNNEL_M,
-    (abs(turn) - SETTLED_RAD) / _FUNNEL_RAD,
-    (OPEN_WIDTH_M - robot.width) / _FUNNEL_WIDTH_M,
-    (robot.trail - _BLOCKED_M) / _FUNNEL_BLOCKED_M,
-    (scene.lean - _UPRIGHT_RAD) / _FUNNEL_LEAN_RAD,
-  )
-  floor = lowest + (HOVER_M - lowest) * min(max(up, 0.0), 1.0)
-  sideways = sideways_share(height, floor)
-  dz = min(max(floor - height, -descent_speed(height - HOVER_M)), FAST_M)
-  return (*bounded(dx, dy, FAST_M * sideways), dz), turn * sideways, True
+def _approach(scene: _Scene) -> Motion:
+  """Returns the motion over the peg and down around it."""
+  turn = scene.grasp_yaw - scene.robot.yaw
+  return approach(scene.robot, scene.grasp, Aim(scene.place, turn, scene.lean, may_close=scene.stands))
 
 
-def _carry(scene: _Scene):
-  """Returns (step [3], turn, gripper open): lift, over to the socket, down into it."""
+def _carry(scene: _Scene) -> Motion:
+  """Returns the motion that lifts the peg, brings it over the socket and lowers it in."""
   robot, mouth = scene.robot, scene.config.hole_depth
-  # Where the tip will be once the tool has caught up with its command.
-  x, y, z = (value + lag for value, lag in zip(scene.tip, robot.lag))
+  x, y, z = robot.settled(scene.tip)
   dx, dy = scene.goal[0] - x, scene.goal[1] - y
   distance = math.hypot(dx, dy)
   inside = scene.over_hole and scene.tip[2] < mouth
   if inside and robot.measured[2] < scene.lowest:
-    return (0.0, 0.0, 0.0), 0.0, True  # the fingers are at the rim: a peg held so low falls the rest
+    return OPEN  # the fingers are at the rim: a peg held so low falls the rest
   floor = LOWEST_TIP_M
   if not inside and distance > AT_HOLE_M:
-    up = max((distance - AT_HOLE_M) / _CARRY_FUNNEL_M, (robot.trail - _BLOCKED_M) / _FUNNEL_BLOCKED_M)
     gap = mouth + MOUTH_GAP_M
-    floor = gap + (CARRY_M - gap) * min(max(up, 0.0), 1.0)
-  dz = min(max(floor - z, -descent_speed(z - CARRY_M / 2)), FAST_M)
-  return (*bounded(dx, dy, FAST_M * sideways_share(z, floor)), dz), 0.0, False
+    floor = gap + (CARRY_M - gap) * share(max((distance - AT_HOLE_M) / _CARRY_FUNNEL_M, blocked_share(robot)))
+  step, _ = descend(dx, dy, height=z, floor=floor, clearance=z - CARRY_M / 2)
+  return Motion(step, 0.0, False)
 
 
-def _release(scene: _Scene):
-  """Returns (step [3], turn, gripper open): open, and straight up as the fingers come free."""
-  robot, thick = scene.robot, 2 * scene.config.peg_radius
-  free = (robot.width - thick - _FREE_M) / (OPEN_WIDTH_M - thick - _FREE_M) if scene.around else 1.0
+def _release(scene: _Scene) -> Motion:
+  """Returns the motion that opens, and goes straight up as the fingers come free."""
+  robot, (thick, wide) = scene.robot, (scene.grasp.width, scene.grasp.open_width)
+  free = (robot.width - thick - _FREE_M) / (wide - thick - _FREE_M) if scene.around else 1.0
   free = max(free, (scene.lowest - robot.commanded[2]) / _FUNNEL_RIM_M)
-  dz = min(max(RETREAT_M - robot.commanded[2], 0.0), FAST_M) * min(max(free, 0.0), 1.0)
-  return (0.0, 0.0, dz), 0.0, True
+  dz = min(max(RETREAT_M - robot.commanded[2], 0.0), FAST_M) * share(free)
+  return Motion((0.0, 0.0, dz), 0.0, True)

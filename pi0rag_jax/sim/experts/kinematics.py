@@ -1,6 +1,7 @@
 """A cheap forecast of the robot for experts: where the real fingertips go when an action is commanded."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pi0rag_jax.sim import panda
@@ -84,6 +85,11 @@ class Forecast:
   def trail(self) -> float:
     """The greatest component of the lag in m."""
     return max(abs(value) for value in self.lag)
+
+  def settled(self, point: Sequence[float]) -> Point:
+    """Returns where the held `point` [3] will be once the tool has caught up with its command."""
+    x, y, z = (value + lag for value, lag in zip(point, self.lag))
+    return x, y, z
 
   def move(self, step, turn: float, gripper_open: bool, grip_floor: float) -> tuple[float, ...]:
     """Advances by one tick and returns the env action [5] for it.

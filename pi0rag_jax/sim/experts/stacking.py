@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pi0rag_jax.sim.experts.base import Mistake
-from pi0rag_jax.sim.experts.cube import OPEN_WIDTH_M, CubeExpert, MoveRule, Scene
+from pi0rag_jax.sim.experts.cube import CubeExpert, MoveRule, Scene
 from pi0rag_jax.sim.tasks.cubes import Move
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class StackingExpert(CubeExpert):
 
 def _left(scene: Scene, move: Move) -> Move:
   """Returns `move`, or a cube's stay where it is, if that is still between fingers that are not open."""
-  if scene.held is None and scene.robot.width < OPEN_WIDTH_M:
+  if scene.held is None and scene.robot.width < scene.grasp.open_width:
     for name, (x, y, z) in scene.cubes.items():
       if name != move.cube and scene.around(name):
         return Move(name, (x, y), z - scene.half_size)

@@ -50,15 +50,3 @@ class Task(abc.ABC):
     Every task has `target_position` [3] (of what the tool has to reach for next) and `target_yaw`, `goal_position`
     [2] (where it belongs, on the table) and `grasped`: the auxiliary head of training reads them off the prefix.
     """
-
-
-def in_region(point, object_region: str, held_out_low, held_out_high) -> bool:
-  """Returns whether `point` [2] is in `object_region` (see conditions.OBJECT_REGIONS) of a table.
-
-  Args:
-    point: x, y in m.
-    object_region: full, held_out or seen.
-    held_out_low, held_out_high: corners [2] of the part that demonstrations may leave out.
-  """
-  held_out = bool(np.all(np.greater_equal(point, held_out_low)) and np.all(np.less_equal(point, held_out_high)))
-  return object_region == "full" or held_out == (object_region == "held_out")

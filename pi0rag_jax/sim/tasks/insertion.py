@@ -10,16 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.physics import Physics
 from pi0rag_jax.sim.scene import BodySpec, GeomSpec, SceneSpec
 from pi0rag_jax.sim.tasks.base import Layout, Task
-from pi0rag_jax.sim.tasks.cubes import CUBE_RGB, HOLD_FORCE_N, STILL_M_S
+from pi0rag_jax.sim.tasks.table import (
+  RGB,
+  TableConfig,
+  draw_colours,
+  draw_points,
+  draw_tool_pose,
+  is_held,
+  is_left_alone,
+  require_colours,
+)
 
 PEG, SOCKET = "peg_target", "socket"
-PEG_RGB = CUBE_RGB
-SOCKET_RGB = {"white": (0.95, 0.95, 0.95), "yellow": (0.95, 0.8, 0.1)}
-_MAX_DRAWS = 10_000
 # The flat foot in the round tip: half its side and its height, as shares of the peg's radius. A wider or lighter one
 # would hold a fallen peg on its edge. Its mass is that of a tip filled with tungsten up to 6 mm.
 _FOOT, _FOOT_HEIGHT = 0.25, 0.5
@@ -32,7 +37,7 @@ _CHAMFER_THICKNESS_M = 0.002  # half
 
 
 @dataclasses.dataclass(frozen=True)
-class InsertionConfig:
+class InsertionConfig(TableConfig):
   """The tunables. Lengths in m."""
 
   distractors: int = 1
@@ -41,16 +46,9 @@ class InsertionConfig:
   peg_radius: float = 0.016
   peg_height: float = 0.09
   peg_mass_kg: float = 0.03
-  clearance: float = 0.0015  # between the peg and the hole, on each side
+  hole_clearance: float = 0.0015  # between the peg and the hole, on each side
   hole_depth: float = 0.048  # with the chamfer
   chamfer: float = 0.01  # how much wider the mouth is on each side, and how much of the depth it takes
-  area_low: tuple[float, float] = (0.36, -0.20)
-  area_high: tuple[float, float] = (0.66, 0.20)
-  held_out_low: tuple[float, float] = (0.36, 0.09)  # demonstrations may leave this part of the area out
-  held_out_high: tuple[float, float] = (0.66, 0.20)
-  spacing: float = 0.115  # between the centres of any two things; open fingers reach 6 cm to each side
-  tool_home: tuple[float, float, float] = (0.48, 0.0, 0.22)
-  tool_spread: tuple[float, float, float, float] = (0.03, 0.04, 0.02, 0.1)  # x, y, z, yaw
   success_depth: float = 0.7  # of the hole's depth that the tip has reached
   success_tilt_rad: float = 0.2
   success_retreat: float = 0.015  # of the fingertips above the peg's upper end
@@ -73,46 +71,25 @@ class Insertion(Task):
   name = "insertion"
 
   def __init__(self, config: InsertionConfig = InsertionConfig()):
-    if config.distractors >= len(config.peg_colours):
-      raise Pi0RagError(
-        f"{config.distractors} distractors need more peg colours than {list(config.peg_colours)}:"
-        " no two pegs may look alike"
-      )
-    self.config = config
-    self.time_limit = config.time_limit
+    self.config, self.time_limit = config, config.time_limit
     self.peg_names = (PEG, *(f"peg_{i}" for i in range(1, config.distractors + 1)))
+    require_colours("pegs", len(self.peg_names), config.peg_colours)
     pegs = tuple(BodySpec(name, peg_geoms(config)) for name in self.peg_names)
     self.scene = SceneSpec(objects=pegs, fixtures=(BodySpec(SOCKET, socket_geoms(config)),))
 
   def sample(self, rng: np.random.Generator, object_region: str = "full") -> InsertionLayout:
     """Returns a random layout; only the target peg obeys `object_region`."""
-    config = self.config
-    colours = [str(colour) for colour in rng.permutation(config.peg_colours)[: len(self.peg_names)]]
-    socket_colour = str(rng.choice(config.socket_colours))
-    points = self._sample_points(rng, object_region)
-    spread = rng.uniform(-1.0, 1.0, 4) * config.tool_spread
-    tool = np.array([*config.tool_home, 0.0]) + spread
+    colours = draw_colours(rng, self.config.peg_colours, len(self.peg_names))
+    socket_colour = str(rng.choice(self.config.socket_colours))
+    *pegs, socket = draw_points(rng, self.config, len(self.peg_names) + 1, object_region)
     return InsertionLayout(
       prompt=f"insert the {colours[0]} peg into the {socket_colour} socket",
-      tool_pose=tuple(tool.tolist()),
-      pegs=tuple(points[:-1]),
-      peg_colours=tuple(colours),
-      socket=points[-1],
+      tool_pose=draw_tool_pose(rng, self.config),
+      pegs=tuple(pegs),
+      peg_colours=colours,
+      socket=socket,
       socket_colour=socket_colour,
     )
-
-  def _sample_points(self, rng: np.random.Generator, object_region: str) -> list[tuple[float, float]]:
-    """Returns positions of all pegs and the socket, at least `spacing` apart, by rejection."""
-    for _ in range(_MAX_DRAWS):
-      points = rng.uniform(self.config.area_low, self.config.area_high, (len(self.peg_names) + 1, 2))
-      gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(len(points)) * 10
-      if gaps.min() >= self.config.spacing and self._in_region(points[0], object_region):
-        return [tuple(point) for point in points.tolist()]
-    raise Pi0RagError(f"no room for {len(self.peg_names)} pegs and a socket: widen the area or lower the spacing")
-
-  def _in_region(self, point, object_region: str) -> bool:
-    held_out = bool(np.all(point >= self.config.held_out_low) and np.all(point <= self.config.held_out_high))
-    return object_region == "full" or held_out == (object_region == "held_out")
 
   def apply(self, physics: Physics, layout: InsertionLayout) -> None:
     """Puts pegs and socket where `layout` says and colours them."""
@@ -124,23 +101,18 @@ class Insertion(Task):
   def paint(self, physics: Physics, layout: InsertionLayout) -> None:
     """Colours pegs and socket as `layout` says."""
     for name, colour in zip(self.peg_names, layout.peg_colours):
-      physics.paint(name, PEG_RGB[colour])
-    physics.paint(SOCKET, SOCKET_RGB[layout.socket_colour])
+      physics.paint(name, RGB[colour])
+    physics.paint(SOCKET, RGB[layout.socket_colour])
 
   def succeeded(self, physics: Physics, layout: InsertionLayout) -> bool:
     """Returns whether the target stands still in the socket, released, with the fingertips above it."""
     config = self.config
-    tip, axis = peg_axis(physics)
+    tip = physics.object_pose(PEG)[0].tolist()
     inside = math.dist(tip[:2], layout.socket) < config.peg_radius
     deep = tip[2] < (1.0 - config.success_depth) * config.hole_depth
-    upright = axis[2] > math.cos(config.success_tilt_rad)
-    if not (inside and deep and upright):
-      return False
-    still = np.linalg.norm(physics.object_velocity(PEG)[:3]) < STILL_M_S
-    contacts = physics.contacts()
-    released = PEG not in (contacts.body_left, contacts.body_right)
-    retreated = physics.fingertip_pose()[0][2] >= tip[2] + config.peg_height + config.success_retreat
-    return bool(still and released and retreated)
+    upright = bool(physics.object_axis(PEG)[2] > math.cos(config.success_tilt_rad))
+    retreat_m = config.peg_height + config.success_retreat
+    return inside and deep and upright and is_left_alone(physics, PEG, retreat_m)
 
   def privileged(self, physics: Physics, layout: InsertionLayout) -> dict[str, Any]:
     """Returns `target_position` [3] of the tip, `target_yaw`, `goal_position` [2] and `grasped`."""
@@ -148,16 +120,8 @@ class Insertion(Task):
       "target_position": physics.object_pose(PEG)[0],
       "target_yaw": 0.0,  # a peg is round
       "goal_position": np.array(layout.socket),
-      "grasped": physics.contacts().holds(PEG, HOLD_FORCE_N),
+      "grasped": is_held(physics, PEG),
     }
-
-
-def peg_axis(physics: Physics, name: str = PEG) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-  """Returns (position [3] of the peg's tip in m, unit vector [3] from there to its upper end)."""
-  position, quaternion = physics.object_pose(name)
-  east, north, height = position.tolist()
-  w, x, y, z = quaternion.tolist()
-  return (east, north, height), (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y))
 
 
 def peg_geoms(config: InsertionConfig) -> tuple[GeomSpec, ...]:
@@ -186,7 +150,7 @@ def peg_geoms(config: InsertionConfig) -> tuple[GeomSpec, ...]:
 
 def socket_geoms(config: InsertionConfig) -> tuple[GeomSpec, ...]:
   """Returns four walls round a square hole and four slanted plates above them, the chamfer; the table is the floor."""
-  hole, chamfer, thin = config.peg_radius + config.clearance, config.chamfer, _CHAMFER_THICKNESS_M
+  hole, chamfer, thin = config.peg_radius + config.hole_clearance, config.chamfer, _CHAMFER_THICKNESS_M
   straight = config.hole_depth - chamfer
   wall = (chamfer / 2, hole + chamfer, straight / 2)
   plate = (chamfer / math.sqrt(2), hole + chamfer, thin)

@@ -9,9 +9,9 @@ import numpy as np
 from pi0rag_jax.sim.physics import Physics
 from pi0rag_jax.sim.scene import SceneSpec, pad
 from pi0rag_jax.sim.tasks.cubes import REST_TOLERANCE_M, CubesConfig, CubesLayout, CubesTask, Move
+from pi0rag_jax.sim.tasks.table import RGB, draw_colours, draw_points, draw_tool_pose, is_left_alone
 
 TARGET, GOAL = "cube_target", "goal"
-GOAL_RGB = {"white": (0.95, 0.95, 0.95)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +44,14 @@ class PickAndPlace(CubesTask):
 
   def sample(self, rng: np.random.Generator, object_region: str = "full") -> PickAndPlaceLayout:
     """Returns a random layout; only the target cube obeys `object_region`."""
-    colours = self._draw_colours(rng)
+    colours = draw_colours(rng, self.config.cube_colours, len(self.cube_names))
     goal_colour = str(rng.choice(self.config.goal_colours))
-    *points, goal = self._draw_points(rng, len(self.cube_names) + 1, object_region, (0,))
+    *points, goal = draw_points(rng, self.config, len(self.cube_names) + 1, object_region)
     return PickAndPlaceLayout(
       prompt=f"pick up the {colours[0]} cube and place it on the {goal_colour} pad",
       cubes=self._draw_cubes(rng, points),
       cube_colours=colours,
-      tool_pose=self._draw_tool_pose(rng),
+      tool_pose=draw_tool_pose(rng, self.config),
       goal=goal,
       goal_colour=goal_colour,
     )
@@ -64,7 +64,7 @@ class PickAndPlace(CubesTask):
   def paint(self, physics: Physics, layout: PickAndPlaceLayout) -> None:
     """Colours cubes and goal as `layout` says."""
     super().paint(physics, layout)
-    physics.paint(GOAL, GOAL_RGB[layout.goal_colour])
+    physics.paint(GOAL, RGB[layout.goal_colour])
 
   def succeeded(self, physics: Physics, layout: PickAndPlaceLayout) -> bool:
     """Returns whether the target lies still on the goal, released, with the fingertips above it."""
@@ -72,7 +72,7 @@ class PickAndPlace(CubesTask):
     if math.hypot(x - layout.goal[0], y - layout.goal[1]) > self.config.success_radius:
       return False
     resting = abs(z - self.config.cube_half_size) < REST_TOLERANCE_M
-    return resting and self._left_alone(physics, TARGET)
+    return resting and is_left_alone(physics, TARGET, self.config.success_retreat)
 
   def privileged(self, physics: Physics, layout: PickAndPlaceLayout) -> dict[str, Any]:
     """Returns `target_position` [3], `target_yaw`, `goal_position` [2] and `grasped`."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from pi0rag_jax.sim.physics import Physics
 from pi0rag_jax.sim.scene import SceneSpec
-from pi0rag_jax.sim.tasks.cubes import HOLD_FORCE_N, REST_TOLERANCE_M, CubesConfig, CubesLayout, CubesTask, Move
+from pi0rag_jax.sim.tasks.cubes import REST_TOLERANCE_M, CubesConfig, CubesLayout, CubesTask, Move
+from pi0rag_jax.sim.tasks.table import draw_colours, draw_points, draw_tool_pose, is_held, is_left_alone
 
 # From a tower to a cube beside it: the hand that reaches down is 10 cm wide to each side.
 TOWER_CLEARANCE_M = 0.15
@@ -46,13 +47,13 @@ class Stacking(CubesTask):
   def sample(self, rng: np.random.Generator, object_region: str = "full") -> CubesLayout:
     """Returns a random layout; the cubes that have to be moved obey `object_region`."""
     levels = self.config.levels
-    colours = self._draw_colours(rng)
-    points = self._draw_points(rng, len(self.cube_names), object_region, range(levels - 1))
+    colours = draw_colours(rng, self.config.cube_colours, len(self.cube_names))
+    points = draw_points(rng, self.config, len(self.cube_names), object_region, obeying=range(levels - 1))
     return CubesLayout(
       prompt="stack " + " on ".join(f"the {colour} cube" for colour in colours[:levels]),
       cubes=self._draw_cubes(rng, points),
       cube_colours=colours,
-      tool_pose=self._draw_tool_pose(rng),
+      tool_pose=draw_tool_pose(rng, self.config),
     )
 
   def succeeded(self, physics: Physics, layout: CubesLayout) -> bool:
@@ -60,12 +61,11 @@ class Stacking(CubesTask):
     centres = self._centres(physics)
     built = self._on_table(centres) and all(
       self._stacked(centres[upper], centres[lower]) for lower, upper in itertools.pairwise(self.tower))
-    return built and all(self._left_alone(physics, name) for name in self.tower)
+    return built and all(is_left_alone(physics, name, self.config.success_retreat) for name in self.tower)
 
   def privileged(self, physics: Physics, layout: CubesLayout) -> dict[str, Any]:
     """Returns `target_position` [3], `target_yaw`, `goal_position` [2] and `grasped` for the cube that moves next."""
-    contacts = physics.contacts()
-    held = next((name for name in self.cube_names if contacts.holds(name, HOLD_FORCE_N)), None)
+    held = next((name for name in self.cube_names if is_held(physics, name)), None)
     return self._privileged(physics, self.next_move(self._centres(physics), held))
 
   def next_move(self, centres: Centres, held: str | None) -> Move:

@@ -6,7 +6,7 @@ import pytest
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import Mistake, get_expert
 from pi0rag_jax.sim.experts.insertion import GRIP_M
-from pi0rag_jax.sim.tasks.insertion import PEG, peg_axis
+from pi0rag_jax.sim.tasks.insertion import PEG
 
 EXPERT = get_expert("insertion")
 STAY_CLOSED, STAY_OPEN = np.array([0, 0, 0, 0, 0.0]), np.array([0, 0, 0, 0, 1.0])
@@ -32,7 +32,7 @@ def _grasped(env: PandaEnv) -> bool:
 
 def _lift(env: PandaEnv) -> None:
   """Follows the expert until the tip is 6 cm over the table."""
-  while peg_axis(env.physics)[0][2] < 0.06:
+  while env.physics.object_pose(PEG)[0][2] < 0.06:
     env.advance(EXPERT.plan(env, 1))
 
 
@@ -55,7 +55,7 @@ def test_it_subtracts_how_the_peg_hangs_in_the_fingers(env):
   env.controller.reset((x + 0.008, y + 0.004, GRIP_M - 0.006, 0.0))
   env.physics.refresh()
   env.advance(np.tile(STAY_CLOSED, (8, 1)))
-  assert abs(env.physics.fingertip_pose()[0][0] - peg_axis(env.physics)[0][0]) > 0.006
+  assert abs(env.physics.fingertip_pose()[0][0] - env.physics.object_pose(PEG)[0][0]) > 0.006
   assert _finish(env) and env.ticks < 80
 
 
@@ -75,10 +75,10 @@ def test_it_lets_go_of_a_peg_that_lies_in_the_fingers(env):
   env.reset(seed=1)
   _lift(env)
   start = env.physics.model.joint(PEG).qposadr[0]
-  tip, _ = peg_axis(env.physics)
+  tip = env.physics.object_pose(PEG)[0]
   env.physics.data.qpos[start : start + 7] = [tip[0] + GRIP_M, tip[1], tip[2] + GRIP_M, 0.5**0.5, 0.0, -(0.5**0.5), 0.0]
   env.advance(STAY_CLOSED[None])
-  assert _grasped(env) and abs(peg_axis(env.physics)[1][2]) < 0.5
+  assert _grasped(env) and abs(env.physics.object_axis(PEG)[2]) < 0.5
   assert EXPERT.act(env)[4] == 1.0
   assert _finish(env)
 
@@ -98,7 +98,7 @@ def test_a_mistaken_expert_goes_beside_the_peg_and_recovers_once_it_knows(env):
   env.reset(seed=2)
   while env.physics.fingertip_pose()[0][2] > 0.08 and env.ticks < 80:
     env.advance(EXPERT.plan(env, 1, mistake))
-  beside = env.physics.fingertip_pose()[0][:2] - peg_axis(env.physics)[0][:2]
+  beside = env.physics.fingertip_pose()[0][:2] - env.physics.object_pose(PEG)[0][:2]
   np.testing.assert_allclose(beside, [0.06, -0.03], atol=0.01)
   assert _finish(env)
 

@@ -24,7 +24,7 @@ def _finish(env: PandaEnv, steps: int) -> bool:
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_it_succeeds_in_the_nominal_world(steps):
   env = PandaEnv(render_images=False)
-  for seed in range(10):
+  for seed in range(4):
     env.reset(seed=seed)
     assert _finish(env, steps), seed
     assert env.ticks < 110, seed
@@ -33,14 +33,14 @@ def test_it_succeeds_in_the_nominal_world(steps):
 @pytest.mark.parametrize("condition", condition_names())
 def test_it_succeeds_under_every_condition(condition):
   env = PandaEnv(condition=condition, render_images=False)
-  for seed in range(20, 26):
+  for seed in range(20, 23):
     env.reset(seed=seed)
     assert _finish(env, 4), seed
 
 
 def test_it_recovers_from_a_miss_and_from_a_drop():
   env = PandaEnv(render_images=False)
-  for seed in range(4):
+  for seed in range(2):
     env.reset(seed=seed)
     while env.physics.fingertip_pose()[0][2] > 0.08:
       env.advance(EXPERT.plan(env, 1))

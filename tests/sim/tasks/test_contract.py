@@ -1,4 +1,4 @@
-"""What every registered task keeps; `tests/sim/test_env.py` holds them under every condition."""
+"""What every registered task keeps; `tests/sim/test_env.py` has what every environment keeps."""
 
 import functools
 import pickle
@@ -10,7 +10,7 @@ from configs import panda_tasks
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import EXPERTS, get_expert
 from pi0rag_jax.sim.tasks import TASKS, get_task, task_names
-from pi0rag_jax.sim.tasks.base import in_region
+from pi0rag_jax.sim.tasks.table import in_region
 
 EVERY_TASK = pytest.mark.parametrize("task", task_names())
 SEEDS = (390_001, 390_002)
@@ -110,4 +110,4 @@ def test_the_target_starts_in_its_region(task, region):
   env, config = _blind(task), get_task(task).config
   for seed in range(8):
     _, info = env.reset(seed=seed, options={"object_region": region})
-    assert in_region(info["privileged"]["target_position"][:2], region, config.held_out_low, config.held_out_high)
+    assert in_region(info["privileged"]["target_position"][:2], region, config)

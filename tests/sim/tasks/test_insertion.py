@@ -7,7 +7,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.env import PandaEnv
-from pi0rag_jax.sim.tasks.insertion import PEG, SOCKET, Insertion, InsertionConfig, peg_axis
+from pi0rag_jax.sim.tasks.insertion import PEG, SOCKET, Insertion, InsertionConfig
 
 STAY_OPEN = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
 
@@ -42,7 +42,7 @@ def test_layouts_keep_everything_apart_and_in_the_area(distractors):
     layout = task.sample(rng)
     points = np.array([*layout.pegs, layout.socket])
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(len(points), 1)]
-    assert len(points) == distractors + 2 and gaps.min() >= task.config.spacing
+    assert len(points) == distractors + 2 and gaps.min() >= task.config.clearance
     assert np.all(points >= task.config.area_low) and np.all(points <= task.config.area_high)
     assert len(set(layout.peg_colours)) == distractors + 1
     assert layout.prompt == f"insert the {layout.peg_colours[0]} peg into the {layout.socket_colour} socket"
@@ -63,11 +63,9 @@ def test_all_colours_are_asked_for():
   assert {layout.socket_colour for layout in layouts} == {"white", "yellow"}
 
 
-def test_impossible_configurations_are_refused():
-  with pytest.raises(Pi0RagError, match="3 distractors need more peg colours"):
+def test_more_pegs_than_colours_are_refused():
+  with pytest.raises(Pi0RagError, match="4 pegs need 4 colours, there are"):
     Insertion(InsertionConfig(distractors=3))
-  with pytest.raises(Pi0RagError, match="no room"):
-    Insertion(InsertionConfig(spacing=0.6)).sample(np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_a_held_a_moving_or_another_peg_is_no_success(env):
 
 
 def test_the_hole_has_its_clearance_and_the_mouth_its_chamfer(env):
-  clearance, chamfer, depth = env.task.config.clearance, env.task.config.chamfer, env.task.config.hole_depth
+  clearance, chamfer, depth = env.task.config.hole_clearance, env.task.config.chamfer, env.task.config.hole_depth
   for direction in ((1, 0), (0, 1), (-1, 0), (0, -1)):
     for shift, height, touches in (
       (clearance - 0.0004, 0.0, False),
@@ -124,12 +122,4 @@ def test_the_chamfer_leads_a_peg_in_that_is_let_go_beside_the_middle(env):
 def test_a_fallen_peg_rights_itself(env, lean):
   _place(env, (0.0, 0.15, 0.1), lean=lean, tool_z=0.3)
   env.advance(np.tile(STAY_OPEN, (50, 1)))
-  tip, axis = peg_axis(env.physics)
-  assert axis[2] > 0.995 and abs(tip[2]) < 0.001
-
-
-def test_the_axis_points_from_the_tip_to_the_upper_end(env):
-  _place(env, (0.0, 0.1, 0.02), lean=0.3)
-  tip, axis = peg_axis(env.physics)
-  np.testing.assert_allclose(tip, np.add((*env.layout.socket, 0.0), (0.0, 0.1, 0.02)))
-  np.testing.assert_allclose(axis, (0.0, -math.sin(0.3), math.cos(0.3)), atol=1e-12)
+  assert env.physics.object_axis(PEG)[2] > 0.995 and abs(env.physics.object_pose(PEG)[0][2]) < 0.001

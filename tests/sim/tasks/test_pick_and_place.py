@@ -34,12 +34,9 @@ def test_all_colours_are_asked_for():
   assert {task.sample(rng).cube_colours[0] for _ in range(40)} == {"red", "green", "blue"}
 
 
-def test_impossible_configurations_are_refused():
+def test_more_cubes_than_colours_are_refused():
   with pytest.raises(Pi0RagError, match="4 cubes need 4 colours"):
     PickAndPlace(PickAndPlaceConfig(distractors=3))
-  crowded = PickAndPlace(PickAndPlaceConfig(clearance=0.6))
-  with pytest.raises(Pi0RagError, match="no room"):
-    crowded.sample(np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.env import PandaEnv
-from pi0rag_jax.sim.tasks.pouring import CUP, Pouring, PouringConfig, cup_axis
+from pi0rag_jax.sim.tasks.pouring import CUP, Pouring, PouringConfig
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_layouts_keep_everything_apart_and_name_what_is_meant():
   for _ in range(50):
     layout = task.sample(rng)
     cup, points = layout.cup[:2], np.array([layout.cup[:2], *layout.bowls])
-    assert min(math.dist(cup, bowl) for bowl in layout.bowls) >= task.config.cup_clearance
+    assert min(math.dist(cup, bowl) for bowl in layout.bowls) >= task.config.clearance
     assert math.dist(*layout.bowls) >= task.config.bowl_clearance
     assert np.all(points >= task.config.area_low) and np.all(points <= task.config.area_high)
     assert layout.bowl_colours[0] != layout.bowl_colours[1]
@@ -41,11 +41,9 @@ def test_the_cup_obeys_the_region(region, inside):
   assert all((task.sample(rng, region).cup[1] >= task.config.held_out_low[1]) == inside for _ in range(30))
 
 
-def test_impossible_configurations_are_refused():
-  with pytest.raises(Pi0RagError, match="2 bowls need as many colours, bowl_colours has"):
+def test_more_bowls_than_colours_are_refused():
+  with pytest.raises(Pi0RagError, match="2 bowls need 2 colours, there are"):
     Pouring(PouringConfig(bowl_colours=("white",)))
-  with pytest.raises(Pi0RagError, match="no room"):
-    Pouring(PouringConfig(bowl_clearance=0.6)).sample(np.random.default_rng(0))
 
 
 def test_the_balls_lie_in_the_cup_and_stay_there(env):
@@ -65,9 +63,9 @@ def test_a_leaning_cup_rights_itself(env):
   env.physics.data.qpos[address + 2] = 0.03
   env.physics.data.qpos[address + 3 : address + 7] = [math.cos(0.4), math.sin(0.4), 0.0, 0.0]
   env.physics.refresh()
-  assert cup_axis(env.physics)[2] == pytest.approx(math.cos(0.8))
+  assert env.physics.object_axis(CUP)[2] == pytest.approx(math.cos(0.8))
   env.advance(np.tile([0, 0, 0, 0, 1.0], (20, 1)))
-  assert cup_axis(env.physics)[2] > 0.99
+  assert env.physics.object_axis(CUP)[2] > 0.99
 
 
 @pytest.mark.parametrize(
