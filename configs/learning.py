@@ -7,17 +7,18 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
-FOCUS = {
-  "pick_and_place": "wrist_camera_turn",
-  "insertion": "wrist_camera_turn",
-  "pouring": "wrist_camera_turn",
-  "stacking": "wrist_camera_turn",
-}
+# Of every kind that leaves the policy something to fail at: it hardly notices an unseen region or the calibration of one.
 CONDITIONS = {
-  "pick_and_place": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
-  "insertion": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
-  "pouring": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
-  "stacking": ("camera_shift", "wrist_camera_turn", "tool_offset", "calibration_region"),
+  "pick_and_place": ("camera_shift_double", "wrist_camera_turn_3deg", "tool_offset_13mm", "actuator_delay"),
+  "insertion": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset_8mm", "actuator_delay"),
+  "pouring": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset", "actuator_delay_200ms"),
+  "stacking": ("camera_shift", "wrist_camera_turn", "tool_offset", "actuator_delay"),
+}
+FOCUS = {
+  "pick_and_place": "camera_shift_double",
+  "insertion": "camera_shift_double",
+  "pouring": "camera_shift_double",
+  "stacking": "wrist_camera_turn",
 }
 
 

@@ -95,8 +95,9 @@ def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
 
 
 def demonstrations(data_dir) -> Iterator[list[dict]]:
-  """Yields some evenly spaced raw observations of each of the first demonstrations."""
+  """Yields some evenly spaced raw observations of each of some demonstrations, from all over the data set."""
   files = episodes.episode_files(data_dir)
+  files = files[:: max(1, len(files) // EPISODES)]
   for episode in itertools.islice(itertools.chain.from_iterable(map(episodes.read_episodes, files)), EPISODES):
     frames = np.linspace(0, len(episode) - 1, FRAMES_PER_EPISODE).astype(int)
     yield [{"image": {name: images[i] for name, images in episode.images.items()},

@@ -87,6 +87,8 @@ def _registry(*conditions: Condition) -> Mapping[str, Condition]:
 CONDITIONS = _registry(
   Condition("nominal", "the world of the demonstrations"),
   Condition("tool_offset", "the fingers sit beside where the controller believes", tool_offset_m=(0.0, 0.0095, 0.0)),
+  Condition("tool_offset_8mm", "the same, by a little less", tool_offset_m=(0.0, 0.0078, 0.0)),
+  Condition("tool_offset_13mm", "the same, by more", tool_offset_m=(0.0, 0.013, 0.0)),
   Condition(
     "camera_shift",
     "both cameras were knocked: the picture moves by a pixel or two",
@@ -94,21 +96,40 @@ CONDITIONS = _registry(
     base_camera=CameraShift(rotation_rad=(0.012, 0.012, 0.0)),
   ),
   Condition(
+    "camera_shift_double",
+    "both cameras were knocked twice as far",
+    wrist_camera=CameraShift(rotation_rad=(0.044, -0.044, 0.0)),
+    base_camera=CameraShift(rotation_rad=(0.024, 0.024, 0.0)),
+  ),
+  Condition(
     "wrist_camera_turn",
     "the wrist camera was turned in its mount by a good half degree about two axes",
     wrist_camera=CameraShift(rotation_rad=(-0.01, 0.01, 0.0)),
   ),
   Condition(
+    "wrist_camera_turn_2deg",
+    "the same, by a good degree about two axes",
+    wrist_camera=CameraShift(rotation_rad=(-0.022, 0.022, 0.0)),
+  ),
+  Condition(
+    "wrist_camera_turn_3deg",
+    "the same, by two degrees about two axes",
+    wrist_camera=CameraShift(rotation_rad=(-0.035, 0.035, 0.0)),
+  ),
+  Condition(
     "slippery_heavy", "objects are heavy and slip in the fingers", object_mass_scale=6.0, friction_scale=0.15
   ),
+  Condition("slippery", "objects slip in the fingers", friction_scale=0.25),
   Condition("unseen_region", "the target starts where no demonstration had it", object_region="held_out"),
   Condition(
     "calibration_region",
     "in one part of the table the real tool is beside the believed one",
     calibration=Calibration(offset_m=(0.0, 0.025, 0.0), center_m=(0.5, -0.09), radius_m=0.16),
   ),
-  Condition("dim_warm_light", "a dim and warm light, as in the evening", light_rgb=(0.8, 0.62, 0.45)),
+  Condition("dim_warm_light", "the light is a little dimmer and warmer", light_rgb=(0.94, 0.88, 0.8)),
+  Condition("evening_light", "the light is dimmer and warmer", light_rgb=(0.89, 0.78, 0.67)),
   Condition("actuator_delay", "the servos get their targets 0.15 s late", actuator_delay_ticks=3),
+  Condition("actuator_delay_200ms", "the servos get their targets 0.2 s late", actuator_delay_ticks=4),
 )
 
 
