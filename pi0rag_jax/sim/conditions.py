@@ -127,7 +127,6 @@ CONDITIONS = _registry(
     calibration=Calibration(offset_m=(0.0, 0.025, 0.0), center_m=(0.5, -0.09), radius_m=0.16),
   ),
   Condition("dim_warm_light", "the light is a little dimmer and warmer", light_rgb=(0.94, 0.88, 0.8)),
-  Condition("evening_light", "the light is dimmer and warmer", light_rgb=(0.89, 0.78, 0.67)),
   Condition("actuator_delay", "the servos get their targets 0.15 s late", actuator_delay_ticks=3),
   Condition("actuator_delay_200ms", "the servos get their targets 0.2 s late", actuator_delay_ticks=4),
 )
