@@ -11,7 +11,7 @@ from configs import quickstart
 CONDITIONS = {
   "pick_and_place": ("camera_shift_double", "wrist_camera_turn_3deg", "tool_offset_13mm", "actuator_delay"),
   "insertion": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset_8mm", "actuator_delay"),
-  "pouring": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset", "actuator_delay_200ms"),
+  "pouring": ("camera_shift_double", "wrist_camera_turn", "tool_offset", "actuator_delay_200ms"),
   "stacking": ("camera_shift", "wrist_camera_turn", "tool_offset", "actuator_delay"),
 }
 FOCUS = {

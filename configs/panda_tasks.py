@@ -13,7 +13,8 @@ def get_config() -> ConfigDict:
   config.data_dir = "data/panda_tasks"
   config.make_data = (
     "while read task seed episodes; do python -m pi0rag_jax.sim.collect --task=$task --seed=$seed"
-    " --episodes=$episodes --processes=2 --out=data/panda_tasks/$task; done <<< 'pick_and_place 0 1500\nstacking 0 1500\n"
+    " --episodes=$episodes --processes=2 --out=data/panda_tasks/$task; done <<< 'pick_and_place 0 1500\n"
+    "stacking 0 1500\n"
     "insertion 0 1069\npouring 0 661\npouring 1000 360'")
   # How to look for a cube was learned once; the words for it are new.
   config.init_checkpoint = "pi0rag_jax/assets/panda_small/params"
