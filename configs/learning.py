@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import quickstart
 
-# Of every kind that leaves the policy something to fail at: it hardly notices an unseen region or the calibration of one.
+# What leaves the policy something to fail at: an unseen region, or a wrong calibration in one, it hardly notices.
 CONDITIONS = {
   "pick_and_place": ("camera_shift_double", "wrist_camera_turn_3deg", "tool_offset_13mm", "actuator_delay"),
   "insertion": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset_8mm", "actuator_delay"),

@@ -37,7 +37,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.feature_dtype = "float32"  # on disk; 'float16' halves it
 
   # Data.
-  config.data = ({"path": "data/mobile_vla"},)  # of any format; with several, each may have a `weight`
+  # Of any format; with several, each may have a `weight`, and a file `selection` of the episodes that are kept.
+  config.data = ({"path": "data/mobile_vla"},)
   config.fields = ConfigDict()
   config.fields.state = ""  # the stored field; '' is the format's default
   config.fields.actions = ""

@@ -29,7 +29,8 @@ def base(name: str, openpi: str) -> ConfigDict:
   config.remat = "full"  # what layers keep for the backward pass: 'none', 'dots', or 'full' for the least memory
   config.init_checkpoint = ""  # params, .npz of PaliGemma or .safetensors; '' is the named one's, 'none' a fresh start
 
-  # Data: {'path': ..., 'weight': ..., 'format': ...} per data set, of any format that pi0rag_jax.data reads.
+  # Data: {'path': ..., 'weight': ..., 'format': ...} per data set, of any format that pi0rag_jax.data reads; with
+  # 'selection': 'selection.json' only the episodes that train.curate keeps.
   config.data = ()
   config.columns = ConfigDict()  # robot's keys -> columns, where the data set's differ from the named configuration's
   config.action_column = ""  # '' is the named configuration's

@@ -1,6 +1,7 @@
 """The shipped policy: a pi0 of about one million parameters for the simulated Panda, trained on two CPU cores."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def _model() -> ConfigDict:
@@ -37,6 +38,7 @@ def get_config() -> ConfigDict:
   config.make_data = (
     "python -m pi0rag_jax.sim.collect --task=pick_and_place --episodes=3000 --seed=0 --processes=2"
     " --out=data/panda")
+  config.selection = placeholder(str)  # a file of selections, see pi0rag_jax/curation; None keeps all episodes
   config.asset_id = "panda_sim"  # assets/<asset_id>/norm_stats.json
   # The gripper command and how far the tool trails its command say what the expert did last: shown them, a policy
   # repeats its last motion instead of looking (0 of 25 successes), since that is nearly always right in the labels.

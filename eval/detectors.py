@@ -15,12 +15,12 @@ import numpy as np
 from absl import app, flags, logging
 
 from eval import true_failures
-from eval.statistics import bounds, wilson
 from eval.true_failures import Event
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import detectors
 from pi0rag_jax.learning.detectors import DetectorConfig
+from pi0rag_jax.learning.statistics import bounds, wilson
 from pi0rag_jax.learning.trace import Job, Trace
 
 COMMAND = "eval.detectors"
@@ -127,7 +127,7 @@ def policy_traces(policy: str, task: str, condition: str, seeds: Sequence[int], 
   Args:
     policy: the name of a shipped one, or a directory.
   """
-  from eval import rollout
+  from pi0rag_jax.learning import rollout
   from pi0rag_jax.policy import shipped
   from pi0rag_jax.policy.policy import Policy
   from pi0rag_jax.policy.rag_policy import SteeredPolicy

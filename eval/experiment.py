@@ -10,12 +10,13 @@ import time
 
 from rich.console import Console
 
-from eval import clips, plan, provenance, report, rollout, stream
+from eval import clips, plan, provenance, report, stream
 from eval.plan import Evaluate, Fork, Learn, Method, Place, Stream
 from eval.progress import SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
 from pi0rag_jax.learning.trace import Job, Trace

@@ -16,7 +16,7 @@ from rich.text import Text
 from eval import figures, overall
 from eval.provenance import in_words, without_paths
 from eval.records import EpisodeRecord
-from eval.statistics import (
+from pi0rag_jax.learning.statistics import (
   PairedComparison,
   bounds,
   learning_curve,
@@ -28,6 +28,8 @@ from eval.statistics import (
   success_rate,
   verdict,
 )
+from pi0rag_jax.pages import page, panels
+from pi0rag_jax.pages.page import interval, percent
 
 # A policy is compared with every one of these that stands before it: the controls, the strongest last, and
 # the published recipe.
@@ -207,20 +209,14 @@ def _mean(values) -> float | None:
 
 def write_summary(path: str | os.PathLike, summary: Summary) -> None:
   """Writes summary.json at once: a reader sees the old file or the whole new one."""
-  _write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write_text(path: str | os.PathLike, text: str) -> None:
-  partial = Path(f"{path}.partial")
-  partial.write_text(text, encoding="utf-8")
-  os.replace(partial, path)
+  page.write_text(path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_report(folder: str | os.PathLike, summary: Summary, clips: Sequence[Mapping[str, Any]] = ()) -> None:
   """Writes summary.json, the charts as PNG and report.html into `folder`; a sweep ends with this call."""
   folder = Path(folder)
   write_summary(folder / "summary.json", summary)
-  figures.write_pngs(folder, summary)
+  panels.write_pngs(folder, summary, figures.CHARTS)
   write_html(folder / "report.html", summary, clips)
 
 
@@ -252,16 +248,6 @@ def _removed_text(cell: Mapping[str, Any]) -> str:
   """Returns '74 (+45 -2)': the net share in per cent, what was fixed and what broke; '' without a control."""
   pair = next((cell["paired_vs"][c] for c in CONTROLS if c in cell["paired_vs"]), None)
   return f"{percent(pair['failures_removed'], 0)} (+{pair['fixed']} -{pair['regressed']})" if pair else ""
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-  """Returns a share as a number of per cent, '-' where there is none."""
-  return "-" if share is None else f"{100 * share:.{digits}f}".replace("-", "\u2212")
-
-
-def interval(bounds: Sequence[float | None], digits: int = 1) -> str:
-  """Returns '[92.3, 97.2]' in per cent, '' where there is none."""
-  return "" if None in bounds else f"[{percent(bounds[0], digits)}, {percent(bounds[1], digits)}]"
 
 
 def p_value(value: float) -> str:
@@ -345,7 +331,7 @@ def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mappin
       frames_without and frames_with: the same seed without and with the memory.
   """
   template = _environment().get_template("report.html")
-  _write_text(
+  page.write_text(
     path,
     template.render(
       summary=summary,
@@ -353,7 +339,7 @@ def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mappin
       findings=findings(summary),
       facts=_facts(summary),
       origin=in_words(summary["provenance"]),
-      charts={name: [_chart(panel) for panel in make(summary)] for name, make in figures.CHARTS.items()},
+      charts={name: [page.chart(panel) for panel in make(summary)] for name, make in figures.CHARTS.items()},
       clips=[_clip(clip) for clip in clips],
       provenance_json=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
       settings=list(dict.fromkeys(figures.place(cell) for cell in summary["cells"])),
@@ -362,14 +348,8 @@ def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mappin
 
 
 def _environment() -> jinja2.Environment:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  shown = (percent, interval, p_value, milliseconds, figures.policy_label, figures.place_label)
+  environment = page.environment(Path(__file__).parent / "templates")
+  shown = (p_value, milliseconds, figures.policy_label, figures.place_label)
   environment.filters.update({function.__name__: function for function in shown})
   environment.globals.update(cell_label=figures.cell_label, stream_label=figures.stream_label)
   return environment
@@ -391,16 +371,6 @@ def _facts(summary: Summary) -> dict[str, str]:
   return facts
 
 
-def _chart(panel: figures.Panel) -> dict[str, str]:
-  uri = figures.data_uri(figures.svg(panel).encode(), "image/svg+xml")
-  return {"title": panel.title, "alt": panel.alt, "uri": uri}
-
-
 def _clip(clip: Mapping[str, Any]) -> dict[str, Any]:
-  frames = clip["frames_without"], clip["frames_with"]
   words = {name: value for name, value in clip.items() if not name.startswith("frames")}
-  return {
-    **words,
-    "uri": figures.data_uri(figures.clip_webp(*frames), "image/webp"),
-    "still": figures.data_uri(figures.clip_still(*frames), "image/webp"),
-  }
+  return words | page.clip(clip["frames_without"], clip["frames_with"])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval import rollout
 from eval.records import EpisodeRecord
+from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.learning.trust import Trust

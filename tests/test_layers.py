@@ -10,16 +10,22 @@ SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors", "pi0rag_jax.cl
 # What each layer may import of ours, beside itself and SHARED.
 ALLOWED = {
     "pi0rag_jax.models": set(),
+    "pi0rag_jax.pages": set(),
     "pi0rag_jax.memory": set(),
     "pi0rag_jax.sim": {"pi0rag_jax.data"},  # collect writes episodes
     "pi0rag_jax.data": {"pi0rag_jax.policy"},
     "pi0rag_jax.openpi": {"pi0rag_jax.models"},
     "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
-    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory", "pi0rag_jax.data"},  # recorded interventions
+    # Recorded interventions, and the driver of episodes.
+    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory", "pi0rag_jax.data", "pi0rag_jax.sim"},
+    "pi0rag_jax.curation": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data",
+                            "pi0rag_jax.learning", "pi0rag_jax.sim", "pi0rag_jax.pages"},
     "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
-    "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim"},
+    "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim",
+              "pi0rag_jax.curation", "pi0rag_jax.learning"},
+    # Recorded training steps.
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.memory",
-             "pi0rag_jax.learning", "pi0rag_jax.sim", "train"},  # recorded training steps
+             "pi0rag_jax.learning", "pi0rag_jax.sim", "pi0rag_jax.curation", "pi0rag_jax.pages", "train"},
 }
 
 

@@ -7,7 +7,7 @@ written under another name and renamed when it is whole: under its final name th
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -26,15 +26,15 @@ _METRICS = "metrics.json"
 
 
 class CheckpointStore:
-  """The checkpoints of one run: the last one and the best one on validation are kept.
+  """The checkpoints of one run: the last one, the best one on validation and those of `keep` are kept.
 
   With several hosts all of them call `save` and `restore`, on one shared folder, and the first writes.
   """
 
-  def __init__(self, workdir: str | Path, *, asset_id: str):
-    """Opens, or creates, `<workdir>/checkpoints` and removes what a killed save left there."""
+  def __init__(self, workdir: str | Path, *, asset_id: str, keep: Collection[int] = ()):
+    """Opens, or creates, `<workdir>/checkpoints` and removes what a killed save left there; `keep` are steps."""
     self.root = Path(workdir).absolute() / "checkpoints"
-    self._asset_id = asset_id
+    self._asset_id, self._keep = asset_id, frozenset(keep)
     if parallel.is_first():
       self.root.mkdir(parents=True, exist_ok=True)
       for leftover in self.root.glob(f"*{_TEMPORARY}*"):
@@ -114,8 +114,8 @@ class CheckpointStore:
     return self.metrics(step).get("score", float("inf"))
 
   def _remove_superseded(self) -> None:
-    """Removes all checkpoints but the last and the best."""
-    keep = {self.steps()[-1], self.best_step()}
+    """Removes all checkpoints but the last, the best and those to keep."""
+    keep = {self.steps()[-1], self.best_step(), *self._keep}
     for step in set(self.steps()) - keep:
       # Renamed first, so that a kill while removing leaves a leftover and no half checkpoint.
       shutil.rmtree(self.folder(step).rename(self.root / f"{step}{_TEMPORARY}-old"))

@@ -7,7 +7,7 @@ from pi0rag_jax.typing import Config
 # The file that explains every field, by the kind of training.
 EXPLAINED = {"flow": "panda_small", "head": "mobile_vla_lstm", "openpi": "openpi_finetune"}
 # Fields that configurations of before them lack.
-OPTIONAL = ("wandb_project",)
+OPTIONAL = ("wandb_project", "selection")
 COUNTS = ("steps", "batch_size", "microbatches", "log_every", "validate_every", "validation_batches")
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax.curation import selection
 from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.loader import Loader
@@ -157,7 +158,7 @@ def cached(config: Config, dataset: Dataset) -> Dataset:
 
 
 def read_sources(config: Config, workdir: Path) -> list[dict]:
-  """Returns the entries of `config.data`, each {path, weight, format, ...}."""
+  """Returns the entries of `config.data`, each {path, weight, selection, format, ...}."""
   if not config.data:
     raise Pi0RagError("config.data is empty: give data sets, such as --config.data=\"({'path': 'data/my_robot'},)\"")
   sources = [dict(entry) for entry in config.data]
@@ -170,9 +171,11 @@ def read_sources(config: Config, workdir: Path) -> list[dict]:
 
 def open_source(entry: dict, repack: Mapping, named: TrainConfig, *, skip_bad: bool):
   """Returns (data set, what makes a robot's dictionary of a sample, weight) of an entry of `config.data`."""
-  options = {key: value for key, value in entry.items() if key not in ("path", "weight")}
+  options = {key: value for key, value in entry.items() if key not in ("path", "weight", "selection")}
   dataset, to_robot = columns.open_columns(
     entry["path"], repack, action_columns=named.data.action_sequence_keys, skip_bad=skip_bad, **options)
+  if kept := entry.get("selection"):
+    dataset = selection.choose(dataset, kept)
   return dataset, to_robot, entry.get("weight")
 
 

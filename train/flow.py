@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax.curation import selection
 from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import flow, pi0
@@ -64,9 +65,7 @@ def make_task(config: Config, workdir: Path) -> Task:
 
 def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Data:
   """Returns the splits of `config.data_dir`; the tokenizer is trained once per workdir, on all its prompts."""
-  if not Path(config.data_dir).is_dir():
-    raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
-  frames = pipeline.load_frames(config.data_dir)
+  frames = load_frames(config)
   train, validation = pipeline.split_by_episode(
     frames, fraction=config.validation_fraction, seed=config.split_seed)
   metrics.log.info("%d training frames, %d validation frames of %s", len(train), len(validation),
@@ -78,6 +77,19 @@ def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Dat
   source = batches.make_source(frames, stats, tokenizer, model=model_config, targets=targets)
   epoch = batches.emphasized_rows(frames, train, config.approach_repeats)
   return Data(frames, train, epoch, validation, source, stats, workdir / TOKENIZER_NAME)
+
+
+def load_frames(config: Config) -> pipeline.Frames:
+  """Returns the frames of `config.data_dir`, of the episodes that `config.selection` keeps where there is one."""
+  if not Path(config.data_dir).is_dir():
+    raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
+  return pipeline.load_frames(config.data_dir, kept=kept_places(config))
+
+
+def kept_places(config: Config) -> pipeline.Places | None:
+  """Returns where the episodes lie that `config.selection` keeps; None where it keeps all."""
+  file = config.get("selection")
+  return selection.kept_places(config.data_dir, file) if file else None
 
 
 def train_batch(config: Config, data: Data, number: int) -> dict:
@@ -170,7 +182,7 @@ def export_policy(config: Config, model_config: pi0.Pi0Config, data: Data, workd
   target = workdir / "policy"
   if parallel.is_first():
     export.export_policy(store.folder(best), data.tokenizer, target, spec=spec, record=record)
-    observations = list(calibrate.demonstrations(config.data_dir))
+    observations = list(calibrate.demonstrations(config.data_dir, kept_places(config)))
     calibrate.calibrate(target, observations, keys.KeyRecipe()).save(target)
   parallel.wait_for_all("policy exported")
   return target

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi0rag_jax.curation import selection
 from pi0rag_jax.data.dataset import Dataset, Fields
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.running_stats import RunningStats
@@ -77,16 +78,19 @@ def open_parts(config: Config, workdir: Path) -> list[Part]:
 
 
 def open_part(config: Config, entry: dict, workdir: Path) -> Part:
-  """Returns one data set: `path`, and if wanted `weight`, `fields` instead of the shared ones, and reader's options."""
+  """Returns one data set: `path`, and if wanted `weight`, a file `selection` of the episodes that are kept, `fields`
+  instead of the shared ones, and reader's options."""
   if "path" not in entry:
     raise Pi0RagError(f"an entry of config.data has no 'path': {entry}")
   path, weight = debug_data.resolve(entry.pop("path"), workdir), entry.pop("weight", None)
+  kept = entry.pop("selection", None)
   chosen = {**config.fields.to_dict(), **entry.pop("fields", {})}
   known = {field.name for field in dataclasses.fields(Fields)}
   if unknown := sorted(set(chosen) - known):
     raise Pi0RagError(f"fields: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
   fields = Fields(**{name: value or None for name, value in chosen.items()})
   dataset = open_dataset(path, fields=fields, skip_bad=config.skip_bad, **entry)
+  dataset = selection.choose(dataset, kept) if kept else dataset
   state_FP = np.zeros((dataset.num_frames, dataset.state_dim), np.float32)
   actions_FA = np.zeros((dataset.num_frames, dataset.action_dim), np.float32)
   prompts_F = np.full(dataset.num_frames, "", object)

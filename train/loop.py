@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import jax
@@ -22,12 +22,13 @@ CONFIG_FILE = "config.json"
 FREE_FIELDS = ("log_every", "make_data", "name", "wandb_project")
 
 
-def train_and_evaluate(config: Config, workdir: str | Path) -> Path:
+def train_and_evaluate(config: Config, workdir: str | Path, *, keep: Collection[int] = ()) -> Path:
   """Returns what the run made, such as `<workdir>/policy`, after training to `config.steps`.
 
   Args:
     config: as configs/panda_small.py explains it.
     workdir: of this run; a run found there is continued.
+    keep: steps whose checkpoints stay, besides the last and the best; only those at a validation have any.
   Raises:
     Pi0RagError: the configuration, the data or a checkpoint found does not fit.
   """
@@ -43,7 +44,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> Path:
   refuse_other_workdir(config, workdir)
   task = KINDS[config.kind](config, workdir)
   claim_workdir(config, workdir)
-  store = CheckpointStore(workdir, asset_id=config.asset_id)
+  store = CheckpointStore(workdir, asset_id=config.asset_id, keep=keep)
   state, frozen = place_state(config, task, optimize, devices, store)
   clock = metrics.StepClock(int(state.step), batch_size=config.batch_size)
   writer = metrics.MetricWriter(workdir, config, start=int(state.step))

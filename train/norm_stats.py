@@ -23,7 +23,7 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi import norm_stats
 from pi0rag_jax.policy.normalize import EPSILON, NormStats
 from pi0rag_jax.typing import Config
-from train import batches, config_check, finetune, head_data, metrics
+from train import batches, config_check, finetune, flow, head_data, metrics
 
 COMMAND = "train.norm_stats"
 MAX_RATIO = 3.0  # of the spreads, either way
@@ -36,7 +36,7 @@ Report = Callable[[int, int], None]  # of how many readings, of how many, are do
 def flow_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
   """Returns the statistics of the kind 'flow'; `folder` is not used."""
   del folder
-  frames = pipeline.load_frames(config.data_dir)
+  frames = flow.load_frames(config)
   report(1, 2)
   train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
   targets = tuple(config.auxiliary_targets)

@@ -28,6 +28,7 @@ SUFFIX = ".h5"
 IMAGE_CHUNK_FRAMES = 16
 GZIP_LEVEL = 1
 _ATTRIBUTES = ("prompt", "task", "condition", "renderer", "seed", "success")
+_FLAW = "flaw"  # an attribute that only judged demonstrations have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Episode:
   renderer: str
   seed: int
   success: bool
+  flaw: str = ""  # of a demonstration that was judged: "clean", or what is wrong with it; "" where nobody judged
 
   def __len__(self) -> int:
     return self.state.shape[0]
@@ -114,12 +116,17 @@ def episode_files(folder: str | Path) -> list[Path]:
 
 def episode_path(folder: str | Path, seed: int) -> Path:
   """Returns where the collector puts the episode of `seed`."""
-  return Path(folder) / f"episode_{seed:06d}{SUFFIX}"
+  return Path(folder) / f"{group_name(seed)}{SUFFIX}"
+
+
+def group_name(seed: int) -> str:
+  """Returns the name of the group that holds the episode of `seed` in its file."""
+  return f"episode_{seed:06d}"
 
 
 def _write_group(file: h5py.File, episode: Episode) -> None:
   """Writes one episode as a group of `file`."""
-  name = f"episode_{episode.seed:06d}"
+  name = group_name(episode.seed)
   if name in file:
     raise Pi0RagError(f"seed {episode.seed} occurs twice")
   group = file.create_group(name)
@@ -133,7 +140,7 @@ def _write_group(file: h5py.File, episode: Episode) -> None:
   group.create_group("privileged")
   for key, value in episode.privileged.items():
     group.create_dataset(f"privileged/{key}", data=np.asarray(value, np.float32))
-  for key in _ATTRIBUTES:
+  for key in (*_ATTRIBUTES, *((_FLAW,) if episode.flaw else ())):
     group.attrs[key] = getattr(episode, key)
 
 
@@ -153,6 +160,7 @@ def _read_group(path: Path, group: h5py.Group) -> Episode:
       privileged=_arrays(_group(group, "privileged")),
       seed=int(attributes["seed"]),
       success=bool(attributes["success"]),
+      flaw=str(group.attrs.get(_FLAW, "")),
       **{key: str(attributes[key]) for key in ("prompt", "task", "condition", "renderer")},
     )
   except OSError as error:

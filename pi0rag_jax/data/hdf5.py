@@ -102,6 +102,10 @@ class Hdf5Dataset(Dataset):
     file, group = self._episodes[episode]
     return f"episode {episode}{f' ({group})' if group != '/' else ''} in '{file}'"
 
+  def place(self, episode: int) -> tuple[Path, str]:
+    """Returns the file of an episode and its group there."""
+    return self._episodes[self._checked(episode)]
+
   def files(self) -> list[Path]:
     return sorted({file for file, _ in self._episodes})
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,32 @@ class Frames:
     return self.state.shape[0]
 
 
-def load_frames(folder: str | Path, *, successes_only: bool = True) -> Frames:
+# Files and groups of episodes, as `Hdf5Dataset.place` returns them.
+Places = Collection[tuple[Path, str]]
+
+
+def load_frames(folder: str | Path, *, successes_only: bool = True, kept: Places | None = None) -> Frames:
   """Returns every frame of a data set's folder and the folders in it.
 
   Args:
     folder: with episode files.
     successes_only: leaves out the episodes that failed.
+    kept: leaves out the others; None keeps all.
   Raises:
     Pi0RagError: no files, a broken one, or episodes of several renderers.
   """
-  episodes = (e for path in episodes_lib.episode_files(folder) for e in episodes_lib.read_episodes(path))
-  frames = join_episodes(e for e in episodes if e.success or not successes_only)
+  frames = join_episodes(e for e in read_kept(folder, kept) if e.success or not successes_only)
   if not len(frames):
     raise Pi0RagError(f"'{folder}' holds no successful episode")
   return frames
+
+
+def read_kept(folder: str | Path, kept: Places | None) -> Iterator[episodes_lib.Episode]:
+  """Yields the episodes of a folder and the folders in it; those at `kept` only, where it is given."""
+  for path in episodes_lib.episode_files(folder):
+    for episode in episodes_lib.read_episodes(path):
+      if kept is None or (path, episodes_lib.group_name(episode.seed)) in kept:
+        yield episode
 
 
 def join_episodes(episodes: Iterable[episodes_lib.Episode]) -> Frames:

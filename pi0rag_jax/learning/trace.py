@@ -1,6 +1,7 @@
 """What is kept of an episode while and after it runs: one step per decision, and how it ended."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ class Step:
   used: int  # neighbours that had a say
   ids_K: np.ndarray  # records retrieved, -1 where none
   weight_K: np.ndarray  # how much of a say each had, 0 to 1
+  observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ LANGUAGE = "language"
 # `input`: what enters the first layer (openpi's embed_prefix). `hidden`: the last layer's output, after its norm.
 LAYERS = ("input", "hidden")
 # `mean`: over all valid tokens. `camera`: over those of each camera, one after the other. `language`: the prompt's.
-POOLS = ("mean", "camera", LANGUAGE)
+# `tokens`: none, all tokens one after the other, zeros for those that are not valid.
+POOLS = ("mean", "camera", LANGUAGE, "tokens")
 
 
 @flax.struct.dataclass
@@ -29,7 +30,7 @@ class PrefixEmbedding:
 
   tokens_BSD: Array  # [B, S, D] in the computing type; rows that are not valid hold don't-cares
   mask_BS: Array  # bool[B, S], the valid tokens
-  key_BE: Array  # float32[B, E], pooled; E is D, for `camera` the number of cameras times D
+  key_BE: Array  # float32[B, E], pooled; E is D, for `camera` the number of cameras times D, for `tokens` S times D
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layer", "pool"))
@@ -60,6 +61,9 @@ def embed_observation(
     prefix = apply(model, params, "prefix", obs)
     values_BSD, mask_BS = prefix.hidden_BSD, prefix.mask_BS
   spans = prefix_spans(model.config)
+  if pool == "tokens":
+    kept_BSD = jnp.where(mask_BS[..., None], values_BSD.astype(jnp.float32), 0.0)
+    return PrefixEmbedding(values_BSD, mask_BS, kept_BSD.reshape(kept_BSD.shape[0], -1))
   if pool == "camera":
     pooled = [pool_prefix(values_BSD, mask_BS, span=spans[camera]) for camera in model.config.image_keys]
     return PrefixEmbedding(values_BSD, mask_BS, jnp.concatenate(pooled, axis=-1))

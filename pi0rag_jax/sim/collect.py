@@ -3,6 +3,9 @@
 The expert is disturbed on the way, and every recorded frame carries what it would do from there, undisturbed: so a
 policy sees clean labels in states that it will reach by its own errors. One file per episode; a second call with
 the same arguments continues where the first one stopped.
+
+With `--flaw=all`, or some of the flaws' names, demonstrations are such as people give: labelled with what was executed,
+and every other one flawed (see `sim.demonstrations`).
 """
 
 import dataclasses
@@ -18,8 +21,11 @@ from rich.progress import track
 
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.sim.demonstrations import record_demonstration
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import NO_MISTAKE, Mistake, get_expert
+from pi0rag_jax.sim.flaws import checked_flaws
+from pi0rag_jax.sim.recording import HORIZON, as_episode
 
 # Seeds of demonstrations, of online streams and of evaluations never meet.
 DEMONSTRATION_SEEDS = range(100_000)
@@ -27,7 +33,6 @@ STREAM_SEEDS = range(100_000, 200_000)
 EVALUATION_SEEDS = range(200_000, 1_000_000)
 
 CONDITION = "nominal"
-HORIZON = 16
 # Sets the disturbances' generator apart from the layout's, which has the same seed.
 _DISTURBANCE_STREAM = 1
 _USUAL_TIME_LIMIT = 180
@@ -95,6 +100,7 @@ class Job:
   image_size: int
   record_every: int
   folder: str
+  flaws: tuple[str, ...] = ()  # of half of the demonstrations, see `sim.demonstrations`; none: disturbed experts
 
 
 class Disturber:
@@ -185,26 +191,7 @@ def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) 
     done = terminated or truncated
   if info["sim_error"]:
     raise Pi0RagError(f"seed {seed}: the simulation failed: {info['sim_error']}")
-  return _as_episode(env, seed, frames, success=bool(info["success"]))
-
-
-def _as_episode(env: PandaEnv, seed: int, frames: list, *, success: bool) -> Episode:
-  """Returns the frames (observation, action, label, privileged) stacked."""
-  observations, actions, chunks, privileged = zip(*frames)
-  stack = lambda dicts: {name: np.stack([d[name] for d in dicts]) for name in dicts[0]}  # noqa: E731
-  return Episode(
-    images=stack([o["image"] for o in observations]),
-    state=np.stack([o["state"] for o in observations]),
-    actions=np.stack(actions),
-    action_chunks=np.stack(chunks),
-    privileged={name: values.astype(np.float32) for name, values in stack(privileged).items()},
-    prompt=observations[0]["prompt"],
-    task=env.task.name,
-    condition=env.condition.name,
-    renderer=env.renderer_name,
-    seed=seed,
-    success=success,
-  )
+  return as_episode(env, seed, frames, success=bool(info["success"]))
 
 
 @functools.cache
@@ -215,7 +202,8 @@ def _worker_env(job: Job) -> PandaEnv:
 
 def _collect_one(job: Job, seed: int) -> tuple[int, int, bool]:
   """Returns (seed, frames, success) after writing the episode of `seed`."""
-  episode = record_episode(_worker_env(job), seed, region=job.region, record_every=job.record_every)
+  record = functools.partial(record_demonstration, flaws=job.flaws) if job.flaws else record_episode
+  episode = record(_worker_env(job), seed, region=job.region, record_every=job.record_every)
   write_episodes(episode_path(job.folder, seed), [episode])
   return seed, len(episode), episode.success
 
@@ -255,7 +243,8 @@ def main(_) -> None:
     raise Pi0RagError("say where the episodes go: --out=DIR")
   seeds = checked_seeds(values.seed, values.episodes)
   region = "seen" if values.exclude_region else "full"
-  job = Job(values.task, region, values.renderer, values.image_size, values.record_every, values.out)
+  job = Job(values.task, region, values.renderer, values.image_size, values.record_every, values.out,
+            checked_flaws(values.flaw))
   missing = sum(not episode_path(job.folder, seed).exists() for seed in seeds)
   results = list(track(collect(job, seeds, processes=values.processes), description=job.task, total=missing))
   frames, successes = sum(r[1] for r in results), sum(r[2] for r in results)
@@ -279,6 +268,7 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("out", None, "Folder of the episode files.")
   flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.")
   flags.DEFINE_bool("exclude_region", True, "No target starts in the held-out region of the table.")
+  flags.DEFINE_list("flaw", [], "Flaws of half of the demonstrations, or all; none: the disturbed expert.")
   flags.DEFINE_integer("record_every", 2, "Ticks between recorded frames.")
   flags.DEFINE_string("renderer", "raycast", "raycast, opengl or auto.")
   flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side.")

@@ -33,7 +33,7 @@ def make_episode(seed: int, frames: int = 5, **changes) -> episodes.Episode:
 
 
 def test_round_trip_of_several_episodes_in_one_file(tmp_path):
-  written = [make_episode(seed, frames=seed + 1) for seed in (3, 4)]
+  written = [make_episode(seed, frames=seed + 1, flaw=flaw) for seed, flaw in ((3, ""), (4, "near_miss"))]
   path = episodes.write_episodes(tmp_path / "some.h5", written)
   for before, after in zip(written, episodes.read_episodes(path), strict=True):
     for field in dataclasses.fields(episodes.Episode):

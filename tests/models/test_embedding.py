@@ -66,7 +66,7 @@ def test_without_a_prompt_the_cameras_are_embedded(model, params, obs):
 def test_unknown_layers_and_pools_are_named(model, params, obs):
   with pytest.raises(Pi0RagError, match=r"unknown layer 'inputs'. Did you mean 'input'\? Valid names: hidden, input"):
     embedding.embed_observation(model, params, obs, layer="inputs")
-  with pytest.raises(Pi0RagError, match=r"unknown pool 'max'. .*camera, language, mean"):
+  with pytest.raises(Pi0RagError, match=r"unknown pool 'max'. .*camera, language, mean, tokens"):
     embedding.embed_observation(model, params, obs, pool="max")
 
 

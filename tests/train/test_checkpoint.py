@@ -59,6 +59,13 @@ def test_the_last_and_the_best_are_kept(tmp_path):
   assert store.metrics(2) == {"score": 1.0}
 
 
+def test_others_are_kept_where_that_is_asked_for(tmp_path):
+  store = CheckpointStore(tmp_path, asset_id="robot", keep=(1, 3))
+  for number, score in ((1, 3.0), (2, 4.0), (3, 2.0), (4, 1.0)):
+    store.save(make_state(number), {}, STATS, {"score": score})
+  assert store.steps() == [1, 3, 4]
+
+
 def test_a_kill_in_a_save_leaves_the_previous_one_whole(tmp_path, monkeypatch):
   store = CheckpointStore(tmp_path, asset_id="robot")
   store.save(make_state(1), {}, STATS, {"score": 1.0})

@@ -38,7 +38,12 @@ class PaliGemmaBackbone(Backbone):
 
   @property
   def hidden_size(self) -> int:
-    return self.config.paligemma.width * (len(self.image_keys) if self.pool == "camera" else 1)
+    return self.config.paligemma.width * self.pooled_tokens
+
+  @property
+  def pooled_tokens(self) -> int:
+    """Vectors of the model's width that the features consist of, one after the other."""
+    return {"camera": len(self.image_keys), "tokens": self.config.prefix_tokens}.get(self.pool, 1)
 
   @property
   def image_keys(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.statistics import (
+from pi0rag_jax.learning.statistics import (
   failures_removed,
   learning_curve,
   mcnemar_p_value,

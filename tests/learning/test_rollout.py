@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eval import rollout
+from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.trace import Job
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.rag_policy import SteeredPolicy

@@ -6,7 +6,7 @@ while it runs (a take-over after a failure, say), and yields each episode's trac
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -31,13 +31,14 @@ class _Running:
 
 
 def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, stochastic: bool,
-        launch: Callable[[Job], Job] = lambda job: job) -> Iterator[Trace]:
+        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   Args:
     jobs: taken from the left; what is put there while this runs is run too.
     stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero; attempts always have a draw.
     launch: has the last word on a job as it begins.
+    keep_observations: every step carries what the policy saw, pictures and all.
   """
   slots: dict[int, _Running] = {}
   while jobs or slots:
@@ -49,6 +50,8 @@ def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, s
         commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
     deciding = [slot for slot in slots if slot not in commands]
     commands.update(_decide(env, policy, slots, deciding, stochastic))
+    if keep_observations:
+      _keep_observations(slots[slot] for slot in deciding)
     for slot, moment in env.run(commands).items():
       if _take(slots[slot], moment):
         yield slots.pop(slot).trace
@@ -99,6 +102,12 @@ def _book(running: _Running, prediction: Prediction, row: int, base_TA: np.ndarr
   for stage, latency_ms in prediction.latency_ms.items():
     trace.latency_ms.setdefault(stage, []).append(latency_ms)
   trace.deadline_misses += prediction.missed_deadline
+
+
+def _keep_observations(deciding: Iterable[_Running]) -> None:
+  """Books what each saw when it decided."""
+  for running in deciding:
+    running.trace.steps[-1] = dataclasses.replace(running.trace.steps[-1], observation=running.moment.observation)
 
 
 def _take(running: _Running, answer) -> bool:

@@ -1,0 +1,90 @@
+"""What a classifier reads of episodes: state, actions and embeddings side by side, one row per step."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from pi0rag_jax.curation.embeddings import Embeddings
+from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+
+STATE, ACTIONS, EMBEDDINGS = "state", "actions", "embeddings"
+PARTS = (STATE, ACTIONS, EMBEDDINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+  """E episodes of T steps each, T of any length."""
+
+  values: tuple[np.ndarray, ...]  # float32[T, F] of each episode
+  success_E: np.ndarray  # float64: 1, 0, or nan where it is not known
+
+  def __len__(self) -> int:
+    return len(self.values)
+
+  @property
+  def width(self) -> int:
+    """F."""
+    return self.values[0].shape[-1]
+
+  def padded(self) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (float32[E, T, F], bool[E, T]), T the longest; zeros where there is no step."""
+    mask_ET = np.arange(max(map(len, self.values))) < np.array([len(v) for v in self.values])[:, None]
+    values_ETF = np.zeros((*mask_ET.shape, self.width), np.float32)
+    values_ETF[mask_ET] = np.concatenate(self.values)
+    return values_ETF, mask_ET
+
+  def as_steps(self) -> "Episodes":
+    """Returns every step as an episode of its own, with the label of the one that it is of."""
+    rows_NF = np.concatenate(self.values)
+    return Episodes(tuple(rows_NF[:, None]), np.repeat(self.success_E, [len(v) for v in self.values]))
+
+
+def join(parts: Sequence[Episodes]) -> Episodes:
+  """Returns the episodes of several sets, one after the other."""
+  return Episodes(tuple(v for part in parts for v in part.values), np.concatenate([p.success_E for p in parts]))
+
+
+def read(dataset: Dataset, parts: Sequence[str], *, success_E, every: int = 1,
+         embeddings: Embeddings | None = None) -> Episodes:
+  """Returns a data set's episodes as a classifier reads them.
+
+  Args:
+    dataset: whose numbers are read; its pictures are not.
+    parts: some of PARTS, in the order in which they are put side by side.
+    success_E: float[E]: 1, 0, or nan where it is not known.
+    every: takes the frames 0, every, 2 every, ...
+    embeddings: of the same frames, where they are a part.
+  Raises:
+    Pi0RagError: an unknown part, embeddings that are missing or of other frames, or numbers that are not finite.
+  """
+  for part in parts:
+    if part not in PARTS:
+      raise unknown_name("input of a classifier", part, PARTS)
+  if not parts:
+    raise Pi0RagError(f"a classifier without inputs; allowed: some of {', '.join(PARTS)}")
+  if EMBEDDINGS in parts and (embeddings is None or embeddings.every != every):
+    there = "none" if embeddings is None else f"those of every {embeddings.every}-th"
+    raise Pi0RagError(f"the classifier reads embeddings of every {every}-th frame of '{dataset.path}', there are "
+                      f"{there}: compute them first")
+  values = []
+  for episode in range(dataset.num_episodes):
+    data = dataset.read_episode(episode, images=False)
+    columns = [_part(part, episode, data, every, embeddings) for part in parts]
+    row_TF = np.concatenate(columns, axis=-1, dtype=np.float32)
+    if not np.isfinite(row_TF).all():
+      raise Pi0RagError(f"{dataset.episode_name(episode)} has NaN or infinity among its {', '.join(parts)}")
+    values.append(row_TF)
+  return Episodes(tuple(values), np.asarray(success_E, float))
+
+
+def _part(part: str, episode: int, data: EpisodeData, every: int, embeddings: Embeddings | None) -> np.ndarray:
+  """Returns float[T, n]."""
+  if part == EMBEDDINGS:
+    assert embeddings is not None
+    return embeddings.episode(episode)
+  if part == STATE:
+    return data.state[::every]
+  # Of stored chunks the first step, which is what was executed.
+  return (data.actions if data.actions.ndim == 2 else data.actions[:, 0])[::every]

@@ -1,0 +1,121 @@
+"""A policy's own episodes in the simulator, recorded as a data set: what it saw, what it did, and whether it succeeded.
+
+Every decision is a frame: its action is the one executed in the tick that starts there, its `action_chunks` are what
+the policy decided. One file per seed, so that what was stopped goes on with the seeds that are missing.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning import rollout
+from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.rag_policy import SteeredPolicy
+from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
+from pi0rag_jax.sim.tasks import Task
+
+SETTINGS_NAME = "rollouts.json"
+CRASHED = "crashed"
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+  """Where a policy runs, and how."""
+
+  task: str | Task
+  condition: str = "nominal"
+  stochastic: bool = True  # denoising starts at a Gaussian draw of the seed, as pi0 does; else at zero
+  slots: int = 24  # environments that share a policy call
+  processes: int = 2  # that simulate them; 0: none beside this one
+
+  @property
+  def task_name(self) -> str:
+    """The task's name, whether it was given by that or is one's own."""
+    return self.task if isinstance(self.task, str) else self.task.name
+
+
+def run(policy: Policy, seeds: Sequence[int], config: RolloutConfig, *, keep_observations: bool = False
+        ) -> Iterator[Trace]:
+  """Yields the episodes of some seeds, by the policy alone, as they end.
+
+  Args:
+    policy: of the simulated robot.
+    seeds: of the episodes.
+    config: see RolloutConfig.
+    keep_observations: see `learning.rollout.run`.
+  """
+  spec = policy.spec
+  place = EnvConfig(config.task, config.condition, spec.renderer, spec.image_size, spec.model.action_horizon)
+  jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
+  with BatchEnv(place, slots=config.slots, processes=config.processes) as env:
+    yield from rollout.run(env, SteeredPolicy(policy), jobs, stochastic=config.stochastic,
+                           keep_observations=keep_observations)
+
+
+def record(policy: Policy, folder, seeds: Sequence[int], config: RolloutConfig, *,
+           progress: Callable[[int], None] = lambda _: None) -> list[int]:
+  """Returns the seeds that crashed, after writing the episodes of all others into a folder, those missing there.
+
+  Args:
+    policy: of the simulated robot.
+    folder: becomes a data set that `open_dataset` reads.
+    seeds: of the episodes.
+    config: see RolloutConfig.
+    progress: is told how many episodes are there.
+  Raises:
+    Pi0RagError: the folder holds rollouts of another policy, task or condition, or every episode crashed.
+  """
+  folder = Path(folder)
+  _claim(folder, policy, config)
+  missing = [seed for seed in seeds if not episode_path(folder, seed).exists()]
+  done, crashed, error = len(seeds) - len(missing), [], ""
+  if not missing:
+    return crashed
+  for trace in run(policy, missing, config, keep_observations=True):
+    if trace.outcome == CRASHED:
+      crashed.append(trace.job.seed)
+      error = trace.error
+      continue
+    write_episodes(episode_path(folder, trace.job.seed), [as_episode(trace, policy, config)])
+    done += 1
+    progress(done)
+  if not done:
+    raise Pi0RagError(f"all {len(crashed)} rollouts into '{folder}' crashed, the last with:\n{error}")
+  return crashed
+
+
+def as_episode(trace: Trace, policy: Policy, config: RolloutConfig) -> Episode:
+  """Returns what is recorded of an episode that kept its observations."""
+  seen = [step.observation for step in trace.steps if step.observation is not None]
+  if not seen or len(seen) != len(trace.steps):
+    raise Pi0RagError(f"the episode of seed {trace.job.seed} kept {len(seen)} observations of {len(trace.steps)} "
+                      "decisions: run it with keep_observations")
+  chunks = np.stack([step.actions_TA for step in trace.steps])
+  return Episode(
+    images={name: np.stack([each["image"][name] for each in seen]) for name in seen[0]["image"]},
+    state=np.stack([each["state"] for each in seen]), actions=chunks[:, 0], action_chunks=chunks, privileged={},
+    prompt=trace.prompt, task=config.task_name, condition=config.condition, renderer=policy.spec.renderer,
+    seed=trace.job.seed, success=trace.outcome == "success")
+
+
+def _claim(folder: Path, policy: Policy, config: RolloutConfig) -> None:
+  """Writes down whose rollouts a folder holds, or raises where they are another's."""
+  wanted = {"policy": policy.fingerprint, "task": config.task_name, "condition": config.condition,
+            "stochastic": config.stochastic}
+  file = folder / SETTINGS_NAME
+  if not file.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf8")
+    return
+  found = json.loads(file.read_text(encoding="utf8"))
+  different = [f"{name} {found.get(name)}, wanted {value}"
+               for name, value in wanted.items() if found.get(name) != value]
+  if different:
+    raise Pi0RagError(f"'{folder}' holds other rollouts: {'; '.join(different)}. Remove it, or use another --workdir")

@@ -1,0 +1,217 @@
+"""Which episodes are kept: files that say so, and the data set that is left.
+
+Two files hold the same choice. Demo-SCORE's text has a line `path ep,ep,ep` per data set; the JSON has every score and
+how the choice was made too. Episodes are numbered as `open_dataset(path)` numbers them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.data.hdf5 import Hdf5Dataset
+from pi0rag_jax.errors import Pi0RagError
+
+VERSION = 1
+TEXT_SUFFIX = ".txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """What is kept of one data set of E episodes."""
+
+  path: str  # of the data set
+  scores_E: np.ndarray  # float64, nan where an episode has none
+  kept_E: np.ndarray  # bool
+  threshold: float
+  rule: str  # that gave the threshold
+  details: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what JSON can hold
+
+  def __post_init__(self):
+    if self.scores_E.shape != self.kept_E.shape or self.kept_E.dtype != bool:
+      raise Pi0RagError(f"a selection of '{self.path}' has scores {self.scores_E.shape} and {self.kept_E.dtype}"
+                        f"{self.kept_E.shape} of what is kept; expected a score and a truth value per episode")
+
+
+class EpisodesView(Dataset):
+  """Some episodes of a data set, numbered from 0 on in their order."""
+
+  format = "view"
+
+  def __init__(self, source: Dataset, episodes: np.ndarray):
+    """`episodes`: int64[K], the numbers in the source."""
+    super().__init__(source.path, fields=source.fields, skip_bad=source.skip_bad)
+    self._source, self.episodes = source, np.asarray(episodes, np.int64)
+    self.damaged, self.library_errors = source.damaged, source.library_errors
+    self.fps, self.camera_keys, self.lengths = source.fps, source.camera_keys, source.lengths[self.episodes]
+
+  @property
+  def state_dim(self) -> int:
+    return self._source.state_dim
+
+  @property
+  def action_dim(self) -> int:
+    return self._source.action_dim
+
+  def episode_name(self, episode: int) -> str:
+    return self._source.episode_name(int(self.episodes[episode]))
+
+  def files(self) -> list[Path]:
+    return self._source.files()
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the source and of which of its episodes these are."""
+    return hashlib.sha256(f"{self._source.fingerprint()} {self.episodes.tolist()}".encode()).hexdigest()
+
+  def read_samples(
+    self, episodes: np.ndarray, frames: np.ndarray, *, horizon: int, cameras: Sequence[str] | None = None
+  ) -> dict[str, Any]:
+    """Returns what Dataset.read_samples does, in the source's own way, which may be faster."""
+    return self._source.read_samples(self.episodes[episodes], frames, horizon=horizon, cameras=cameras)
+
+  def _read_arrays(self, episode: int) -> EpisodeData:
+    return self._source._read_arrays(int(self.episodes[episode]))
+
+  def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:
+    return self._source._read_camera(int(self.episodes[episode]), key, indices)
+
+
+def view(dataset: Dataset, kept_E: np.ndarray) -> EpisodesView:
+  """Returns the data set of the episodes that are kept.
+
+  Args:
+    dataset: of E episodes.
+    kept_E: bool[E].
+  Raises:
+    Pi0RagError: another number of episodes, or none is kept.
+  """
+  kept_E = np.asarray(kept_E, bool)
+  if kept_E.shape != (dataset.num_episodes,):
+    raise Pi0RagError(f"the selection is of {len(kept_E)} episodes, '{dataset.path}' has {dataset.num_episodes}: "
+                      "select again")
+  if not kept_E.any():
+    raise Pi0RagError(f"the selection keeps no episode of '{dataset.path}': leave it out, or lower the threshold")
+  return EpisodesView(dataset, np.flatnonzero(kept_E))
+
+
+def choose(dataset: Dataset, file: str | Path) -> EpisodesView:
+  """Returns the episodes of a data set that a file of selections keeps; see `kept_by`."""
+  return view(dataset, kept_by(file, dataset))
+
+
+def kept_places(folder: str | Path, file: str | Path) -> set[tuple[Path, str]]:
+  """Returns (file, group) of the simulator's episodes in a folder that a file of selections keeps."""
+  dataset = open_dataset(folder)
+  if not isinstance(dataset, Hdf5Dataset):
+    raise Pi0RagError(f"'{folder}' ({dataset.format}) holds no episodes of the simulator")
+  return {dataset.place(episode) for episode in choose(dataset, file).episodes.tolist()}
+
+
+def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:
+  """Returns bool[E], what a file of selections keeps of a data set.
+
+  Args:
+    file: as `write_json` or, with the suffix .txt, `write_text` makes it.
+    dataset: with the path that the file knows it by.
+  Raises:
+    Pi0RagError: the file does not speak of the data set, or of another number of its episodes.
+  """
+  if Path(file).suffix != TEXT_SUFFIX:
+    selections = {_resolved(selection.path): selection.kept_E for selection in read_json(file)}
+    return _of(dataset, selections, file)
+  episodes = _of(dataset, {_resolved(path): kept for path, kept in read_text(file).items()}, file)
+  if episodes and not 0 <= min(episodes) <= max(episodes) < dataset.num_episodes:
+    raise Pi0RagError(f"'{file}' keeps episodes {min(episodes)} to {max(episodes)} of '{dataset.path}', which has 0 to "
+                      f"{dataset.num_episodes - 1}: select again")
+  return np.isin(np.arange(dataset.num_episodes), episodes)
+
+
+def write_text(path: str | Path, selections: Sequence[Selection]) -> None:
+  """Writes Demo-SCORE's file: a line `path ep,ep,ep` per data set; one without a kept episode is left out."""
+  kept = {each.path: np.flatnonzero(each.kept_E).tolist() for each in selections}
+  _write(path, "".join(f"{name} {','.join(map(str, numbers))}\n" for name, numbers in kept.items() if numbers))
+
+
+def read_text(path: str | Path) -> dict[str, tuple[int, ...]]:
+  """Returns {path of a data set: its kept episodes} of a file in Demo-SCORE's form."""
+  found = {}
+  for number, line in enumerate(_read(path).splitlines(), start=1):
+    if not line.strip():
+      continue
+    name, _, episodes = line.strip().rpartition(" ")
+    try:
+      kept = tuple(int(episode) for episode in episodes.split(","))
+    except ValueError:
+      kept = ()
+    if not name or not kept or name in found:
+      why = f"'{name}' came before" if name in found else "expected `path ep,ep,ep`"
+      raise Pi0RagError(f"'{path}', line {number}: {line[:80]!r}; {why}")
+    found[name] = kept
+  return found
+
+
+def write_json(path: str | Path, selections: Sequence[Selection]) -> None:
+  """Writes every score, what is kept, and how that came about."""
+  stored = [{
+    "path": each.path, "rule": each.rule, "threshold": each.threshold, "details": dict(each.details),
+    "kept": np.flatnonzero(each.kept_E).tolist(),
+    "scores": [score if math.isfinite(score) else None for score in each.scores_E.tolist()],
+  } for each in selections]
+  try:
+    text = json.dumps({"version": VERSION, "selections": stored}, indent=1, allow_nan=False)
+  except (TypeError, ValueError) as error:
+    raise Pi0RagError(f"a selection holds what JSON cannot: {error}") from error
+  _write(path, f"{text}\n")
+
+
+def read_json(path: str | Path) -> list[Selection]:
+  """Returns the selections of a file that `write_json` wrote."""
+  try:
+    stored = json.loads(_read(path))
+    if stored["version"] != VERSION:
+      raise Pi0RagError(f"the selection '{path}' has version {stored['version']}, read is {VERSION}: select again")
+    return [_from_json(entry) for entry in stored["selections"]]
+  except (ValueError, KeyError, TypeError) as error:
+    raise Pi0RagError(f"'{path}' is no file of selections ({error!r}); train.curate writes them") from error
+
+
+def _from_json(entry: Mapping[str, Any]) -> Selection:
+  scores_E = np.array([math.nan if score is None else score for score in entry["scores"]], np.float64)
+  kept_E = np.isin(np.arange(len(scores_E)), entry["kept"])
+  return Selection(entry["path"], scores_E, kept_E, float(entry["threshold"]), entry["rule"], entry["details"])
+
+
+def _of(dataset: Dataset, by_path: Mapping[Path, Any], file: str | Path) -> Any:
+  """Returns what a file says of a data set."""
+  here = _resolved(dataset.path)
+  if here not in by_path:
+    known = ", ".join(f"'{path}'" for path in by_path) or "none"
+    raise Pi0RagError(f"'{file}' keeps nothing of '{here}'; the data sets in it: {known}")
+  return by_path[here]
+
+
+def _resolved(path: str | Path) -> Path:
+  return Path(path).resolve()
+
+
+def _read(path: str | Path) -> str:
+  try:
+    return Path(path).read_text(encoding="utf8")
+  except (OSError, ValueError) as error:
+    raise Pi0RagError(f"the selection '{path}' cannot be read: {error}") from error
+
+
+def _write(path: str | Path, text: str) -> None:
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+  draft.write_text(text, encoding="utf8")
+  os.replace(draft, path)

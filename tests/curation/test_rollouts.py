@@ -1,0 +1,69 @@
+"""Rollouts become a data set: whole, resumable, of one policy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.curation import rollouts
+from pi0rag_jax.curation.rollouts import RolloutConfig
+from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
+
+CONFIG = RolloutConfig(PickAndPlace(PickAndPlaceConfig(time_limit=8)), slots=2, processes=0)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir):
+  return Policy.load(tiny_policy_dir)
+
+
+@pytest.fixture(scope="module")
+def folder(policy, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("rollouts")
+  assert rollouts.record(policy, folder, [7], CONFIG) == []
+  return folder
+
+
+def test_every_decision_is_a_frame_of_what_the_policy_saw(folder, policy):
+  data = open_dataset(folder).read_episode(0)
+  assert len(data) == 2 and data.metadata["seed"] == 7 and data.metadata["success"] == 0
+  assert {name: frames.shape for name, frames in data.images.items()} == {
+    name: (2, 64, 64, 3) for name in policy.spec.model.image_keys}
+  trace = next(rollouts.run(policy, [7], CONFIG, keep_observations=True))
+  np.testing.assert_allclose(data.actions[1], trace.steps[1].actions_TA[0], atol=1e-6)
+  assert trace.steps[1].observation is not None
+  np.testing.assert_array_equal(data.state[1], trace.steps[1].observation["state"])
+  assert set(data.prompts) == {trace.prompt}
+  with pytest.raises(Pi0RagError, match="kept 0 observations of 2 decisions"):
+    rollouts.as_episode(next(rollouts.run(policy, [7], CONFIG)), policy, CONFIG)
+
+
+def test_what_is_there_is_not_run_again(folder, policy, monkeypatch):
+  asked = []
+
+  def none(policy, seeds, config, **_):
+    asked.extend(seeds)
+    return iter(())
+
+  monkeypatch.setattr(rollouts, "run", none)
+  rollouts.record(policy, folder, [7, 8], CONFIG)
+  assert asked == [8]
+
+
+def test_rollouts_of_something_else_are_refused(folder, policy):
+  with pytest.raises(Pi0RagError, match=r"holds other rollouts: stochastic True, wanted False. Remove it"):
+    rollouts.record(policy, folder, [7], dataclasses.replace(CONFIG, stochastic=False))
+
+
+def test_episodes_that_crash_are_no_failures(policy, tmp_path, monkeypatch):
+  def crash(*_, **__):
+    trace = rollouts.Trace(rollouts.Job(3, 0))
+    trace.outcome, trace.error = "crashed", "Traceback: broken"
+    yield trace
+
+  monkeypatch.setattr(rollouts, "run", crash)
+  with pytest.raises(Pi0RagError, match=r"all 1 rollouts into .* crashed, the last with:\nTraceback: broken"):
+    rollouts.record(policy, tmp_path, [3], CONFIG)

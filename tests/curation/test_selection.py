@@ -1,0 +1,105 @@
+"""Selections: both files give back what went in, the view holds the kept episodes and no others."""
+
+import judged
+import numpy as np
+import pytest
+
+from pi0rag_jax.curation import selection
+from pi0rag_jax.curation.selection import Selection
+from pi0rag_jax.data import pipeline
+from pi0rag_jax.data.cache import build_cache
+from pi0rag_jax.errors import Pi0RagError
+
+KEPT = np.array([True, False, False, True, True])
+
+
+def make_selection(path, kept_E=KEPT) -> Selection:
+  return Selection(str(path), np.linspace(0, 1, len(kept_E)), kept_E, 0.5, "fixed", {"classifier": "step_mlp"})
+
+
+def test_text_is_demo_scores_and_leaves_out_a_data_set_without_a_kept_episode(tmp_path):
+  file = tmp_path / "kept.txt"
+  none = make_selection("/data/none", np.zeros(3, bool))
+  selection.write_text(file, [make_selection("/data/a"), none, make_selection("/data/with space")])
+  assert file.read_text() == "/data/a 0,3,4\n/data/with space 0,3,4\n"
+  assert selection.read_text(file) == {"/data/a": (0, 3, 4), "/data/with space": (0, 3, 4)}
+
+
+def test_json_keeps_every_score_and_how_the_choice_was_made(tmp_path):
+  before = Selection("/data/a", np.array([0.25, np.nan, 1.0]), np.array([False, False, True]), 0.5, "roc", {"n": 3})
+  selection.write_json(tmp_path / "s.json", [before, make_selection("/data/b")])
+  after, other = selection.read_json(tmp_path / "s.json")
+  np.testing.assert_array_equal(after.scores_E, before.scores_E)
+  np.testing.assert_array_equal(after.kept_E, before.kept_E)
+  assert (after.path, after.threshold, after.rule, after.details) == ("/data/a", 0.5, "roc", {"n": 3})
+  np.testing.assert_array_equal(other.kept_E, KEPT)
+
+
+def test_a_view_holds_the_kept_episodes_renumbered(tmp_path):
+  dataset = judged.write(tmp_path)
+  kept = selection.view(dataset, KEPT)
+  assert kept.lengths.tolist() == [4, 7, 8] and (kept.num_frames, kept.state_dim, kept.action_dim) == (19, 3, 2)
+  for episode, seed in enumerate((0, 3, 4)):
+    data = kept.read_episode(episode)
+    assert data.metadata["seed"] == seed and (data.images["base_0_rgb"] == seed).all()
+    assert f"episode_{seed:06d}" in kept.episode_name(episode)
+  found = kept.read_samples(np.array([2, 0, 1]), np.array([7, 0, 2]), horizon=2)
+  assert found["state"][:, 0].tolist() == [4, 0, 3] and found["actions_is_pad"].tolist()[0] == [False, True]
+  with pytest.raises(Pi0RagError, match="episodes 0 to 2, asked for 3"):
+    kept.read_episode(3)
+
+
+def test_a_view_has_a_fingerprint_of_its_own_and_can_be_cached(tmp_path):
+  dataset = judged.write(tmp_path / "data")
+  kept = selection.view(dataset, KEPT)
+  others = [dataset, selection.view(dataset, ~KEPT)]
+  assert kept.fingerprint() not in [other.fingerprint() for other in others]
+  assert kept.fingerprint() == selection.view(dataset, KEPT).fingerprint()
+  cached = build_cache(kept, tmp_path / "cache")
+  assert cached.read_episode(1, images=False).state[0, 0] == 3
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.txt"])
+def test_a_file_chooses_from_the_data_set_that_it_names(tmp_path, name, monkeypatch):
+  dataset = judged.write(tmp_path / "data")
+  monkeypatch.chdir(tmp_path)
+  write = selection.write_text if name.endswith(".txt") else selection.write_json
+  write(name, [make_selection("data"), make_selection("/elsewhere")])
+  assert selection.choose(dataset, name).episodes.tolist() == [0, 3, 4]
+  other = judged.write(tmp_path / "other")
+  with pytest.raises(Pi0RagError, match=r"keeps nothing of '.*other'; the data sets in it: '.*data', '/elsewhere'"):
+    selection.choose(other, name)
+
+
+def test_training_on_the_simulators_episodes_leaves_out_what_is_not_kept(tmp_path):
+  dataset = judged.write(tmp_path / "data", success=True)
+  selection.write_json(tmp_path / "s.json", [make_selection(dataset.path)])
+  places = selection.kept_places(dataset.path, tmp_path / "s.json")
+  frames = pipeline.load_frames(dataset.path, kept=places)
+  assert np.unique(frames.seeds).tolist() == [0, 3, 4] and len(frames) == 19
+  assert len(pipeline.load_frames(dataset.path)) == 30
+
+
+def test_mistakes_are_named(tmp_path):
+  dataset = judged.write(tmp_path / "data")
+  with pytest.raises(Pi0RagError, match=r"of 2 episodes, '.*data' has 5: select again"):
+    selection.view(dataset, np.ones(2, bool))
+  with pytest.raises(Pi0RagError, match=r"keeps no episode of '.*data'"):
+    selection.view(dataset, np.zeros(5, bool))
+  with pytest.raises(Pi0RagError, match=r"has scores \(2,\) and bool\(3,\)"):
+    Selection("a", np.zeros(2), np.zeros(3, bool), 0.0, "fixed")
+  broken = tmp_path / "s.txt"
+  for text, message in (("data\n", "expected `path ep,ep,ep`"), ("a 1\na 2\n", "line 2: .* 'a' came before"),
+                        (f"{dataset.path} 3,9\n", "keeps episodes 3 to 9 of .* which has 0 to 4")):
+    broken.write_text(text)
+    with pytest.raises(Pi0RagError, match=message):
+      selection.choose(dataset, broken)
+  broken = tmp_path / "s.json"
+  for text, message in (("{", "is no file of selections"), ('{"version": 9}', "has version 9, read is 1")):
+    broken.write_text(text)
+    with pytest.raises(Pi0RagError, match=message):
+      selection.read_json(broken)
+  with pytest.raises(Pi0RagError, match="cannot be read"):
+    selection.read_json(tmp_path / "none.json")
+  with pytest.raises(Pi0RagError, match="what JSON cannot"):
+    selection.write_json(tmp_path / "x.json", [Selection("a", np.zeros(1), np.ones(1, bool), np.inf, "fixed")])

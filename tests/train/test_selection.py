@@ -1,0 +1,61 @@
+"""Every kind of training reads the episodes that a file of selections keeps, and no others."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from configs import mobile_vla_lstm, pi0_libero_lora
+from pi0rag_jax.curation import selection
+from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.errors import Pi0RagError
+from train import calibrate, debug_data, finetune, flow, head_data
+
+KEPT = np.arange(12) % 3 == 0
+
+
+def write_selection(file, path, kept_E) -> str:
+  """Returns `file` after writing a selection of one data set."""
+  selection.write_json(file, [selection.Selection(str(path), kept_E * 1.0, kept_E, 0.5, "fixed")])
+  return str(file)
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+  """An entry of `config.data` that keeps a third of twelve episodes."""
+  folder = tmp_path_factory.mktemp("robot")
+  path = debug_data.make(folder / "data")
+  return {"path": str(path), "selection": write_selection(folder / "selection.json", path, KEPT)}
+
+
+def test_kind_flow(tmp_path):
+  tiny.write_data(tmp_path / "data")
+  file = write_selection(tmp_path / "s.json", tmp_path / "data", np.array([0, 1, 0, 0, 1, 1], bool))
+  config = tiny.make_config(tmp_path / "data", selection=file)
+  assert np.unique(flow.load_frames(config).seeds).tolist() == [1, 4, 5]
+  assert len(list(calibrate.demonstrations(config.data_dir, flow.kept_places(config)))) == 3
+  everything = tiny.make_config(tmp_path / "data")
+  assert len(np.unique(flow.load_frames(everything).seeds)) == 6 and flow.kept_places(everything) is None
+  with pytest.raises(Pi0RagError, match=r"the selection '/none.json' cannot be read"):
+    flow.load_frames(tiny.make_config(tmp_path / "data", selection="/none.json"))
+
+
+def test_kind_head(robot, tmp_path):
+  config = mobile_vla_lstm.get_config("debug")
+  part = head_data.open_part(config, dict(robot), tmp_path)
+  whole = open_dataset(robot["path"])
+  assert part.dataset.num_episodes == 4 and sum(map(len, part.splits.values())) == 4
+  states = [whole.read_episode(episode, images=False).state for episode in np.flatnonzero(KEPT).tolist()]
+  np.testing.assert_array_equal(part.state_FP, np.concatenate(states))
+
+
+def test_kind_openpi(robot, tmp_path):
+  config: Any = pi0_libero_lora.get_config("debug")
+  with config.unlocked():
+    config.data = (robot,)
+  named = finetune.adjusted(config, finetune.read_config(config.openpi))
+  opened, splits = finetune.open_sources(config, named, tmp_path)
+  ((dataset, _, _),) = opened
+  assert dataset.num_episodes == 4 and sorted(e for part in splits[0].values() for e in part) == [0, 1, 2, 3]
+  np.testing.assert_array_equal(dataset.lengths, open_dataset(robot["path"]).lengths[KEPT])

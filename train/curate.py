@@ -1,0 +1,83 @@
+"""Curates demonstrations by a policy's own rollouts: `python -m train.curate --config=FILE --workdir=DIR`.
+
+Stages, each of which goes on where it was stopped and can be run alone, as `--stages=classify,score,select`:
+
+  train     a policy on all demonstrations, with several checkpoints kept
+  rollout   each checkpoint runs episodes in the simulator, which are recorded
+  embed     the policy's prefix embeddings of rollouts and demonstrations, kept on disk
+  classify  a classifier of success per configured kind, trained on one checkpoint's rollouts, validated on another's
+  score     every demonstration by every classifier
+  select    DIR/selection.txt (Demo-SCORE's) and DIR/selection.json: what is kept, which `train.launch` reads
+  retrain   policies on what is kept and on as many random demonstrations, against the one on all
+  report    DIR/report.html and DIR/summary.json
+
+`configs/curation_panda.py` explains the configuration. Rollouts of a real robot are given with
+`--config.rollouts.given="(('step_1000', 'data/rollouts_1000'), ...)"`; then nothing is simulated.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from pi0rag_jax import cli
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.typing import Config
+from train import curation_policies, curation_report, curation_scores, metrics
+
+COMMAND = "train.curate"
+STAGES: dict[str, Callable[[Config, Path], None]] = {
+  "train": curation_policies.train, "rollout": curation_policies.rollout, "embed": curation_scores.embed,
+  "classify": curation_scores.classify, "score": curation_scores.score, "select": curation_scores.select,
+  "retrain": curation_policies.retrain, "report": curation_report.write}
+
+
+def main(argv) -> None:
+  """Runs the stages; a mistake of the user ends in one line and status 2."""
+  cli.refuse_arguments(argv)
+  logging.set_verbosity(logging.WARNING)
+  metrics.log.setLevel("INFO")
+  with cli.user_errors(COMMAND):
+    curate(cli.read_config(), flags.FLAGS.workdir, flags.FLAGS.stages)
+
+
+def curate(config: Config, workdir: str | Path, stages: Sequence[str] = ()) -> None:
+  """Runs stages in their order.
+
+  Args:
+    config: as configs/curation_panda.py explains it.
+    workdir: where everything is kept.
+    stages: some of STAGES; none: all that the configuration asks for.
+  Raises:
+    Pi0RagError: an unknown stage or entry, or something that a stage needs is missing.
+  """
+  check(config)
+  for stage in stages:
+    if stage not in STAGES:
+      raise unknown_name("stage", stage, STAGES)
+  wanted = stages or [stage for stage in STAGES if stage != "retrain" or config.retrain.enabled]
+  folder = Path(workdir).absolute()
+  folder.mkdir(parents=True, exist_ok=True)
+  for stage, run in STAGES.items():
+    if stage in wanted:
+      metrics.log.info("stage %s", stage)
+      run(config, folder)
+
+
+def check(config: Config) -> None:
+  """Raises Pi0RagError for a configuration of another kind, or without one of the entries."""
+  from configs import curation_panda
+
+  known = set(curation_panda.get_config())
+  if missing := sorted(known - set(config)):
+    raise Pi0RagError(f"the configuration lacks {', '.join(missing)}; configs/curation_panda.py explains what they are")
+  if unknown := sorted(set(config) - known):
+    raise cli.unknown_entry(unknown[0], known)
+
+
+if __name__ == "__main__":
+  cli.define_config(example="configs/curation_panda.py")
+  flags.DEFINE_string("workdir", None, "Where policies, rollouts, scores and the selection go.")
+  flags.DEFINE_list("stages", [], f"Some of {', '.join(STAGES)}; none: all that the configuration asks for.")
+  flags.mark_flag_as_required("workdir")
+  app.run(main, flags_parser=cli.flags_parser(COMMAND))
