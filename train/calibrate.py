@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.data import pipeline
+from pi0rag_jax.data import episodes, pipeline
 from pi0rag_jax.models.backbones import mobilenet_torch
 from pi0rag_jax.models.pi0 import Pi0Config
 from pi0rag_jax.policy import feature_cache, keys
@@ -95,8 +95,15 @@ def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
 
 
 def demonstrations(data_dir, kept: pipeline.Places | None = None) -> Iterator[list[dict]]:
-  """Yields some evenly spaced raw observations of each of the first demonstrations, of those kept."""
-  for episode in itertools.islice(pipeline.read_kept(data_dir, kept), EPISODES):
+  """Yields some evenly spaced raw observations of each of some demonstrations, from all over the data, of those kept.
+
+  A data set of several tasks has one after the other: its first episodes alone would be of one task.
+  """
+  files = episodes.episode_files(data_dir)
+  if kept is not None:
+    files = [path for path in files if any(path == place for place, _ in kept)]
+  files = files[:: max(1, len(files) // EPISODES)]
+  for episode in itertools.islice(pipeline.read_kept(files, kept), EPISODES):
     frames = np.linspace(0, len(episode) - 1, FRAMES_PER_EPISODE).astype(int)
     yield [{"image": {name: images[i] for name, images in episode.images.items()},
             "state": episode.state[i], "prompt": episode.prompt} for i in frames]

@@ -13,7 +13,6 @@ from pi0rag_jax.curation.inputs import EMBEDDINGS
 from pi0rag_jax.curation.saved import SavedClassifier
 from pi0rag_jax.curation.selection import Selection
 from pi0rag_jax.data.dataset import Dataset
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
 from train.curation_policies import EVALUATION_NAME, SELECTION_NAME
 from train.curation_scores import EMBED_NAME, read_scores, write_json
@@ -80,16 +79,8 @@ def _numbers(values) -> str:
 
 
 def _scored(dataset: Dataset, chosen: Selection) -> Scored:
-  return Scored(Path(chosen.path).name, chosen.scores_E, _clean(dataset), np.asarray(dataset.lengths),
+  return Scored(Path(chosen.path).name, chosen.scores_E, labels.clean_of(dataset), np.asarray(dataset.lengths),
                 DEMONSTRATION_CLASSES, chosen.threshold)
-
-
-def _clean(dataset: Dataset) -> np.ndarray:
-  """Returns float64[E] as `labels.clean_of`, nan where no demonstration was judged."""
-  try:
-    return labels.clean_of(dataset)
-  except Pi0RagError:
-    return np.full(dataset.num_episodes, np.nan)
 
 
 def _flaws(dataset: Dataset) -> list[str]:
@@ -115,7 +106,7 @@ def _embedded(config: Config, sources: Sources) -> list[Embedded]:
     episode.mean(axis=0) for episode in sources.embeddings_of(source, reading[0].policy)])
   found = []
   for name, source in sources.demonstrations.items():
-    found.append(Embedded(Path(name).name, mean(source), _clean(source.dataset), DEMONSTRATION_CLASSES))
+    found.append(Embedded(Path(name).name, mean(source), labels.clean_of(source.dataset), DEMONSTRATION_CLASSES))
   for name, source in sources.rollouts.items():
     found.append(Embedded(f"rollouts of {name}", mean(source), sources.success(source)))
   return found

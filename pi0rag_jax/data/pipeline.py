@@ -45,15 +45,16 @@ def load_frames(folder: str | Path, *, successes_only: bool = True, kept: Places
   Raises:
     Pi0RagError: no files, a broken one, or episodes of several renderers.
   """
-  frames = join_episodes(e for e in read_kept(folder, kept) if e.success or not successes_only)
+  episodes = read_kept(episodes_lib.episode_files(folder), kept)
+  frames = join_episodes(e for e in episodes if e.success or not successes_only)
   if not len(frames):
     raise Pi0RagError(f"'{folder}' holds no successful episode")
   return frames
 
 
-def read_kept(folder: str | Path, kept: Places | None) -> Iterator[episodes_lib.Episode]:
-  """Yields the episodes of a folder and the folders in it; those at `kept` only, where it is given."""
-  for path in episodes_lib.episode_files(folder):
+def read_kept(files: Iterable[Path], kept: Places | None) -> Iterator[episodes_lib.Episode]:
+  """Yields the episodes of some files; those at `kept` only, where it is given."""
+  for path in files:
     for episode in episodes_lib.read_episodes(path):
       if kept is None or (path, episodes_lib.group_name(episode.seed)) in kept:
         yield episode

@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 
+from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import mobilenet_torch
 from pi0rag_jax.policy import keys
@@ -78,3 +80,13 @@ def test_the_command_names_what_it_cannot_do(tmp_path, capsys):
   assert calibrate.main([*given, "--source=light", "--pool=parts"]) == 2
   assert calibrate.main([*given, "--name=a/b"]) == 2
   assert "letters, digits" in capsys.readouterr().err
+
+
+def test_demonstrations_of_every_task_are_looked_at(tmp_path, monkeypatch):
+  for task in ("pouring", "stacking"):
+    for seed in range(4):
+      folder = tmp_path / task
+      write_episodes(episode_path(folder, seed), [tiny.make_episode(seed, frames=3, prompt=task)])
+  monkeypatch.setattr(calibrate, "EPISODES", 4)
+  shown = [observations[0]["prompt"] for observations in calibrate.demonstrations(tmp_path)]
+  assert shown == ["pouring"] * 2 + ["stacking"] * 2
