@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
   config.focus.streams = 3
   config.focus.episodes = 1000
   config.focus.policies = tuple((name, "zero", name) for name in (
-      "textbook", "absolute", "no_anchors", "raw", "injection", "guidance", "warm_start", "repulsion", "best_of_n",
-      "placebo"))
+      "textbook", "absolute", "no_anchors", "raw", "aligned", "mean", "injection", "guidance", "warm_start",
+      "repulsion", "best_of_n", "placebo"))
   config.focus.return_episodes = 200
   return config.lock()

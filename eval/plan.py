@@ -3,7 +3,7 @@
 A place is a task under a condition. In each place the policies without memory are evaluated, then (if any policy has
 one) streams teach a memory, which is frozen and evaluated after so many episodes. In places of focus there are more
 streams, one of them is longer, more ways of steering are compared, and the memory is taken back to where nothing is
-wrong any more.
+wrong any more; that comes after everything else.
 """
 
 import dataclasses
@@ -95,10 +95,17 @@ def steps(config: Config) -> list[Step]:
   strange = [p.name for p in focus if p not in places]
   if strange:
     raise Pi0RagError(f"focus.conditions {strange} are not among the conditions: {[p.name for p in places]}")
+  methods = read_methods(config.evaluation.policies)
+  alone = tuple(method for method in methods if not method.steering)
+  steered = tuple(method for method in methods if method.steering)
+  # The least that is known of every place comes first: a sweep takes hours, and may be looked at before its end.
   found: list[Step] = []
-  seen: set[Place] = set()
   for here in places:
-    found += _steps_of(config, here, seen, in_focus=here in focus)
+    found += [Evaluate(here, alone, shown=True)]
+    if steered:  # else nobody needs a memory
+      found += _taught(config, _stream(config, here, 0, longer=here in focus), steered, shown=True)
+  for here in focus if steered else ():
+    found += _closer_look(config, here, alone, steered)
   _check_seeds(config, found)
   return found
 
@@ -124,44 +131,40 @@ def read_methods(policies) -> tuple[Method, ...]:
   return tuple(found)
 
 
-def _steps_of(config: Config, here: Place, seen: set[Place], *, in_focus: bool) -> list[Step]:
-  methods, focus = read_methods(config.evaluation.policies), config.focus
-  alone = tuple(method for method in methods if not method.steering)
-  steered = tuple(method for method in methods if method.steering)
-  found: list[Step] = [] if here in seen else [Evaluate(here, alone, shown=True)]
-  seen.add(here)
-  if not steered:  # nobody needs a memory
-    return found
+def _taught(config: Config, stream: Stream, steered, *, shown: bool = False) -> list[Step]:
+  """Returns the steps in which a stream teaches its memory, and the memory is evaluated now and then."""
   episodes = config.stream.episodes
-  for replicate in range(focus.streams if in_focus else 1):
-    longer = in_focus and replicate == 0
-    stream = _stream(config, here, replicate, max(episodes, focus.episodes) if longer else episodes)
-    for after in sorted({*config.stream.checkpoints, episodes}):
-      found += [Learn(stream, after),
-                Evaluate(here, steered, stream, after, shown=after == episodes and replicate == 0)]
-    if not longer:
-      continue
-    found.append(Evaluate(here, read_methods(focus.policies), stream, episodes))
-    if focus.return_episodes:
-      found += _back_to_nominal(config, stream, alone, steered, seen)
-    if focus.episodes > episodes:
-      found += [Learn(stream, focus.episodes), Evaluate(here, steered, stream, focus.episodes)]
+  found: list[Step] = []
+  for after in sorted({*config.stream.checkpoints, episodes}):
+    found += [Learn(stream, after), Evaluate(stream.place, steered, stream, after, shown=shown and after == episodes)]
   return found
 
 
-def _back_to_nominal(config: Config, stream: Stream, alone, steered, seen: set[Place]) -> list[Step]:
+def _closer_look(config: Config, here: Place, alone, steered) -> list[Step]:
+  """Returns the further steps of a place of focus; the first stream's memory is left as it is for as long as needed."""
+  focus, first = config.focus, _stream(config, here, 0, longer=True)
+  found: list[Step] = [Evaluate(here, read_methods(focus.policies), first, config.stream.episodes)]
+  if focus.return_episodes:
+    found += _back_to_nominal(config, first, alone, steered)
+  for replicate in range(1, focus.streams):
+    found += _taught(config, _stream(config, here, replicate), steered)
+  if focus.episodes > config.stream.episodes:
+    found += [Learn(first, focus.episodes), Evaluate(here, steered, first, focus.episodes)]
+  return found
+
+
+def _back_to_nominal(config: Config, stream: Stream, alone, steered) -> list[Step]:
   """Returns the steps that show what a memory does once the cause of its failures has gone, and what it forgets."""
   nominal = Place(stream.place.task, "nominal")
   count = config.focus.return_episodes
   start = stream.seeds[0] + STREAM_SPACING // 2
   back = Stream(f"{nominal.name}<{stream.place.condition}", nominal, range(start, start + count))
-  found: list[Step] = [] if nominal in seen else [Evaluate(nominal, alone)]
-  seen.add(nominal)
-  return [*found, Fork(stream, back), Evaluate(nominal, steered, back, 0),
+  return [Evaluate(nominal, alone), Fork(stream, back), Evaluate(nominal, steered, back, 0),
           Learn(back, count), Evaluate(nominal, steered, back, count)]
 
 
-def _stream(config: Config, here: Place, replicate: int, episodes: int) -> Stream:
+def _stream(config: Config, here: Place, replicate: int, *, longer: bool = False) -> Stream:
+  episodes = max(config.stream.episodes, config.focus.episodes) if longer else config.stream.episodes
   first = config.stream.first_seed + replicate * STREAM_SPACING
   return Stream(here.name + (f"#{replicate}" if replicate else ""), here, range(first, first + episodes))
 

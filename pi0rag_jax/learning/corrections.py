@@ -15,8 +15,8 @@ from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 class CorrectionConfig:
   """How failures become records. Counts are decisions; defaults are from the project's learning notes."""
 
-  labels_before: int = 3  # of the failed episode's decisions that the expert labels, before the one to go back to
-  labels_after: int = 2  # and from it on
+  labels_before: int = 4  # of the failed episode's decisions that the expert labels, before the one to go back to
+  labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
   failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
 
 

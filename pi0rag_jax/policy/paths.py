@@ -67,6 +67,17 @@ def disagreement(residual_BTA, layout: ActionLayout):
   return _norm(residual_BTA, layout).mean(axis=-1)
 
 
+def scaled(path_BTA, layout: ActionLayout):
+  """Returns a path in units of cost over the root of its ticks: the Euclidean distance between two such paths, all
+  entries taken together, is the root of their mean squared cost. float[..., T, A]
+  """
+  scale_A = np.zeros(layout.dim, np.float32)
+  scale_A[list(layout.position)] = POSITION_COST_PER_M
+  scale_A[list(layout.rotation)] = ROTATION_COST_PER_RAD
+  scale_A[list(layout.gripper)] = GRIPPER_COST
+  return path_BTA * (scale_A / np.sqrt(np.float32(path_BTA.shape[-2])))
+
+
 def _costs(base_BTA, target_BTA, layout: ActionLayout):
   return _norm(target_BTA[:, None] - base_BTA[:, :, None], layout)
 

@@ -1,4 +1,4 @@
-"""What a policy asks of its memory: neighbours with distances in key units, trust and, where read, path residuals."""
+"""What a policy asks of its memory: neighbours with distances in key units, trust and what else its rule reads."""
 
 import itertools
 import threading
@@ -10,7 +10,7 @@ from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.placebo import ShuffledKeys
 from pi0rag_jax.policy import paths, utility
 from pi0rag_jax.policy.spec import ActionLayout
-from pi0rag_jax.policy.steering import SteeringConfig, reads_residuals
+from pi0rag_jax.policy.steering import SteeringConfig, reads_plans, reads_residuals
 
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
 
@@ -52,7 +52,11 @@ class Retriever:
         "trust_BK": utility.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),
         "corrected_BKTA": found.corrected_BKTA,
     }
-    return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
+    if reads_plans(self._config):
+      answer["base_BKTA"] = found.base_BKTA
+    if self._with_residuals:
+      answer["residual_BKTA"] = self._residuals_of(found)
+    return answer
 
   def _residuals_of(self, found: Neighbours) -> np.ndarray:
     """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""

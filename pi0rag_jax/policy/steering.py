@@ -6,12 +6,13 @@ rule returns the base chunk, bit for bit.
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
 from pi0rag_jax import errors
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS
-from pi0rag_jax.policy import guidance, targets
+from pi0rag_jax.policy import guidance, paths, targets
 from pi0rag_jax.policy.spec import ActionLayout
 
 AFTER = "after"
@@ -24,14 +25,18 @@ class SteeringConfig:
 
   method: str = "residual"  # what the records ask for, one of targets.METHODS
   flow: str = AFTER  # how the chunk gets there, one of FLOWS
-  k: int = 8  # neighbours, shared equally by the kinds
+  k: int = 64  # neighbours, shared equally by the kinds
   kinds: tuple[str, ...] = (CORRECTION, ANCHOR)  # of records that are retrieved
-  tau: float = 0.5  # kernel width; inf: all in range count alike
+  tau: float = 0.7  # kernel width on the distance of keys; inf: all in range count alike
   range: float = 1.5  # a neighbour farther than this is not there
-  regularization: float = 0.05  # lambda: pulls to the base policy where all weights are small
+  # Kernel width on how far the policy's chunk is from the record's own one, in path cost (about cm): what was wrong
+  # with another plan says nothing about this one. inf: whatever the policy wants.
+  plan_tau: float = 1.0
+  mode_width: float = 3.0  # path cost; the records near the displacement that most are near to decide; inf: their mean
+  regularization: float = 0.02  # lambda: pulls to the base policy where all weights are small
   alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
   clip_m: float = 0.10  # bound of the displacement of the path, per axis
-  band: int = 6  # ticks, see paths.aligned_residual; 0 takes raw differences tick by tick
+  band: int = 0  # ticks, see paths.aligned_residual; 0 takes the paths' differences tick by tick
   anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
   pull: float = 0.8  # of flow 'pulled', on each step's clean chunk
   flow_time: float = 0.5  # of flows 'injected' and 'warm_started'; 1 is noise, 0 the action
@@ -44,21 +49,26 @@ class SteeringConfig:
   half_life: float = 0.0  # episodes without helping after which a record is trusted half as much; 0: never
 
 
+# Few neighbours, whatever the policy wants, and the mean of what they ask for.
+_PLAIN = {"k": 8, "tau": 0.5, "plan_tau": math.inf, "mode_width": math.inf, "regularization": 0.05}
+
 PRESETS = {
     "residual": SteeringConfig(),
     # k = 3, a threshold, alpha 0.3 and a clamp: what retrieval-augmented policies usually do. The threshold is the best
     # of 0.5, 1 and 1.5 on tuning seeds (camera_shift: 58, 59 and 68 % of 96, 58 % without memory).
-    "textbook": SteeringConfig(method="blend", k=3, kinds=(CORRECTION,), tau=float("inf"), regularization=0.0,
-                               alpha=0.3),
+    "textbook": SteeringConfig(**_PLAIN | {"k": 3, "tau": math.inf, "regularization": 0.0}, method="blend",
+                               kinds=(CORRECTION,), alpha=0.3),
     "absolute": SteeringConfig(method="blend", regularization=0.0),
     "no_anchors": SteeringConfig(kinds=(CORRECTION,)),
-    "raw": SteeringConfig(band=0),
-    "injection": SteeringConfig(method="blend", flow="injected", kinds=(ANCHOR,), anchor_weight=1.0,
-                                regularization=0.0),
+    "raw": SteeringConfig(**_PLAIN),
+    "aligned": SteeringConfig(**_PLAIN, band=6),  # the learning notes' best, with fewer neighbours
+    "mean": SteeringConfig(mode_width=math.inf),
+    "injection": SteeringConfig(**_PLAIN | {"regularization": 0.0}, method="blend", flow="injected", kinds=(ANCHOR,),
+                                anchor_weight=1.0),
     "guidance": SteeringConfig(flow="pulled"),
     "warm_start": SteeringConfig(method="blend", flow="warm_started", regularization=0.0),
-    "repulsion": SteeringConfig(method="repulsion", kinds=(FAILURE,)),
-    "best_of_n": SteeringConfig(method="blend", flow="best_of_n", k=12, kinds=KINDS, anchor_weight=1.0),
+    "repulsion": SteeringConfig(**_PLAIN, method="repulsion", kinds=(FAILURE,)),
+    "best_of_n": SteeringConfig(**_PLAIN | {"k": 12}, method="blend", flow="best_of_n", kinds=KINDS, anchor_weight=1.0),
     "placebo": SteeringConfig(shuffle_seed=0),
     "forgetting": SteeringConfig(utility=True, half_life=200.0),
 }
@@ -92,6 +102,11 @@ def reads_residuals(config: SteeringConfig) -> bool:
   return config.method == "residual" and config.flow != "best_of_n"
 
 
+def reads_plans(config: SteeringConfig) -> bool:
+  """Returns whether a rule needs the neighbours' own chunks."""
+  return math.isfinite(config.plan_tau)
+
+
 def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *, flow: guidance.Flow | None = None,
           trust_B=None):
   """Returns the chunk to execute, how many neighbours had a say, and how much each had.
@@ -99,7 +114,8 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
   Args:
     base_BTA: float[B, T, A], the policy's own chunk, in the robot's units.
     neighbours: dict with corrected_BKTA float (chunk), distance_BK float (in key units), kind_BK int (place in KINDS),
-      trust_BK float in [0, 1], mask_BK bool and, for a rule that reads them, residual_BKTA float (path displacement).
+      trust_BK float in [0, 1], mask_BK bool and, for a rule that reads them, residual_BKTA float (path displacement)
+      and base_BKTA float (the policy's own chunk there).
     flow: the ODE that made the base chunk; rules 'after' it need none.
     trust_B: float[B] in [0, 1], how much of the way from the base chunk is gone; None is all of it.
   Returns:
@@ -107,7 +123,7 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
   """
   trust_B = jnp.ones(len(base_BTA)) if trust_B is None else trust_B
   in_range_BK = neighbours["mask_BK"] & (neighbours["distance_BK"] <= config.range)
-  weight_BK = _weights(neighbours, in_range_BK, config)
+  weight_BK = _weights(base_BTA, neighbours, in_range_BK, config, layout)
   steered_BTA = targets.METHODS[config.method](base_BTA, neighbours, weight_BK, config, layout)
   if config.flow != AFTER:
     assert flow is not None, f"flow '{config.flow}' runs the ODE again: it must be given"
@@ -119,7 +135,15 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
   return jnp.where(used_B[:, None, None] > 0, steered_BTA, base_BTA), used_B, say_BK
 
 
-def _weights(neighbours, in_range_BK, config: SteeringConfig):
-  """Returns w = exp(-d^2 / (2 tau^2)) float[B, K], less for anchors, 0 out of range."""
+def _weights(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: ActionLayout):
+  """Returns w = exp(-d^2 / (2 tau^2) - p^2 / (2 plan_tau^2)) float[B, K], less for anchors, 0 out of range.
+
+  d is the distance of the keys, p that of the policy's chunks as paths.
+  """
+  exponent_BK = jnp.square(neighbours["distance_BK"] / config.tau)
+  if reads_plans(config):
+    path_BTA, path_BKTA = (paths.scaled(paths.to_path(chunk, layout), layout)
+                           for chunk in (base_BTA, neighbours["base_BKTA"]))
+    exponent_BK += jnp.square(path_BKTA - path_BTA[:, None]).sum(axis=(-2, -1)) / config.plan_tau**2
   kind_BK = jnp.where(neighbours["kind_BK"] == KINDS.index(ANCHOR), config.anchor_weight, 1.0)
-  return kind_BK * jnp.where(in_range_BK, jnp.exp(-jnp.square(neighbours["distance_BK"] / config.tau) / 2), 0.0)
+  return kind_BK * jnp.where(in_range_BK, jnp.exp(-exponent_BK / 2), 0.0)

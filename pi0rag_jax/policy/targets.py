@@ -1,8 +1,9 @@
 """What the retrieved records ask for: from the policy's own chunk to the one they would rather see. Pure.
 
-Each neighbour votes with a weight; a record that is not trusted votes for the base policy by what it lost, since its
-weight stays in the sum that divides. All chunks are in the robot's units.
+Each neighbour votes with a weight, and so does the policy itself. All chunks are in the robot's units.
 """
+
+import math
 
 import jax.numpy as jnp
 
@@ -14,32 +15,37 @@ _TINY = 1e-9  # keeps a sum without any weight from dividing by zero
 
 
 def residual(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
-  """Returns base path + alpha * kernel-weighted residual, as a chunk within the action limits.
+  """Returns base path + alpha * the residual that the neighbours agree on, as a chunk within the action limits.
 
-  r = sum(w trust r) / (sum(w) + lambda). Source: the project's learning notes.
+  Source: the project's learning notes, where it is the mean of all: r = sum(w trust r) / (sum(w) + lambda).
   """
   weight_BK = jnp.where(_failed(neighbours), 0.0, weight_BK)
-  return _displaced(base_BTA, _mean(neighbours["residual_BKTA"], neighbours, weight_BK, config), config, layout)
+  residual_BKTA = neighbours["residual_BKTA"]
+  agreed_BTA = _agreed(residual_BKTA, residual_BKTA, neighbours, weight_BK, config, layout)
+  return _displaced(base_BTA, agreed_BTA, config, layout)
 
 
 def blend(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
-  """Returns base + alpha * clamp(kernel-weighted mean of the neighbours' chunks - base), entry by entry."""
+  """Returns base + alpha * clamp(the neighbours' chunk that they agree on - base), entry by entry."""
   weight_BK = jnp.where(_failed(neighbours), 0.0, weight_BK)
   low_A, high_A = jnp.asarray(layout.low, jnp.float32), jnp.asarray(layout.high, jnp.float32)
-  difference_BTA = _mean(neighbours["corrected_BKTA"] - base_BTA[:, None], neighbours, weight_BK, config)
-  difference_BTA = jnp.clip(difference_BTA, low_A - high_A, high_A - low_A)
+  difference_BKTA = neighbours["corrected_BKTA"] - base_BTA[:, None]
+  path_BKTA = paths.to_path(difference_BKTA, layout)
+  difference_BTA = jnp.clip(_agreed(difference_BKTA, path_BKTA, neighbours, weight_BK, config, layout),
+                            low_A - high_A, high_A - low_A)
   return jnp.clip(base_BTA + config.alpha * difference_BTA, low_A, high_A)
 
 
 def repulsion(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
-  """Returns base path + alpha * weighted mean of what leads from failed paths to it, within the action limits.
+  """Returns base path + alpha * what most leads from failed paths to it, within the action limits.
 
   A failed path that is far from the base path pushes less, by `nearness`. A failed chunk that the policy now repeats
   exactly leads nowhere: there is no direction away from it.
   """
   away_BKTA = paths.to_path(base_BTA, layout)[:, None] - paths.to_path(neighbours["corrected_BKTA"], layout)
   weight_BK = jnp.where(_failed(neighbours), weight_BK * nearness(away_BKTA, layout), 0.0)
-  return _displaced(base_BTA, _mean(away_BKTA, neighbours, weight_BK, config), config, layout)
+  away_BTA = _agreed(away_BKTA, away_BKTA, neighbours, weight_BK, config, layout)
+  return _displaced(base_BTA, away_BTA, config, layout)
 
 
 METHODS = {"residual": residual, "blend": blend, "repulsion": repulsion}
@@ -62,11 +68,31 @@ def _failed(neighbours):
   return neighbours["kind_BK"] == KINDS.index(FAILURE)
 
 
-def _mean(vote_BKTA, neighbours, weight_BK, config):
-  """Returns sum(w trust vote) / (sum(w) + lambda), float[B, T, A]."""
-  total_B = jnp.maximum(weight_BK.sum(axis=-1) + config.regularization, _TINY)
-  votes_BTA = jnp.einsum("BK,BKTA->BTA", weight_BK * neighbours["trust_BK"], vote_BKTA)
-  return votes_BTA / total_B[:, None, None]
+def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, layout: ActionLayout):
+  """Returns the mean of the votes around the one that most of the weight is near to, float[B, T, A].
+
+  The policy itself votes for no change: with lambda, and with what records that are not trusted have lost. Votes are
+  near to each other by a kernel of `mode_width` on their paths: where some records ask for one thing and others for
+  another, half of each would be neither.
+  """
+  trusted_BK = weight_BK * neighbours["trust_BK"]
+  own_B = config.regularization + (weight_BK - trusted_BK).sum(axis=-1)
+  weight_BN = jnp.concatenate([trusted_BK, own_B[:, None]], axis=1)
+  with_own = lambda array_BKTA: jnp.concatenate([array_BKTA, jnp.zeros_like(array_BKTA[:, :1])], axis=1)  # noqa: E731
+  if math.isfinite(config.mode_width):
+    path_BNF = paths.scaled(with_own(path_BKTA), layout).reshape(*weight_BN.shape, -1)
+    near_BNN = jnp.exp(-_squared_distances(path_BNF) / (2 * config.mode_width**2))
+    mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
+    weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
+  total_B = jnp.maximum(weight_BN.sum(axis=-1), _TINY)
+  return jnp.einsum("BN,BNTA->BTA", weight_BN, with_own(vote_BKTA)) / total_B[:, None, None]
+
+
+def _squared_distances(points_BNF):
+  """Returns the squared Euclidean distance of each pair of points, float[B, N, N], by one matrix product."""
+  length_BN = jnp.square(points_BNF).sum(axis=-1)
+  product_BNN = jnp.einsum("BNF,BMF->BNM", points_BNF, points_BNF)
+  return jnp.maximum(length_BN[:, :, None] + length_BN[:, None] - 2 * product_BNN, 0.0)
 
 
 def _displaced(base_BTA, displacement_BTA, config, layout: ActionLayout):

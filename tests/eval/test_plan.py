@@ -55,14 +55,15 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   assert words(steps) == [
     f"evaluate {here} 0 base_z0",
     f"learn {here} 20", f"evaluate {here} 20 memory", f"learn {here} 100", f"evaluate {here} 100 memory",
-    f"evaluate {here} 100 textbook",
     "evaluate pick_and_place/nominal 0 base_z0",
-    f"fork {here} {back}", "evaluate pick_and_place/nominal 0 memory",
-    f"learn {back} 30", "evaluate pick_and_place/nominal 30 memory",
-    f"learn {here} 150", f"evaluate {here} 150 memory",
-    f"learn {here}#1 20", f"evaluate {here} 20 memory", f"learn {here}#1 100", f"evaluate {here} 100 memory",
     "learn pick_and_place/nominal 20", "evaluate pick_and_place/nominal 20 memory",
     "learn pick_and_place/nominal 100", "evaluate pick_and_place/nominal 100 memory",
+    f"evaluate {here} 100 textbook",
+    "evaluate pick_and_place/nominal 0 base_z0",  # by now there is nothing left to do
+    f"fork {here} {back}", "evaluate pick_and_place/nominal 0 memory",
+    f"learn {back} 30", "evaluate pick_and_place/nominal 30 memory",
+    f"learn {here}#1 20", f"evaluate {here} 20 memory", f"learn {here}#1 100", f"evaluate {here} 100 memory",
+    f"learn {here} 150", f"evaluate {here} 150 memory",
   ]
   streams = {step.stream for step in steps if isinstance(step, Learn) and step.stream.place.condition != "nominal"}
   forked = {step.target for step in steps if isinstance(step, Fork)}

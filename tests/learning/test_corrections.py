@@ -14,7 +14,7 @@ def ticks(records):
 
 
 def test_relabelled_takes_the_window_around_the_rewind(make_steps):
-  steps = corrections.window(make_steps([0.01] * 10), 5, CorrectionConfig())
+  steps = corrections.window(make_steps([0.01] * 10), 5, CorrectionConfig(labels_before=3, labels_after=2))
   records = corrections.relabelled(steps, np.zeros((5, 16, 5), np.float32), CONTEXT)
   assert ticks(records) == [8, 12, 16, 20, 24]
   assert all(r.kind == "correction" and r.failure_kind == "miss" for r in records)
@@ -23,7 +23,7 @@ def test_relabelled_takes_the_window_around_the_rewind(make_steps):
 
 
 def test_a_rewind_to_the_start_has_fewer_labels_before_it(make_steps):
-  assert len(corrections.window(make_steps([0.01] * 4), 0, CorrectionConfig())) == 2
+  assert len(corrections.window(make_steps([0.01] * 4), 0, CorrectionConfig(labels_after=2))) == 2
 
 
 def test_anchors_keep_what_was_executed(make_steps):

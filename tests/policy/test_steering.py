@@ -16,15 +16,20 @@ from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
 BASE = np.random.default_rng(0).uniform(LAYOUT.low, LAYOUT.high, (2, 16, 5)).astype(np.float32)
 
 
-def neighbours(distance_BK, residual=0.0, mask=True):
-  """Returns neighbours whose residual is `residual` metres along y."""
+STILL = np.zeros((2, 16, 5), np.float32)
+
+
+def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
+  """Returns neighbours at which the policy's own chunk was `base_BTA`, and whose residual is metres along y."""
   distance_BK = np.asarray(distance_BK, np.float32)
   residual_BKTA = np.zeros((*distance_BK.shape, 16, 5), np.float32)
+  base_BKTA = np.broadcast_to(base_BTA[: len(distance_BK), None], residual_BKTA.shape)
   residual_BKTA[..., 1] = residual
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
           "kind_BK": np.full(distance_BK.shape, KINDS.index(CORRECTION), np.int8),
           "trust_BK": np.ones(distance_BK.shape, np.float32),
-          "residual_BKTA": residual_BKTA, "corrected_BKTA": np.zeros_like(residual_BKTA)}
+          "residual_BKTA": residual_BKTA, "base_BKTA": np.array(base_BKTA),
+          "corrected_BKTA": np.zeros_like(residual_BKTA)}
 
 
 def straight_flow(action_BTA):
@@ -49,7 +54,7 @@ def test_nothing_in_range_is_the_base_bit_for_bit(preset):
 
 @pytest.mark.parametrize("preset", steering.PRESETS)
 def test_trust_in_the_memory_is_a_share_of_the_way(preset):
-  config, near = steering.preset(preset, draws=2), neighbours([[0.1, 0.2]] * 2, 0.02)
+  config, near = steering.preset(preset, draws=2), neighbours([[0.1, 0.2]] * 2, 0.02, base_BTA=BASE)
   near["corrected_BKTA"][..., 1] = 0.01
   near["kind_BK"][...] = KINDS.index(config.kinds[0])
   steer = functools.partial(steering.steer, jnp.asarray(BASE), near, config, LAYOUT,
@@ -62,7 +67,7 @@ def test_trust_in_the_memory_is_a_share_of_the_way(preset):
 
 
 def test_the_residual_is_the_kernel_weighted_mean():
-  config = steering.preset("residual", regularization=0.5)
+  config = steering.preset("mean", regularization=0.5)
   still = np.zeros((1, 16, 5), np.float32)
   near = neighbours([[0.0, config.tau]])
   near["residual_BKTA"][0, 0, :, 1] = 0.012
@@ -74,13 +79,36 @@ def test_the_residual_is_the_kernel_weighted_mean():
   assert used[0] == 2
 
 
+def test_the_larger_party_decides_where_records_contradict_each_other():
+  near = neighbours([[0.0, 0.0, 0.0]], 0.03)
+  near["residual_BKTA"][0, 2, :, 1] = -0.03
+  config = steering.preset("residual", regularization=0.0, mode_width=1.0)
+  moved = lambda config: np.asarray(  # noqa: E731
+      steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)[0])[0, :, 1].sum()
+  # Two ask for 3 cm, one for as much to the other side: 6 widths away, it counts for nothing.
+  np.testing.assert_allclose(moved(config), 0.03, rtol=1e-4)
+  np.testing.assert_allclose(moved(steering.preset("mean", regularization=0.0)), 0.01, rtol=1e-4)
+  near["trust_BK"][0, :2] = 0.2  # what they lose, the policy itself has: no change
+  np.testing.assert_allclose(moved(config), 0.0, atol=1e-3)
+
+
+def test_a_record_of_another_plan_has_less_of_a_say():
+  config = steering.preset("residual", plan_tau=2.0)
+  near = neighbours([[0.0, 0.0]], 0.01)
+  near["base_BKTA"][0, 1, 0, 0] = 0.02  # a path that is 2 cm away all the time
+  _, _, say = steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)
+  np.testing.assert_allclose(say, [[1.0, np.exp(-0.5)]], rtol=1e-5)
+  _, _, say = steering.steer(jnp.zeros((1, 16, 5)), near, steering.preset("raw"), LAYOUT)
+  np.testing.assert_allclose(say, [[1.0, 1.0]])
+
+
 def test_an_anchor_without_residual_holds_a_correction_back():
   still = jnp.zeros((1, 16, 5))
-  alone, _, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("residual"), LAYOUT)
+  alone, _, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("mean"), LAYOUT)
   both = neighbours([[0.5, 0.5]], 0.01)
   both["residual_BKTA"][0, 1] = 0
   both["kind_BK"][0, 1] = KINDS.index(ANCHOR)
-  config = steering.preset("residual", regularization=0.0)
+  config = steering.preset("mean", regularization=0.0)
   held, _, _ = steering.steer(still, both, config, LAYOUT)
   np.testing.assert_allclose(np.asarray(held)[0, :, 1].sum(), 0.01 / (1 + config.anchor_weight), rtol=1e-5)
   assert np.asarray(held)[0, :, 1].sum() < np.asarray(alone)[0, :, 1].sum()
@@ -100,8 +128,8 @@ def test_the_textbook_blend_moves_a_part_of_the_way():
 
 
 def test_the_absolute_blend_goes_all_the_way_to_the_weighted_chunk():
-  config = steering.preset("absolute", anchor_weight=0.5)
-  near = neighbours([[0.2, 0.2]])
+  config = steering.preset("absolute", anchor_weight=0.5, mode_width=np.inf)
+  near = neighbours([[0.2, 0.2]], base_BTA=BASE)
   near["kind_BK"][0, 1] = KINDS.index(ANCHOR)
   near["corrected_BKTA"][0, 0], near["corrected_BKTA"][0, 1] = 0.009, 0.003
   actions, _, say = steering.steer(jnp.asarray(BASE[:1]), near, config, LAYOUT)
@@ -111,7 +139,7 @@ def test_the_absolute_blend_goes_all_the_way_to_the_weighted_chunk():
 
 
 def test_a_record_without_trust_votes_for_the_base():
-  config = steering.preset("residual", regularization=0.0)
+  config = steering.preset("mean", regularization=0.0)
   near = neighbours([[0.0, 0.0]], 0.01)
   near["trust_BK"][0] = 0.5, 0.0
   actions, used, say = steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)
