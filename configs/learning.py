@@ -11,14 +11,14 @@ from configs import quickstart
 CONDITIONS = {
   "pick_and_place": ("camera_shift_double", "wrist_camera_turn_3deg", "tool_offset_13mm", "actuator_delay"),
   "insertion": ("camera_shift_double", "wrist_camera_turn_2deg", "tool_offset_8mm", "actuator_delay"),
-  "pouring": ("camera_shift_double", "wrist_camera_turn", "tool_offset", "actuator_delay_200ms"),
   "stacking": ("camera_shift", "wrist_camera_turn", "tool_offset", "actuator_delay"),
+  "pouring": ("camera_shift_double", "wrist_camera_turn", "tool_offset", "actuator_delay_200ms"),
 }
 FOCUS = {
   "pick_and_place": "camera_shift_double",
   "insertion": "camera_shift_double",
-  "pouring": "camera_shift_double",
   "stacking": "wrist_camera_turn",
+  "pouring": "camera_shift_double",
 }
 
 
@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
   config.stream.episodes = 500
   config.stream.corrected_max = 50
   config.stream.checkpoints = (50, 100)
+  config.stream.learning.rewind.rule = "detected"  # nothing that only a simulation knows
   config.stream.learning.corrections.failed_chunks = 2  # for 'repulsion' and 'best_of_n'
   config.evaluation.episodes = 200
   config.evaluation.policies = (
