@@ -151,7 +151,7 @@ class MemoryIndex:
       keys_BE: float32[B, E], C-contiguous, finite.
       wanted: how many of each kind; they come back in this order.
     """
-    found = Neighbours.empty(len(keys_BE), sum(wanted.values()), self.header.chunk_shape)
+    found = Neighbours.empty(len(keys_BE), sum(wanted.values()), self.header)
     first = 0
     for kind, most in wanted.items():
       rows_BK, distances_BK = self.nearest(keys_BE, kind, most, task)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pi0rag_jax.memory.record import KINDS
+from pi0rag_jax.memory.record import KINDS, Header
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,8 +16,8 @@ class Neighbours:
 
   ids_BK: np.ndarray  # int64[B, K]
   distances_BK: np.ndarray  # float32[B, K], L2 in key units
-  base_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
-  corrected_BKTA: np.ndarray  # float32[B, K, T, A], in the units of the robot
+  base_BKTA: np.ndarray  # [B, K, T, A], in the units of the robot and the memory's chunk dtype
+  corrected_BKTA: np.ndarray  # [B, K, T, A], likewise
   kind_BK: np.ndarray  # int8[B, K], the place in KINDS
   helped_BK: np.ndarray  # float32[B, K], see Record
   hurt_BK: np.ndarray  # float32[B, K], see Record
@@ -25,13 +25,13 @@ class Neighbours:
   mask_BK: np.ndarray  # bool[B, K], True where there is a record
 
   @classmethod
-  def empty(cls, batch: int, k: int, chunk_shape: tuple[int, int]) -> "Neighbours":
+  def empty(cls, batch: int, k: int, header: Header) -> "Neighbours":
     """Returns neighbours without any record."""
     return cls(
       ids_BK=np.full((batch, k), -1, np.int64),
       distances_BK=np.full((batch, k), np.inf, np.float32),
-      base_BKTA=np.zeros((batch, k, *chunk_shape), np.float32),
-      corrected_BKTA=np.zeros((batch, k, *chunk_shape), np.float32),
+      base_BKTA=np.zeros((batch, k, *header.chunk_shape), header.chunk_dtype),
+      corrected_BKTA=np.zeros((batch, k, *header.chunk_shape), header.chunk_dtype),
       kind_BK=np.full((batch, k), -1, np.int8),
       helped_BK=np.zeros((batch, k), np.float32),
       hurt_BK=np.zeros((batch, k), np.float32),

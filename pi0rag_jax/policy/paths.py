@@ -5,6 +5,7 @@ are absolute and stay as they are. A correction is a displacement of the path, n
 that are the same in space but shifted in time have no residual (what the learning notes call path-aligned).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,10 +20,14 @@ GRIPPER_COST = 2.0
 
 def to_path(chunk_BTA, layout: ActionLayout):
   """Returns the path of a chunk: deltas summed over time, absolute entries kept. float[..., T, A]; m, rad."""
-  xp = np if isinstance(chunk_BTA, np.ndarray) else jnp
   deltas_A = np.zeros(layout.dim, bool)
   deltas_A[[*layout.position, *layout.rotation]] = True
-  return xp.where(deltas_A, xp.cumsum(chunk_BTA, axis=-2), chunk_BTA)
+  if isinstance(chunk_BTA, np.ndarray):
+    return np.where(deltas_A, np.cumsum(chunk_BTA, axis=-2), chunk_BTA)
+  # As a product with a triangle of ones: half the time of a cumulative sum on a CPU.
+  ones_TU = jnp.tril(jnp.ones((chunk_BTA.shape[-2],) * 2, chunk_BTA.dtype))
+  summed_BTA = jnp.matmul(ones_TU, chunk_BTA, precision=jax.lax.Precision.HIGHEST)
+  return jnp.where(deltas_A, summed_BTA, chunk_BTA)
 
 
 def from_path(path_BTA, layout: ActionLayout):

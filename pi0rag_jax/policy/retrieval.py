@@ -10,7 +10,7 @@ from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.placebo import ShuffledKeys
 from pi0rag_jax.policy import paths, utility
 from pi0rag_jax.policy.spec import ActionLayout
-from pi0rag_jax.policy.steering import SteeringConfig, reads_plans, reads_residuals
+from pi0rag_jax.policy.steering import SteeringConfig, reads_residuals
 
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
 
@@ -40,7 +40,7 @@ class Retriever:
 
   def empty(self, batch: int) -> dict[str, np.ndarray]:
     """Returns the answer of a memory with nothing in it: all masked."""
-    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header.chunk_shape))
+    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header))
 
   def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
     memory = self._memory
@@ -50,13 +50,10 @@ class Retriever:
         "mask_BK": found.mask_BK,
         "kind_BK": found.kind_BK,
         "trust_BK": utility.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),
+        "base_BKTA": found.base_BKTA,
         "corrected_BKTA": found.corrected_BKTA,
     }
-    if reads_plans(self._config):
-      answer["base_BKTA"] = found.base_BKTA
-    if self._with_residuals:
-      answer["residual_BKTA"] = self._residuals_of(found)
-    return answer
+    return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
 
   def _residuals_of(self, found: Neighbours) -> np.ndarray:
     """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""
@@ -81,5 +78,6 @@ class Retriever:
                    np.stack([r.corrected_chunk for _, r in part]))
 
   def _derive(self, ids_N, base_NTA, corrected_NTA) -> None:
+    base_NTA, corrected_NTA = base_NTA.astype(np.float32), corrected_NTA.astype(np.float32)
     aligned = paths.aligned_residual(base_NTA, corrected_NTA, self._layout, band=self._config.band)
     self._residuals.update(zip(ids_N.tolist(), aligned.astype(np.float16)))

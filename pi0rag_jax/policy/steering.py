@@ -98,13 +98,8 @@ def preset(name: str, **changes) -> SteeringConfig:
 
 
 def reads_residuals(config: SteeringConfig) -> bool:
-  """Returns whether a rule needs the neighbours' residuals."""
-  return config.method == "residual" and config.flow != "best_of_n"
-
-
-def reads_plans(config: SteeringConfig) -> bool:
-  """Returns whether a rule needs the neighbours' own chunks."""
-  return math.isfinite(config.plan_tau)
+  """Returns whether a rule needs the neighbours' residuals aligned in time; others it makes itself."""
+  return config.method == "residual" and config.flow != "best_of_n" and config.band > 0
 
 
 def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *, flow: guidance.Flow | None = None,
@@ -113,14 +108,16 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
 
   Args:
     base_BTA: float[B, T, A], the policy's own chunk, in the robot's units.
-    neighbours: dict with corrected_BKTA float (chunk), distance_BK float (in key units), kind_BK int (place in KINDS),
-      trust_BK float in [0, 1], mask_BK bool and, for a rule that reads them, residual_BKTA float (path displacement)
-      and base_BKTA float (the policy's own chunk there).
+    neighbours: dict with corrected_BKTA and base_BKTA float of any precision (the better chunk and the policy's own),
+      distance_BK float (in key units), kind_BK int (place in KINDS), trust_BK float in [0, 1], mask_BK bool and, for a
+      rule that aligns in time, residual_BKTA float (path displacement).
     flow: the ODE that made the base chunk; rules 'after' it need none.
     trust_B: float[B] in [0, 1], how much of the way from the base chunk is gone; None is all of it.
   Returns:
     (actions_BTA, used_B int, weight_BK float in [0, 1]): with used 0 the base chunk, bit for bit.
   """
+  single = {name: jnp.asarray(neighbours[name], jnp.float32) for name in ("base_BKTA", "corrected_BKTA")}
+  neighbours = neighbours | single
   trust_B = jnp.ones(len(base_BTA)) if trust_B is None else trust_B
   in_range_BK = neighbours["mask_BK"] & (neighbours["distance_BK"] <= config.range)
   weight_BK = _weights(base_BTA, neighbours, in_range_BK, config, layout)
@@ -141,7 +138,7 @@ def _weights(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: 
   d is the distance of the keys, p that of the policy's chunks as paths.
   """
   exponent_BK = jnp.square(neighbours["distance_BK"] / config.tau)
-  if reads_plans(config):
+  if math.isfinite(config.plan_tau):
     path_BTA, path_BKTA = (paths.scaled(paths.to_path(chunk, layout), layout)
                            for chunk in (base_BTA, neighbours["base_BKTA"]))
     exponent_BK += jnp.square(path_BKTA - path_BTA[:, None]).sum(axis=(-2, -1)) / config.plan_tau**2

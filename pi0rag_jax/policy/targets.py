@@ -20,7 +20,10 @@ def residual(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
   Source: the project's learning notes, where it is the mean of all: r = sum(w trust r) / (sum(w) + lambda).
   """
   weight_BK = jnp.where(_failed(neighbours), 0.0, weight_BK)
-  residual_BKTA = neighbours["residual_BKTA"]
+  if config.band:
+    residual_BKTA = neighbours["residual_BKTA"]
+  else:
+    residual_BKTA = paths.to_path(neighbours["corrected_BKTA"] - neighbours["base_BKTA"], layout)
   agreed_BTA = _agreed(residual_BKTA, residual_BKTA, neighbours, weight_BK, config, layout)
   return _displaced(base_BTA, agreed_BTA, config, layout)
 

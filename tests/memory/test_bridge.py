@@ -23,7 +23,7 @@ class Search:
     return {name: getattr(found, name) for name in FIELDS}
 
   def empty(self, batch):
-    nothing = Neighbours.empty(batch, self._k, self._memory.header.chunk_shape)
+    nothing = Neighbours.empty(batch, self._k, self._memory.header)
     return {name: getattr(nothing, name) for name in FIELDS}
 
 

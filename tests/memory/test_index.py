@@ -29,8 +29,8 @@ def test_hand_worked_search(index, key):
 def test_dtypes(index, key):
   found = index.search(key(9.0), {CORRECTION: 1, ANCHOR: 1})
   assert found.ids_BK.dtype == np.int64
-  for name in ("distances_BK", "base_BKTA", "corrected_BKTA"):
-    assert getattr(found, name).dtype == np.float32
+  assert found.distances_BK.dtype == np.float32
+  assert found.base_BKTA.dtype == found.corrected_BKTA.dtype == index.header.chunk_dtype
   assert found.mask_BK.dtype == found.of_kind(CORRECTION).dtype == bool
 
 

@@ -10,7 +10,7 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS
 from pi0rag_jax.models import flow as flow_matching
-from pi0rag_jax.policy import guidance, steering, targets
+from pi0rag_jax.policy import guidance, paths, steering, targets
 from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
 
 BASE = np.random.default_rng(0).uniform(LAYOUT.low, LAYOUT.high, (2, 16, 5)).astype(np.float32)
@@ -20,16 +20,16 @@ STILL = np.zeros((2, 16, 5), np.float32)
 
 
 def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
-  """Returns neighbours at which the policy's own chunk was `base_BTA`, and whose residual is metres along y."""
+  """Returns neighbours with the policy's own chunk there, and a better one whose path lies `residual` metres along y."""
   distance_BK = np.asarray(distance_BK, np.float32)
-  residual_BKTA = np.zeros((*distance_BK.shape, 16, 5), np.float32)
-  base_BKTA = np.broadcast_to(base_BTA[: len(distance_BK), None], residual_BKTA.shape)
-  residual_BKTA[..., 1] = residual
+  base_BKTA = np.repeat(base_BTA[: len(distance_BK), None], distance_BK.shape[1], axis=1)
+  corrected_BKTA = base_BKTA.copy()
+  corrected_BKTA[:, :, 0, 1] += residual
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
           "kind_BK": np.full(distance_BK.shape, KINDS.index(CORRECTION), np.int8),
           "trust_BK": np.ones(distance_BK.shape, np.float32),
-          "residual_BKTA": residual_BKTA, "base_BKTA": np.array(base_BKTA),
-          "corrected_BKTA": np.zeros_like(residual_BKTA)}
+          "base_BKTA": base_BKTA, "corrected_BKTA": corrected_BKTA,
+          "residual_BKTA": paths.aligned_residual(base_BKTA[0], corrected_BKTA[0], LAYOUT, band=6)[None]}
 
 
 def straight_flow(action_BTA):
@@ -70,8 +70,8 @@ def test_the_residual_is_the_kernel_weighted_mean():
   config = steering.preset("mean", regularization=0.5)
   still = np.zeros((1, 16, 5), np.float32)
   near = neighbours([[0.0, config.tau]])
-  near["residual_BKTA"][0, 0, :, 1] = 0.012
-  near["residual_BKTA"][0, 1, :, 1] = -0.004
+  near["corrected_BKTA"][0, 0, 0, 1] = 0.012
+  near["corrected_BKTA"][0, 1, 0, 1] = -0.004
   actions, used, _ = steering.steer(jnp.asarray(still), near, config, LAYOUT)
   weight = np.exp(-0.5)
   expected = (0.012 - 0.004 * weight) / (1 + weight + 0.5)
@@ -81,7 +81,7 @@ def test_the_residual_is_the_kernel_weighted_mean():
 
 def test_the_larger_party_decides_where_records_contradict_each_other():
   near = neighbours([[0.0, 0.0, 0.0]], 0.03)
-  near["residual_BKTA"][0, 2, :, 1] = -0.03
+  near["corrected_BKTA"][0, 2, 0, 1] = -0.03
   config = steering.preset("residual", regularization=0.0, mode_width=1.0)
   moved = lambda config: np.asarray(  # noqa: E731
       steering.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)[0])[0, :, 1].sum()
@@ -106,7 +106,7 @@ def test_an_anchor_without_residual_holds_a_correction_back():
   still = jnp.zeros((1, 16, 5))
   alone, _, _ = steering.steer(still, neighbours([[0.5]], 0.01), steering.preset("mean"), LAYOUT)
   both = neighbours([[0.5, 0.5]], 0.01)
-  both["residual_BKTA"][0, 1] = 0
+  both["corrected_BKTA"][0, 1] = 0
   both["kind_BK"][0, 1] = KINDS.index(ANCHOR)
   config = steering.preset("mean", regularization=0.0)
   held, _, _ = steering.steer(still, both, config, LAYOUT)

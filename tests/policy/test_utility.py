@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pi0rag_jax.memory import Neighbours
+from pi0rag_jax.memory import Header, Neighbours
 from pi0rag_jax.policy import steering, utility
 
 
 @pytest.fixture
 def found():
   """Three records: one that helped, one that hurt, one of which nothing is known."""
-  empty = Neighbours.empty(1, 3, (2, 2))
+  empty = Neighbours.empty(1, 3, Header(4, 2, 2, "encoder", "policy"))
   return dataclasses.replace(empty, helped_BK=np.array([[6.0, 0.0, 0.0]], np.float32),
                              hurt_BK=np.array([[0.0, 4.0, 0.0]], np.float32), episode_BK=np.array([[90, 50, 80]]))
 
