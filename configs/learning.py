@@ -30,7 +30,6 @@ def get_config() -> ConfigDict:
   config.stream.episodes = 500
   config.stream.corrected_max = 50
   config.stream.checkpoints = (50, 100)
-  config.stream.learning.rewind.rule = "detected"  # nothing that only a simulation knows
   config.stream.learning.corrections.failed_chunks = 2  # for 'repulsion' and 'best_of_n'
   config.evaluation.episodes = 200
   config.evaluation.policies = (
