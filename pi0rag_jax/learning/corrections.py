@@ -13,7 +13,7 @@ from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
-  """How failures become records. Counts are decisions; defaults are from the project's learning notes."""
+  """How failures become records. Counts are decisions; WORKSPACE.md says what the defaults were chosen by."""
 
   labels_before: int = 4  # of the failed episode's decisions that the expert labels, before the one to go back to
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again

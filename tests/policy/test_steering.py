@@ -20,7 +20,7 @@ STILL = np.zeros((2, 16, 5), np.float32)
 
 
 def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
-  """Returns neighbours with the policy's own chunk there, and a better one whose path lies `residual` metres along y."""
+  """Returns neighbours with the policy's own chunk and a better one, whose path lies `residual` metres along y."""
   distance_BK = np.asarray(distance_BK, np.float32)
   base_BKTA = np.repeat(base_BTA[: len(distance_BK), None], distance_BK.shape[1], axis=1)
   corrected_BKTA = base_BKTA.copy()
