@@ -37,6 +37,7 @@ CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
   steps = plan.steps(config)
+  steering.preset(config.stream.steering)
   online_config(config)
   if config.renderer not in RENDERERS:
     raise unknown_name("renderer", config.renderer, RENDERERS)

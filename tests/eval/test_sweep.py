@@ -124,6 +124,7 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
     ({"evaluation.policies": (("x", "zero", "magic"),)}, "unknown steering preset 'magic'.*residual, textbook"),
     ({"evaluation.policies": (("x", "one", ""),)}, "gaussian, zero"),
     ({"evaluation.first_seed": 100_001}, "overlap"),
+    ({"stream.steering": "algined"}, "Did you mean 'aligned'"),
 ])
 def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, tmp_path, changes, message):
   with pytest.raises(Pi0RagError, match=message):
