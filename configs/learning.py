@@ -1,6 +1,6 @@
 """Learning from failure on four tasks: every task under several conditions, every way of steering on one of each.
 
-About 40,000 episodes: some hours of two CPU cores. It goes on where it was interrupted.
+About 48,000 episodes: four or five hours of two CPU cores. It goes on where it was interrupted.
 """
 
 from ml_collections import ConfigDict

@@ -14,9 +14,7 @@ from pi0rag_jax.policy import guidance, paths, steering, targets
 from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
 
 BASE = np.random.default_rng(0).uniform(LAYOUT.low, LAYOUT.high, (2, 16, 5)).astype(np.float32)
-
-
-STILL = np.zeros((2, 16, 5), np.float32)
+STILL = np.zeros_like(BASE)
 
 
 def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
@@ -25,11 +23,13 @@ def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
   base_BKTA = np.repeat(base_BTA[: len(distance_BK), None], distance_BK.shape[1], axis=1)
   corrected_BKTA = base_BKTA.copy()
   corrected_BKTA[:, :, 0, 1] += residual
+  flat = (-1, *BASE.shape[1:])
+  aligned = paths.aligned_residual(base_BKTA.reshape(flat), corrected_BKTA.reshape(flat), LAYOUT, band=6)
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
           "kind_BK": np.full(distance_BK.shape, KINDS.index(CORRECTION), np.int8),
           "trust_BK": np.ones(distance_BK.shape, np.float32),
           "base_BKTA": base_BKTA, "corrected_BKTA": corrected_BKTA,
-          "residual_BKTA": paths.aligned_residual(base_BKTA[0], corrected_BKTA[0], LAYOUT, band=6)[None]}
+          "residual_BKTA": aligned.reshape(base_BKTA.shape)}
 
 
 def straight_flow(action_BTA):
