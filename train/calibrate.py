@@ -5,6 +5,7 @@ principal components and the light encoder where the recipe has them, and the un
 retrieval is divided. With `--name=NAME` it writes `key_stats.NAME.json` beside it, so that one policy has several kinds
 of keys to choose from: `Policy.load(DIR, key_name=NAME)`. Some recipes:
 
+  --name=spread --state_scale=spread                     proprioception that the policy does not see counts too
   --name=camera --pool=camera                            each camera's tokens of the last layer
   --name=parts-pca --pool=parts --projection=pca --projection_dim=512
   --name=input --source=tokens                           what enters the first layer
@@ -51,11 +52,14 @@ def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.Ke
   if recipe.source == keys.LIGHT:
     recipe, encoder = light_encoder(recipe, model, light_weights)
   width = keys.feature_width(recipe, model)
-  raw = keys.KeyStats.identity(dataclasses.replace(recipe, state_weight=1.0, projection_dim=0), width, encoder)
+  plain = dataclasses.replace(recipe, state_weight=1.0, projection_dim=0, state_scale="policy")
+  raw = keys.KeyStats.identity(plain, width, encoder)
   raw_NE = _keys(Policy.load(directory, key_stats=raw), observations)
   # A key's blocks are scaled by one over the root of their widths.
   pooled_ND, state_NP = (part * np.sqrt(part.shape[1]) for part in np.split(raw_NE, [width], axis=1))
   stats = keys.KeyStats(recipe, pooled_ND.mean(axis=0), pooled_ND.std(axis=0), 1.0, encoder=encoder)
+  if recipe.state_scale == "spread":
+    stats = dataclasses.replace(stats, state_mean=state_NP.mean(axis=0), state_std=state_NP.std(axis=0))
   if recipe.projection_dim and recipe.projection == "pca":
     stats = _with_components(stats, pooled_ND)
   episode_N = np.repeat(np.arange(len(observations)), [len(o) for o in observations])
@@ -126,12 +130,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--source", default="hidden", choices=sorted(keys.SOURCES))
   parser.add_argument("--pool", default="mean", choices=keys.POOLS)
   parser.add_argument("--state_weight", default=1.0, type=float, help="of proprioception; 0 leaves it out")
+  parser.add_argument("--state_scale", default="policy", choices=keys.STATE_SCALES,
+                      help="proprioception as the policy sees it, or by its spread over the demonstrations")
   parser.add_argument("--projection", default="random", choices=keys.PROJECTIONS)
   parser.add_argument("--projection_dim", default=0, type=int, help="0 keeps the features whole")
   parser.add_argument("--light_weights", default="", help="torchvision's mobilenet_v3_small.safetensors; '': random")
   flags = parser.parse_args(argv)
   try:
-    recipe = keys.KeyRecipe(flags.source, flags.state_weight, flags.projection_dim, flags.pool, flags.projection)
+    recipe = keys.KeyRecipe(flags.source, flags.state_weight, flags.projection_dim, flags.pool, flags.projection,
+                            state_scale=flags.state_scale)
     keys.stats_path(flags.policy, flags.name)  # a name that cannot be is refused before any work
     stats = calibrate(flags.policy, list(demonstrations(flags.data)), recipe, light_weights=flags.light_weights)
   except errors.Pi0RagError as error:

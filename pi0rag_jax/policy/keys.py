@@ -38,8 +38,15 @@ SOURCES = (*TOKEN_SOURCES, LIGHT)
 POOLS = ("mean", "camera", "parts")
 # `random`: Gaussian, keeps distances on average. `pca`: the directions in which demonstrations differ most.
 PROJECTIONS = ("random", "pca")
+# How proprioception is standardized. `policy`: as the policy sees it, so what is hidden from it counts nothing.
+# `spread`: each number by its spread over demonstrations.
+STATE_SCALES = ("policy", "spread")
 # Below this spread a feature is noise of the computer rather than of the world.
 MIN_STD = 1e-4
+# What is hidden from a policy is normalized by a spread of 1e6: so small a number may still be a measurement.
+MIN_STATE_STD = 1e-10
+# In spreads: a number that hardly moves in demonstrations must not outweigh all others once it does.
+STATE_LIMIT = 10.0
 _ENCODER = "encoder/"  # what the names of the light encoder's arrays in the file begin with
 
 
@@ -53,9 +60,11 @@ class KeyRecipe:
   pool: str = "mean"  # one of POOLS
   projection: str = "random"  # one of PROJECTIONS
   weights: str = ""  # which light encoder, by a fingerprint; '' for the other sources
+  state_scale: str = "policy"  # one of STATE_SCALES
 
   def __post_init__(self):
-    for field, known in (("source", SOURCES), ("pool", POOLS), ("projection", PROJECTIONS)):
+    for field, known in (("source", SOURCES), ("pool", POOLS), ("projection", PROJECTIONS),
+                         ("state_scale", STATE_SCALES)):
       if getattr(self, field) not in known:
         raise errors.unknown_name(f"key {field}", getattr(self, field), known)
     if self.source == LIGHT and self.pool == "parts":
@@ -71,7 +80,8 @@ class KeyRecipe:
     weights = f"-{self.weights}" if self.weights else ""
     kind = {"random": "project", "pca": "pca"}[self.projection]
     projection = f"-{kind}{self.projection_dim}" if self.projection_dim else ""
-    return f"{self.source}{weights}{pool}{projection}+state{self.state_weight:g}"
+    scale = "-spread" if self.state_scale == "spread" else ""
+    return f"{self.source}{weights}{pool}{projection}+state{self.state_weight:g}{scale}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +94,9 @@ class KeyStats:
   unit_distance: float  # median distance between nearest keys of different episodes
   components: np.ndarray | None = None  # float32[D, projection_dim] of projection 'pca'
   encoder: Params | None = None  # of source 'light'
+  # Of the proprioception as the policy normalizes it, where it is standardized by its 'spread'; float[P].
+  state_mean: np.ndarray | None = None
+  state_std: np.ndarray | None = None
 
   @classmethod
   def identity(cls, recipe: KeyRecipe, width: int, encoder: Params | None = None) -> "KeyStats":
@@ -95,6 +108,8 @@ class KeyStats:
     path = stats_path(directory, name)
     values = {"recipe": dataclasses.asdict(self.recipe), "mean": self.mean.tolist(), "std": self.std.tolist(),
               "unit_distance": self.unit_distance}
+    if self.state_std is not None and self.state_mean is not None:
+      values |= {"state_mean": self.state_mean.tolist(), "state_std": self.state_std.tolist()}
     arrays: dict[str, Any] = {} if self.components is None else {"components": self.components}
     if self.encoder is not None:
       arrays |= {_ENCODER + at: a for at, a in traverse_util.flatten_dict(self.encoder, sep="/").items()}
@@ -115,10 +130,13 @@ class KeyStats:
                                f"python -m train.calibrate --policy=DIR --data=DIR{flag}")
     values = json.loads(path.read_text(encoding="utf8"))
     recipe = KeyRecipe(**values["recipe"])
+    if (recipe.state_scale == "spread") != ("state_std" in values):
+      raise _foreign(path, recipe)
     arrays = _read_arrays(path.with_suffix(".npz"), recipe)
     encoder = {at.removeprefix(_ENCODER): a for at, a in arrays.items() if at.startswith(_ENCODER)}
     return cls(recipe, np.asarray(values["mean"]), np.asarray(values["std"]), float(values["unit_distance"]),
-               arrays.get("components"), traverse_util.unflatten_dict(encoder, sep="/") if encoder else None)
+               arrays.get("components"), traverse_util.unflatten_dict(encoder, sep="/") if encoder else None,
+               *(np.asarray(values[at]) if at in values else None for at in ("state_mean", "state_std")))
 
   def key_dim(self, state_dim: int) -> int:
     """Returns the number of entries of a key for a robot with `state_dim` proprioceptive numbers."""
@@ -179,8 +197,13 @@ def make_key(pooled_BD, state_BP, stats: KeyStats, params):
     key_BE = key_BE @ params["projection"]
   if recipe.state_weight == 0:
     return key_BE
+  state_BP = state_BP.astype(jnp.float32)
+  if recipe.state_scale == "spread":
+    assert stats.state_mean is not None and stats.state_std is not None, "loaded and calibrated statistics have both"
+    std_P = np.maximum(stats.state_std, MIN_STATE_STD).astype(np.float32)
+    state_BP = jnp.clip((state_BP - stats.state_mean.astype(np.float32)) / std_P, -STATE_LIMIT, STATE_LIMIT)
   weight = recipe.state_weight / np.sqrt(state_BP.shape[-1])
-  return jnp.concatenate([key_BE, state_BP.astype(jnp.float32) * weight], axis=-1)
+  return jnp.concatenate([key_BE, state_BP * weight], axis=-1)
 
 
 def projection(width: int, dim: int) -> np.ndarray:
@@ -219,9 +242,13 @@ def _read_arrays(path: pathlib.Path, recipe: KeyRecipe) -> dict[str, np.ndarray]
     raise errors.Pi0RagError(f"{path} is damaged ({error}): make it anew with train.calibrate") from error
   needs_components = bool(recipe.projection_dim) and recipe.projection == "pca"
   if needs_components != ("components" in arrays) or (recipe.source == LIGHT) != any(map(_is_encoder, arrays)):
-    raise errors.Pi0RagError(f"{path.name} in {path.parent} does not belong to the keys '{recipe.name}': make it anew "
-                             "with train.calibrate")
+    raise _foreign(path, recipe)
   return arrays
+
+
+def _foreign(path: pathlib.Path, recipe: KeyRecipe) -> errors.Pi0RagError:
+  return errors.Pi0RagError(f"{path.name} in {path.parent} does not belong to the keys '{recipe.name}': make it anew "
+                            "with train.calibrate")
 
 
 def _is_encoder(name: str) -> bool:

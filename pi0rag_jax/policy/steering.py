@@ -32,7 +32,7 @@ class SteeringConfig:
   # Kernel width on how far the policy's chunk is from the record's own one, in path cost (about cm): what was wrong
   # with another plan says nothing about this one. inf: whatever the policy wants.
   plan_tau: float = 1.0
-  mode_width: float = 3.0  # path cost; the records near the displacement that most are near to decide; inf: their mean
+  mode_width: float = 1.0  # path cost; the records near the displacement that most are near to decide; inf: their mean
   regularization: float = 0.02  # lambda: pulls to the base policy where all weights are small
   alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
   clip_m: float = 0.10  # bound of the displacement of the path, per axis
