@@ -22,6 +22,7 @@ from pi0rag_jax.learning import detectors
 from pi0rag_jax.learning.detectors import DetectorConfig
 from pi0rag_jax.learning.statistics import bounds, wilson
 from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.sim.tasks import get_task
 
 COMMAND = "eval.detectors"
 # A detection tells of a true failure from so many ticks before it until so many after its end.
@@ -172,12 +173,12 @@ def _disturbed(env, expert, disturber, job: Job) -> Trace:
   return trace
 
 
-def thresholds(assignments: Sequence[str]) -> DetectorConfig:
-  """Returns the detectors' thresholds with some changed, each `name=value`.
+def thresholds(assignments: Sequence[str], task: str) -> DetectorConfig:
+  """Returns the detectors' thresholds for a task with some changed, each `name=value`.
 
-  Errors: Pi0RagError for what is no number, or no threshold.
+  Errors: Pi0RagError for an unknown task, what is no number, or no threshold.
   """
-  changes = {}
+  changes = {"put_height_m": get_task(task).put_height_m}
   for assignment in assignments:
     name, _, value = assignment.partition("=")
     try:
@@ -195,7 +196,7 @@ def main(argv) -> None:
   logging.set_verbosity(logging.WARNING)
   with cli.user_errors(COMMAND):
     values = flags.FLAGS
-    config = thresholds(values.threshold)
+    config = thresholds(values.threshold, values.task)
     traces, sources = _gather(values)
     report = {"task": values.task, "first_seed": values.first_seed, "thresholds": dataclasses.asdict(config),
               "all": measure(traces, config), "sources": {name: measure(t, config) for name, t in sources.items()}}

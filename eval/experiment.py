@@ -27,6 +27,7 @@ from pi0rag_jax.policy.rag_policy import SteeredPolicy
 from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.sim.batch import BatchEnv, EnvConfig, Start
 from pi0rag_jax.sim.render import RENDERERS
+from pi0rag_jax.sim.tasks import get_task
 from pi0rag_jax.typing import Config
 
 WALL_CLOCK_NAME = "wall_clock.json"
@@ -37,8 +38,10 @@ CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
   steps = plan.steps(config)
+  tasks = {step.place.task for step in steps if isinstance(step, Evaluate)}
   steering.preset(config.stream.steering)
-  online_config(config)
+  for task in tasks:
+    online_config(config, task)
   if config.renderer not in RENDERERS:
     raise unknown_name("renderer", config.renderer, RENDERERS)
   spec = PolicySpec.load(shipped.directory(config.policy))
@@ -46,15 +49,20 @@ def validate(config: Config) -> None:
     raise Pi0RagError(f"policy '{config.policy}' was trained on pictures of renderer '{spec.renderer}', the "
                       f"configuration asks for '{config.renderer}': set renderer='{spec.renderer}'")
   trained = spec.task.split("+")
-  for task in {step.place.task for step in steps if isinstance(step, Evaluate)}:
+  for task in tasks:
     if task not in trained:
       raise Pi0RagError(f"policy '{config.policy}' was trained on {', '.join(trained)}, not on '{task}'")
 
 
-def online_config(config: Config) -> OnlineConfig:
-  """Returns how a sweep's streams learn. Errors: Pi0RagError for an unknown setting or one that cannot be."""
+def online_config(config: Config, task: str) -> OnlineConfig:
+  """Returns how a sweep's streams learn in a task, which says how high things are put unless the configuration does.
+
+  Errors: Pi0RagError for an unknown setting or one that cannot be.
+  """
   c = config.stream
-  return OnlineConfig.from_dict({"corrected_max": c.corrected_max, **c.learning.to_dict()})
+  learning = {"corrected_max": c.corrected_max, **c.learning.to_dict()}
+  learning["detectors"] = {"put_height_m": get_task(task).put_height_m, **learning.get("detectors", {})}
+  return OnlineConfig.from_dict(learning)
 
 
 def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
@@ -77,7 +85,6 @@ class _Runner:
   def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
     self._config, self._out, self._progress = config, out, progress
     self._policy = Policy.load(shipped.directory(config.policy), key_name=config.memory.key_name)
-    self._online = online_config(config)
     self.log = RecordLog(out / "records.jsonl")
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
@@ -125,12 +132,12 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    config = steering.preset(c.steering)
+    config, online = steering.preset(c.steering), online_config(self._config, source.place.task)
     with self._open_memory(source, read_only=False) as memory:
       stream.forget_unlogged(memory, source.seeds, {record.seed for record in done})
       learner = self._steered(memory, config)
       corrected = sum(record.corrected for record in done)
-      for record in stream.run(self._env(source.place), learner, cell, jobs, self._online, corrected=corrected,
+      for record in stream.run(self._env(source.place), learner, cell, jobs, online, corrected=corrected,
                                logged=sorted(done, key=lambda record: record.index)):
         self.log.append(record)
         corrected += record.corrected
@@ -214,11 +221,12 @@ class _Runner:
     if not jobs:
       return
     cell = self._cell(step, method)
+    detectors = online_config(self._config, step.place.task).detectors
     with self._policy_of(step, method) as policy:
       records = 0 if policy.memory is None else len(policy.memory)
       for trace in rollout.run(env, policy, collections.deque(jobs), stochastic=method.stochastic):
         failed = trace.outcome == "failure"
-        kind = detect(trace.sensors, self._online.detectors, timed_out=True).kind if failed else ""
+        kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
         record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
                                        keep_latency=keep_latency)
         self.log.append(record)

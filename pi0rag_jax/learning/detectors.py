@@ -32,7 +32,8 @@ class DetectorConfig:
   empty_width_m: float = 0.002  # fingers closer than this are closed on nothing
   empty_ticks: int = 2
   closing_ticks: int = 12  # fingers that took hold of nothing for so long will not
-  release_height_m: float = 0.0225  # let go so far above where it was grasped, what was held falls; inf where it may
+  put_height_m: float = 0.0  # how much higher than where it was grasped the task may put a thing down
+  release_height_m: float = 0.0225  # let go so far above that, what was held falls; inf where it may
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +165,11 @@ class _Grip:
       return
     self._told = not self._let_go  # closed since then, it is another closing
     limits, raised_m, onset = self._config, self._lost_m - self._taken_m, tick - self._loose + 1
+    falls_m = limits.put_height_m + limits.release_height_m
     if not self._let_go:
       yield Detection(DROP, tick, onset, beyond(grasped / limits.held_ticks))
-    elif raised_m > limits.release_height_m:
-      yield Detection(DROP, tick, onset, beyond(raised_m / limits.release_height_m))
+    elif raised_m > falls_m:
+      yield Detection(DROP, tick, onset, beyond(raised_m / falls_m))
 
 
 def beyond(ratio: float) -> float:

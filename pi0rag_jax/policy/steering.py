@@ -7,6 +7,7 @@ rule returns the base chunk, bit for bit.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -50,7 +51,7 @@ class SteeringConfig:
 
 
 # Few neighbours, whatever the policy wants, and the mean of what they ask for.
-_PLAIN = {"k": 8, "tau": 0.5, "plan_tau": math.inf, "mode_width": math.inf, "regularization": 0.05}
+_PLAIN: dict[str, Any] = {"k": 8, "tau": 0.5, "plan_tau": math.inf, "mode_width": math.inf, "regularization": 0.05}
 
 PRESETS = {
     "residual": SteeringConfig(),

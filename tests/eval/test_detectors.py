@@ -75,9 +75,11 @@ def test_forced_failures_of_an_expert_are_noticed():
 
 
 def test_thresholds_from_flags():
-  assert detectors.thresholds(["held_ticks=5", "arm_force_N=2.5"]) == DetectorConfig(held_ticks=5, arm_force_N=2.5)
+  changed = detectors.thresholds(["held_ticks=5", "arm_force_N=2.5"], "pick_and_place")
+  assert changed == DetectorConfig(held_ticks=5, arm_force_N=2.5)
   with pytest.raises(Pi0RagError, match="Did you mean 'held_ticks'"):
-    detectors.thresholds(["held_tick=5"])
+    detectors.thresholds(["held_tick=5"], "pick_and_place")
   with pytest.raises(Pi0RagError, match="no number"):
-    detectors.thresholds(["held_ticks=some"])
-  assert np.isinf(detectors.thresholds(["release_height_m=inf"]).release_height_m)
+    detectors.thresholds(["held_ticks=some"], "pick_and_place")
+  assert np.isinf(detectors.thresholds(["release_height_m=inf"], "insertion").release_height_m)
+  assert detectors.thresholds([], "stacking_three") == DetectorConfig(put_height_m=0.1)

@@ -53,6 +53,12 @@ def test_a_release_may_be_sensible_anywhere():
   assert found([OPEN, *RISING, *[tick(height=0.1)] * 6], release_height_m=float("inf")) == []
 
 
+def test_what_is_put_on_something_was_not_dropped():
+  let_go = [OPEN, *RISING, *[tick(height=0.1)] * 6]
+  assert found(let_go, put_height_m=0.04) == [("drop", 12)]
+  assert found(let_go, put_height_m=0.1) == []
+
+
 def test_a_long_contact_is_told_once_and_the_next_one_again():
   contact, pause = [tick(arm=9.0)] * 6, [OPEN] * 4
   assert found([*contact, OPEN, *contact, *pause, *contact]) == [("collision", 2), ("collision", 19)]

@@ -114,3 +114,20 @@ def test_statistics_without_their_arrays_are_refused(tmp_path):
   (tmp_path / "key_stats.npz").write_bytes(b"no archive")
   with pytest.raises(Pi0RagError, match="is damaged"):
     keys.KeyStats.load(tmp_path)
+
+
+def test_proprioception_by_its_spread_shows_what_the_policy_does_not_see(tmp_path):
+  recipe = keys.KeyRecipe(state_scale="spread")
+  stats = keys.KeyStats(recipe, np.zeros(1), np.ones(1), 1.0, state_mean=np.array([1.0, 2e-9, 5.0]),
+                        state_std=np.array([2.0, 1e-9, 0.0]))
+  stats.save(tmp_path)
+  loaded = keys.KeyStats.load(tmp_path)
+  state_BP = np.array([[3.0, 5e-9, 5.0], [1.0, 2e-9, 6.0]], np.float32)
+  key_BE = np.asarray(keys.make_key(np.zeros((2, 1), np.float32), state_BP, loaded, {})) * np.sqrt(3)
+  np.testing.assert_allclose(key_BE, [[0, 1, 3, 0], [0, 0, 0, keys.STATE_LIMIT]], rtol=1e-5)
+  assert loaded.recipe.name == "hidden+state1-spread"
+
+  text = (tmp_path / keys.FILE_NAME).read_text().replace("state_std", "other")
+  (tmp_path / keys.FILE_NAME).write_text(text)
+  with pytest.raises(Pi0RagError, match=r"does not belong to the keys 'hidden\+state1-spread'"):
+    keys.KeyStats.load(tmp_path)

@@ -31,6 +31,14 @@ def test_statistics_are_those_of_the_policys_own_keys(tiny_policy_dir, episodes)
   np.testing.assert_allclose(key_NE[:, :16].mean(axis=0), 0, atol=1e-4)
 
 
+def test_each_number_of_the_state_counts_by_its_spread(tiny_policy_dir, episodes):
+  stats = calibrate.calibrate(tiny_policy_dir, episodes, keys.KeyRecipe(state_scale="spread"))
+  flat = [observation for episode in episodes for observation in episode]
+  state_NP = np.asarray(Policy.load(tiny_policy_dir, key_stats=stats).encode(flat).key_BE)[:, 16:]
+  np.testing.assert_allclose(state_NP.mean(axis=0), 0, atol=1e-5)
+  np.testing.assert_allclose(state_NP.std(axis=0), 1 / np.sqrt(10), rtol=1e-3)
+
+
 def test_keys_of_principal_components_are_those_of_whole_features(tiny_policy_dir, episodes):
   whole = calibrate.calibrate(tiny_policy_dir, episodes, keys.KeyRecipe(pool="parts", state_weight=0.0))
   recipe = keys.KeyRecipe(pool="parts", state_weight=0.0, projection="pca", projection_dim=512)

@@ -25,6 +25,7 @@ class Task(abc.ABC):
   name: ClassVar[str]
   scene: SceneSpec
   time_limit: int  # control ticks
+  put_height_m: float = 0.0  # how much higher than where it was grasped a thing may have to be put down
   workspace: Workspace = Workspace()
 
   @abc.abstractmethod

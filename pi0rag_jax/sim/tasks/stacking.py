@@ -39,6 +39,7 @@ class Stacking(CubesTask):
     super().__init__(config, tuple(f"cube_{i}" for i in range(config.levels + config.distractors)))
     self.config: StackingConfig = config
     self.scene = SceneSpec(objects=self._cube_bodies())
+    self.put_height_m = 2 * config.cube_half_size * (config.levels - 1)
     self.tower = self.cube_names[config.levels - 1 :: -1]  # from its base up
     (west, south), (east, north) = config.area_low, config.area_high
     axes = np.linspace(west, east, _PLACES[0]).tolist(), np.linspace(south, north, _PLACES[1]).tolist()
