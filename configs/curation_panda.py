@@ -1,4 +1,7 @@
-"""Curation of flawed demonstrations of pick-and-place: a policy's own rollouts tell which ones to learn from."""
+"""Curation of flawed demonstrations of pick-and-place: a policy's own rollouts tell which ones to learn from.
+
+`configs/curation_stacking.py` is the same of another task.
+"""
 
 from ml_collections import ConfigDict
 
@@ -11,25 +14,35 @@ EVALUATION_SEED = 200_000
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.rollouts.episodes=50`."""
+  return of_task("pick_and_place", data_dir="data/panda_flawed")
+
+
+def of_task(task: str, *, data_dir: str) -> ConfigDict:
+  """Returns the configuration for a task that `sim.flaws` has demonstrators of, and a folder for its demonstrations."""
   config = ConfigDict()
-  # The training of the policy, and of the one on what is kept: any that train.launch runs, such as its own file has it.
+  # The training of the policy, and of the one on what is kept, as its own file has it. The stages train and retrain
+  # need the kind 'flow'; data of the other kinds of train.launch are curated by recorded rollouts, see rollouts.given.
   config.training = panda_small.get_config().copy_and_resolve_references().unlock()
-  config.training.data_dir = "data/panda_flawed"
+  config.training.name = f"panda_{task}"
+  config.training.data_dir = data_dir
   config.training.make_data = (
-    "python -m pi0rag_jax.sim.collect --task=pick_and_place --flaw=all --episodes=600 --seed=0 --processes=2"
-    " --out=data/panda_flawed")
+    f"python -m pi0rag_jax.sim.collect --task={task} --flaw=all --episodes=600 --seed=0 --processes=2"
+    f" --out={data_dir}")
   # Curated are the data sets that the training reads; every second frame, as often as a rollout decides.
   config.demonstrations_every = 2
+  config.tool_dims = (0, 1, 2)  # of the state, the tool's position: its pace is a baseline; (): of the whole state
   config.checkpoints = 4  # kept while training, evenly spaced; the last is the end
   config.policies = ()  # directories of policies instead of those that a training keeps, in its order
 
   config.rollouts = ConfigDict()
   config.rollouts.given = ()  # recorded rollouts instead of simulated ones: (checkpoint, path of a data set), in order
-  config.rollouts.success = ConfigDict({"kind": "flag"})  # see pi0rag_jax.curation.labels
+  config.rollouts.success = ConfigDict({"kind": "flag"})  # see pi0rag_jax.curation.labels.Rule
   config.rollouts.every = 1  # takes the frames 0, every, 2 every, ...
-  config.rollouts.task = "pick_and_place"
+  # Frames that classifiers read of a rollout: failures go on to the time limit, which tells the outcome by itself.
+  config.rollouts.cut = -1  # 0: all; -1: as many as the median success of the checkpoint has
+  config.rollouts.task = task
   config.rollouts.condition = "nominal"
-  config.rollouts.first_seed = ROLLOUT_SEED
+  config.rollouts.first_seed = ROLLOUT_SEED  # of the first checkpoint; the next one's are 1000 further on
   config.rollouts.episodes = 100  # of each checkpoint
   config.rollouts.stochastic = True  # denoising starts from noise; else at zero
   config.rollouts.slots = 24  # environments that share a policy call
@@ -42,7 +55,7 @@ def get_config() -> ConfigDict:
   config.embed.batch_size = 64
   config.embed.dtype = "float32"  # on disk; 'float16' halves it
 
-  # Classifiers that are compared: which of the registry, what they read, whose embeddings, and other sizes.
+  # Classifiers that are compared: which of the registry, what they read, whose embeddings, and other options.
   config.classifiers = ConfigDict()
   for name, kind, inputs in (
       ("state", "step_mlp", ("state",)),
@@ -56,19 +69,21 @@ def get_config() -> ConfigDict:
     config.classifiers[name] = ConfigDict(
       {"kind": kind, "inputs": inputs, "policy": "", "options": ConfigDict()})
   config.classify = ConfigDict()
-  config.classify.pairs = ()  # (trained on, validated on), names of checkpoints; (): each but the last, on the last
+  # (trained on, validated on), names of checkpoints; (): each but the last, on the last, of those that sometimes fail
+  config.classify.pairs = ()
   config.classify.epochs = 300
   config.classify.batch_size = 1024  # steps
   config.classify.learning_rate = 1e-3
   config.classify.weight_decay = 0.1
-  config.classify.success_weight = 4.0  # of a success against a failure
   config.classify.seed = 0
   config.classify.more_rollouts = ()  # (name, path) of rollouts that came in since, on which the training goes on
 
   config.select = ConfigDict()
   config.select.classifiers = ("prefix",)  # of several the scores are averaged
-  config.select.rule = ""  # fixed, demo_score, fraction or roc; '' is the first classifier's own
-  config.select.value = -1.0  # the number of 'fixed', the share of 'fraction'; -1: the rule's own
+  # fixed, demo_score, fraction or roc; '' is the first classifier's own. Demonstrations all succeed, so a threshold
+  # that comes from rollouts may keep nearly all of them; of these it is known that half are flawed.
+  config.select.rule = "fraction"
+  config.select.value = 0.5  # the number of 'fixed', the share of 'fraction'; -1: the rule's own
 
   config.retrain = ConfigDict()
   config.retrain.enabled = False  # whether all stages include it

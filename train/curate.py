@@ -12,7 +12,7 @@ Stages, each of which goes on where it was stopped and can be run alone, as `--s
   report    DIR/report.html and DIR/summary.json
 
 `configs/curation_panda.py` explains the configuration. Rollouts of a real robot are given with
-`--config.rollouts.given="(('step_1000', 'data/rollouts_1000'), ...)"`; then nothing is simulated.
+`--config.rollouts.given="(('step_1000', 'data/rollouts_1000'), ...)"`; then the stage rollout does nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,23 @@ from absl import app, flags, logging
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
-from train import curation_policies, curation_report, curation_scores, metrics
+from train import (
+  curation_classify,
+  curation_embed,
+  curation_policies,
+  curation_report,
+  curation_retrain,
+  curation_scores,
+  metrics,
+)
 
 COMMAND = "train.curate"
 STAGES: dict[str, Callable[[Config, Path], None]] = {
-  "train": curation_policies.train, "rollout": curation_policies.rollout, "embed": curation_scores.embed,
-  "classify": curation_scores.classify, "score": curation_scores.score, "select": curation_scores.select,
-  "retrain": curation_policies.retrain, "report": curation_report.write}
+  "train": curation_policies.train, "rollout": curation_policies.rollout, "embed": curation_embed.embed,
+  "classify": curation_classify.classify, "score": curation_scores.score, "select": curation_scores.select,
+  "retrain": curation_retrain.retrain, "report": curation_report.write}
+# Parts of the configuration whose entries are always the same ones.
+FIXED = ("rollouts", "embed", "classify", "select", "retrain")
 
 
 def main(argv) -> None:
@@ -68,11 +78,19 @@ def check(config: Config) -> None:
   """Raises Pi0RagError for a configuration of another kind, or without one of the entries."""
   from configs import curation_panda
 
-  known = set(curation_panda.get_config())
-  if missing := sorted(known - set(config)):
+  known = curation_panda.get_config()
+  check_entries(known, config, inside="")
+  for part in FIXED:
+    check_entries(known[part], config[part], inside=part)
+
+
+def check_entries(known: Config, config: Config, *, inside: str) -> None:
+  """Raises Pi0RagError unless a part of the configuration has the entries that it has in configs/curation_panda.py."""
+  where = f"{inside}." if inside else ""
+  if missing := [f"{where}{name}" for name in sorted(set(known) - set(config))]:
     raise Pi0RagError(f"the configuration lacks {', '.join(missing)}; configs/curation_panda.py explains what they are")
-  if unknown := sorted(set(config) - known):
-    raise cli.unknown_entry(unknown[0], known)
+  if unknown := sorted(set(config) - set(known)):
+    raise cli.unknown_entry(unknown[0], known, inside=inside)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
-"""The stages of curation that train and run policies: at the start on all demonstrations, at the end on those kept."""
+"""The first stages of curation: a policy trained on all demonstrations, and the rollouts of its checkpoints."""
 
-import dataclasses
-import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from pi0rag_jax.curation import rollouts, selection
+from pi0rag_jax.curation import rollouts
 from pi0rag_jax.curation.rollouts import RolloutConfig
-from pi0rag_jax.curation.selection import Selection
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import statistics
 from pi0rag_jax.policy import keys, shipped
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.sim.collect import STREAM_SEEDS
 from pi0rag_jax.typing import Config
 from train import export, loop, metrics
 from train.checkpoint import CheckpointStore
 
-SELECTION_NAME, RANDOM_NAME = "selection.json", "random.json"
-EVALUATION_NAME = "evaluation.json"
-ALL, RANDOM, KEPT = "all", "random", "kept"
+TRAIN_FOLDER, POLICY_FOLDER = "train", "policy"
+# The kind of training whose policies run in the simulator.
+KIND = "flow"
+# From one checkpoint's first seed to the next one's, however many of them are used: episodes that are added later
+# never have a layout that another checkpoint has already seen.
+SEEDS_PER_CHECKPOINT = 1000
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -29,14 +26,24 @@ def train(config: Config, workdir: Path) -> None:
   if config.policies:
     policies(config, workdir)
     return
-  steps = checkpoint_steps(config)
-  loop.train_and_evaluate(config.training, workdir / "train", keep=steps)
-  store = CheckpointStore(workdir / "train", asset_id=config.training.asset_id)
+  check_kind(config)
+  steps, folder = checkpoint_steps(config), workdir / TRAIN_FOLDER
+  loop.train_and_evaluate(config.training, folder, keep=steps)
+  store = CheckpointStore(folder, asset_id=config.training.asset_id)
   for step in steps:
     if step not in store.steps():
       raise Pi0RagError(f"the training in '{store.root.parent}' kept no checkpoint of step {step}: it was begun with "
                         "other `checkpoints`, or stopped before; use another --workdir")
-    export_checkpoint(store.folder(step), workdir / "train" / "policy", workdir / "policies" / step_name(step))
+    export_checkpoint(store.folder(step), folder / POLICY_FOLDER, workdir / "policies" / step_name(step))
+
+
+def check_kind(config: Config) -> None:
+  """Raises Pi0RagError for a training whose policies cannot be run here."""
+  if config.training.kind != KIND:
+    raise Pi0RagError(
+      f"config.training is of kind '{config.training.kind}'; the stages train and retrain need '{KIND}', whose "
+      "policies run in the simulator. With config.rollouts.given, and config.policies where embeddings are read, "
+      "--stages=embed,classify,score,select,report curate the data of any kind; train.launch reads the selection")
 
 
 def checkpoint_steps(config: Config) -> list[int]:
@@ -90,99 +97,39 @@ def rollout(config: Config, workdir: Path) -> None:
   """Records the rollouts of every checkpoint, those that are missing."""
   if config.rollouts.given:
     return
-  c = config.rollouts
-  seeds = range(c.first_seed, c.first_seed + c.episodes)
-  for name, directory in policies(config, workdir).items():
-    folder = workdir / "rollouts" / name
+  found = policies(config, workdir)
+  seeds_of = {name: rollout_seeds(config, number) for number, name in enumerate(found)}
+  for name, directory in found.items():
+    folder, seeds = workdir / "rollouts" / name, seeds_of[name]
     crashed = rollouts.record(
       Policy.load(directory), folder, seeds, rollout_config(config),
-      progress=lambda done, name=name: metrics.log.info("checkpoint %s: %d of %d rollouts", name, done, len(seeds))
-      if done % 10 == 0 else None)
+      progress=lambda done, name=name: metrics.log.info(
+        "checkpoint %s: %d of %d rollouts", name, done, config.rollouts.episodes) if done % 10 == 0 else None)
     if crashed:
       metrics.log.warning("checkpoint %s: %d rollouts crashed and are left out: seeds %s", name, len(crashed), crashed)
+
+
+def rollout_seeds(config: Config, number: int) -> range:
+  """Returns the seeds of a checkpoint's rollouts.
+
+  No two checkpoints share any: a classifier that knew the layouts would be validated on what it was trained on.
+
+  Args:
+    config: of the curation.
+    number: of the checkpoint, from 0.
+  """
+  first, episodes = config.rollouts.first_seed + number * SEEDS_PER_CHECKPOINT, config.rollouts.episodes
+  if not 1 <= episodes <= SEEDS_PER_CHECKPOINT:
+    raise Pi0RagError(f"rollouts.episodes is {episodes}; allowed: 1 to {SEEDS_PER_CHECKPOINT} of each checkpoint")
+  seeds = range(first, first + episodes)
+  if seeds[0] not in STREAM_SEEDS or seeds[-1] not in STREAM_SEEDS:
+    raise Pi0RagError(f"the rollouts of checkpoint {number} would have the seeds {seeds[0]} to {seeds[-1]}; allowed: "
+                      f"{STREAM_SEEDS[0]} to {STREAM_SEEDS[-1]}, of which no demonstration or evaluation has any. Set "
+                      "rollouts.first_seed")
+  return seeds
 
 
 def rollout_config(config: Config) -> RolloutConfig:
   """Returns where policies run."""
   c = config.rollouts
   return RolloutConfig(c.task, c.condition, stochastic=c.stochastic, slots=c.slots, processes=c.processes)
-
-
-def retrain(config: Config, workdir: Path) -> None:
-  """Trains on what is kept and on as many random demonstrations, and compares with the policy trained on all."""
-  kept = selection.read_json(workdir / SELECTION_NAME)
-  selection.write_json(workdir / RANDOM_NAME, random_like(kept, config.retrain.seed))
-  files = {RANDOM: workdir / RANDOM_NAME, KEPT: workdir / SELECTION_NAME}
-  found = {name: loop.train_and_evaluate(with_selection(config.training, file), workdir / "retrained" / name)
-           for name, file in files.items()}
-  if config.policies:
-    found[ALL] = loop.train_and_evaluate(config.training, workdir / "retrained" / ALL)
-  else:
-    found[ALL] = workdir / "train" / "policy"
-  outcomes = {name: evaluate(config, directory, workdir / "evaluation" / f"{name}.jsonl")
-              for name, directory in found.items()}
-  text = json.dumps(compare(outcomes), indent=1)
-  (workdir / EVALUATION_NAME).write_text(f"{text}\n", encoding="utf8")
-  metrics.log.info("%s", text)
-
-
-def random_like(kept: Iterable[Selection], seed: int) -> list[Selection]:
-  """Returns selections that keep as many episodes of each data set, drawn at random."""
-  rng = np.random.default_rng(seed)
-  found = []
-  for each in kept:
-    chosen = rng.permutation(len(each.kept_E))[: int(each.kept_E.sum())]
-    kept_E = np.isin(np.arange(len(each.kept_E)), chosen)
-    found.append(Selection(each.path, each.scores_E, kept_E, each.threshold, RANDOM, {"seed": seed}))
-  return found
-
-
-def with_selection(training: Config, file: Path) -> Config:
-  """Returns the training's configuration with the episodes that a file of selections keeps."""
-  changed = training.copy_and_resolve_references().unlock()
-  if "data_dir" in changed:
-    changed.selection = str(file)
-  else:
-    known = {str(Path(each.path).resolve()) for each in selection.read_json(file) if each.kept_E.any()}
-    changed.data = tuple({**entry, "selection": str(file)} for entry in map(dict, training.data)
-                         if str(Path(entry["path"]).resolve()) in known)
-  return changed.lock()
-
-
-def evaluate(config: Config, directory: Path, log: Path) -> dict[int, str]:
-  """Returns seed -> outcome of a policy; episodes that the log has are not run again."""
-  seeds = range(config.retrain.first_seed, config.retrain.first_seed + config.retrain.episodes)
-  log.parent.mkdir(parents=True, exist_ok=True)
-  policy = Policy.load(directory)
-  found = read_outcomes(log, policy.fingerprint)
-  missing = [seed for seed in seeds if seed not in found]
-  place = dataclasses.replace(rollout_config(config), stochastic=config.retrain.stochastic)
-  with log.open("a", encoding="utf8") as file:
-    for trace in rollouts.run(policy, missing, place) if missing else ():
-      found[trace.job.seed] = trace.outcome
-      entry = {"policy": policy.fingerprint, "seed": trace.job.seed, "outcome": trace.outcome, "ticks": trace.ticks}
-      print(json.dumps(entry), file=file, flush=True)
-  return {seed: found[seed] for seed in seeds}
-
-
-def read_outcomes(log: Path, policy: str) -> dict[int, str]:
-  """Returns seed -> outcome of a policy in a log; a line that a kill cut off is removed."""
-  text = log.read_text(encoding="utf8") if log.exists() else ""
-  whole = text[: text.rfind("\n") + 1]
-  if whole != text:
-    log.write_text(whole, encoding="utf8")
-  entries = map(json.loads, whole.splitlines())
-  return {entry["seed"]: entry["outcome"] for entry in entries if entry["policy"] == policy}
-
-
-def compare(outcomes: Mapping[str, Mapping[int, str]]) -> dict:
-  """Returns success rates with intervals, and what is kept against the others on the seeds where none crashed."""
-  good = [seed for seed in outcomes[KEPT] if all(each[seed] != rollouts.CRASHED for each in outcomes.values())]
-  successes = {name: np.array([each[seed] == "success" for seed in good]) for name, each in outcomes.items()}
-  rates = {name: statistics.success_rate(each_N) for name, each_N in successes.items()}
-  result: dict = {"seeds": len(good), "crashed": len(outcomes[KEPT]) - len(good), "success": {
-    name: {"rate": statistics.number(rate.value), "interval": statistics.bounds(rate)} for name, rate in rates.items()}}
-  for other in (ALL, RANDOM):
-    pair = statistics.paired_comparison(successes[other], successes[KEPT], np.random.default_rng(0))
-    result[f"{KEPT} against {other}"] = statistics.pair_to_json(pair)
-  return result

@@ -1,29 +1,37 @@
-"""The data sets of a curation: rollouts and demonstrations, as classifiers read them."""
+"""Rollouts and demonstrations as classifiers read them."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.curation import embeddings, inputs, labels
 from pi0rag_jax.curation.inputs import EMBEDDINGS, Episodes
-from pi0rag_jax.data.dataset import Dataset, Fields
-from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.curation.labels import Rule
+from pi0rag_jax.curation.views import EpisodesView
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.typing import Config
-from train.curation_policies import policies
+from train import curation_data, metrics
+from train.curation_policies import TRAIN_FOLDER, policies
+
+# Of two rates: as much as their rounding.
+SAME_RATE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
   """A data set of the curation, and which of its frames are looked at."""
 
-  dataset: Dataset
+  dataset: EpisodesView
   every: int
+
+  @property
+  def step_s(self) -> float:
+    """Seconds from one frame that is looked at to the next."""
+    return self.every / self.dataset.fps
 
 
 class Sources:
@@ -32,12 +40,15 @@ class Sources:
   def __init__(self, config: Config, workdir: Path):
     self._config, self._workdir = config, workdir
     self.extractor = functools.cache(self._load_extractor)
-    self.rollouts = {name: Source(open_dataset(path), config.rollouts.every)
-                     for name, path in rollout_paths(config, workdir).items()}
-    self.updates = {str(name): Source(open_dataset(path), config.rollouts.every)
-                    for name, path in config.classify.more_rollouts}
-    self.demonstrations = {entry["path"]: Source(_open(entry), config.demonstrations_every)
-                           for entry in demonstration_entries(config.training)}
+    self.success = functools.cache(self._read_success)
+    training, folder, every = config.training, workdir / TRAIN_FOLDER, config.rollouts.every
+    recorded = lambda path: Source(curation_data.recorded(training, path, folder), every)  # noqa: E731
+    self.rollouts = {name: recorded(path) for name, path in rollout_paths(config, workdir).items()}
+    self.updates = {str(name): recorded(path) for name, path in config.classify.more_rollouts}
+    self.demonstrations = {path: Source(dataset, config.demonstrations_every)
+                           for path, dataset in curation_data.demonstrations(training, folder).items()}
+    check_pace(self.all)
+    check_label_file(Rule.of(config.rollouts.success.to_dict()), len(self.experience))
 
   @property
   def experience(self) -> dict[str, Source]:
@@ -63,21 +74,32 @@ class Sources:
     return inputs.read(source.dataset, tuple(member.inputs), success_E=success_E, every=source.every, embeddings=found)
 
   def labelled(self, source: Source, member: Config) -> Episodes:
-    """Returns rollouts as a classifier reads them, with their labels."""
-    return self.read(source, member, self.success(source))
+    """Returns rollouts as a classifier is trained on them: with their labels, and cut."""
+    frames = self.frames(source)
+    steps = None if frames is None else -(-frames // source.every)
+    return self.read(source, member, self.success(source)).cut(steps)
 
-  def success(self, source: Source) -> np.ndarray:
-    """Returns the labels of rollouts, float64[E]."""
-    return labels.success_of(source.dataset, rule=self._config.rollouts.success.to_dict())
+  def frames(self, source: Source) -> int | None:
+    """Returns after how many frames the rollouts of a data set are cut; None: they are not."""
+    return inputs.common_frames(source.dataset.lengths, self.success(source), self._config.rollouts.cut)
 
   def embeddings_of(self, source: Source, policy: str) -> Iterator[np.ndarray]:
     """Yields float32[T, D] of every episode; the embeddings have to be there."""
     found = self._embeddings(source, policy)
     return map(found.episode, range(source.dataset.num_episodes))
 
+  def _read_success(self, source: Source) -> np.ndarray:
+    """Returns the labels of rollouts, float64[E]; files of labels count all episodes, damaged ones too."""
+    whole_E = labels.success_of(source.dataset.source, rule=self._config.rollouts.success.to_dict())
+    return whole_E[source.dataset.episodes]
+
   def _embeddings(self, source: Source, policy: str) -> embeddings.Embeddings:
     root = self._workdir / EMBEDDINGS
-    return embeddings.load(source.dataset, self.extractor(policy), root, every=source.every)
+    try:
+      return embeddings.load(source.dataset, self.extractor(policy), root, every=source.every)
+    except Pi0RagError as error:
+      raise Pi0RagError(f"the embeddings of '{source.dataset.path}' are missing: run --stages=embed ({error})"
+                        ) from error
 
   def _load_extractor(self, policy: str) -> FeatureExtractor:
     """Returns what embeds as a checkpoint does; '' is the last one."""
@@ -101,17 +123,23 @@ def rollout_paths(config: Config, workdir: Path) -> dict[str, Path]:
   return found
 
 
-def demonstration_entries(training: Config) -> list[dict[str, Any]]:
-  """Returns {path, fields} of every data set that a training reads."""
-  if "data_dir" in training:
-    if not Path(training.data_dir).is_dir():
-      raise Pi0RagError(f"no data directory '{training.data_dir}'; collect it with: {training.make_data}")
-    return [{"path": training.data_dir}]
-  shared = training.fields.to_dict() if "fields" in training else {}
-  return [{"path": entry["path"], "fields": {**shared, **entry.get("fields", {})}}
-          for entry in map(dict, training.data)]
+def check_pace(sources: dict[str, Source]) -> None:
+  """Raises Pi0RagError unless a step lasts as long in all data sets; warns of those that do not say so.
+
+  A classifier knows steps: at another pace demonstrations would look like another behaviour.
+  """
+  if silent := [name for name, source in sources.items() if not source.dataset.says_fps]:
+    metrics.log.warning("not known is how many frames per second there are of %s: whether a step lasts as long there "
+                        "as elsewhere is not checked", ", ".join(silent))
+  seconds = {name: source.step_s for name, source in sources.items() if source.dataset.says_fps}
+  if seconds and max(seconds.values()) > (1 + SAME_RATE) * min(seconds.values()):
+    raise Pi0RagError("steps differ in how long they last: "
+                      f"{', '.join(f'{step_s:.3g} s in {name}' for name, step_s in seconds.items())}. Set "
+                      "demonstrations_every or rollouts.every")
 
 
-def _open(entry: Mapping[str, Any]) -> Dataset:
-  chosen = {name: value or None for name, value in entry.get("fields", {}).items()}
-  return open_dataset(entry["path"], fields=Fields(**chosen))
+def check_label_file(rule: Rule, count: int) -> None:
+  """Raises Pi0RagError for one file of labels for several data sets of rollouts."""
+  if count > 1 and Path(rule.path).is_absolute():
+    raise Pi0RagError(f"rollouts.success.path '{rule.path}' is one file for {count} data sets of rollouts: give it "
+                      "from each data set's folder on, such as 'labels.csv'")

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0rag_jax.curation import selection
 from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.loader import Loader
@@ -35,8 +34,9 @@ from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.robots import robot_transforms
 from pi0rag_jax.policy.spec import TOKENIZER_NAME
 from pi0rag_jax.typing import Config, Params
-from train import columns, debug_data, metrics, parallel, partition, tokenizers
+from train import columns, data_entries, metrics, parallel, partition, tokenizers
 from train.checkpoint import CheckpointStore
+from train.data_entries import Entry
 from train.task import POLICY, Task
 
 RECORD_FILE = "record.json"
@@ -141,8 +141,7 @@ def load_data(config: Config, named: TrainConfig, model: PaliGemmaConfig, workdi
 
 def open_sources(config: Config, named: TrainConfig, workdir: Path):
   """Returns (what `open_source` returns, episodes by the name of their split), each per entry of `config.data`."""
-  repack = columns.check_repack(config.columns.to_dict() if config.columns else named.data.repack, named.name)
-  opened = [open_source(entry, repack, named, skip_bad=config.skip_bad) for entry in read_sources(config, workdir)]
+  opened = [open_source(config, named, entry) for entry in data_entries.read_all(config, workdir)]
   if config.cache:
     opened = [(cached(config, dataset), to_robot, weight) for dataset, to_robot, weight in opened]
   fractions = (1 - config.validation_fraction, config.validation_fraction, 0.0)
@@ -157,26 +156,12 @@ def cached(config: Config, dataset: Dataset) -> Dataset:
   return build_cache(dataset, config.cache, image_size=config.cache_image_size or None, workers=config.threads)
 
 
-def read_sources(config: Config, workdir: Path) -> list[dict]:
-  """Returns the entries of `config.data`, each {path, weight, selection, format, ...}."""
-  if not config.data:
-    raise Pi0RagError("config.data is empty: give data sets, such as --config.data=\"({'path': 'data/my_robot'},)\"")
-  sources = [dict(entry) for entry in config.data]
-  for entry in sources:
-    if "path" not in entry:
-      raise Pi0RagError(f"an entry of config.data has no 'path': {entry}")
-    entry["path"] = debug_data.resolve(entry["path"], workdir)
-  return sources
-
-
-def open_source(entry: dict, repack: Mapping, named: TrainConfig, *, skip_bad: bool):
+def open_source(config: Config, named: TrainConfig, entry: Entry):
   """Returns (data set, what makes a robot's dictionary of a sample, weight) of an entry of `config.data`."""
-  options = {key: value for key, value in entry.items() if key not in ("path", "weight", "selection")}
+  repack = columns.check_repack(config.columns.to_dict() if config.columns else named.data.repack, named.name)
   dataset, to_robot = columns.open_columns(
-    entry["path"], repack, action_columns=named.data.action_sequence_keys, skip_bad=skip_bad, **options)
-  if kept := entry.get("selection"):
-    dataset = selection.choose(dataset, kept)
-  return dataset, to_robot, entry.get("weight")
+    entry.path, repack, action_columns=named.data.action_sequence_keys, skip_bad=config.skip_bad, **entry.options)
+  return entry.chosen(dataset), to_robot, entry.weight
 
 
 def known_prompts(dataset: Dataset, episodes: int = 200) -> Iterator[str]:

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0rag_jax.curation import selection
+from pi0rag_jax.curation import labels, selection, views
+from pi0rag_jax.curation.views import EpisodesView
 from pi0rag_jax.data import pipeline
+from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import flow, pi0
 from pi0rag_jax.models.observation import Observation
@@ -81,9 +83,25 @@ def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Dat
 
 def load_frames(config: Config) -> pipeline.Frames:
   """Returns the frames of `config.data_dir`, of the episodes that `config.selection` keeps where there is one."""
+  return pipeline.load_frames(data_directory(config), kept=kept_places(config))
+
+
+def data_directory(config: Config) -> Path:
+  """Returns `config.data_dir`, or raises and says how it is made."""
   if not Path(config.data_dir).is_dir():
     raise Pi0RagError(f"no data directory '{config.data_dir}'; collect it with: {config.make_data}")
-  return pipeline.load_frames(config.data_dir, kept=kept_places(config))
+  return Path(config.data_dir)
+
+
+def open_demonstrations(config: Config) -> EpisodesView:
+  """Returns the episodes that train as a data set: the successes, of those that `config.selection` keeps."""
+  dataset = open_dataset(data_directory(config))
+  if file := config.get("selection"):
+    dataset = selection.choose(dataset, file)
+  succeeded_E = labels.success_of(dataset, rule="flag") == 1
+  if not succeeded_E.any():
+    raise Pi0RagError(f"'{config.data_dir}' holds no successful episode")
+  return views.view(dataset, succeeded_E)
 
 
 def kept_places(config: Config) -> pipeline.Places | None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from pi0rag_jax import cli
+from pi0rag_jax import cli, files
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
 from train import config_check, loop, metrics, parallel
@@ -191,10 +191,7 @@ def read(workdir: Path) -> list[dict]:
 def write(workdir: Path, entries: Sequence[Mapping]) -> None:
   """Replaces grid.json; only the first process does."""
   if parallel.is_first():
-    workdir.mkdir(parents=True, exist_ok=True)
-    draft = workdir / f"{GRID_FILE}.tmp"
-    draft.write_text(json.dumps({"points": list(entries)}, indent=2, default=str) + "\n", encoding="utf8")
-    draft.rename(workdir / GRID_FILE)
+    files.write_text(workdir / GRID_FILE, json.dumps({"points": list(entries)}, indent=2, default=str) + "\n")
 
 
 def _is_done(entry: Mapping | None, workdir: Path) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from pi0rag_jax.curation import selection
 from pi0rag_jax.data.dataset import Dataset, Fields
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.running_stats import RunningStats
@@ -26,7 +25,8 @@ from pi0rag_jax.policy.head_policy import HeadUnits
 from pi0rag_jax.policy.head_windows import WindowRows, window_rows
 from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.typing import Config
-from train import debug_data, metrics, parallel
+from train import data_entries, metrics, parallel
+from train.data_entries import Entry
 
 TRAIN, VALIDATION = "train", "validation"
 # Every shard is an open file; processes may have about a thousand.
@@ -66,9 +66,7 @@ class Part:
 
 def open_parts(config: Config, workdir: Path) -> list[Part]:
   """Returns the data sets of `config.data`, split by episode."""
-  if not config.data:
-    raise Pi0RagError("config.data is empty: give data sets, such as --config.data=\"({'path': 'data/my_robot'},)\"")
-  parts = [open_part(config, dict(entry), workdir) for entry in config.data]
+  parts = [open_part(config, entry) for entry in data_entries.read_all(config, workdir)]
   for part in parts[1:]:
     sizes = [(p.state_FP.shape[1], p.actions_FA.shape[1]) for p in (parts[0], part)]
     if sizes[0] != sizes[1]:
@@ -77,20 +75,20 @@ def open_parts(config: Config, workdir: Path) -> list[Part]:
   return parts
 
 
-def open_part(config: Config, entry: dict, workdir: Path) -> Part:
-  """Returns one data set: `path`, and if wanted `weight`, a file `selection` of the episodes that are kept, `fields`
-  instead of the shared ones, and reader's options."""
-  if "path" not in entry:
-    raise Pi0RagError(f"an entry of config.data has no 'path': {entry}")
-  path, weight = debug_data.resolve(entry.pop("path"), workdir), entry.pop("weight", None)
-  kept = entry.pop("selection", None)
-  chosen = {**config.fields.to_dict(), **entry.pop("fields", {})}
+def open_entry(config: Config, entry: Entry) -> Dataset:
+  """Returns the data set of an entry, whose options may have `fields` instead of the shared ones."""
+  options = dict(entry.options)
+  chosen = {**config.fields.to_dict(), **options.pop("fields", {})}
   known = {field.name for field in dataclasses.fields(Fields)}
   if unknown := sorted(set(chosen) - known):
     raise Pi0RagError(f"fields: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
   fields = Fields(**{name: value or None for name, value in chosen.items()})
-  dataset = open_dataset(path, fields=fields, skip_bad=config.skip_bad, **entry)
-  dataset = selection.choose(dataset, kept) if kept else dataset
+  return entry.chosen(open_dataset(entry.path, fields=fields, skip_bad=config.skip_bad, **options))
+
+
+def open_part(config: Config, entry: Entry) -> Part:
+  """Returns one data set with its numbers, split by episode."""
+  dataset = open_entry(config, entry)
   state_FP = np.zeros((dataset.num_frames, dataset.state_dim), np.float32)
   actions_FA = np.zeros((dataset.num_frames, dataset.action_dim), np.float32)
   prompts_F = np.full(dataset.num_frames, "", object)
@@ -105,7 +103,7 @@ def open_part(config: Config, entry: dict, workdir: Path) -> Part:
   split = split_episodes(len(readable), fractions=fractions, seed=config.split_seed)
   splits = {name: [readable[i] for i in split[name]] for name in (TRAIN, VALIDATION)}
   episode_F = np.repeat(np.arange(dataset.num_episodes), dataset.lengths)
-  return Part(dataset, weight, splits, state_FP, actions_FA, prompts_F, episode_F)
+  return Part(dataset, entry.weight, splits, state_FP, actions_FA, prompts_F, episode_F)
 
 
 def compute_stats(parts: Sequence[Part]) -> dict[str, NormStats]:

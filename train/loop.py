@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
 from train import config_check, finetune, flow, heads, metrics, optimizer, parallel, step, wandb_log
@@ -74,10 +75,7 @@ def claim_workdir(config: Config, workdir: Path) -> None:
   """Writes down which configuration the workdir is of."""
   file = workdir / CONFIG_FILE
   if parallel.is_first() and not file.exists():
-    text = json.dumps(json.loads(config.to_json_best_effort()), indent=2)
-    draft = file.with_suffix(".tmp")
-    draft.write_text(f"{text}\n", encoding="utf8")
-    draft.rename(file)
+    files.write_text(file, json.dumps(json.loads(config.to_json_best_effort()), indent=2) + "\n")
 
 
 def place_state(config: Config, task: Task, optimize, devices, store: CheckpointStore):

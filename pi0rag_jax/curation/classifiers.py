@@ -2,7 +2,7 @@
 
 All are called as `module.apply(variables, inputs_BTF, mask_BT, train=...)`, `F` the width of a step's inputs, which
 comes from the data. One that judges steps answers with logits float32[B, T], one that judges episodes with
-float32[B]. Steps that the mask leaves out never matter.
+float32[B]. Steps that the mask leaves out never matter. `success_weight` is for the training.
 """
 
 import dataclasses
@@ -22,6 +22,9 @@ from pi0rag_jax.models.heads.transformer import Block, TransformerConfig
 POOLS = ("mean", "max", "max_min")
 # Of the sinusoidal positions: from one step in 2 pi to 10,000 times as slow, as transformers have them.
 MIN_PERIOD, MAX_PERIOD = 2 * np.pi, 2 * np.pi * 10_000
+# Of a success against a failure: Demo-SCORE's. The threshold of its rule rises with the scores; a fixed one would not,
+# so classifiers with that rule weigh both the same.
+DEMO_SCORE_WEIGHT, EVEN_WEIGHT = 4.0, 1.0
 # The rules of `thresholds` that go with classifiers of steps, whose scores lie anywhere, and of whole episodes.
 STEP_RULE, EPISODE_RULE = "demo_score", "fixed"
 
@@ -31,6 +34,7 @@ class StepMLP(nn.Module):
 
   hidden: tuple[int, ...] = (8, 8)
   dropout: float = 0.3
+  success_weight: float = DEMO_SCORE_WEIGHT
 
   per_step: ClassVar[bool] = True
   default_rule: ClassVar[str] = STEP_RULE
@@ -46,6 +50,7 @@ class PrefixClassifier(nn.Module):
 
   hidden: tuple[int, ...] = (128, 64)
   dropout: float = 0.3
+  success_weight: float = DEMO_SCORE_WEIGHT
   tokens: int = 1  # that a step's inputs consist of, one after the other; those that are not valid are all zeros
   pool: str = "mean"  # of the tokens: one of POOLS
 
@@ -70,6 +75,7 @@ class EpisodeTransformer(nn.Module):
   num_heads: int = 2
   mlp_ratio: int = 2
   dropout: float = 0.1
+  success_weight: float = EVEN_WEIGHT
 
   per_step: ClassVar[bool] = False
   default_rule: ClassVar[str] = EPISODE_RULE
@@ -95,6 +101,7 @@ class PoolMLP(nn.Module):
   every: int = 2
   pool: str = "max_min"  # one of POOLS
   dropout: float = 0.3
+  success_weight: float = EVEN_WEIGHT
 
   per_step: ClassVar[bool] = False
   default_rule: ClassVar[str] = EPISODE_RULE
@@ -119,7 +126,7 @@ def classifier(name: str, options: Mapping[str, Any] | None = None) -> Classifie
     name: one of CLASSIFIERS.
     options: instead of the defaults; lists stand for tuples.
   Raises:
-    Pi0RagError: an unknown name, option or pool, or a count below 1.
+    Pi0RagError: an unknown name, option or pool, or a number that is out of bounds.
   """
   if name not in CLASSIFIERS:
     raise unknown_name("classifier", name, CLASSIFIERS)
@@ -142,6 +149,9 @@ def _check_option(name: str, option: str, value: Any) -> None:
   elif option == "dropout":
     if not 0 <= value < 1:
       raise Pi0RagError(f"classifier {name}: dropout is {value}; allowed: 0 up to but not including 1")
+  elif option == "success_weight":
+    if not value > 0:
+      raise Pi0RagError(f"classifier {name}: success_weight is {value}; allowed: above 0")
   elif not _are_counts(value if isinstance(value, tuple) else (value,)):
     raise Pi0RagError(f"classifier {name}: {option} is {value}; allowed: whole numbers from 1")
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import PaliGemmaBackbone
 from pi0rag_jax.openpi import checkpoints
@@ -150,8 +150,16 @@ class _Frames:
       check_prompts(self._dataset, episode, data)
     return data
 
+  def _pictures(self, episode: int, frames: np.ndarray) -> dict[str, np.ndarray]:
+    cameras = self._extractor.backbone.image_keys
+    try:
+      return self._dataset.read_frames(episode, frames, cameras)
+    except DamagedEpisode as error:
+      raise Pi0RagError(
+        f"{self._dataset.episode_name(episode)} has no whole pictures of {', '.join(cameras)}, which the policy looks "
+        f"at: remove the episode, or leave the embeddings out of the inputs ({error})") from error
+
   def _observations(self, episode: int, frames: np.ndarray) -> list[dict[str, Any]]:
-    data = self._episode(episode)
-    pictures = self._dataset.read_frames(episode, frames, self._extractor.backbone.image_keys)
+    data, pictures = self._episode(episode), self._pictures(episode, frames)
     return [{"image": {name: images[i] for name, images in pictures.items()}, "state": data.state[frame],
              "prompt": data.prompts[frame]} for i, frame in enumerate(frames.tolist())]

@@ -113,7 +113,7 @@ def _score_drawing(scored: Scored) -> Callable[[Axes], None]:
 
 
 def roc_panels(sets: Sequence[Scored]) -> list[Panel]:
-  """Returns one panel per set with both classes: the ROC curve of its scores, and that of its lengths."""
+  """Returns one panel per set with both classes: the ROC curve of its scores, and that of its lengths either way."""
   panels = []
   for scored in filter(lambda scored: scored.tells, sets):
     negative, positive = scored.classes
@@ -231,9 +231,10 @@ def _projection_drawing(embedded: Embedded, points_N2: np.ndarray, shares: np.nd
 
 
 def _telling(scored: Scored) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-  """Returns ((scores, what length alone would say: shorter is better), classes), of the episodes with a score."""
+  """Returns ((scores, what length alone would say), classes), of the episodes with a score."""
   known = np.isfinite(scored.scores_E)
-  return (scored.scores_E[known], -scored.lengths_E[known].astype(float)), scored.positive_E[known]
+  positive_E = scored.positive_E[known]
+  return (scored.scores_E[known], metrics.either_way(scored.lengths_E[known], positive_E)), positive_E
 
 
 def _legend(axes: Axes) -> None:

@@ -11,6 +11,8 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 STATE, ACTIONS, EMBEDDINGS = "state", "actions", "embeddings"
 PARTS = (STATE, ACTIONS, EMBEDDINGS)
+# As the number of frames after which rollouts are cut: the median length of the successes; and none.
+AT_SUCCESSES, UNCUT = -1, 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,32 @@ class Episodes:
     """Returns every step as an episode of its own, with the label of the one that it is of."""
     rows_NF = np.concatenate(self.values)
     return Episodes(tuple(rows_NF[:, None]), np.repeat(self.success_E, [len(v) for v in self.values]))
+
+
+  def cut(self, steps: int | None) -> "Episodes":
+    """Returns the first steps of every episode; all of them for None."""
+    return Episodes(tuple(v[:steps] for v in self.values), self.success_E)
+
+
+def common_frames(lengths_E: np.ndarray, success_E: np.ndarray, cut: int) -> int | None:
+  """Returns after how many frames the rollouts of a checkpoint are cut; None: they are not.
+
+  A rollout that fails runs to the time limit, one that succeeds ends there. Uncut, length alone gives the outcome away:
+  what judges whole episodes would learn that, and what judges steps that late ones are of failures. Demonstrations all
+  end in success, and neither would say anything of them.
+
+  Args:
+    lengths_E: int[E], frames.
+    success_E: float[E]: 1, 0, or nan where it is not known.
+    cut: a number of frames, UNCUT or AT_SUCCESSES; without a success the latter cuts nothing.
+  """
+  if cut < AT_SUCCESSES:
+    raise Pi0RagError(f"rollouts are cut after {cut} frames; allowed: whole numbers from 1, {UNCUT} for not at all, "
+                      f"{AT_SUCCESSES} for the median length of the successes")
+  successes = lengths_E[success_E == 1]
+  if cut == UNCUT or (cut == AT_SUCCESSES and not len(successes)):
+    return None
+  return cut if cut > 0 else int(np.median(successes))
 
 
 def join(parts: Sequence[Episodes]) -> Episodes:

@@ -18,7 +18,6 @@ FRAMES = ("last", "any")
 # Where readers of LeRobot, robomimic, RLDS and the project's own episodes find them.
 REWARD_FIELDS = ("next.reward", "rewards", "reward")
 FLAG_FIELDS = ("success", "next.success", "is_success", "next.is_success")
-CLEAN = "clean"
 _SUCCESS, _FAILURE = ("1", "true", "success", "yes"), ("0", "false", "failure", "no")
 _UNKNOWN = ("", "nan", "none", "null", "unknown")
 
@@ -31,7 +30,7 @@ class Rule:
   field: str = ""  # of the reward or the flag; '': the first of the usual ones that is there
   threshold: float = 0.0  # the reward has to be greater
   frames: str = "last"  # of FRAMES: which of them counts, where there is a number per frame
-  path: str = ""  # of the file of labels
+  path: str = ""  # of the file of labels, from the data set's folder on
 
   def __post_init__(self):
     if self.kind not in KINDS:
@@ -65,7 +64,7 @@ def success_of(dataset: Dataset, *, rule: Rule | str | Mapping[str, Any]) -> np.
   """
   rule = Rule.of(rule)
   if rule.kind == "file":
-    return _from_file(dataset, rule.path)
+    return _from_file(dataset, dataset.folder / rule.path)
   usual = REWARD_FIELDS if rule.kind == "reward" else FLAG_FIELDS
   names = (rule.field,) if rule.field else usual
   above = rule.threshold if rule.kind == "reward" else 0.5
@@ -78,15 +77,6 @@ def success_of(dataset: Dataset, *, rule: Rule | str | Mapping[str, Any]) -> np.
     return math.nan if np.isnan(counted) else float(counted > above)
 
   return _known(dataset, judge, what=f"a {rule.kind} ({', '.join(names)})")
-
-
-def clean_of(dataset: Dataset) -> np.ndarray:
-  """Returns float64[E]: 1 for a demonstration that was judged clean, 0 for a flawed one, nan where nobody judged."""
-  found_E = np.full(dataset.num_episodes, math.nan)
-  for episode, data in dataset.iterate():
-    if flaw := str(data.metadata.get("flaw", "")):
-      found_E[episode] = flaw == CLEAN
-  return found_E
 
 
 def _known(dataset: Dataset, judge: Callable[[EpisodeData], float], *, what: str) -> np.ndarray:
@@ -116,7 +106,7 @@ def _numbers(data: EpisodeData, names: tuple[str, ...]) -> np.ndarray | None:
   return None
 
 
-def _from_file(dataset: Dataset, path: str) -> np.ndarray:
+def _from_file(dataset: Dataset, path: Path) -> np.ndarray:
   """Returns the labels of a CSV or JSON file; `read_labels` says what is in it."""
   found_E = np.full(dataset.num_episodes, math.nan)
   for episode, label in read_labels(path).items():

@@ -3,8 +3,13 @@
 import dataclasses
 
 import numpy as np
+from scipy import optimize, stats
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.statistics import CONFIDENCE, Estimate
+
+# Of the solver that finds the ends of an interval.
+_NEAR = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,11 @@ class CalibrationBin:
   n: int
 
 
+def both_classes(positive_E) -> bool:
+  """Returns whether there are positive and negative episodes among those with a known label, as in `checked`."""
+  return {0.0, 1.0} <= set(np.asarray(positive_E, float))
+
+
 def checked(scores_E, positive_E) -> tuple[np.ndarray, np.ndarray]:
   """Returns (float64[E], bool[E]) of the episodes with a known label.
 
@@ -43,7 +53,7 @@ def checked(scores_E, positive_E) -> tuple[np.ndarray, np.ndarray]:
   scores_E, positive_E = scores_E[known_E], labels_E[known_E] > 0.5
   if not np.isfinite(scores_E).all():
     raise Pi0RagError(f"{int((~np.isfinite(scores_E)).sum())} of {len(scores_E)} scores are not finite")
-  if positive_E.all() or not positive_E.any():
+  if not both_classes(positive_E):
     raise Pi0RagError(f"{int(positive_E.sum())} of {len(positive_E)} episodes are positive: telling two classes apart "
                       "needs some of both")
   return scores_E, positive_E
@@ -56,6 +66,37 @@ def auroc(scores_E, positive_E) -> float:
   rank_E = (np.cumsum(count_K) - (count_K - 1) / 2)[place_E]  # from 1; equal scores share their mean rank
   positives, negatives = int(positive_E.sum()), int((~positive_E).sum())
   return float((rank_E[positive_E].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def auroc_estimate(scores_E, positive_E) -> Estimate:
+  """Returns `auroc` with its 95 % interval, which stays inside [0, 1] and keeps a width at both ends.
+
+  It holds the areas that are within 1.96 standard errors, each its own, of the one that was seen: to the variance of
+  Hanley and McNeil 1982 (Radiology 143:29) what Wilson's interval is to a share's. Source: Newcombe 2006, Statistics
+  in Medicine 25:559, method 5.
+  """
+  seen = auroc(scores_E, positive_E)
+  _, positive_E = checked(scores_E, positive_E)
+  counts = int(positive_E.sum()), int((~positive_E).sum())
+  z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+  beyond = lambda area: (area - seen) ** 2 - z**2 * _area_variance(area, *counts)  # noqa: E731
+  end = lambda *bracket: float(optimize.root_scalar(beyond, bracket=bracket).root)  # noqa: E731
+  low = end(0.0, seen - _NEAR) if seen > _NEAR else 0.0
+  high = end(seen + _NEAR, 1.0) if seen < 1 - _NEAR else 1.0
+  return Estimate(seen, low, high, sum(counts))
+
+
+def _area_variance(area: float, positives: int, negatives: int) -> float:
+  """Returns the variance of an AUROC, with the mean of both counts where Hanley and McNeil have one of them each."""
+  others = (positives + negatives) / 2 - 1
+  agree = others * ((1 - area) / (2 - area) + area / (1 + area))
+  return area * (1 - area) * (1 + agree) / (positives * negatives)
+
+
+def either_way(values_E, positive_E) -> np.ndarray:
+  """Returns float64[E], the values or their opposites, whichever tell the classes better: of the scored episodes."""
+  values_E = np.asarray(values_E, float)
+  return values_E if auroc(values_E, positive_E) >= 0.5 else -values_E
 
 
 def roc_curve(scores_E, positive_E) -> RocCurve:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.curation import figures
 from pi0rag_jax.curation.figures import Embedded, Scored
 from pi0rag_jax.curation.selection import Selection
@@ -56,7 +57,7 @@ def write_report(folder: str | os.PathLike, curation: Curation) -> Path:
   folder.mkdir(parents=True, exist_ok=True)
   panels.write_pngs(folder, curation, CHARTS)
   template = page.environment(Path(__file__).parent / "templates").get_template("curation.html")
-  page.write_text(folder / FILE_NAME, template.render(
+  files.write_text(folder / FILE_NAME, template.render(
     headline=headline(curation.selections),
     facts=_facts(curation),
     charts={name: [page.chart(panel) for panel in make(curation)] for name, make in CHARTS.items()},

@@ -7,11 +7,13 @@ the policy decided. One file per seed, so that what was stopped goes on with the
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import rollout
@@ -39,6 +41,12 @@ class RolloutConfig:
   def task_name(self) -> str:
     """The task's name, whether it was given by that or is one's own."""
     return self.task if isinstance(self.task, str) else self.task.name
+
+
+def facts(policy: Policy, config: RolloutConfig) -> dict[str, Any]:
+  """Returns what decides a policy's episodes beside their seeds."""
+  return {"policy": policy.fingerprint, "task": config.task_name, "condition": config.condition,
+          "stochastic": config.stochastic}
 
 
 def run(policy: Policy, seeds: Sequence[int], config: RolloutConfig, *, keep_observations: bool = False
@@ -70,10 +78,10 @@ def record(policy: Policy, folder, seeds: Sequence[int], config: RolloutConfig, 
     config: see RolloutConfig.
     progress: is told how many episodes are there.
   Raises:
-    Pi0RagError: the folder holds rollouts of another policy, task or condition, or every episode crashed.
+    Pi0RagError: the folder holds rollouts of another policy, task, condition or first seed, or every episode crashed.
   """
   folder = Path(folder)
-  _claim(folder, policy, config)
+  _claim(folder, {**facts(policy, config), "first_seed": seeds[0]})
   missing = [seed for seed in seeds if not episode_path(folder, seed).exists()]
   done, crashed, error = len(seeds) - len(missing), [], ""
   if not missing:
@@ -102,17 +110,14 @@ def as_episode(trace: Trace, policy: Policy, config: RolloutConfig) -> Episode:
     images={name: np.stack([each["image"][name] for each in seen]) for name in seen[0]["image"]},
     state=np.stack([each["state"] for each in seen]), actions=chunks[:, 0], action_chunks=chunks, privileged={},
     prompt=trace.prompt, task=config.task_name, condition=config.condition, renderer=policy.spec.renderer,
-    seed=trace.job.seed, success=trace.outcome == "success")
+    seed=trace.job.seed, success=trace.outcome == "success", fps=policy.spec.control_hz / policy.spec.execute_steps)
 
 
-def _claim(folder: Path, policy: Policy, config: RolloutConfig) -> None:
+def _claim(folder: Path, wanted: Mapping[str, Any]) -> None:
   """Writes down whose rollouts a folder holds, or raises where they are another's."""
-  wanted = {"policy": policy.fingerprint, "task": config.task_name, "condition": config.condition,
-            "stochastic": config.stochastic}
   file = folder / SETTINGS_NAME
   if not file.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf8")
+    files.write_json(file, wanted)
     return
   found = json.loads(file.read_text(encoding="utf8"))
   different = [f"{name} {found.get(name)}, wanted {value}"

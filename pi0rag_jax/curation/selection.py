@@ -1,21 +1,22 @@
 """Which episodes are kept: files that say so, and the data set that is left.
 
 Two files hold the same choice. Demo-SCORE's text has a line `path ep,ep,ep` per data set; the JSON has every score and
-how the choice was made too. Episodes are numbered as `open_dataset(path)` numbers them.
+how the choice was made too. Episodes are numbered as the training's reader numbers those of the whole data set.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax import files
+from pi0rag_jax.curation.views import EpisodesView, view
+from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.hdf5 import Hdf5Dataset
 from pi0rag_jax.errors import Pi0RagError
@@ -41,70 +42,15 @@ class Selection:
                         f"{self.kept_E.shape} of what is kept; expected a score and a truth value per episode")
 
 
-class EpisodesView(Dataset):
-  """Some episodes of a data set, numbered from 0 on in their order."""
-
-  format = "view"
-
-  def __init__(self, source: Dataset, episodes: np.ndarray):
-    """`episodes`: int64[K], the numbers in the source."""
-    super().__init__(source.path, fields=source.fields, skip_bad=source.skip_bad)
-    self._source, self.episodes = source, np.asarray(episodes, np.int64)
-    self.damaged, self.library_errors = source.damaged, source.library_errors
-    self.fps, self.camera_keys, self.lengths = source.fps, source.camera_keys, source.lengths[self.episodes]
-
-  @property
-  def state_dim(self) -> int:
-    return self._source.state_dim
-
-  @property
-  def action_dim(self) -> int:
-    return self._source.action_dim
-
-  def episode_name(self, episode: int) -> str:
-    return self._source.episode_name(int(self.episodes[episode]))
-
-  def files(self) -> list[Path]:
-    return self._source.files()
-
-  def fingerprint(self) -> str:
-    """Returns a hash of the source and of which of its episodes these are."""
-    return hashlib.sha256(f"{self._source.fingerprint()} {self.episodes.tolist()}".encode()).hexdigest()
-
-  def read_samples(
-    self, episodes: np.ndarray, frames: np.ndarray, *, horizon: int, cameras: Sequence[str] | None = None
-  ) -> dict[str, Any]:
-    """Returns what Dataset.read_samples does, in the source's own way, which may be faster."""
-    return self._source.read_samples(self.episodes[episodes], frames, horizon=horizon, cameras=cameras)
-
-  def _read_arrays(self, episode: int) -> EpisodeData:
-    return self._source._read_arrays(int(self.episodes[episode]))
-
-  def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:
-    return self._source._read_camera(int(self.episodes[episode]), key, indices)
-
-
-def view(dataset: Dataset, kept_E: np.ndarray) -> EpisodesView:
-  """Returns the data set of the episodes that are kept.
-
-  Args:
-    dataset: of E episodes.
-    kept_E: bool[E].
-  Raises:
-    Pi0RagError: another number of episodes, or none is kept.
-  """
-  kept_E = np.asarray(kept_E, bool)
-  if kept_E.shape != (dataset.num_episodes,):
-    raise Pi0RagError(f"the selection is of {len(kept_E)} episodes, '{dataset.path}' has {dataset.num_episodes}: "
-                      "select again")
-  if not kept_E.any():
-    raise Pi0RagError(f"the selection keeps no episode of '{dataset.path}': leave it out, or lower the threshold")
-  return EpisodesView(dataset, np.flatnonzero(kept_E))
-
-
 def choose(dataset: Dataset, file: str | Path) -> EpisodesView:
   """Returns the episodes of a data set that a file of selections keeps; see `kept_by`."""
   return view(dataset, kept_by(file, dataset))
+
+
+def fingerprint(selections: Sequence[Selection]) -> str:
+  """Returns a short hash of what is kept; scores and thresholds do not matter."""
+  kept = sorted((str(_resolved(each.path)), np.flatnonzero(each.kept_E).tolist()) for each in selections)
+  return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
 
 
 def kept_places(folder: str | Path, file: str | Path) -> set[tuple[Path, str]]:
@@ -137,7 +83,8 @@ def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:
 def write_text(path: str | Path, selections: Sequence[Selection]) -> None:
   """Writes Demo-SCORE's file: a line `path ep,ep,ep` per data set; one without a kept episode is left out."""
   kept = {each.path: np.flatnonzero(each.kept_E).tolist() for each in selections}
-  _write(path, "".join(f"{name} {','.join(map(str, numbers))}\n" for name, numbers in kept.items() if numbers))
+  lines = [f"{name} {','.join(map(str, numbers))}\n" for name, numbers in kept.items() if numbers]
+  files.write_text(path, "".join(lines))
 
 
 def read_text(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -166,10 +113,9 @@ def write_json(path: str | Path, selections: Sequence[Selection]) -> None:
     "scores": [score if math.isfinite(score) else None for score in each.scores_E.tolist()],
   } for each in selections]
   try:
-    text = json.dumps({"version": VERSION, "selections": stored}, indent=1, allow_nan=False)
+    files.write_json(path, {"version": VERSION, "selections": stored})
   except (TypeError, ValueError) as error:
     raise Pi0RagError(f"a selection holds what JSON cannot: {error}") from error
-  _write(path, f"{text}\n")
 
 
 def read_json(path: str | Path) -> list[Selection]:
@@ -207,11 +153,3 @@ def _read(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf8")
   except (OSError, ValueError) as error:
     raise Pi0RagError(f"the selection '{path}' cannot be read: {error}") from error
-
-
-def _write(path: str | Path, text: str) -> None:
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-  draft.write_text(text, encoding="utf8")
-  os.replace(draft, path)

@@ -1,12 +1,8 @@
-"""Training of classifiers on rollouts, each cross-validated on the rollouts of another checkpoint of the policy.
-
-A classifier that has seen one checkpoint's failures knows that checkpoint's quirks; what it says of another one's is
-what decides which epoch, and which pair of checkpoints, is kept.
-"""
+"""Training of a classifier on some rollouts, to the epoch that says most of others."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from pi0rag_jax.curation import classifiers
+from pi0rag_jax.curation import classifiers, metrics
 from pi0rag_jax.curation.classifiers import Classifier
 from pi0rag_jax.curation.inputs import Episodes
 from pi0rag_jax.errors import Pi0RagError
@@ -32,13 +28,12 @@ class TrainingConfig:
   batch_size: int = 1024  # steps; of whole episodes as many as have so many steps
   learning_rate: float = 1e-3
   weight_decay: float = 0.1
-  success_weight: float = 4.0  # of a success against a failure
   seed: int = 0
 
   def __post_init__(self):
-    if min(self.epochs, self.batch_size) < 1 or min(self.learning_rate, self.success_weight) <= 0:
+    if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
       raise Pi0RagError(f"classifier training: epochs {self.epochs}, batch_size {self.batch_size}, learning_rate "
-                        f"{self.learning_rate}, success_weight {self.success_weight}; allowed: above 0")
+                        f"{self.learning_rate}; allowed: above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,47 +75,25 @@ class Batch:
 jax.tree_util.register_dataclass(Batch, data_fields=["inputs_BTF", "mask_BT", "success_B"], meta_fields=[])
 
 
-def cross_validate(name: str, options: Mapping[str, Any], rollouts: Mapping[str, Episodes], config: TrainingConfig, *,
-                   pairs: Iterable[tuple[str, str]] = ()) -> tuple[TrainedClassifier, dict[str, float]]:
-  """Returns the classifier with the least validation loss of all epochs and pairs, and each pair's least loss.
-
-  Args:
-    name, options: of the registry.
-    rollouts: checkpoint -> its labelled rollouts, in the order of the training.
-    config: see TrainingConfig.
-    pairs: (trained on, validated on); without any, every checkpoint but the last is trained on, and validated on the
-      last, so that all losses are of the same episodes.
-  Raises:
-    Pi0RagError: fewer than two checkpoints, an unknown one, or rollouts of one class only.
-  """
-  pairs = [(str(first), str(second)) for first, second in pairs] or default_pairs(list(rollouts))
-  for checkpoint in {each for pair in pairs for each in pair}:
-    if checkpoint not in rollouts:
-      raise Pi0RagError(f"no rollouts of '{checkpoint}'; there are those of {', '.join(rollouts) or 'none'}")
-    check_classes(checkpoint, rollouts[checkpoint])
-  found = [train(name, options, rollouts[a], rollouts[b], config, trained_on=a, validated_on=b) for a, b in pairs]
-  losses = {f"{c.trained_on} -> {c.validated_on}": c.validation_loss for c in found}
-  return min(found, key=lambda c: c.validation_loss), losses
-
-
-def default_pairs(checkpoints: list[str]) -> list[tuple[str, str]]:
-  """Returns every checkpoint but the last with the last."""
-  if len(checkpoints) < 2:
-    raise Pi0RagError(f"there are rollouts of {', '.join(checkpoints) or 'no checkpoint'}: a classifier is trained on "
-                      "those of one checkpoint and validated on those of another; give two or more")
-  return [(checkpoint, checkpoints[-1]) for checkpoint in checkpoints[:-1]]
-
-
 def check_classes(name: str, episodes: Episodes) -> None:
   """Raises Pi0RagError unless all labels of some rollouts are known, and there are successes and failures."""
-  unknown, successes = int(np.isnan(episodes.success_E).sum()), int(np.nansum(episodes.success_E))
-  if unknown:
+  check_labels(name, episodes)
+  if not metrics.both_classes(episodes.success_E):
+    raise Pi0RagError(one_class(name, episodes))
+
+
+def check_labels(name: str, episodes: Episodes) -> None:
+  """Raises Pi0RagError unless all labels of some rollouts are known."""
+  if unknown := int(np.isnan(episodes.success_E).sum()):
     raise Pi0RagError(f"{unknown} of {len(episodes)} rollouts of '{name}' have no success label: give another rule")
-  if not 0 < successes < len(episodes):
-    raise Pi0RagError(
-      f"{successes} of {len(episodes)} rollouts of '{name}' succeeded: a classifier needs successes and failures; run "
-      f"more episodes, or take {'an earlier' if successes else 'a later'} checkpoint or "
-      f"{'a harder' if successes else 'an easier'} condition")
+
+
+def one_class(name: str, episodes: Episodes) -> str:
+  """Returns what to say of rollouts all of which succeeded, or none."""
+  successes = int(episodes.success_E.sum())
+  return (f"{successes} of {len(episodes)} rollouts of '{name}' succeeded: a classifier needs successes and failures; "
+          f"run more episodes, or take {'an earlier' if successes else 'a later'} checkpoint or "
+          f"{'a harder' if successes else 'an easier'} condition")
 
 
 def train(name: str, options: Mapping[str, Any], training: Episodes, validation: Episodes, config: TrainingConfig, *,
@@ -222,7 +195,7 @@ def _fit(module: Classifier, config: TrainingConfig, units: int, keep_start: boo
     rows_B, key = inputs
     batch = jax.tree.map(lambda x: x[rows_B], training)
     loss_of = functools.partial(
-      cross_entropy, module, batch=batch, success_weight=config.success_weight, dropout_key=key)
+      cross_entropy, module, batch=batch, success_weight=module.success_weight, dropout_key=key)
     loss, grads = jax.value_and_grad(loss_of)(params)
     updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
     params = optax.apply_updates(params, updates)

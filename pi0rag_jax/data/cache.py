@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.data.arrays import ArrayDataset, FileRows, resized
 from pi0rag_jax.data.dataset import DEFAULT_FIELDS, DamagedEpisode, Dataset, Fields
 from pi0rag_jax.data.formats import CACHE_HEADER
@@ -149,9 +149,7 @@ def _write_header(folder: Path, dataset: Dataset, names: list[str], image_size: 
   if needed > free:
     raise Pi0RagError(f"the cache in '{folder}' takes {needed / 1e9:.1f} GB, free are {free / 1e9:.1f} GB: "
                       "choose another folder, fewer cameras or a smaller image size")
-  draft = folder / f"{CACHE_HEADER}.tmp"
-  draft.write_text(json.dumps(header))
-  os.replace(draft, folder / CACHE_HEADER)
+  files.write_json(folder / CACHE_HEADER, header)
 
 
 def open_arrays(
@@ -196,12 +194,7 @@ def _append_prompts(folder: Path, prompts: dict[str, int], texts: list[str]) -> 
   if not new:
     return
   prompts.update({text: len(prompts) + i for i, text in enumerate(new)})
-  draft = folder / f"{PROMPTS}.tmp"
-  with open(draft, "w", encoding="utf8") as file:
-    file.writelines(json.dumps(text) + "\n" for text in prompts)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(draft, folder / PROMPTS)
+  files.write_text(folder / PROMPTS, "".join(json.dumps(text) + "\n" for text in prompts))
 
 
 @contextlib.contextmanager

@@ -65,12 +65,18 @@ class Dataset(abc.ABC):
 
   path: Path
   fps: float
+  says_fps: bool = True  # else `fps` is what is usual
   lengths: np.ndarray  # int64[num_episodes]
   camera_keys: dict[str, str]  # our name -> stored name
 
   def __init__(self, path: str | Path, *, fields: Fields, skip_bad: bool):
     self.path, self.fields, self.skip_bad = Path(path), fields, skip_bad
     self.damaged: dict[str, str] = {}  # what could not be read -> why
+
+  @property
+  def folder(self) -> Path:
+    """Where the files are: the path, or what holds it where it is a file."""
+    return self.path if self.path.is_dir() else self.path.parent
 
   @property
   def num_episodes(self) -> int:
@@ -184,11 +190,10 @@ class Dataset(abc.ABC):
   def fingerprint(self) -> str:
     """Returns a hash of the files' names, sizes and times, and of the fields that were chosen."""
     digest = hashlib.sha256(f"{self.format} {self.fields} {self.lengths.tolist()}".encode())
-    root = self.path if self.path.is_dir() else self.path.parent
     for file in sorted(self.files()):
       stat = file.stat() if file.exists() else None
       seen = (stat.st_size, stat.st_mtime_ns) if stat else None
-      digest.update(f"{file.relative_to(root)} {seen}\n".encode())
+      digest.update(f"{file.relative_to(self.folder)} {seen}\n".encode())
     return digest.hexdigest()
 
   @abc.abstractmethod

@@ -28,7 +28,9 @@ SUFFIX = ".h5"
 IMAGE_CHUNK_FRAMES = 16
 GZIP_LEVEL = 1
 _ATTRIBUTES = ("prompt", "task", "condition", "renderer", "seed", "success")
-_FLAW = "flaw"  # an attribute that only judged demonstrations have
+# What only judged demonstrations say, and what only recorders do that leave out frames.
+_FLAW, _FPS = "flaw", "fps"
+CLEAN = "clean"  # the flaw of a demonstration that has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Episode:
   renderer: str
   seed: int
   success: bool
-  flaw: str = ""  # of a demonstration that was judged: "clean", or what is wrong with it; "" where nobody judged
+  flaw: str = ""  # of a demonstration that was judged: CLEAN, or what is wrong with it; "" where nobody judged
+  fps: float = 0.0  # frames per second; 0 where the recorder did not say
 
   def __len__(self) -> int:
     return self.state.shape[0]
@@ -140,7 +143,7 @@ def _write_group(file: h5py.File, episode: Episode) -> None:
   group.create_group("privileged")
   for key, value in episode.privileged.items():
     group.create_dataset(f"privileged/{key}", data=np.asarray(value, np.float32))
-  for key in (*_ATTRIBUTES, *((_FLAW,) if episode.flaw else ())):
+  for key in (*_ATTRIBUTES, *(key for key in (_FLAW, _FPS) if getattr(episode, key))):
     group.attrs[key] = getattr(episode, key)
 
 
@@ -161,6 +164,7 @@ def _read_group(path: Path, group: h5py.Group) -> Episode:
       seed=int(attributes["seed"]),
       success=bool(attributes["success"]),
       flaw=str(group.attrs.get(_FLAW, "")),
+      fps=float(group.attrs.get(_FPS, 0.0)),
       **{key: str(attributes[key]) for key in ("prompt", "task", "condition", "renderer")},
     )
   except OSError as error:

@@ -11,7 +11,7 @@ from pi0rag_jax.data.dataset import DEFAULT_FIELDS, EpisodeData, Fields, choose_
 from pi0rag_jax.data.episodes import check_format
 
 STATE, ACTIONS = "state", "actions"
-DEFAULT_FPS = 20.0  # the simulator's control rate; version 1 does not say
+DEFAULT_FPS = 20.0  # the simulator's control rate; version 1 does not always say
 
 
 class OwnDataset(hdf5.Hdf5Dataset):
@@ -32,7 +32,8 @@ class OwnDataset(hdf5.Hdf5Dataset):
     return sorted(file.keys())
 
   def _inspect(self, group: Any) -> None:
-    self.fps = float(self.fields.fps or group.attrs.get("fps", DEFAULT_FPS))
+    said = self.fields.fps or group.attrs.get("fps")
+    self.fps, self.says_fps = float(said or DEFAULT_FPS), bool(said)
     self.camera_keys = choose_cameras(list(group["image"].keys()), self.fields.cameras)
 
   def _read_arrays(self, episode: int) -> EpisodeData:

@@ -1,12 +1,12 @@
 """Training, validation and test episodes, drawn once and kept in a file beside the data."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 SPLITS = ("train", "validation", "test")
@@ -40,11 +40,8 @@ def split_episodes(
 
 def save_splits(path: str | Path, splits: Mapping[str, Sequence[int]], *, num_episodes: int) -> None:
   """Writes the parts; the file is replaced atomically."""
-  path = Path(path)
-  draft = path.with_suffix(f".{os.getpid()}.tmp")
   try:
-    draft.write_text(json.dumps({"num_episodes": num_episodes, "splits": splits}, indent=1))
-    os.replace(draft, path)
+    files.write_json(path, {"num_episodes": num_episodes, "splits": splits})
   except OSError as error:
     raise Pi0RagError(f"cannot write '{path}' ({error.strerror}): choose another place") from error
 

@@ -1,11 +1,11 @@
 """openpi's normalization statistics: `assets/<asset id>/norm_stats.json` of a checkpoint."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import download
 
@@ -49,10 +49,7 @@ def save_norm_stats(path, asset_id: str, stats) -> None:
     for name, group in stats.items()
   }
   file = _assets_directory(path) / asset_id / FILE_NAME
-  file.parent.mkdir(parents=True, exist_ok=True)
-  draft = file.with_suffix(f".{os.getpid()}.tmp")
-  draft.write_text(json.dumps({"norm_stats": groups}, indent=2))
-  os.replace(draft, file)
+  files.write_text(file, json.dumps({"norm_stats": groups}, indent=2))
 
 
 def _assets_directory(path) -> pathlib.Path:

@@ -1,12 +1,12 @@
 """What the pages share: their templates, pictures that travel within a page, numbers as people read them."""
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
+from pi0rag_jax.files import write_text as write_text  # for eval.report
 from pi0rag_jax.pages import clips, panels
 
 TEMPLATES = Path(__file__).parent / "templates"  # report.css
@@ -23,13 +23,6 @@ def environment(templates: Path) -> jinja2.Environment:
   )
   made.filters.update(percent=percent, interval=interval)
   return made
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes a file at once: a reader sees the old one or the whole new one."""
-  partial = Path(f"{path}.partial")
-  partial.write_text(text, encoding="utf-8")
-  os.replace(partial, path)
 
 
 def chart(panel: panels.Panel) -> dict[str, str]:

@@ -9,13 +9,13 @@ killed goes on with the shards that are missing. Building holds one shard in mem
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
 
 FORMAT_VERSION = 1
@@ -137,7 +137,7 @@ def build(root, key: CacheKey, encode: Callable[[np.ndarray], Any], rows: int, *
       _open_shard(directory, first, shape, layout["dtype"])
     except Pi0RagError:
       shard_RD = _narrowed(_encode_rows(encode, np.arange(first, stop), width, batch_size), layout["dtype"])
-      _write_whole(directory / _shard_name(first), lambda file, shard_RD=shard_RD: np.save(file, shard_RD))
+      files.write(directory / _shard_name(first), lambda file, shard_RD=shard_RD: np.save(file, shard_RD))
     if progress is not None:
       progress(stop, rows)
   return FeatureCache(directory, rows, width, layout["shard_rows"], layout["dtype"])
@@ -162,8 +162,7 @@ def _layout(directory: Path, key: CacheKey, rows: int, width: int, shard_rows: i
   path = directory / FILE_NAME
   fixed = {"version": FORMAT_VERSION, **dataclasses.asdict(key), "rows": rows, "width": width}
   if not path.is_file():
-    text = json.dumps({**fixed, "shard_rows": shard_rows, "dtype": dtype}, indent=1) + "\n"
-    _write_whole(path, lambda file: file.write(text.encode()))
+    files.write_json(path, {**fixed, "shard_rows": shard_rows, "dtype": dtype})
   return _read_layout(directory, fixed)
 
 
@@ -226,16 +225,3 @@ def _open_shard(directory: Path, first: int, shape: tuple[int, int], dtype: str)
     raise Pi0RagError(f"{path} holds {shard.dtype}{list(shard.shape)}, wanted {dtype}{list(shape)}: build the cache "
                       "again")
   return shard
-
-
-def _write_whole(path: Path, write: Callable) -> None:
-  """Writes a file, all or nothing; several writers of the same content do no harm."""
-  draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  try:
-    with draft.open("wb") as file:
-      write(file)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(draft, path)
-  finally:
-    draft.unlink(missing_ok=True)

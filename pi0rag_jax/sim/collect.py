@@ -191,7 +191,7 @@ def record_episode(env: PandaEnv, seed: int, *, region: str, record_every: int) 
     done = terminated or truncated
   if info["sim_error"]:
     raise Pi0RagError(f"seed {seed}: the simulation failed: {info['sim_error']}")
-  return as_episode(env, seed, frames, success=bool(info["success"]))
+  return as_episode(env, seed, frames, success=bool(info["success"]), record_every=record_every)
 
 
 @functools.cache

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pi0rag_jax.data.episodes import Episode
+from pi0rag_jax.data.episodes import CLEAN, Episode
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.env import PandaEnv
-from pi0rag_jax.sim.flaws import CLEAN, DEMONSTRATORS, Demonstrator
+from pi0rag_jax.sim.flaws import DEMONSTRATORS, Demonstrator
 from pi0rag_jax.sim.recording import HORIZON, as_episode
 
 # Of flawed demonstrators. The clean ones take as long without losing time, and so are slower on the whole.
@@ -23,7 +23,8 @@ _SLOWEST = 0.3
 _HABIT_STREAM, _LABEL_STREAM = 2, 3
 _MAX_ATTEMPTS = 12
 _PACE_STEPS = 6
-_SAME_LENGTH_TICKS = 1
+_SAME_LENGTH_TICKS = 1  # nearer is not searched
+_MOST_APART = 0.15  # of the flawed one's length: where clean ones are further off, lengths would tell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +64,10 @@ def record_demonstration(env: PandaEnv, seed: int, *, flaws: Sequence[str], regi
     record_every: ticks between recorded frames; odd seeds start one tick later than even ones.
   """
   play = functools.partial(_perform, env, seed, region)
-  flaw, flawed = roles(seed, flaws)
-  habits = functools.partial(_flawed, env, seed // (2 * len(flaws)), flawed)
-  make, ticks = _successful(play, habits, what=f"'{flawed}' of seed {seed}")
-  if flaw == CLEAN:
-    make = _as_long(play, functools.partial(_clean, env), ticks)
+  make = _successful(play, env, seed, flaws)
   shown = play(make(), looks=lambda tick: (tick + seed) % record_every == 0)
   frames = [(observation, shown.actions_KA[tick], shown.label(tick), truth) for tick, observation, truth in shown.seen]
-  return as_episode(env, seed, frames, success=shown.success, flaw=flaw)
+  return as_episode(env, seed, frames, success=shown.success, record_every=record_every, flaw=roles(seed, flaws)[0])
 
 
 def _flawed(env: PandaEnv, block: int, flaw: str, attempt: int) -> Demonstrator:
@@ -87,17 +84,27 @@ def _clean(env: PandaEnv, pace: float) -> Demonstrator:
   return Demonstrator(env, np.random.default_rng(0), pace=pace)  # it draws nothing
 
 
-def _successful(play, make: Callable[[int], Demonstrator], *, what: str) -> tuple[Callable[[], Demonstrator], int]:
-  """Returns (what makes the first demonstrator that succeeds, its ticks)."""
+def _successful(play, env: PandaEnv, seed: int, flaws: Sequence[str]) -> Callable[[], Demonstrator]:
+  """Returns what makes the demonstrator of a seed.
+
+  It is the first attempt at its flaw that succeeds; a clean one goes at the pace at which it takes as long as that, and
+  where there is no such pace the next attempt counts.
+  """
+  flaw, flawed = roles(seed, flaws)
   for attempt in range(_MAX_ATTEMPTS):
-    shown = play(make(attempt))
-    if shown.success:
-      return functools.partial(make, attempt), len(shown.actions_KA)
-  raise Pi0RagError(f"no demonstration {what} succeeds in {_MAX_ATTEMPTS} attempts: give other seeds")
+    make = functools.partial(_flawed, env, seed // (2 * len(flaws)), flawed, attempt)
+    shown = play(make())
+    if not shown.success:
+      continue
+    found = _as_long(play, functools.partial(_clean, env), len(shown.actions_KA)) if flaw == CLEAN else make
+    if found is not None:
+      return found
+  raise Pi0RagError(f"no demonstration '{flaw}' of seed {seed}, with the length of '{flawed}', succeeds in "
+                    f"{_MAX_ATTEMPTS} attempts: give other seeds")
 
 
-def _as_long(play, make: Callable[[float], Demonstrator], ticks: int) -> Callable[[], Demonstrator]:
-  """Returns what makes the successful demonstrator whose length is nearest to `ticks`."""
+def _as_long(play, make: Callable[[float], Demonstrator], ticks: int) -> Callable[[], Demonstrator] | None:
+  """Returns what makes the successful demonstrator whose length is nearest to `ticks`; None where it is not near."""
   pace, found = float(np.mean(PACES)), {}
   for _ in range(_PACE_STEPS):
     shown = play(make(pace))
@@ -108,9 +115,10 @@ def _as_long(play, make: Callable[[float], Demonstrator], ticks: int) -> Callabl
         break
     # The time that motion takes is inverse to its pace.
     pace = float(np.clip(pace * length / ticks, _SLOWEST, 1.0))
-  if not found:
-    raise Pi0RagError(f"no clean demonstration of {ticks} ticks succeeds: give other seeds")
-  return functools.partial(make, min(found, key=lambda each: found[each]))
+  nearest = min(found, key=lambda each: found[each], default=None)
+  if nearest is None or found[nearest] > _MOST_APART * ticks:
+    return None
+  return functools.partial(make, nearest)
 
 
 def _perform(env: PandaEnv, seed: int, region: str, demonstrator: Demonstrator, *,

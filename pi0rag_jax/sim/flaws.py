@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from pi0rag_jax.data.episodes import CLEAN
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import NO_MISTAKE, Mistake, get_expert
 
-CLEAN = "clean"
 # Those with a cube that the task does not speak of, the last of their cubes.
 TASKS = ("pick_and_place", "stacking")
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.data.episodes import Episode
+from pi0rag_jax.sim.controller import PERIOD_S
 from pi0rag_jax.sim.env import PandaEnv
 
 HORIZON = 16  # ticks of a frame's label
@@ -14,8 +15,18 @@ HORIZON = 16  # ticks of a frame's label
 Frame = tuple[dict[str, Any], np.ndarray, np.ndarray, dict[str, Any]]
 
 
-def as_episode(env: PandaEnv, seed: int, frames: Sequence[Frame], *, success: bool, flaw: str = "") -> Episode:
-  """Returns the frames stacked, as the episode of `seed` in `env`; `flaw` as in `data.episodes.Episode`."""
+def as_episode(env: PandaEnv, seed: int, frames: Sequence[Frame], *, success: bool, record_every: int, flaw: str = ""
+               ) -> Episode:
+  """Returns the frames stacked, as the episode of `seed` in `env`.
+
+  Args:
+    env: after the episode.
+    seed: of the layout.
+    frames: those that were recorded.
+    success: of the episode.
+    record_every: ticks between them.
+    flaw: as in `data.episodes.Episode`.
+  """
   observations, actions, chunks, privileged = zip(*frames)
   stack = lambda dicts: {name: np.stack([d[name] for d in dicts]) for name in dicts[0]}  # noqa: E731
   return Episode(
@@ -31,4 +42,5 @@ def as_episode(env: PandaEnv, seed: int, frames: Sequence[Frame], *, success: bo
     seed=seed,
     success=success,
     flaw=flaw,
+    fps=1 / (record_every * PERIOD_S),
   )

@@ -52,7 +52,9 @@ def test_the_defaults_are_demo_scores():
   widths = sorted(leaf.shape for leaf in jax.tree.leaves(shapes) if leaf.ndim == 2)
   assert widths == [(7, 8), (8, 1), (8, 8)] and step.dropout == 0.3
   assert classifiers.classifier("prefix").hidden == (128, 64)
-  assert classifiers.default_rule("prefix") == "demo_score" and classifiers.default_rule("transformer") == "fixed"
+  for name, kind in classifiers.CLASSIFIERS.items():
+    assert (kind.success_weight, classifiers.default_rule(name)) in ((4.0, "demo_score"), (1.0, "fixed"))
+    assert kind.per_step == (kind.success_weight == 4.0)
 
 
 def test_pools_by_hand():
@@ -77,6 +79,7 @@ def test_tokens_that_are_not_valid_are_left_out():
   ("pool_mlp", {"pool": "sum"}, "unknown pool of the classifier pool_mlp 'sum'"),
   ("pool_mlp", {"every": 0}, "every is 0; allowed: whole numbers from 1"),
   ("prefix", {"dropout": 1.0}, "dropout is 1.0; allowed: 0 up to"),
+  ("transformer", {"success_weight": 0.0}, "success_weight is 0.0; allowed: above 0"),
 ])
 def test_what_cannot_be_is_refused(name, options, message):
   with pytest.raises(Pi0RagError, match=message):

@@ -1,5 +1,7 @@
 """Embeddings: those of the policy's own prefix, computed once, and plain words for what is missing."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,12 @@ def test_what_is_missing_is_said_plainly(tmp_path, extractor, root):
   silent = write(tmp_path / "silent", prompt=" ")
   with pytest.raises(Pi0RagError, match=r"episode.* has no prompt: name the field with fields.prompt"):
     embeddings.build(silent, extractor, root)
+  write(tmp_path / "partly")
+  episode_path(tmp_path / "partly", 1).unlink()
+  shutil.copy(episode_path(tmp_path / "blind", 1), tmp_path / "partly")
+  partly = open_dataset(tmp_path / "partly")
+  with pytest.raises(Pi0RagError, match=r"episode 1 .* has no whole pictures of base_0_rgb, left_wrist_0_rgb, which"):
+    embeddings.build(partly, extractor, tmp_path / "root")
   dark = open_dataset(tmp_path / "silent", fields=Fields(cameras={}))
   with pytest.raises(Pi0RagError, match=r"\(cameras: none\)"):
     embeddings.build(dark, extractor, root)

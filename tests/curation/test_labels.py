@@ -16,7 +16,6 @@ def test_a_flag_of_the_episode_is_read(tmp_path):
   dataset = judged.write(tmp_path)
   for rule in ("flag", {"kind": "flag", "field": "success"}, labels.Rule()):
     np.testing.assert_array_equal(labels.success_of(dataset, rule=rule), [1, 0, 1, 0, 1])
-  np.testing.assert_array_equal(labels.clean_of(dataset), [1, 0, 1, 0, 1])
 
 
 def test_a_reward_counts_in_the_last_frame_or_in_any_and_has_to_be_above(tmp_path):
@@ -42,8 +41,16 @@ def test_a_file_labels_by_number_or_in_order(tmp_path, name, text, expected):
   np.testing.assert_array_equal(found, expected)
 
 
+def test_a_file_is_looked_for_from_the_data_set_on(tmp_path, monkeypatch):
+  for name, text in (("early", "0,1\n"), ("late", "0,0\n")):
+    dataset = judged.write(tmp_path / name)
+    (tmp_path / name / "labels.csv").write_text(text)
+    found = labels.success_of(dataset, rule={"kind": "file", "path": "labels.csv"})
+    assert found[0] == (name == "early")
+
+
 def test_mistakes_are_named(tmp_path):
-  dataset = judged.write(tmp_path / "data", flaw="")
+  dataset = judged.write(tmp_path / "data")
   file = tmp_path / "labels.csv"
   file.write_text("7,1\n")
   for rule, message in (
@@ -61,4 +68,3 @@ def test_mistakes_are_named(tmp_path):
   file.write_text("0,2\n")
   with pytest.raises(Pi0RagError, match=r"the label '2' is neither 1 nor 0"):
     labels.read_labels(file)
-  assert np.isnan(labels.clean_of(dataset)).all()

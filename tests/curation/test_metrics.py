@@ -26,6 +26,37 @@ def test_the_area_under_the_curve_is_the_auroc():
   assert area == pytest.approx(metrics.auroc(scores, labels))
 
 
+def test_an_interval_lies_about_the_area_and_keeps_a_width():
+  labels = np.repeat([0.0, 1.0], 50)
+  none, all_, guess = (metrics.auroc_estimate(scores, labels) for scores in (-labels, labels, labels * 0))
+  assert (all_.value, all_.high) == (1.0, 1.0) and all_.low == pytest.approx(0.960, abs=1e-3)
+  assert (none.value, none.low) == (0.0, 0.0) and none.high == pytest.approx(1 - all_.low)
+  # Hanley and McNeil's standard error of 0.5 with 50 of each is 0.058.
+  assert (guess.low, guess.high) == (pytest.approx(0.39, abs=0.005), pytest.approx(0.61, abs=0.005)) and guess.n == 100
+  assert metrics.auroc_estimate([*labels, 9.0], [*labels, np.nan]).n == 100
+
+
+def test_the_interval_covers_the_true_area():
+  rng, true = np.random.default_rng(0), 0.9
+  shift = np.sqrt(2) * 1.2815516
+  labels, found = np.repeat([0.0, 1.0], (40, 60)), []
+  for _ in range(200):
+    estimate = metrics.auroc_estimate(rng.normal(size=100) + shift * labels, labels)
+    found.append(estimate.low <= true <= estimate.high)
+  assert 0.9 <= np.mean(found) <= 0.99
+
+
+def test_either_way_takes_the_better_direction():
+  for values in (SCORES, -np.array(SCORES)):
+    assert metrics.auroc(metrics.either_way(values, LABELS), LABELS) == pytest.approx(3.5 / 4)
+
+
+@pytest.mark.parametrize(("labels", "both"), [([1, 0], True), ([1.0, np.nan], False), ([np.nan], False), ([], False),
+                                              ([True, False], True), ([0, 0], False)])
+def test_both_classes_are_there_or_not(labels, both):
+  assert metrics.both_classes(labels) == both
+
+
 def test_calibration_by_hand():
   bins = metrics.calibration([0.1, 0.2, 0.8, 1.0], [0, 1, 1, 1], bins=2)
   assert [(b.n, b.rate) for b in bins] == [(2, 0.5), (2, 1.0)]

@@ -62,6 +62,8 @@ def test_panels_say_in_words_what_they_show():
   (roc,) = figures.roc_panels([make_scored()])
   # All clean ones score higher; of the four with a score the clean ones are the shorter in three pairs of four.
   assert "area 1.000; by length alone 0.750" in roc.alt
+  (turned,) = figures.roc_panels([make_scored(lengths_E=np.arange(9, 4, -1))])
+  assert "by length alone 0.750" in turned.alt
   (scores,) = figures.score_panels([make_scored()])
   assert "flawed: 2 episodes, mean 0.20" in scores.alt and "from 0.50 on kept" in panels.svg(scores)
   (lengths,) = figures.length_panels([make_scored()])

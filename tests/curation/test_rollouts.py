@@ -37,6 +37,7 @@ def test_every_decision_is_a_frame_of_what_the_policy_saw(folder, policy):
   assert trace.steps[1].observation is not None
   np.testing.assert_array_equal(data.state[1], trace.steps[1].observation["state"])
   assert set(data.prompts) == {trace.prompt}
+  assert open_dataset(folder).fps == 20 / policy.spec.execute_steps
   with pytest.raises(Pi0RagError, match="kept 0 observations of 2 decisions"):
     rollouts.as_episode(next(rollouts.run(policy, [7], CONFIG)), policy, CONFIG)
 
@@ -56,6 +57,8 @@ def test_what_is_there_is_not_run_again(folder, policy, monkeypatch):
 def test_rollouts_of_something_else_are_refused(folder, policy):
   with pytest.raises(Pi0RagError, match=r"holds other rollouts: stochastic True, wanted False. Remove it"):
     rollouts.record(policy, folder, [7], dataclasses.replace(CONFIG, stochastic=False))
+  with pytest.raises(Pi0RagError, match=r"holds other rollouts: first_seed 7, wanted 8"):
+    rollouts.record(policy, folder, [8], CONFIG)
 
 
 def test_episodes_that_crash_are_no_failures(policy, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 from pi0rag_jax.curation import selection
 from pi0rag_jax.curation.selection import Selection
 from pi0rag_jax.data import pipeline
-from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.errors import Pi0RagError
 
 KEPT = np.array([True, False, False, True, True])
@@ -35,30 +34,6 @@ def test_json_keeps_every_score_and_how_the_choice_was_made(tmp_path):
   np.testing.assert_array_equal(other.kept_E, KEPT)
 
 
-def test_a_view_holds_the_kept_episodes_renumbered(tmp_path):
-  dataset = judged.write(tmp_path)
-  kept = selection.view(dataset, KEPT)
-  assert kept.lengths.tolist() == [4, 7, 8] and (kept.num_frames, kept.state_dim, kept.action_dim) == (19, 3, 2)
-  for episode, seed in enumerate((0, 3, 4)):
-    data = kept.read_episode(episode)
-    assert data.metadata["seed"] == seed and (data.images["base_0_rgb"] == seed).all()
-    assert f"episode_{seed:06d}" in kept.episode_name(episode)
-  found = kept.read_samples(np.array([2, 0, 1]), np.array([7, 0, 2]), horizon=2)
-  assert found["state"][:, 0].tolist() == [4, 0, 3] and found["actions_is_pad"].tolist()[0] == [False, True]
-  with pytest.raises(Pi0RagError, match="episodes 0 to 2, asked for 3"):
-    kept.read_episode(3)
-
-
-def test_a_view_has_a_fingerprint_of_its_own_and_can_be_cached(tmp_path):
-  dataset = judged.write(tmp_path / "data")
-  kept = selection.view(dataset, KEPT)
-  others = [dataset, selection.view(dataset, ~KEPT)]
-  assert kept.fingerprint() not in [other.fingerprint() for other in others]
-  assert kept.fingerprint() == selection.view(dataset, KEPT).fingerprint()
-  cached = build_cache(kept, tmp_path / "cache")
-  assert cached.read_episode(1, images=False).state[0, 0] == 3
-
-
 @pytest.mark.parametrize("name", ["s.json", "s.txt"])
 def test_a_file_chooses_from_the_data_set_that_it_names(tmp_path, name, monkeypatch):
   dataset = judged.write(tmp_path / "data")
@@ -69,6 +44,15 @@ def test_a_file_chooses_from_the_data_set_that_it_names(tmp_path, name, monkeypa
   other = judged.write(tmp_path / "other")
   with pytest.raises(Pi0RagError, match=r"keeps nothing of '.*other'; the data sets in it: '.*data', '/elsewhere'"):
     selection.choose(other, name)
+
+
+def test_the_fingerprint_is_of_what_is_kept():
+  other = make_selection("data", ~KEPT)
+  same = Selection(make_selection("data").path, np.zeros(5), KEPT, 0.1, "roc")
+  found = [selection.fingerprint(each) for each in ([make_selection("data")], [same], [other], [make_selection("b")])]
+  assert found[0] == found[1] and len(set(found)) == 3
+  pair = [make_selection("data"), make_selection("b")]
+  assert selection.fingerprint(pair) == selection.fingerprint(pair[::-1])
 
 
 def test_training_on_the_simulators_episodes_leaves_out_what_is_not_kept(tmp_path):
@@ -82,10 +66,6 @@ def test_training_on_the_simulators_episodes_leaves_out_what_is_not_kept(tmp_pat
 
 def test_mistakes_are_named(tmp_path):
   dataset = judged.write(tmp_path / "data")
-  with pytest.raises(Pi0RagError, match=r"of 2 episodes, '.*data' has 5: select again"):
-    selection.view(dataset, np.ones(2, bool))
-  with pytest.raises(Pi0RagError, match=r"keeps no episode of '.*data'"):
-    selection.view(dataset, np.zeros(5, bool))
   with pytest.raises(Pi0RagError, match=r"has scores \(2,\) and bool\(3,\)"):
     Selection("a", np.zeros(2), np.zeros(3, bool), 0.0, "fixed")
   broken = tmp_path / "s.txt"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pi0rag_jax.curation import metrics, saved, scoring, thresholds, training
+from pi0rag_jax.curation import cross_validation, inputs, metrics, saved, scoring, thresholds, training
 from pi0rag_jax.curation.inputs import Episodes, join
 from pi0rag_jax.errors import Pi0RagError
 
@@ -26,7 +26,8 @@ def rollouts(seed: int, episodes: int = 24, shift: float = 2.0) -> Episodes:
 
 @pytest.fixture(scope="module")
 def step_mlp():
-  return training.cross_validate("step_mlp", {}, {"a": rollouts(0), "b": rollouts(1), "c": rollouts(2)}, CONFIG)
+  episodes = {"a": rollouts(0), "b": rollouts(1), "c": rollouts(2)}
+  return cross_validation.cross_validate("step_mlp", {}, episodes, CONFIG)
 
 
 def test_the_best_pair_tells_unseen_successes(step_mlp):
@@ -86,6 +87,37 @@ def test_an_update_learns_of_new_rollouts_and_never_gets_worse(step_mlp):
   assert kept.epoch < 3 and kept.validation_loss <= trained.validation_loss + 1e-5
 
 
+def test_checkpoints_of_one_class_are_left_out_of_the_default_pairs(caplog):
+  good = rollouts(0)
+  failed, perfect = (Episodes(good.values, np.full(len(good), value)) for value in (0.0, 1.0))
+  pairs = cross_validation.default_pairs({"a": failed, "b": good, "c": good, "d": perfect})
+  assert pairs == [("b", "c")]
+  assert "left out: 0 of 24 rollouts of 'a'" in caplog.text and "left out: 24 of 24 rollouts of 'd'" in caplog.text
+  with pytest.raises(Pi0RagError, match=r"there are such of b: give two or more. 0 of 24 rollouts of 'a' succeeded"):
+    cross_validation.default_pairs({"a": failed, "b": good})
+  unknown = Episodes(good.values, np.full(len(good), np.nan))
+  with pytest.raises(Pi0RagError, match="24 of 24 rollouts of 'a' have no success label"):
+    cross_validation.default_pairs({"a": unknown, "b": good, "c": good})
+
+
+def test_the_weight_is_the_classifiers(step_mlp):
+  even = training.train("step_mlp", {"success_weight": 1.0}, rollouts(0), rollouts(1), CONFIG)
+  weighted = training.train("step_mlp", {}, rollouts(0), rollouts(1), CONFIG)
+  mean = lambda trained: scoring.episode_scores(trained, rollouts(9)).mean()  # noqa: E731
+  assert mean(even) < mean(weighted) - 0.05
+
+
+def test_rollouts_are_cut_after_a_common_number_of_steps():
+  lengths_E, success_E = np.array([9, 4, 6, 20, 20]), np.array([1.0, 1, 1, 0, np.nan])
+  cut = lambda value, labels=success_E: inputs.common_frames(lengths_E, labels, value)  # noqa: E731
+  assert (cut(-1), cut(0), cut(5), cut(-1, success_E * 0)) == (6, None, 5, None)
+  with pytest.raises(Pi0RagError, match="rollouts are cut after -2 frames; allowed"):
+    cut(-2)
+  episodes = rollouts(0)
+  assert {len(v) for v in episodes.cut(6).values} == {5, 6} and episodes.cut(None).values[4] is not None
+  np.testing.assert_array_equal(episodes.cut(6).values[4], episodes.values[4][:6])
+
+
 def test_a_classifier_comes_back_from_disk(step_mlp, tmp_path):
   trained, losses = step_mlp
   scores = thresholds.RolloutScores(*(np.array([0.0, 1.0]) for _ in range(4)))
@@ -103,11 +135,9 @@ def test_what_cannot_be_trained_is_said_plainly(step_mlp):
   good = rollouts(0)
   one_class = Episodes(good.values, np.ones(len(good)))
   with pytest.raises(Pi0RagError, match=r"24 of 24 rollouts of 'b' succeeded: .* an earlier checkpoint or a harder"):
-    training.cross_validate("step_mlp", {}, {"a": good, "b": one_class}, CONFIG)
-  with pytest.raises(Pi0RagError, match="rollouts of a: a classifier is trained on those of one checkpoint"):
-    training.cross_validate("step_mlp", {}, {"a": good}, CONFIG)
+    cross_validation.cross_validate("step_mlp", {}, {"a": good, "b": one_class}, CONFIG, pairs=[("a", "b")])
   with pytest.raises(Pi0RagError, match="no rollouts of 'z'; there are those of a, b"):
-    training.cross_validate("step_mlp", {}, {"a": good, "b": good}, CONFIG, pairs=[("a", "z")])
+    cross_validation.cross_validate("step_mlp", {}, {"a": good, "b": good}, CONFIG, pairs=[("a", "z")])
   unknown = Episodes(good.values, np.full(len(good), np.nan))
   with pytest.raises(Pi0RagError, match="24 of 48 rollouts of 'a' have no success label"):
     training.check_classes("a", join([good, unknown]))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.data.episodes import episode_path, read_episodes
+from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim import collect, demonstrations, flaws
 from pi0rag_jax.sim.env import PandaEnv
@@ -84,12 +85,48 @@ def test_a_clean_demonstration_takes_as_long_as_the_flawed_one_would_have(env):
   assert episode.action_chunks.shape[1:] == (16, 5)
 
 
+def _performance(ticks: int, *, success: bool = True) -> demonstrations.Performance:
+  return demonstrations.Performance([], np.zeros((ticks, 5), np.float32), success)
+
+
+def test_a_clean_demonstration_of_another_length_is_not_taken():
+  shortest = lambda ticks: lambda pace: _performance(max(round(75 / pace), ticks))  # noqa: E731
+  as_long = lambda ticks, shown: demonstrations._as_long(shown, lambda pace: pace, ticks)  # noqa: E731
+  assert as_long(100, shortest(115)) is not None and as_long(100, shortest(116)) is None
+  assert as_long(100, lambda pace: _performance(100, success=False)) is None
+
+
+def test_where_no_clean_one_is_as_long_the_next_attempt_counts(env, monkeypatch):
+  seed = next(seed for seed in range(10) if demonstrations.roles(seed, ("detour",))[0] == "clean")
+  asked = []
+
+  def as_long(play, make, ticks):
+    asked.append(ticks)
+    return None if len(asked) < 3 else make
+
+  monkeypatch.setattr(demonstrations, "_as_long", as_long)
+  monkeypatch.setattr(demonstrations, "_flawed", lambda env, block, flaw, attempt: attempt)
+  play = lambda attempt: _performance(100 + attempt, success=attempt != 1)  # noqa: E731
+  demonstrations._successful(play, env, seed, ("detour",))
+  assert asked == [100, 102, 103]
+  monkeypatch.setattr(demonstrations, "_as_long", lambda *_: None)
+  with pytest.raises(Pi0RagError, match=f"no demonstration 'clean' of seed {seed}, with the length of 'detour'"):
+    demonstrations._successful(play, env, seed, ("detour",))
+
+
+@pytest.mark.parametrize("flaw", flaws.FLAWS)
+def test_every_flaw_is_demonstrated_in_stacking(flaw):
+  env = PandaEnv("stacking", render_images=False)
+  assert demonstrations._perform(env, SEED, "seen", demonstrations._flawed(env, SEED, flaw, 0)).success
+
+
 def test_a_job_with_flaws_collects_demonstrations(tmp_path):
   job = collect.Job("stacking", "seen", "raycast", 16, 16, str(tmp_path), ("detour",))
   seed = next(seed for seed in range(10) if demonstrations.roles(seed, job.flaws)[0] == "detour")
   ((_, frames, success),) = collect.collect(job, [seed], processes=0)
   (episode,) = read_episodes(episode_path(tmp_path, seed))
   assert (episode.task, episode.flaw, len(episode), success) == ("stacking", "detour", frames, True)
+  assert episode.fps == open_dataset(tmp_path).fps == 20 / 16
 
 
 def test_mistakes_are_named(env):

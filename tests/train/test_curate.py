@@ -2,17 +2,18 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from configs import curation_panda
+from configs import curation_panda, curation_stacking
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Policy
-from train import curate, curation_policies, curation_report, curation_scores
+from train import curate, curation_classify, curation_policies, curation_scores, curation_summary
 
 PROMPT = "pick up the red cube and place it on the white pad"
 
@@ -71,18 +72,21 @@ def test_every_checkpoint_is_a_policy(run, observations):
 
 def test_the_stages_leave_a_selection_that_training_reads(run):
   config, folder = run
-  found = selection.read_json(folder / curation_policies.SELECTION_NAME)
+  found = selection.read_json(folder / curation_scores.SELECTION_NAME)
   assert len(found) == 1 and found[0].kept_E.sum() == 3 and np.isfinite(found[0].scores_E).all()
   kept = ",".join(map(str, np.flatnonzero(found[0].kept_E)))
   assert (folder / "selection.txt").read_text() == f"{config.training.data_dir} {kept}\n"
-  assert len(selection.kept_places(config.training.data_dir, folder / curation_policies.SELECTION_NAME)) == 3
+  assert len(selection.kept_places(config.training.data_dir, folder / curation_scores.SELECTION_NAME)) == 3
 
 
-def test_scores_stand_beside_those_of_the_length(run):
+def test_scores_stand_beside_those_of_length_and_pace(run):
   scored = json.loads((run[1] / "scores.json").read_text())
-  (of,) = scored.values()
-  assert set(of["auroc"]) == {"state", "prefix", "length_only"} and of["lengths"] == [6, 7, 8, 6, 7, 8]
-  assert of["auroc"]["length_only"] == pytest.approx(0.5)  # 6, 8, 7 against 7, 6, 8
+  (of,) = scored["demonstrations"].values()
+  assert of["lengths"] == [6, 7, 8, 6, 7, 8] and set(scored["classifiers"]) == {"state", "prefix"}
+  assert list(of["auroc"]) == ["all flaws", "detour"]
+  assert all(set(told) == {"state", "prefix", "length_only", "pace_only"} for told in of["auroc"].values())
+  length = of["auroc"]["detour"]["length_only"]  # 6, 8, 7 against 7, 6, 8
+  assert length["value"] == pytest.approx(0.5) and 0 < length["low"] < 0.5 < length["high"] < 1 and length["n"] == 6
   assert all(0 < score < 1 for scores in of["scores"].values() for score in scores)
 
 
@@ -92,31 +96,44 @@ def test_the_summary_and_the_page_tell_all(run):
   assert set(summary["classifiers"]) == {"state", "prefix"} and summary["policies"] is None
   assert summary["selection"][config.training.data_dir] | {"threshold": 0} == {
     "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "classifiers": ["prefix"]}
+  found = summary["baselines"]["length_only"]
+  assert set(found["auroc_rollouts"]) == {"early", "late"} and set(found["auroc_rollouts"]["late"]) == {"whole", "cut"}
+  assert found["auroc_rollouts"]["late"]["whole"]["value"] >= 0.5
   page = (folder / "report.html").read_text()
-  assert "3 of 6 demonstrations are kept" in page and "length alone" in page
+  assert "3 of 6 demonstrations are kept" in page and "length alone" in page and "pace alone" in page
+  assert "AUROC, all flaws" in page and "AUROC, detour" in page
   rate = {"rate": 0.5, "interval": [0.25, 0.75]}
-  assert curation_report.facts({"policies": {"success": {"kept": rate}}}) == {
+  assert curation_summary.facts({"policies": {"success": {"kept": rate}}}) == {
     "success, trained on kept": "50 % (25 to 75)"}
 
 
 def test_what_was_done_is_not_done_again(run, monkeypatch):
   config, folder = run
   before = (folder / "scores.json").read_text()
-  monkeypatch.setattr(curation_scores, "train_member", lambda *_: pytest.fail("trained again"))
+  monkeypatch.setattr(curation_classify, "train_member", lambda *_: pytest.fail("trained again"))
   curate.curate(config, folder, ["embed", "classify", "score"])
   report = json.loads((folder / "embed.json").read_text())
-  assert report.pop("peak_memory_mb") > 0
   assert {(entry["frames"], entry["cached"]) for name, entry in report.items() if "rollouts" in name} == {(22, 22)}
-  assert all(entry["computed"] == entry["cached"] and entry["frames_per_s"] > 0 for entry in report.values())
+  for entry in report.values():
+    assert entry["computed"] == entry["cached"] and entry["frames_per_s"] > 0 and entry["peak_growth_mb"] >= 0
   assert (folder / "scores.json").read_text() == before
 
 
-def test_a_random_selection_is_as_large(run):
-  kept = selection.read_json(run[1] / "selection.json")
-  drawn = curation_policies.random_like(kept, 0)
-  assert drawn[0].kept_E.sum() == 3 and drawn[0].path == kept[0].path
-  training = curation_policies.with_selection(run[0].training, run[1] / "selection.json")
-  assert training.selection == str(run[1] / "selection.json") and run[0].training.selection is None
+def test_what_is_stale_is_said(run, tmp_path):
+  config, folder = run
+  config = config.copy_and_resolve_references().unlock()
+  config.rollouts.cut = 3
+  for stage in ("score", "report"):
+    with pytest.raises(Pi0RagError, match=r"was trained on other rollouts, labels, .*run --stages=classify again"):
+      curate.curate(config, folder, [stage])
+  copy = shutil.copytree(folder, tmp_path / "run")
+  scored = json.loads((copy / "scores.json").read_text())
+  (copy / "scores.json").write_text(json.dumps(scored | {"classifiers": {"prefix": "of before"}}))
+  with pytest.raises(Pi0RagError, match="no scores by the classifier 'prefix' as it is now: run --stages=score"):
+    curate.curate(run[0], copy, ["select"])
+  config.embed.pool = "camera"
+  with pytest.raises(Pi0RagError, match=r"the embeddings of '.*early' are missing: run --stages=embed \(no features"):
+    curate.curate(config, copy, ["classify"])
 
 
 def test_stages_alone_say_what_is_missing(run, tmp_path):
@@ -126,6 +143,9 @@ def test_stages_alone_say_what_is_missing(run, tmp_path):
     with pytest.raises(Pi0RagError, match=message):
       curate.curate(config.copy_and_resolve_references(), tmp_path, [stage])
   config = config.copy_and_resolve_references().unlock()
+  config.embed.policies = ("late",)
+  with pytest.raises(Pi0RagError, match=r"classifiers read embeddings of '', embed.policies has 'late': name them"):
+    curate.curate(config, tmp_path, ["embed"])
   config.rollouts.given = ()
   with pytest.raises(Pi0RagError, match=r"no rollouts in .*--stages=rollout, or give recorded ones"):
     curate.curate(config, tmp_path, ["classify"])
@@ -133,31 +153,19 @@ def test_stages_alone_say_what_is_missing(run, tmp_path):
     curate.curate(config, tmp_path, ["embeds"])
 
 
-def test_the_comparison_counts_shared_seeds_alone():
-  outcomes = {"all": {1: "success", 2: "failure", 3: "failure", 4: "success"},
-              "random": {1: "success", 2: "failure", 3: "crashed", 4: "failure"},
-              "kept": {1: "success", 2: "success", 3: "success", 4: "success"}}
-  found = curation_policies.compare(outcomes)
-  assert (found["seeds"], found["crashed"]) == (3, 1)
-  assert {name: each["rate"] for name, each in found["success"].items()} == pytest.approx(
-    {"all": 2 / 3, "random": 1 / 3, "kept": 1.0})
-  assert (found["kept against all"]["fixed"], found["kept against random"]["fixed"]) == (1, 2)
-
-
-def test_a_log_that_was_cut_off_is_mended(tmp_path):
-  log = tmp_path / "kept.jsonl"
-  entries = [{"policy": "p", "seed": 1, "outcome": "success"}, {"policy": "q", "seed": 2, "outcome": "failure"}]
-  log.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries) + '{"pol')
-  assert curation_policies.read_outcomes(log, "p") == {1: "success"}
-  assert log.read_text().endswith('"failure"}\n')
-
-
-@pytest.mark.parametrize(("steps", "every", "count", "found"), [
-  (14_000, 500, 4, [3500, 7000, 10_500, 14_000]), (1000, 300, 2, [600, 1000]), (4, 2, 2, [2, 4])])
-def test_checkpoints_are_evenly_spaced_validations(tmp_path, steps, every, count, found):
+def test_the_configuration_has_the_entries_that_it_should():
+  for name in (curation_panda, curation_stacking):
+    curate.check(name.get_config())
+  config = curation_stacking.get_config().unlock()
+  assert config.rollouts.task == "stacking" and "--task=stacking --flaw=all" in config.training.make_data
+  assert config.training.make_data.endswith(f"--out={config.training.data_dir}")
+  readme = (Path(__file__).parents[2] / "README.md").read_text("utf8")
+  for name in (curation_panda, curation_stacking):
+    assert f"--out={name.get_config().training.data_dir}" in readme
+  del config.rollouts.cut
+  with pytest.raises(Pi0RagError, match=r"the configuration lacks rollouts.cut; configs/curation_panda.py explains"):
+    curate.check(config)
   config = curation_panda.get_config().unlock()
-  config.training.steps, config.training.validate_every, config.checkpoints = steps, every, count
-  assert curation_policies.checkpoint_steps(config) == found
-  config.checkpoints = 100
-  with pytest.raises(Pi0RagError, match="can keep 2 to "):
-    curation_policies.checkpoint_steps(config)
+  config.classify.success_weight = 4.0
+  with pytest.raises(Pi0RagError, match=r"unknown entry of the configuration: 'classify.success_weight'"):
+    curate.check(config)

@@ -10,7 +10,7 @@ from configs import mobile_vla_lstm, pi0_libero_lora
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
-from train import calibrate, debug_data, finetune, flow, head_data
+from train import calibrate, data_entries, debug_data, finetune, flow, head_data
 
 KEPT = np.arange(12) % 3 == 0
 
@@ -34,6 +34,7 @@ def test_kind_flow(tmp_path):
   file = write_selection(tmp_path / "s.json", tmp_path / "data", np.array([0, 1, 0, 0, 1, 1], bool))
   config = tiny.make_config(tmp_path / "data", selection=file)
   assert np.unique(flow.load_frames(config).seeds).tolist() == [1, 4, 5]
+  assert flow.open_demonstrations(config).episodes.tolist() == [1, 4, 5]
   assert len(list(calibrate.demonstrations(config.data_dir, flow.kept_places(config)))) == 3
   everything = tiny.make_config(tmp_path / "data")
   assert len(np.unique(flow.load_frames(everything).seeds)) == 6 and flow.kept_places(everything) is None
@@ -43,7 +44,7 @@ def test_kind_flow(tmp_path):
 
 def test_kind_head(robot, tmp_path):
   config = mobile_vla_lstm.get_config("debug")
-  part = head_data.open_part(config, dict(robot), tmp_path)
+  part = head_data.open_part(config, data_entries.read(robot, tmp_path))
   whole = open_dataset(robot["path"])
   assert part.dataset.num_episodes == 4 and sum(map(len, part.splits.values())) == 4
   states = [whole.read_episode(episode, images=False).state for episode in np.flatnonzero(KEPT).tolist()]

@@ -1,0 +1,88 @@
+"""Some episodes of a data set, as a data set of their own that knows their numbers in the other."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.errors import Pi0RagError
+
+
+class EpisodesView(Dataset):
+  """Some episodes of a data set, numbered from 0 on in their order."""
+
+  format = "view"
+
+  def __init__(self, dataset: Dataset, episodes: Sequence[int] | np.ndarray):
+    """Takes the numbers, int64[K], of episodes in the data set; the source of a view of a view is what both are of."""
+    self.episodes = np.asarray(episodes, np.int64)
+    if isinstance(dataset, EpisodesView):
+      dataset, self.episodes = dataset.source, dataset.episodes[self.episodes]
+    super().__init__(dataset.path, fields=dataset.fields, skip_bad=dataset.skip_bad)
+    self.source = dataset
+    self.damaged, self.library_errors = dataset.damaged, dataset.library_errors
+    self.fps, self.says_fps, self.camera_keys = dataset.fps, dataset.says_fps, dataset.camera_keys
+    self.lengths = dataset.lengths[self.episodes]
+
+  def spread(self, values_K) -> np.ndarray:
+    """Returns float64[E], what is known of the episodes by their numbers in the source; nan for the others."""
+    values_E = np.full(self.source.num_episodes, np.nan)
+    values_E[self.episodes] = values_K
+    return values_E
+
+  @property
+  def state_dim(self) -> int:
+    return self.source.state_dim
+
+  @property
+  def action_dim(self) -> int:
+    return self.source.action_dim
+
+  def episode_name(self, episode: int) -> str:
+    return self.source.episode_name(int(self.episodes[episode]))
+
+  def files(self) -> list[Path]:
+    return self.source.files()
+
+  def fingerprint(self) -> str:
+    """Returns a hash of the source and of which of its episodes these are."""
+    return hashlib.sha256(f"{self.source.fingerprint()} {self.episodes.tolist()}".encode()).hexdigest()
+
+  def read_samples(
+    self, episodes: np.ndarray, frames: np.ndarray, *, horizon: int, cameras: Sequence[str] | None = None
+  ) -> dict[str, Any]:
+    """Returns what Dataset.read_samples does, in the source's own way, which may be faster."""
+    return self.source.read_samples(self.episodes[episodes], frames, horizon=horizon, cameras=cameras)
+
+  def _read_arrays(self, episode: int) -> EpisodeData:
+    return self.source._read_arrays(int(self.episodes[episode]))
+
+  def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:
+    return self.source._read_camera(int(self.episodes[episode]), key, indices)
+
+
+def view(dataset: Dataset, kept_E: np.ndarray) -> EpisodesView:
+  """Returns the data set of the episodes that are kept.
+
+  Args:
+    dataset: of E episodes.
+    kept_E: bool[E].
+  Raises:
+    Pi0RagError: another number of episodes, or none is kept.
+  """
+  kept_E = np.asarray(kept_E, bool)
+  if kept_E.shape != (dataset.num_episodes,):
+    raise Pi0RagError(f"the selection is of {len(kept_E)} episodes, '{dataset.path}' has {dataset.num_episodes}: "
+                      "select again")
+  if not kept_E.any():
+    raise Pi0RagError(f"the selection keeps no episode of '{dataset.path}': leave it out, or lower the threshold")
+  return EpisodesView(dataset, np.flatnonzero(kept_E))
+
+
+def readable(dataset: Dataset) -> EpisodesView:
+  """Returns the data set of the episodes that can be read: all, unless damaged ones are skipped."""
+  numbers = [number for number, _ in dataset.iterate()] if dataset.skip_bad else range(dataset.num_episodes)
+  return EpisodesView(dataset, list(numbers))

@@ -1,0 +1,83 @@
+"""What a selection is worth: each has runs of its own, logs hold what fits, and comparisons are of shared seeds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs import curation_panda
+from pi0rag_jax.curation import rollouts, selection
+from pi0rag_jax.curation.selection import Selection
+from pi0rag_jax.learning.trace import Job, Trace
+from train import curation_retrain, curation_summary
+
+SCORES = np.array([0.9, np.nan, 0.1, 0.8, 0.2, 0.7])
+
+
+def make_selection(*kept: int) -> Selection:
+  return Selection("data", SCORES, np.isin(np.arange(6), kept), 0.5, "fixed")
+
+
+def test_another_selection_is_another_run(tmp_path, monkeypatch):
+  runs = []
+
+  def trained(training, workdir):
+    runs.append((training.selection, workdir))
+    return workdir / "policy"
+
+  monkeypatch.setattr(curation_retrain.loop, "train_and_evaluate", trained)
+  monkeypatch.setattr(curation_retrain, "evaluate", lambda *_: {1: "success", 2: "failure"})
+  config = curation_panda.get_config()
+  for kept in ((0, 3), (0, 3), (0, 5)):
+    selection.write_json(tmp_path / "selection.json", [make_selection(*kept)])
+    curation_retrain.retrain(config, tmp_path)
+  kept, again, other = (run for run in runs if "kept-" in run[1].name)
+  assert kept == again and kept[1] != other[1]
+  assert selection.read_json(kept[0])[0].kept_E.nonzero()[0].tolist() == [0, 3]
+  assert selection.read_json(other[0])[0].kept_E.nonzero()[0].tolist() == [0, 5]
+  assert len(runs) == 6 and config.training.selection is None
+  assert curation_summary.read_evaluation(tmp_path, [make_selection(0, 5)])["seeds"] == 2
+  assert curation_summary.read_evaluation(tmp_path, [make_selection(0, 3)]) is None
+
+
+def test_a_random_selection_is_as_large_and_of_scored_episodes():
+  for seed in range(20):
+    (drawn,) = curation_retrain.random_like([make_selection(0, 2, 3, 5)], seed)
+    assert drawn.kept_E.sum() == 4 and not drawn.kept_E[1] and drawn.path == "data"
+
+
+def test_outcomes_of_another_place_are_not_taken(tmp_path, monkeypatch):
+  asked = []
+
+  @dataclasses.dataclass
+  class Policy:
+    fingerprint: str = "p"
+
+  def run(policy, seeds, place):
+    asked.append((place.condition, place.stochastic, list(seeds)))
+    for seed in seeds:
+      yield Trace(Job(seed, 0), outcome="success")
+
+  monkeypatch.setattr(rollouts, "run", run)
+  monkeypatch.setattr(curation_retrain.Policy, "load", lambda _: Policy())
+  config = curation_panda.get_config().unlock()
+  config.retrain.episodes = 2
+  evaluate = lambda: curation_retrain.evaluate(config, tmp_path, tmp_path / "kept.jsonl")  # noqa: E731
+  assert evaluate() == evaluate() == {200_000: "success", 200_001: "success"}
+  config.retrain.stochastic = True
+  evaluate()
+  config.rollouts.condition = "camera_shift"
+  evaluate()
+  seeds = [200_000, 200_001]
+  assert asked == [("nominal", False, seeds), ("nominal", True, seeds), ("camera_shift", True, seeds)]
+
+
+def test_the_comparison_counts_shared_seeds_alone():
+  outcomes = {"all": {1: "success", 2: "failure", 3: "failure", 4: "success"},
+              "random": {1: "success", 2: "failure", 3: "crashed", 4: "failure"},
+              "kept": {1: "success", 2: "success", 3: "success", 4: "success"}}
+  found = curation_retrain.compare(outcomes)
+  assert (found["seeds"], found["crashed"]) == (3, 1)
+  assert {name: each["rate"] for name, each in found["success"].items()} == pytest.approx(
+    {"all": 2 / 3, "random": 1 / 3, "kept": 1.0})
+  assert (found["kept against all"]["fixed"], found["kept against random"]["fixed"]) == (1, 2)
