@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
   config.focus.episodes = 1000
   config.focus.policies = tuple((name, "zero", name) for name in (
       "textbook", "absolute", "no_anchors", "raw", "aligned", "mean", "injection", "guidance", "warm_start",
-      "repulsion", "best_of_n", "placebo"))
+      "repulsion", "best_of_n", "placebo", "placebo_keys"))
   config.focus.evaluation_episodes = 100
   config.focus.return_episodes = 200
   return config.lock()
