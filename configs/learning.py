@@ -1,6 +1,6 @@
 """Learning from failure on four tasks: every task under several conditions, every way of steering on one of each.
 
-About 48,000 episodes: four or five hours of two CPU cores. It goes on where it was interrupted.
+About 40,000 episodes: four hours of two CPU cores. It goes on where it was interrupted.
 """
 
 from ml_collections import ConfigDict
@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
   config.focus.episodes = 1000
   config.focus.policies = tuple((name, "zero", name) for name in (
       "textbook", "absolute", "no_anchors", "raw", "aligned", "mean", "injection", "guidance", "warm_start",
-      "repulsion", "best_of_n", "placebo"))
+      "repulsion", "best_of_n", "placebo", "placebo_keys"))
+  config.focus.evaluation_episodes = 100
   config.focus.return_episodes = 200
   return config.lock()

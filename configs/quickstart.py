@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
   config.focus.streams = 1  # memories that learn there, each from other episodes
   config.focus.episodes = 0  # of the first of these streams, if more than stream.episodes
   config.focus.policies = ()  # evaluated besides with the memory after stream.episodes
+  config.focus.evaluation_episodes = 0  # of the evaluation's seeds, on which all this is evaluated; 0: all of them
   config.focus.return_episodes = 0  # with which the memory goes on in the nominal condition, to forget
 
   config.memory = ConfigDict()

@@ -73,8 +73,7 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
   with SweepProgress(console) as progress, _Runner(config, out, progress) as runner:
     for step in steps:
       films += runner.carry_out(step)
-  seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
-  facts = provenance.provenance(config, seeds=seeds, renderer=config.renderer,
+  facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=config.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
   return report.summarize(runner.log.records, facts, memory_bytes=_read_json(out / MEMORY_SIZES_NAME, {})), films
 
@@ -164,7 +163,7 @@ class _Runner:
   def _evaluate(self, step: Evaluate) -> None:
     """Runs every policy on the evaluation seeds, with the memory frozen; less those that are timed one by one."""
     c = self._config.evaluation
-    seeds = self._seeds()[c.latency_episodes if step.shown else 0 :]
+    seeds = step.seeds[c.latency_episodes if step.shown else 0 :]
     for method in step.methods:
       cell = self._cell(step, method)
       jobs, done = self._missing(cell, seeds)
@@ -179,7 +178,7 @@ class _Runner:
 
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
-    seeds = self._seeds()[: self._config.evaluation.latency_episodes]
+    seeds = step.seeds[: self._config.evaluation.latency_episodes]
     with BatchEnv(self._env_config(step.place), slots=1, processes=min(1, self._config.processes)) as env:
       for method in step.methods:
         jobs, _ = self._missing(self._cell(step, method), seeds)
@@ -196,7 +195,7 @@ class _Runner:
     treatment = next((method for method in step.methods if method.name == TREATMENT), None)
     if not self._config.evaluation.clips or treatment is None or step.stream is None:
       return []
-    control = Evaluate(step.place, (Method(CONTROL, stochastic=False, steering=""),))
+    control = Evaluate(step.place, (Method(CONTROL, stochastic=False, steering=""),), step.seeds)
     both = ((control, control.methods[0]), (step, treatment))
     before, after = ({r.seed: r.outcome for r in self._records(self._cell(*one))} for one in both)
     seeds = clips.choose(before, after, self._config.evaluation.clips)
@@ -232,10 +231,6 @@ class _Runner:
         self.log.append(record)
         yield record
 
-  def _seeds(self) -> range:
-    c = self._config.evaluation
-    return range(c.first_seed, c.first_seed + c.episodes)
-
   def _records(self, cell: Cell) -> list[EpisodeRecord]:
     """Returns what the log has of a cell."""
     return [record for record in self.log.records if stream.cell_of(record) == cell]
@@ -243,7 +238,7 @@ class _Runner:
   def _missing(self, cell: Cell, seeds: range) -> tuple[list[Job], list[EpisodeRecord]]:
     """Returns (jobs of the seeds that the log does not have, records of those that it has)."""
     done = {record.seed: record for record in self._records(cell) if record.seed in seeds}
-    first = self._seeds()[0] if cell.phase == "eval" else seeds[0] if seeds else 0
+    first = self._config.evaluation.first_seed if cell.phase == "eval" else seeds[0] if seeds else 0
     return [Job(seed, seed - first) for seed in seeds if seed not in done], list(done.values())
 
   def _cell(self, step: Evaluate, method: Method) -> Cell:
@@ -281,7 +276,7 @@ class _Runner:
 
   def _warm_up(self, env: BatchEnv, step: Evaluate, method: Method) -> None:
     """Compiles a method for a batch of one, so that no latency holds a compilation."""
-    moment = env.run({0: Start(self._seeds()[0])})[0]
+    moment = env.run({0: Start(step.seeds[0])})[0]
     with self._policy_of(step, method) as policy:
       policy.infer([moment.observation])
 

@@ -57,10 +57,11 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-  """Runs policies on the evaluation seeds; those with a memory have that of a stream, after so many episodes."""
+  """Runs policies on evaluation seeds; those with a memory have that of a stream, after so many episodes."""
 
   place: Place
   methods: tuple[Method, ...]
+  seeds: range
   stream: Stream | None = None
   after: int = 0
   shown: bool = False  # timed and filmed: the place's last word
@@ -98,12 +99,13 @@ def steps(config: Config) -> list[Step]:
   methods = read_methods(config.evaluation.policies)
   alone = tuple(method for method in methods if not method.steering)
   steered = tuple(method for method in methods if method.steering)
+  seeds = evaluation_seeds(config)
   # The least that is known of every place comes first: a sweep takes hours, and may be looked at before its end.
   found: list[Step] = []
   for here in places:
-    found += [Evaluate(here, alone, shown=True)]
+    found += [Evaluate(here, alone, seeds, shown=True)]
     if steered:  # else nobody needs a memory
-      found += _taught(config, _stream(config, here, 0, longer=here in focus), steered, shown=True)
+      found += _taught(config, _stream(config, here, 0, longer=here in focus), steered, seeds, shown=True)
   for here in focus if steered else ():
     found += _closer_look(config, here, alone, steered)
   _check_seeds(config, found)
@@ -131,36 +133,43 @@ def read_methods(policies) -> tuple[Method, ...]:
   return tuple(found)
 
 
-def _taught(config: Config, stream: Stream, steered, *, shown: bool = False) -> list[Step]:
+def evaluation_seeds(config: Config) -> range:
+  """Returns the seeds that every place is evaluated on."""
+  return range(config.evaluation.first_seed, config.evaluation.first_seed + config.evaluation.episodes)
+
+
+def _taught(config: Config, stream: Stream, steered, seeds: range, *, shown: bool = False) -> list[Step]:
   """Returns the steps in which a stream teaches its memory, and the memory is evaluated now and then."""
   episodes = config.stream.episodes
   found: list[Step] = []
   for after in sorted({*config.stream.checkpoints, episodes}):
-    found += [Learn(stream, after), Evaluate(stream.place, steered, stream, after, shown=shown and after == episodes)]
+    found += [Learn(stream, after),
+              Evaluate(stream.place, steered, seeds, stream, after, shown=shown and after == episodes)]
   return found
 
 
 def _closer_look(config: Config, here: Place, alone, steered) -> list[Step]:
   """Returns the further steps of a place of focus; the first stream's memory is left as it is for as long as needed."""
   focus, first = config.focus, _stream(config, here, 0, longer=True)
-  found: list[Step] = [Evaluate(here, read_methods(focus.policies), first, config.stream.episodes)]
+  seeds = evaluation_seeds(config)[: focus.evaluation_episodes or None]
+  found: list[Step] = [Evaluate(here, read_methods(focus.policies), seeds, first, config.stream.episodes)]
   if focus.return_episodes:
-    found += _back_to_nominal(config, first, alone, steered)
+    found += _back_to_nominal(config, first, alone, steered, seeds)
   for replicate in range(1, focus.streams):
-    found += _taught(config, _stream(config, here, replicate), steered)
+    found += _taught(config, _stream(config, here, replicate), steered, seeds)
   if focus.episodes > config.stream.episodes:
-    found += [Learn(first, focus.episodes), Evaluate(here, steered, first, focus.episodes)]
+    found += [Learn(first, focus.episodes), Evaluate(here, steered, seeds, first, focus.episodes)]
   return found
 
 
-def _back_to_nominal(config: Config, stream: Stream, alone, steered) -> list[Step]:
+def _back_to_nominal(config: Config, stream: Stream, alone, steered, seeds: range) -> list[Step]:
   """Returns the steps that show what a memory does once the cause of its failures has gone, and what it forgets."""
   nominal = Place(stream.place.task, "nominal")
   count = config.focus.return_episodes
   start = stream.seeds[0] + STREAM_SPACING // 2
   back = Stream(f"{nominal.name}<{stream.place.condition}", nominal, range(start, start + count))
-  return [Evaluate(nominal, alone), Fork(stream, back), Evaluate(nominal, steered, back, 0),
-          Learn(back, count), Evaluate(nominal, steered, back, count)]
+  return [Evaluate(nominal, alone, seeds), Fork(stream, back), Evaluate(nominal, steered, seeds, back, 0),
+          Learn(back, count), Evaluate(nominal, steered, seeds, back, count)]
 
 
 def _stream(config: Config, here: Place, replicate: int, *, longer: bool = False) -> Stream:
@@ -171,8 +180,7 @@ def _stream(config: Config, here: Place, replicate: int, *, longer: bool = False
 
 def _check_seeds(config: Config, found: list[Step]) -> None:
   """Raises where the seeds of streams and evaluations meet, or either leaves what is set aside for it."""
-  c = config.evaluation
-  evaluated = range(c.first_seed, c.first_seed + c.episodes)
+  evaluated = evaluation_seeds(config)
   for stream in {step.stream for step in found if isinstance(step, Learn)}:
     if stream.seeds[0] < evaluated.stop and evaluated.start < stream.seeds.stop:
       raise Pi0RagError("stream and evaluation seeds overlap: choose first_seed values farther apart")

@@ -1,4 +1,4 @@
-"""A memory whose records answer to each other's keys: the control that tells retrieval from mere disturbance."""
+"""A memory whose records answer to each other's situations: the control that tells retrieval from mere disturbance."""
 
 import dataclasses
 
@@ -7,17 +7,21 @@ import numpy as np
 from pi0rag_jax.memory import index
 from pi0rag_jax.memory.memory import Memory, shares
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Record
 
 
-class ShuffledKeys:
-  """The records that a memory holds now, their keys drawn anew among those of the same kind.
+class ShuffledMemory:
+  """The records that a memory holds now, their situations drawn anew among those of the same kind.
 
-  It answers like the memory: the same keys and distances, other chunks. Records that the memory gets later are not
+  A situation is the key and the policy's own chunk, which steering compares with its present one; each record keeps the
+  change that it asks for. The answers have the memory's keys and distances. Records that the memory gets later are not
   in it, and utilities are those of the moment.
+
+  Args:
+    plans: False moves the keys alone: what is left tells how much the policy's own chunk retrieves by itself.
   """
 
-  def __init__(self, memory: Memory, seed: int):
+  def __init__(self, memory: Memory, seed: int, *, plans: bool = True):
     self.header = memory.header
     self._memory = memory
     pairs = list(memory.records())
@@ -26,8 +30,7 @@ class ShuffledKeys:
     for kind in KINDS:
       places = np.array([i for i, (_, record) in enumerate(pairs) if record.kind == kind], int)
       owner[places] = rng.permutation(places)
-    shuffled = [(identity, dataclasses.replace(record, key=pairs[other][1].key))
-                for (identity, record), other in zip(pairs, owner)]
+    shuffled = [(identity, _moved(record, pairs[other][1], plans)) for (identity, record), other in zip(pairs, owner)]
     self._index = index.build(self.header, max(1, len(pairs)), shuffled)
 
   @property
@@ -45,3 +48,11 @@ class ShuffledKeys:
   def query(self, keys_BE, k: int, *, task: str | None = None, kinds=(CORRECTION, ANCHOR)) -> Neighbours:
     """Returns what `Memory.query` does, of the shuffled records."""
     return self._index.search(np.ascontiguousarray(keys_BE, np.float32), shares(k, kinds), task)
+
+
+def _moved(record: Record, other: Record, plans: bool) -> Record:
+  """Returns the record in the situation of another one."""
+  if not plans:
+    return dataclasses.replace(record, key=other.key)
+  base_TA, asked_TA = other.base_chunk, record.corrected_chunk.astype(np.float32) - record.base_chunk
+  return dataclasses.replace(record, key=other.key, base_chunk=base_TA, corrected_chunk=base_TA + asked_TA)

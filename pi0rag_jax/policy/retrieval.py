@@ -7,7 +7,7 @@ import numpy as np
 
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
-from pi0rag_jax.memory.placebo import ShuffledKeys
+from pi0rag_jax.memory.placebo import ShuffledMemory
 from pi0rag_jax.policy import paths, utility
 from pi0rag_jax.policy.spec import ActionLayout
 from pi0rag_jax.policy.steering import SteeringConfig, reads_residuals
@@ -24,7 +24,10 @@ class Retriever:
   """
 
   def __init__(self, memory: Memory, config: SteeringConfig, layout: ActionLayout, *, unit_distance: float):
-    self._memory = memory if config.shuffle_seed is None else ShuffledKeys(memory, config.shuffle_seed)
+    if config.shuffle_seed is None:
+      self._memory = memory
+    else:
+      self._memory = ShuffledMemory(memory, config.shuffle_seed, plans=config.shuffle_plans)
     self._config = config
     self._layout = layout
     self._unit_distance = unit_distance

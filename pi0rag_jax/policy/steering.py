@@ -42,7 +42,8 @@ class SteeringConfig:
   flow_time: float = 0.5  # of flows 'injected' and 'warm_started'; 1 is noise, 0 the action
   draws: int = 16  # candidates of flow 'best_of_n', the base chunk among them
   seed: int = 0  # of the draws
-  shuffle_seed: int | None = None  # set: a placebo, whose records have one another's keys (memory.placebo)
+  shuffle_seed: int | None = None  # set: a placebo, whose records have one another's situations (memory.placebo)
+  shuffle_plans: bool = True  # False: one another's keys alone
   utility: bool = False  # trust records by how the episodes ended in which they had a say (policy.utility)
   utility_prior: float = 4.0  # episodes of average outcome that every record is granted
   utility_min: float = 0.5  # a record that succeeds less than this share of the average is ignored
@@ -70,6 +71,7 @@ PRESETS = {
     "repulsion": dataclasses.replace(_PLAIN, method="repulsion", kinds=(FAILURE,)),
     "best_of_n": dataclasses.replace(_PLAIN, k=12, method="blend", flow="best_of_n", kinds=KINDS, anchor_weight=1.0),
     "placebo": SteeringConfig(shuffle_seed=0),
+    "placebo_keys": SteeringConfig(shuffle_seed=0, shuffle_plans=False),
     "forgetting": SteeringConfig(utility=True, half_life=200.0),
 }
 

@@ -49,7 +49,8 @@ def test_without_a_policy_that_has_a_memory_nothing_is_learned():
 def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   steps = plan.steps(config_of(**{
     "conditions": ("camera_shift", "nominal"), "stream.checkpoints": (20,), "focus.conditions": ("camera_shift",),
-    "focus.streams": 2, "focus.episodes": 150, "focus.return_episodes": 30, "evaluation.policies": (
+    "focus.streams": 2, "focus.episodes": 150, "focus.return_episodes": 30, "focus.evaluation_episodes": 40,
+    "evaluation.policies": (
       ("base_z0", "zero", ""), ("memory", "zero", "residual")), "focus.policies": (("textbook", "zero", "textbook"),)}))
   here, back = "pick_and_place/camera_shift", "pick_and_place/nominal<camera_shift"
   assert words(steps) == [
@@ -72,6 +73,8 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   assert len({stream.directory for stream in streams | forked}) == 3
   shown = [step for step in steps if isinstance(step, Evaluate) and step.shown and step.stream]
   assert [step.stream.name for step in shown if step.stream] == [here, "pick_and_place/nominal"]
+  seeds = [step.seeds for step in steps if isinstance(step, Evaluate)]
+  assert set(seeds[:6]) == {range(200_000, 200_100)} and set(seeds[6:]) == {range(200_000, 200_040)}
 
 
 @pytest.mark.parametrize(("changes", "message"), [
