@@ -1,106 +1,35 @@
 """Measurements: `python -m eval.bench NAME --out=FILE.json`, one flat row per measurement.
 
-`retrieval`: what search, residuals and steering add to one decision, by the number of records.
+`peak`: what the hardware gives: matrix TFLOP/s, copy TB/s, time of a launch.
+`latency`: one chunk of a model, ours against openpi's structure, by cameras and batch, with its share of the roofline.
+`ablate`: the same with each of our changes left out.
+`loop`: control cycles at a fixed rate, from pictures to action, with retrieval at 10,000 records.
+`retrieval`: what search and steering add to one decision, by the number of records.
 `memory`: resident bytes of a full memory, store and index together.
-`latency`, `train`: a model alone, see `eval.model_bench`.
+`train`: a training step of everything, and of adapters.
+`sweep`: episodes per minute by the number of environments that share a policy call; the only one with a simulator.
 """
 
 import argparse
-import functools
+import importlib
 import json
 import pathlib
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from eval import model_bench, provenance
+from eval import provenance
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record
-from pi0rag_jax.policy import steering
-from pi0rag_jax.policy.retrieval import Retriever
-from pi0rag_jax.policy.spec import PANDA_ACTIONS, ActionLayout
 
-# Key and chunk sizes: the small policy's, and those that a pi0 checkpoint with projected keys has.
-SIZES = {"panda_small": (106, 16, 5), "pi0": (512, 50, 32)}
-RECORDS = (100, 1_000, 10_000)
-DECISIONS = 300
-WARM_UP = 50
+# Module and function; imported when asked for, so that most of them run where only jax is installed.
+BENCHMARKS = {
+  "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
+  "loop": ("loop", "loop"), "retrieval": ("memory", "retrieval"), "memory": ("memory", "memory"),
+  "train": ("training", "train"), "sweep": ("sweep", "sweep")}
 
 
-def retrieval(_: argparse.Namespace) -> list[dict]:
-  """Returns the time that the memory adds to one decision (batch 1), in three parts and in all."""
-  rows = []
-  for name, (key_dim, horizon, action_dim) in SIZES.items():
-    for count in RECORDS:
-      with tempfile.TemporaryDirectory() as directory:
-        memory = Memory.open(directory, key_dim=key_dim, action_horizon=horizon, action_dim=action_dim,
-                             encoder="bench", policy="bench", capacity=max(RECORDS))
-        with memory:
-          _fill(memory, count)
-          rows.append({"size": name, "key_dim": key_dim, "horizon": horizon, "action_dim": action_dim,
-                       "records": count, "k": steering.preset("residual").k, **_time_decisions(memory, action_dim)})
-  return rows
-
-
-def memory(flags: argparse.Namespace) -> list[dict]:
-  """Returns the resident bytes and query times of a memory of 10,000 records (key 512, chunk 50 x 32)."""
-  command = [sys.executable, "-m", "pi0rag_jax.memory.footprint", "--records", str(flags.records)]
-  measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-  sizes = {name: value for name, value in measured.items() if name not in ("filled", "opened")}
-  return [{"case": case, **sizes, **measured[case]} for case in ("filled", "opened")]
-
-
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[dict]]] = {
-  "retrieval": retrieval, "memory": memory, "latency": model_bench.latency, "train": model_bench.train}
-
-
-def _time_decisions(memory: Memory, action_dim: int) -> dict[str, float]:
-  config, layout = steering.preset("residual"), _layout(action_dim)
-  retriever = Retriever(memory, config, layout, unit_distance=float(np.sqrt(2 * memory.header.key_dim)))
-  steer = jax.jit(functools.partial(steering.steer, config=config, layout=layout))
-  base_BTA = jnp.zeros((1, *memory.header.chunk_shape), jnp.float32)
-  rng = np.random.default_rng(1)
-  search_ms, steer_ms = [], []
-  for _ in range(WARM_UP + DECISIONS):
-    key_BE = rng.standard_normal((1, memory.header.key_dim)).astype(np.float32)
-    started = time.perf_counter()
-    found = retriever(key_BE)
-    searched = time.perf_counter()
-    jax.block_until_ready(steer(base_BTA, {n: a for n, a in found.items() if n != "ids_BK"}))
-    search_ms.append(1000 * (searched - started))
-    steer_ms.append(1000 * (time.perf_counter() - searched))
-  parts = {"retrieval": search_ms[WARM_UP:], "steer": steer_ms[WARM_UP:],
-           "total": np.add(search_ms, steer_ms)[WARM_UP:]}
-  return {f"{part}_p{q}_ms": round(float(np.percentile(values, q)), 3)
-          for part, values in parts.items() for q in (50, 95)}
-
-
-def _fill(memory: Memory, count: int) -> None:
-  rng = np.random.default_rng(0)
-  for start in range(0, count, 500):
-    memory.add([_record(rng, memory, i) for i in range(start, min(start + 500, count))])
-
-
-def _record(rng: np.random.Generator, memory: Memory, i: int) -> Record:
-  base_TA, corrected_TA = 0.005 * rng.standard_normal((2, *memory.header.chunk_shape))
-  kind = (CORRECTION, ANCHOR)[i % 2]
-  return Record(key=rng.standard_normal(memory.header.key_dim), base_chunk=base_TA, corrected_chunk=corrected_TA,
-                kind=kind, outcome="success", provenance={"source": "policy"})
-
-
-def _layout(action_dim: int) -> ActionLayout:
-  """Returns the Panda's layout, or one of so many joint positions."""
-  if action_dim == PANDA_ACTIONS.dim:
-    return PANDA_ACTIONS
-  return ActionLayout(position=tuple(range(action_dim)), rotation=(), gripper=(), low=(-1.0,) * action_dim,
-                      high=(1.0,) * action_dim)
+def numbers(text: str) -> tuple[int, ...]:
+  """Returns the integers of a list such as '1,8,64'."""
+  return tuple(int(part) for part in text.split(","))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,12 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description="Measures, and writes one flat row per measurement.")
   parser.add_argument("name", choices=sorted(BENCHMARKS))
   parser.add_argument("--out", required=True, type=pathlib.Path, help="JSON file to write")
-  parser.add_argument("--records", type=int, default=10_000, help="records of the memory benchmark")
-  parser.add_argument("--size", default="midsize", choices=sorted(model_bench.SIZES), help="of the model alone")
-  parser.add_argument("--batch", type=int, default=2, help="of the training benchmark")
+  parser.add_argument("--size", default="midsize", choices=("midsize", "dummy", "pi0"), help="of the model")
+  parser.add_argument("--repeats", type=int, default=15, help="turns of what is timed in turn")
+  parser.add_argument("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
+  parser.add_argument("--cameras", type=numbers, default=(1, 2, 3), help="latency: cameras present, as 1,2,3")
+  parser.add_argument("--kernel", default="xla", choices=("xla", "cudnn"), help="of our attention over the prefix")
+  parser.add_argument("--batch", type=int, default=2, help="train: batch size")
+  parser.add_argument("--records", type=int, default=10_000, help="memory and loop: records")
+  parser.add_argument("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
+  parser.add_argument("--cycles", type=int, default=1000, help="loop: cycles of each rate")
+  parser.add_argument("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
+  parser.add_argument("--episodes", type=int, default=48, help="sweep: episodes of each")
   flags = parser.parse_args(argv)
+  module, function = BENCHMARKS[flags.name]
   try:
-    rows = BENCHMARKS[flags.name](flags)
+    rows = getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
   except Pi0RagError as error:
     print(f"eval.bench: {error}", file=sys.stderr)
     return 2

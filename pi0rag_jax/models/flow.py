@@ -46,32 +46,27 @@ def posemb_sincos(time_B, width, *, min_period=MIN_PERIOD, max_period=MAX_PERIOD
 def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None):
   """Returns the chunk [B, T, A] at t = 0, from the noise at t = 1, by equal steps along the velocity.
 
-  Time is accumulated in float32 as openpi does: the time embedding, of period 4e-3, is that sensitive.
-
   Args:
-    velocity: function of (x_BTA, time_B) to [B, T, A].
+    velocity: function of (x_BTA, step) to [B, T, A]; `times` says when a step, an int32, begins.
     noise_BTA: float[B, T, A], where the first step begins.
     num_steps: static count of steps from t = 1 to t = 0, at least 1.
     first, last: static; of these steps only those from `first` up to, but without, `last` are taken.
     correct: function of the clean chunk [B, T, A] that a step foresees, x - t v, to the one that it shall go to.
   """
-  dt = -1.0 / num_steps
+  time_N, dt = jnp.asarray(times(num_steps)), -1.0 / num_steps
 
-  def step(_, carry):
-    x_BTA, time = carry
-    v_BTA = velocity(x_BTA, jnp.broadcast_to(time, x_BTA.shape[:1]))
+  def advance(step, x_BTA):
+    v_BTA = velocity(x_BTA, step)
     if correct is not None:
-      v_BTA = (x_BTA - correct(x_BTA - time * v_BTA)) / time
-    return x_BTA + dt * v_BTA, time + dt
+      v_BTA = (x_BTA - correct(x_BTA - time_N[step] * v_BTA)) / time_N[step]
+    return x_BTA + dt * v_BTA
 
-  stop = num_steps if last is None else last
-  x_BTA, _ = jax.lax.fori_loop(first, stop, step, (noise_BTA, jnp.float32(time_of_step(first, num_steps))))
-  return x_BTA
+  return jax.lax.fori_loop(first, num_steps if last is None else last, advance, noise_BTA)
 
 
-def time_of_step(step: int, num_steps: int) -> np.float32:
-  """Returns the flow time at which step number `step` of `euler` begins, as its steps before add up to it."""
-  time = np.float32(1.0)
-  for _ in range(step):
-    time += np.float32(-1.0 / num_steps)
-  return time
+def times(num_steps: int) -> np.ndarray:
+  """Returns float32[num_steps + 1]: the flow times at which the steps of `euler` begin, and where the last one ends.
+
+  Added up in float32 as openpi does: the time embedding, of period 4e-3, is that sensitive.
+  """
+  return np.cumsum([1.0] + num_steps * [-1.0 / num_steps], dtype=np.float32)

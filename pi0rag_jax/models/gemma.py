@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
@@ -17,6 +18,8 @@ from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
 from pi0rag_jax.typing import Array
 
 RMS_EPSILON = 1e-6
+# By layer: stacked along a leading axis, or a tuple.
+KeysValues = tuple[Any, Any]
 # How the attention applies its weights; the names are those of the parameters of expert 0. C counts the
 # projections that one weight stacks.
 EQUATIONS = {
@@ -25,6 +28,8 @@ EQUATIONS = {
   "qkv_einsum": "BTD,CKDH->CBTKH",
   "attn_vec_einsum": "BTNH,NHD->BTD",
 }
+# Of packed parameters, see `packing`: matrices, with all heads of queries, keys and values side by side.
+PACKED_QKV, PACKED_OUT = "qkv", "out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +82,24 @@ class Attention(nn.Module):
 
   configs: tuple[GemmaConfig, ...]
   rotary_dtype: jnp.dtype | None = None
+  packed: bool = False
+  kernel: str = "xla"
 
   @nn.compact
-  def __call__(self, xs, angles, mask_BTS, cache):
+  def __call__(self, xs, angles, mask_BTS, cache, *, keys_only: bool = False):
     """Returns (list of outputs, one per expert or None, and the new keys and values [B, T, K, H])."""
     projected = [self._project(i, x) for i, x in enumerate(xs) if x is not None]
     q_BTNH, k_BTKH, v_BTKH = (jnp.concatenate(parts, axis=1) for parts in zip(*projected))
-    q_BTNH = attention.rotate(q_BTNH, angles, dtype=self.rotary_dtype) * self.configs[0].head_dim**-0.5
     k_BTKH = attention.rotate(k_BTKH, angles)
-    segments = ([] if cache is None else [cache]) + [(k_BTKH, v_BTKH)]
-    encoded_BTNH = attention.attend(q_BTNH, segments, mask_BTS)
+    if keys_only:
+      return [None] * len(xs), (k_BTKH, v_BTKH)
+    q_BTNH = attention.rotate(q_BTNH, angles, dtype=self.rotary_dtype) * self.configs[0].head_dim**-0.5
+    if cache is None and self.packed:
+      encoded_BTNH = jax.nn.dot_product_attention(
+        q_BTNH, k_BTKH, v_BTKH, mask=mask_BTS[:, None], scale=1.0, implementation=self.kernel)
+    else:
+      segments = ([] if cache is None else [cache]) + [(k_BTKH, v_BTKH)]
+      encoded_BTNH = attention.attend(q_BTNH, segments, mask_BTS)
     outputs, start = [], 0
     for i, x in enumerate(xs):
       if x is None:
@@ -100,15 +113,30 @@ class Attention(nn.Module):
   def _project(self, index, x_BTD):
     """Returns queries [B, T, N, H], keys and values [B, T, K, H] of one expert."""
     c = self.configs[index]
+    if self.packed:
+      return self._project_packed(index, x_BTD)
     if c.num_kv_heads == c.num_heads:
       return tuple(self._apply("qkv_einsum", index, (3, c.num_kv_heads, c.width, c.head_dim), x_BTD))
     q_BTNH = self._apply("q_einsum", index, (c.num_heads, c.width, c.head_dim), x_BTD)
     return q_BTNH, *self._apply("kv_einsum", index, (2, c.num_kv_heads, c.width, c.head_dim), x_BTD)
 
+  def _project_packed(self, index, x_BTD):
+    c = self.configs[index]
+    heads = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
+    w = self._matrix(PACKED_QKV, index, (c.width, sum(heads) * c.head_dim))
+    y_BTXH = (x_BTD @ w.astype(x_BTD.dtype)).reshape(*x_BTD.shape[:2], sum(heads), c.head_dim)
+    return tuple(jnp.split(y_BTXH, (heads[0], heads[0] + heads[1]), axis=2))
+
   def _combine(self, index, encoded_BTNH):
     """Returns the heads of one expert mapped back to its width, [B, T, D]."""
     c = self.configs[index]
+    if self.packed:
+      y_BTD = encoded_BTNH.reshape(*encoded_BTNH.shape[:2], -1)
+      return y_BTD @ self._matrix(PACKED_OUT, index, (c.num_heads * c.head_dim, c.width)).astype(y_BTD.dtype)
     return self._apply("attn_vec_einsum", index, (c.num_heads, c.head_dim, c.width), encoded_BTNH)
+
+  def _matrix(self, name, index, shape):
+    return self.param(expert_name(name, index), nn.initializers.lecun_normal(), shape)
 
   def _apply(self, name, index, shape, x):
     """Returns one of EQUATIONS applied with the weight, and the adapter, of one expert."""
@@ -129,14 +157,24 @@ class FeedForward(nn.Module):
   width: int
   mlp_dim: int
   lora: LoraConfig | None = None
+  packed: bool = False
 
   @nn.compact
   def __call__(self, x_BTD):
+    if self.packed:
+      return self._packed(x_BTD)
     init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0,))
     gating_2DF, gating_lora = self._weight("gating_einsum", init, (2, self.width, self.mlp_dim))
     linear_FD, linear_lora = self._weight("linear", nn.initializers.lecun_normal(), (self.mlp_dim, self.width))
     gate_BTF, up_BTF = (_dot(x_BTD, gating_2DF[i], [factor[i] for factor in gating_lora]) for i in range(2))
     return _dot(nn.gelu(gate_BTF) * up_BTF, linear_FD, linear_lora)
+
+  def _packed(self, x_BTD):
+    init = nn.initializers.lecun_normal()
+    gating_DF = self.param("gating", init, (self.width, 2 * self.mlp_dim))
+    linear_FD = self.param("linear", init, (self.mlp_dim, self.width))
+    gate_BTF, up_BTF = jnp.split(x_BTD @ gating_DF.astype(x_BTD.dtype), 2, axis=-1)
+    return (nn.gelu(gate_BTF) * up_BTF) @ linear_FD.astype(x_BTD.dtype)
 
   def _weight(self, name, init, shape):
     """Returns a weight and the factors of its adapter, none without one."""
@@ -162,21 +200,30 @@ class Block(nn.Module):
 
   configs: tuple[GemmaConfig, ...]
   rotary_dtype: jnp.dtype | None = None
+  packed: bool = False
+  kernel: str = "xla"
 
   @nn.compact
-  def __call__(self, xs, cache, angles, mask_BTS, conds):
-    """Returns (streams, this layer's new keys and values); a stream that is None stays None."""
+  def __call__(self, xs, cache, angles, mask_BTS, conds, *, keys_only: bool = False):
+    """Returns (streams, this layer's new keys and values); a stream that is None stays None.
+
+    Args:
+      keys_only: static; nothing but keys and values is computed, and all streams that come out are None.
+    """
     live = [i for i, x in enumerate(xs) if x is not None]
     normed: list[Array | None] = [None] * len(xs)
     gates: list[Array | None] = [None] * len(xs)
     for i in live:
       normed[i], gates[i] = RMSNorm(name=expert_name("pre_attention_norm", i))(xs[i], conds[i])
-    outputs, kv = Attention(self.configs, self.rotary_dtype, name="attn")(normed, angles, mask_BTS, cache)
+    attend = Attention(self.configs, self.rotary_dtype, self.packed, self.kernel, name="attn")
+    outputs, kv = attend(normed, angles, mask_BTS, cache, keys_only=keys_only)
+    if keys_only:
+      return tuple(outputs), kv
     xs = [_residual(xs[i], outputs[i], gates[i]) if i in live else None for i in range(len(xs))]
     for i in live:
       normed_BTD, gate = RMSNorm(name=expert_name("pre_ffw_norm", i))(xs[i], conds[i])
       c = self.configs[i]
-      y_BTD = FeedForward(c.width, c.mlp_dim, c.lora_ffn, name=expert_name("mlp", i))(normed_BTD)
+      y_BTD = FeedForward(c.width, c.mlp_dim, c.lora_ffn, self.packed, name=expert_name("mlp", i))(normed_BTD)
       xs[i] = _residual(xs[i], y_BTD, gate)
     return tuple(xs), kv
 
@@ -202,7 +249,10 @@ class Embedder(nn.Module):
 
 
 class Gemma(nn.Module):
-  """The layers of all experts, stacked along a leading axis as openpi stores them, and their last norms."""
+  """The layers of all experts and their last norms.
+
+  Their parameters are stacked along a leading axis, as openpi stores them, or one layer apart from the other if packed.
+  """
 
   configs: tuple[GemmaConfig, ...]
   vocab_size: int
@@ -211,16 +261,21 @@ class Gemma(nn.Module):
   # Of the rotated queries; None stands for `dtype`. pi0-FAST leaves them in float32.
   rotary_dtype: jnp.dtype | None = None
   remat: str = "none"
+  packed: bool = False
+  kernel: str = "xla"  # of packed attention, see PaliGemmaConfig
 
   def setup(self):
     depth = self.configs[0].depth
     self.embedder = Embedder(self.vocab_size, self.configs[0].width)
+    self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
+    if self.packed:
+      self.layers = [Block(self.configs, self.rotary_dtype, packed=True, kernel=self.kernel) for _ in range(depth)]
+      return
     in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)  # flax declares one int
     layers = nn.scan(
       remat.wrap(Block, self.remat), variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
       in_axes=in_axes, unroll=depth if self.unroll else 1)
     self.layers = layers(self.configs, self.rotary_dtype)
-    self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
 
   def embed(self, tokens_BL):
     """Returns the embeddings dtype[B, L, D] of int32[B, L] token ids."""
@@ -231,8 +286,8 @@ class Gemma(nn.Module):
     return self.embedder.decode(x_BTD)
 
   def __call__(
-    self, xs, positions_BT, mask_BTS, *, conds=None, cache=None
-  ) -> tuple[list[Any], tuple[Array, Array]]:
+    self, xs, positions_BT, mask_BTS, *, conds=None, cache=None, keys_only: bool = False
+  ) -> tuple[list[Any], KeysValues]:
     """Returns (outputs, an array where there is a stream and else None, and the keys and values of these tokens).
 
     Args:
@@ -240,13 +295,26 @@ class Gemma(nn.Module):
       positions_BT: int32[B, T], T the sum of T_i.
       mask_BTS: bool[B, T, S]; S counts the cached tokens first, then these.
       conds: per expert, the adaptive norms' condition [B, D_i] or None.
-      cache: (keys, values), each [depth, B, S - T, K, H], of tokens that came before.
+      cache: (keys, values), each [depth, B, S - T, K, H], of tokens that came before; packed, each is a tuple of
+        so many arrays.
+      keys_only: static; keys and values are all that is wanted. Packed layers then skip what only the outputs need.
     """
     conds = tuple(conds) if conds is not None else (None,) * len(xs)
     xs = tuple(None if x is None else x.astype(self.dtype) for x in xs)
     angles = attention.rotary_angles(positions_BT, self.configs[0].head_dim)
-    xs, kv = self.layers(xs, cache, angles, mask_BTS, conds)
+    if self.packed:
+      xs, kv = self._run_packed(xs, cache, angles, mask_BTS, conds, keys_only)
+    else:
+      xs, kv = self.layers(xs, cache, angles, mask_BTS, conds)
     outputs = [
       None if x is None else norm(x, cond)[0] for norm, x, cond in zip(self.final_norms, xs, conds)
     ]
     return outputs, kv
+
+  def _run_packed(self, xs, cache, angles, mask_BTS, conds, keys_only):
+    new = []
+    for i, layer in enumerate(self.layers):
+      here = None if cache is None else (cache[0][i], cache[1][i])
+      xs, kv = layer(xs, here, angles, mask_BTS, conds, keys_only=keys_only and i == len(self.layers) - 1)
+      new.append(kv)
+    return xs, tuple(zip(*new))

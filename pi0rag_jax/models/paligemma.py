@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention
-from pi0rag_jax.models.gemma import Gemma
+from pi0rag_jax.models.gemma import Gemma, KeysValues
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.models.siglip import Siglip
@@ -19,9 +19,9 @@ from pi0rag_jax.typing import Array, Params
 class PrefixOutput:
   """What the prefix leaves for the action expert or the decoder, the memory and auxiliary heads."""
 
-  hidden_BSD: Array  # [B, S, D], the last layer after its norm; rows that are not valid hold don't-cares
+  hidden_BSD: Array | None  # [B, S, D], the last layer after its norm; rows that are not valid hold don't-cares
   mask_BS: Array  # bool[B, S], the valid tokens
-  kv_cache: tuple[Array, Array]  # (keys, values), each [depth, B, S, K, H]
+  kv_cache: KeysValues  # (keys, values), each [depth, B, S, K, H], packed a tuple of [B, S, K, H]
   tokens_BSD: Array  # [B, S, D], image and prompt embeddings before the first layer
 
 
@@ -34,8 +34,9 @@ class PaliGemma(nn.Module):
 
   def setup(self):
     c = self.config
-    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll, c.remat)
-    self.llm = Gemma(c.experts, c.vocab_size, c.compute_dtype, c.unroll, self.rotary_dtype, c.remat)
+    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll, c.remat, c.packed, c.attention_kernel)
+    self.llm = Gemma(c.experts, c.vocab_size, c.compute_dtype, c.unroll, self.rotary_dtype, c.remat, c.packed,
+                     c.attention_kernel)
 
   def embed_images(self, obs: Observation):
     """Returns {camera: [B, tokens, D]}; the cameras go through the tower as one batch."""
@@ -63,7 +64,7 @@ class PaliGemma(nn.Module):
       masks.append(obs.tokenized_prompt_mask)
     return jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1)
 
-  def encode_prefix(self, tokens_BSD, mask_BS, ar_mask, *, reserve: int = 0) -> PrefixOutput:
+  def encode_prefix(self, tokens_BSD, mask_BS, ar_mask, *, reserve: int = 0, keys_only: bool = False) -> PrefixOutput:
     """Returns the prefix pass: the first stream alone, its keys and values kept.
 
     Args:
@@ -71,13 +72,15 @@ class PaliGemma(nn.Module):
       ar_mask: see `attention.attention_mask`.
       reserve: number of empty, masked slots that the attention is to find beside the prefix. They change
         nothing but the don't-cares of rows without a valid key.
+      keys_only: static; the last layer's output is not wanted, and None if the parameters are packed.
     """
     mask_BSX = jnp.pad(attention.attention_mask(mask_BS, ar_mask), ((0, 0), (0, 0), (reserve, 0)))
     c = self.config.paligemma
     empty = jnp.zeros((c.depth, mask_BS.shape[0], reserve, c.num_kv_heads, c.head_dim), self.config.compute_dtype)
     streams = (tokens_BSD, *[None] * (len(self.config.experts) - 1))
     outputs, kv_cache = self.llm(
-      streams, attention.token_positions(mask_BS), mask_BSX, cache=(empty, empty) if reserve else None)
+      streams, attention.token_positions(mask_BS), mask_BSX, cache=(empty, empty) if reserve else None,
+      keys_only=keys_only)
     return PrefixOutput(outputs[0], mask_BS, kv_cache, tokens_BSD)
 
 

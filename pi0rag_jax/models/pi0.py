@@ -5,14 +5,16 @@ callers compile: `init`, `loss`, `loss_draws`, `encode_prefix`, `denoise`, `samp
 """
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.models import attention, flow
+from pi0rag_jax.models.gemma import KeysValues
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.paligemma import PaliGemma, PrefixOutput, apply, example_observation
 from pi0rag_jax.models.pi0_config import Pi0Config
-from pi0rag_jax.typing import Params
+from pi0rag_jax.typing import Array, Params
 
 __all__ = [
   "Pi0",
@@ -25,6 +27,14 @@ __all__ = [
   "loss_draws",
   "sample_actions",
 ]
+
+
+@flax.struct.dataclass
+class Context:
+  """What action tokens attend to, at every step of the flow."""
+
+  kv_cache: KeysValues
+  mask_BS: Array  # bool[B, S]
 
 
 class Pi0(nn.Module):
@@ -52,6 +62,23 @@ class Pi0(nn.Module):
     # One block: every prefix token sees every other one.
     return tokens_BSD, mask_BS, jnp.zeros(tokens_BSD.shape[1], bool)
 
+  def embed_time(self, time_B):
+    """Returns what the flow times add to the action tokens (pi0), or the adaptive norms' condition (pi0.5): [B, D]."""
+    time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
+    if self.config.pi05:
+      return nn.swish(self.time_mlp_out(nn.swish(self.time_mlp_in(time_BD))))
+    # The first layer sees action and time side by side: its sum has a part of each.
+    dense = self.action_time_mlp_in.variables["params"]
+    return time_BD @ dense["kernel"][self.config.expert.width :] + dense["bias"]
+
+  def embed_actions(self, x_BTA, time_BD):
+    """Returns the action tokens [B, T, D] of a noisy chunk, at times that `embed_time` embedded."""
+    action_BTD = self.action_in_proj(x_BTA)
+    if self.config.pi05:
+      return action_BTD
+    kernel_DD = self.action_time_mlp_in.variables["params"]["kernel"][: self.config.expert.width]
+    return self.action_time_mlp_out(nn.swish(action_BTD @ kernel_DD + time_BD[:, None]))
+
   def embed_suffix(self, state_BP, x_BTA, time_B):
     """Returns (tokens, mask, ar_mask, condition) of the action expert's stream.
 
@@ -60,11 +87,10 @@ class Pi0(nn.Module):
     """
     B, T = x_BTA.shape[:2]
     action_BTD = self.action_in_proj(x_BTA)
-    time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
     if self.config.pi05:
-      condition_BD = nn.swish(self.time_mlp_out(nn.swish(self.time_mlp_in(time_BD))))
       # The first action token opens a block of its own and its followers join it.
-      return action_BTD, jnp.ones((B, T), bool), jnp.arange(T) == 0, condition_BD
+      return action_BTD, jnp.ones((B, T), bool), jnp.arange(T) == 0, self.embed_time(time_B)
+    time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
     time_BTD = jnp.broadcast_to(time_BD[:, None].astype(action_BTD.dtype), action_BTD.shape)
     mixed_BTD = self.action_time_mlp_in(jnp.concatenate([action_BTD, time_BTD], axis=-1))
     mixed_BTD = self.action_time_mlp_out(nn.swish(mixed_BTD))
@@ -72,20 +98,35 @@ class Pi0(nn.Module):
     # Two blocks: the state does not see the actions, the actions see all.
     return tokens_BTD, jnp.ones((B, T + 1), bool), jnp.arange(T + 1) < 2, None
 
-  def prefix(self, obs: Observation) -> PrefixOutput:
+  def prefix(self, obs: Observation, *, keys_only: bool = False) -> PrefixOutput:
     """Returns the prefix pass: hidden states, and the keys and values that the suffix attends to."""
-    return self.PaliGemma.encode_prefix(*self.embed_prefix(obs))
+    return self.PaliGemma.encode_prefix(*self.embed_prefix(obs), keys_only=keys_only)
 
-  def velocity(self, prefix: PrefixOutput, state_BP, x_BTA, time_B):
-    """Returns the velocity [B, T, A] of a noisy chunk: one suffix pass over the cached prefix."""
-    tokens_BTD, mask_BT, ar_mask_T, condition_BD = self.embed_suffix(state_BP, x_BTA, time_B)
-    own_BTT = attention.attention_mask(mask_BT, ar_mask_T)
-    to_prefix_BTS = jnp.broadcast_to(prefix.mask_BS[:, None], (*mask_BT.shape, prefix.mask_BS.shape[1]))
-    positions_BT = prefix.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None] + attention.token_positions(mask_BT)
+  def context(self, prefix: PrefixOutput, state_BP) -> Context:
+    """Returns all that the action tokens attend to beside one another.
+
+    pi0's state token sees the prefix and itself, never the actions: it is the same at every step of the flow.
+    """
+    if self.config.pi05:
+      return Context(prefix.kv_cache, prefix.mask_BS)
+    state_B1D = self.state_proj(state_BP)[:, None]
+    mask_BS = jnp.pad(prefix.mask_BS, ((0, 0), (0, 1)), constant_values=True)
+    positions_B1 = prefix.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None]
+    _, state_kv = self.PaliGemma.llm(
+      (None, state_B1D), positions_B1, mask_BS[:, None], cache=prefix.kv_cache, keys_only=True)
+    behind = lambda prefix, state: jnp.concatenate([prefix, state], axis=-3)  # noqa: E731
+    return Context(jax.tree.map(behind, prefix.kv_cache, state_kv), mask_BS)
+
+  def velocity(self, context: Context, x_BTA, time_BD):
+    """Returns the velocity [B, T, A] of a noisy chunk, at times that `embed_time` embedded: one pass of the expert."""
+    B, T = x_BTA.shape[:2]
+    tokens_BTD = self.embed_actions(x_BTA, time_BD)
+    positions_BT = context.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None] + jnp.arange(T)
+    to_context_BTS = jnp.broadcast_to(context.mask_BS[:, None], (B, T, context.mask_BS.shape[1]))
     (_, suffix_BTD), _ = self.PaliGemma.llm(
-      (None, tokens_BTD), positions_BT, jnp.concatenate([to_prefix_BTS, own_BTT], axis=-1),
-      conds=(None, condition_BD), cache=prefix.kv_cache)
-    return self.action_out_proj(suffix_BTD[:, -x_BTA.shape[1] :])
+      (None, tokens_BTD), positions_BT, jnp.pad(to_context_BTS, ((0, 0), (0, 0), (0, T)), constant_values=True),
+      conds=(None, time_BD if self.config.pi05 else None), cache=context.kv_cache)
+    return self.action_out_proj(suffix_BTD)
 
   def joint(self, obs: Observation, x_BTA, time_B):
     """Returns (prefix_out, suffix_out, velocity_BTA) of openpi's training pass: both streams at once."""
@@ -129,18 +170,23 @@ def loss_draws(model: Pi0, params: Params, obs: Observation, actions_BTA, noise_
     (float[D, B, T], PrefixOutput); the prefix can carry an auxiliary head.
   """
   prefix = encode_prefix(model, params, obs)
+  context = apply(model, params, Pi0.context, prefix, obs.state)
 
   def one_draw(noise_BTA, time_B):
     x_BTA, target_BTA = flow.interpolate(actions_BTA, noise_BTA, time_B)
-    velocity_BTA = apply(model, params, Pi0.velocity, prefix, obs.state, x_BTA, time_B)
+    velocity_BTA = apply(model, params, Pi0.velocity, context, x_BTA, apply(model, params, Pi0.embed_time, time_B))
     return jnp.mean(jnp.square(velocity_BTA - target_BTA), axis=-1)
 
   return jax.vmap(one_draw)(noise_DBTA, time_DB), prefix
 
 
-def encode_prefix(model: Pi0, params: Params, obs: Observation) -> PrefixOutput:
-  """Returns the prefix of a batch of observations."""
-  return apply(model, params, Pi0.prefix, obs)
+def encode_prefix(model: Pi0, params: Params, obs: Observation, *, keys_only: bool = False) -> PrefixOutput:
+  """Returns the prefix of a batch of observations.
+
+  Args:
+    keys_only: static; for `denoise` alone. Packed parameters then skip what only the last hidden states need.
+  """
+  return apply(model, params, Pi0.prefix, obs, keys_only=keys_only)
 
 
 def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10, **steps):
@@ -149,13 +195,18 @@ def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BT
   Args:
     steps: `first`, `last` and `correct` of `flow.euler`, for those who interfere.
   """
+  context = apply(model, params, Pi0.context, prefix, state_BP)
+  # The times are known: what depends on them alone is computed once for all steps.
+  time_ND = apply(model, params, Pi0.embed_time, jnp.asarray(flow.times(num_steps)[:-1]))
 
-  def velocity(x_BTA, time_B):
-    return apply(model, params, Pi0.velocity, prefix, state_BP, x_BTA, time_B)
+  def velocity(x_BTA, step):
+    time_BD = jnp.broadcast_to(time_ND[step], (len(x_BTA), time_ND.shape[1]))
+    return apply(model, params, Pi0.velocity, context, x_BTA, time_BD)
 
   return flow.euler(velocity, noise_BTA, num_steps=num_steps, **steps)
 
 
 def sample_actions(model: Pi0, params: Params, obs: Observation, noise_BTA, *, num_steps: int = 10):
   """Returns the action chunk [B, T, A], normalized: `encode_prefix`, then `denoise`."""
-  return denoise(model, params, encode_prefix(model, params, obs), obs.state, noise_BTA, num_steps=num_steps)
+  prefix = encode_prefix(model, params, obs, keys_only=True)
+  return denoise(model, params, prefix, obs.state, noise_BTA, num_steps=num_steps)

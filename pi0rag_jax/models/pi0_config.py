@@ -14,6 +14,7 @@ from pi0rag_jax.models.siglip import SiglipConfig
 
 PALIGEMMA_VOCABULARY = 257_152
 DTYPES = ("float32", "bfloat16")
+KERNELS = ("xla", "cudnn")
 OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 # openpi's pi0-FAST takes whatever cameras an observation has, sorted by name; these are of its DROID policies.
 FAST_CAMERAS = ("base_0_rgb", "base_1_rgb", "wrist_0_rgb")
@@ -40,6 +41,10 @@ class PaliGemmaConfig:
   state_dim: int | None = None
   # Compiles layers one by one instead of as a loop: faster where layers are small, slower to compile.
   unroll: bool = False
+  # Parameters as `packing.pack` lays them out for inference, instead of openpi's tree.
+  packed: bool = False
+  # Of packed attention over images and prompt, one of KERNELS; 'cudnn' needs an NVIDIA GPU and bfloat16.
+  attention_kernel: str = "xla"
   # What training keeps of the forward pass, one of remat.POLICIES; changes memory and time alone.
   remat: str = "none"
 
@@ -48,6 +53,8 @@ class PaliGemmaConfig:
       raise unknown_name("dtype", self.dtype, DTYPES)
     if self.remat not in remat.POLICIES:
       raise unknown_name("remat", self.remat, remat.POLICIES)
+    if self.attention_kernel not in KERNELS:
+      raise unknown_name("attention_kernel", self.attention_kernel, KERNELS)
     if len(self.image_size) != 2:
       raise Pi0RagError(f"image_size must be (height, width) in pixels, got {self.image_size}")
     if not self.image_keys:

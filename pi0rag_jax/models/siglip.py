@@ -4,10 +4,13 @@ import dataclasses
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import remat
+
+ATTENTION = "MultiHeadDotProductAttention_0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,33 +71,61 @@ class MlpBlock(nn.Module):
     return dense(x_BSD.shape[-1])(hidden_BSF)
 
 
+class PackedAttention(nn.Module):
+  """Self-attention whose queries, keys and values come from one matrix; see `packing`."""
+
+  num_heads: int
+  dtype: jnp.dtype
+  kernel: str
+
+  @nn.compact
+  def __call__(self, x_BSD):
+    B, S, D = x_BSD.shape
+    qkv_BS3NH = nn.Dense(3 * D, dtype=self.dtype, name="qkv")(x_BSD).reshape(B, S, 3, self.num_heads, -1)
+    q_BSNH, k_BSNH, v_BSNH = (qkv_BS3NH[:, :, i] for i in range(3))
+    y_BSNH = jax.nn.dot_product_attention(q_BSNH, k_BSNH, v_BSNH, implementation=self.kernel)
+    return nn.Dense(D, dtype=self.dtype, name="out")(y_BSNH.reshape(B, S, D))
+
+
 class EncoderBlock(nn.Module):
   """One pre-norm layer in the form that `nn.scan` takes: the carry is the tokens."""
 
   config: SiglipConfig
   dtype: jnp.dtype
+  packed: bool = False
+  kernel: str = "xla"
 
   @nn.compact
   def __call__(self, x_BSD, _):
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
-    attention = nn.MultiHeadDotProductAttention(
-      num_heads=self.config.num_heads, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
-      deterministic=True, name="MultiHeadDotProductAttention_0")
-    x_BSD = x_BSD + attention(y_BSD, y_BSD)
+    if self.packed:
+      x_BSD = x_BSD + PackedAttention(self.config.num_heads, self.dtype, self.kernel, name=ATTENTION)(y_BSD)
+    else:
+      attention = nn.MultiHeadDotProductAttention(
+        num_heads=self.config.num_heads, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
+        deterministic=True, name=ATTENTION)
+      x_BSD = x_BSD + attention(y_BSD, y_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
     return x_BSD + MlpBlock(self.config.mlp_dim, self.dtype)(y_BSD), None
 
 
 class Encoder(nn.Module):
-  """The layers, their parameters stacked along a leading axis as openpi stores them, and the last norm."""
+  """The layers and the last norm; the layers' parameters are stacked as openpi stores them, or apart if packed."""
 
   config: SiglipConfig
   dtype: jnp.dtype
   unroll: bool
   remat: str
+  packed: bool
+  kernel: str
 
   @nn.compact
   def __call__(self, x_BSD):
+    if self.packed:
+      for i in range(self.config.depth):
+        layer = EncoderBlock(self.config, self.dtype, packed=True, kernel=self.kernel, name=f"encoderblock_{i}")
+        x_BSD, _ = layer(x_BSD, None)
+      return nn.LayerNorm(dtype=self.dtype, name="encoder_norm")(x_BSD)
     layers = nn.scan(
       remat.wrap(EncoderBlock, self.remat), variable_axes={"params": 0}, split_rngs={"params": True},
       length=self.config.depth, unroll=self.config.depth if self.unroll else 1)
@@ -113,6 +144,8 @@ class Siglip(nn.Module):
   dtype: jnp.dtype = jnp.float32
   unroll: bool = False
   remat: str = "none"
+  packed: bool = False
+  kernel: str = "xla"  # of packed attention, see PaliGemmaConfig
 
   @nn.compact
   def __call__(self, image_BHWC):
@@ -122,6 +155,7 @@ class Siglip(nn.Module):
     shape = (1, x_BSD.shape[1], width)
     position_1SD = self.param("pos_embedding", nn.initializers.normal(width**-0.5), shape)
     x_BSD = (x_BSD + position_1SD).astype(self.dtype)
-    x_BSD = Encoder(self.config, self.dtype, self.unroll, self.remat, name="Transformer")(x_BSD)
+    encoder = Encoder(self.config, self.dtype, self.unroll, self.remat, self.packed, self.kernel, name="Transformer")
+    x_BSD = encoder(x_BSD)
     head_init = nn.initializers.zeros if self.config.zero_head else nn.initializers.lecun_normal()
     return nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=head_init, name="head")(x_BSD)

@@ -73,6 +73,6 @@ FLOWS = {"pulled": pulled, "injected": injected, "warm_started": warm_started, "
 def _on_the_way(flow: Flow, target_BTA, config):
   """Returns (step, x_BTA): the step nearest to `flow_time`, and where it begins between start and target."""
   step = round((1.0 - config.flow_time) * flow.num_steps)
-  time = flow_matching.time_of_step(step, flow.num_steps)
+  time = flow_matching.times(flow.num_steps)[step]
   x_BTA, _ = flow_matching.interpolate(flow.to_model(target_BTA), flow.start_BTA, jnp.full(len(target_BTA), time))
   return step, x_BTA

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.models import pi0, pi0_fast, registry
+from pi0rag_jax.models import packing, pi0, pi0_fast, registry
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
 from pi0rag_jax.openpi import checkpoints
@@ -25,6 +24,7 @@ from pi0rag_jax.typing import Params
 
 OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
                     "token_loss_mask")
+PROMPT_BUCKET = 16  # tokens
 
 
 class OpenpiPolicy:
@@ -41,7 +41,11 @@ class OpenpiPolicy:
       seed: of the noise, or of the tokens drawn, where a caller gives none.
     """
     self.model = model
-    self.params = params
+    # pi0-FAST writes its tokens into stacked caches, so it keeps openpi's layout.
+    self._network, self.params = model, params
+    if isinstance(model, Pi0Config):
+      packed, self._network = packing.pack(params, model)
+      self.params = jax.device_put(packed)
     self.metadata = dict(metadata or {})
     self._inputs = transforms.compose(group.inputs)
     self._outputs = transforms.compose(group.outputs)
@@ -68,14 +72,14 @@ class OpenpiPolicy:
     inputs = self.model_input(observation)
     self._rng, rng = jax.random.split(self._rng)
     start = self._start(noise, rng)
-    sample = _sampler(self.model, tuple(sorted(inputs["image"])), self._options, self._compiler_options)
     given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
-    # Doubles become float32 here.
-    obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], given))
+    if isinstance(self.model, Pi0Config):
+      given = only_valid(given, self.model.image_keys)
+    sample = _sampler(self._network, tuple(sorted(given["image"])), self._options, self._compiler_options)
     began = time.perf_counter()
-    actions = np.asarray(sample(self.params, obs, start))[0]
+    actions = np.asarray(sample(self.params, jax.tree.map(_as_batch, given), start))[0]
     infer_ms = (time.perf_counter() - began) * 1000
-    outputs = self._outputs({"state": np.asarray(obs.state[0]), "actions": actions})
+    outputs = self._outputs({"state": np.asarray(inputs["state"], np.float32), "actions": actions})
     return {**outputs, "policy_timing": {"infer_ms": infer_ms}}
 
   def _start(self, noise, rng):
@@ -95,17 +99,48 @@ class OpenpiPolicy:
     return noise.reshape(1, *wanted).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=16)
+def only_valid(inputs: dict, cameras: tuple[str, ...]) -> dict:
+  """Returns a pi0 model's dictionary, one sample, without what its masks hide: absent cameras and padding tokens.
+
+  Masked tokens are seen by no other and count no position, so nothing changes but the work. Prompts keep a length that
+  is a multiple of PROMPT_BUCKET: one executable for each, and for each set of cameras.
+  """
+  masks = inputs.get("image_mask", {})
+  present = [name for name in cameras if masks.get(name, True)] or list(cameras[:1])
+  valid = {**inputs, "image": {name: inputs["image"][name] for name in present},
+           "image_mask": {name: masks.get(name, np.True_) for name in present}}
+  if "tokenized_prompt" in inputs:
+    count = max(int(np.sum(inputs["tokenized_prompt_mask"])), 1)
+    kept = -(-count // PROMPT_BUCKET) * PROMPT_BUCKET
+    for name in ("tokenized_prompt", "tokenized_prompt_mask"):
+      valid[name] = inputs[name][:kept]
+  return valid
+
+
+def _as_batch(array):
+  """Returns an array with a leading axis of 1; doubles become float32, as they do in jax."""
+  array = np.asarray(array)
+  return array[None].astype(np.float32 if array.dtype == np.float64 else array.dtype)
+
+
+@functools.lru_cache(maxsize=64)
 def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple, compiler_options: tuple) -> Callable:
-  """Returns the jitted sampler (params, observation, start) -> chunk or tokens; policies of one size share it."""
+  """Returns the jitted sampler (params, inputs, start) -> chunk or tokens; policies of one size share it."""
   jit = functools.partial(jax.jit, compiler_options=dict(compiler_options))
   if isinstance(model, Pi0FastConfig):
     # openpi's pi0-FAST takes the cameras that there are, in the order of their names.
     network = pi0_fast.Pi0Fast(dataclasses.replace(model, image_keys=cameras))
-    return jit(functools.partial(pi0_fast.sample_tokens, network, **dict(options)))
+    return jit(functools.partial(_from_dict, functools.partial(pi0_fast.sample_tokens, network, **dict(options))))
   if isinstance(model, Pi0Config):
-    return jit(functools.partial(pi0.sample_actions, pi0.Pi0(model), **dict(options)))
+    present = tuple(name for name in model.image_keys if name in cameras)
+    network = pi0.Pi0(dataclasses.replace(model, image_keys=present))
+    return jit(functools.partial(_from_dict, functools.partial(pi0.sample_actions, network, **dict(options))))
   raise errors.Pi0RagError(f"no policy of a {type(model).__name__}; allowed: Pi0Config and Pi0FastConfig")
+
+
+def _from_dict(sample: Callable, params, inputs, start):
+  """Returns what a sampler makes of the model's dictionary: pictures become numbers on the device."""
+  return sample(params, Observation.from_dict(inputs), start)
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.models import pi0
+from pi0rag_jax.models import packing, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.norm_stats import load_norm_stats
@@ -41,6 +41,9 @@ class Policy:
   def __init__(self, spec: PolicySpec, params: Params, norm_stats: dict[str, normalize.NormStats],
                tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats):
     self.spec = spec
+    # A short hash of the parameters: a memory made by another policy has other keys and residuals.
+    self.fingerprint = f"{spec.name}-{_digest(params)}"
+    params, model_config = packing.pack(params, spec.model)
     self.params = jax.device_put(params)
     self.norm_stats = norm_stats
     self.key_stats = key_stats
@@ -48,7 +51,7 @@ class Policy:
     self._tokenizer = tokenizer
     self._prompt_tokens = functools.lru_cache(maxsize=1024)(
         lambda prompt: tokenizer.encode_prompt(prompt, spec.model.max_token_len))
-    model = pi0.Pi0(spec.model)
+    model = pi0.Pi0(model_config)
     # Pure functions of (params, ...), the first of (params, key_params, ...), for callers that compile more than one
     # of them into one program.
     self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
@@ -89,15 +92,6 @@ class Policy:
   @property
   def key_dim(self) -> int:
     return self.key_stats.key_dim(self.spec.state_dim)
-
-  @functools.cached_property
-  def fingerprint(self) -> str:
-    """A short hash of the parameters: a memory made by another policy has other keys and residuals."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-      digest.update(jax.tree_util.keystr(path).encode())
-      digest.update(np.ascontiguousarray(leaf).tobytes())
-    return f"{self.spec.name}-{digest.hexdigest()[:16]}"
 
   def encode(self, observations: Sequence[dict]) -> Encoded:
     """Returns the encoded prefix and keys of a batch of raw observations (asynchronous).
@@ -155,13 +149,21 @@ class Policy:
     return np.stack([o["image"][name] for o in observations])
 
 
+def _digest(params: Params) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:16]
+
+
 def padded_size(batch: int) -> int:
   """Returns the power of two that a batch is padded to."""
   return 1 << max(batch - 1, 0).bit_length()
 
 
 def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, key_params, observation: Observation):
-  prefix = pi0.encode_prefix(model, params, observation)
+  prefix = pi0.encode_prefix(model, params, observation, keys_only=key_stats.recipe.source != "hidden")
   pooled_BD = keys.features(prefix, observation, key_stats.recipe, model.config, key_params)
   key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats, key_params)
   return Encoded(prefix, observation.state, key_BE)

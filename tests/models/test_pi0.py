@@ -54,7 +54,9 @@ def test_the_cached_prefix_gives_the_joint_velocity(config, random_params, obs, 
   def both(params):
     joint = model.apply({"params": params}, obs, noise_BTA, time_B, method="joint")
     prefix = pi0.encode_prefix(model, params, obs)
-    return joint, prefix, model.apply({"params": params}, prefix, obs.state, noise_BTA, time_B, method="velocity")
+    bound = model.bind({"params": params})
+    context = bound.context(prefix, obs.state)
+    return joint, prefix, bound.velocity(context, noise_BTA, bound.embed_time(time_B))
 
   (prefix_BSD, _, joint_BTA), prefix, cached_BTA = both(params)
   np.testing.assert_allclose(cached_BTA, joint_BTA, atol=1e-5)
@@ -87,8 +89,8 @@ def test_prefix_and_denoising_apart_are_sampling(model, params, obs, noise_BTA):
 
 def test_one_step_is_noise_minus_velocity(model, params, obs, noise_BTA):
   prefix = PREFIX(model, params, obs)
-  velocity = jax.jit(lambda p: model.apply({"params": p}, prefix, obs.state, noise_BTA, jnp.ones(3), method="velocity"))
-  velocity_BTA = velocity(params)
+  joint = jax.jit(lambda p: model.apply({"params": p}, obs, noise_BTA, jnp.ones(3), method="joint"))
+  _, _, velocity_BTA = joint(params)
   chunk_BTA = DENOISE(model, params, prefix, obs.state, noise_BTA, num_steps=1)
   np.testing.assert_allclose(chunk_BTA, noise_BTA - velocity_BTA, atol=1e-5)
 

@@ -283,3 +283,16 @@ def test_prefix_embeddings_of_pi0_fast_on_libero(text_tokenizer):
   obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], inputs))
   found = embed_observation(registry.network(model), fresh(TOKENS), obs, layer="input", pool="camera")
   assert found.key_BE.shape == (1, 3 * model.paligemma.width) and found.mask_BS.shape == (1, model.prefix_tokens)
+
+
+def test_what_masks_hide_is_left_out():
+  masks = {"base_0_rgb": np.True_, "left_wrist_0_rgb": np.False_, "right_wrist_0_rgb": np.True_}
+  tokens, mask = np.arange(48), np.arange(48) < 17
+  images = {name: np.full((2, 2, 3), i, np.uint8) for i, name in enumerate(masks)}
+  given = {"image": images, "image_mask": masks, "tokenized_prompt": tokens, "tokenized_prompt_mask": mask}
+  kept = openpi_policy.only_valid(given, tuple(masks))
+  assert list(kept["image"]) == list(kept["image_mask"]) == ["base_0_rgb", "right_wrist_0_rgb"]
+  assert len(kept["tokenized_prompt"]) == len(kept["tokenized_prompt_mask"]) == 32
+  np.testing.assert_array_equal(kept["tokenized_prompt_mask"], np.arange(32) < 17)
+  blind = openpi_policy.only_valid({**given, "image_mask": dict.fromkeys(masks, np.False_)}, tuple(masks))
+  assert blind["image_mask"] == {"base_0_rgb": False}

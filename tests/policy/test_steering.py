@@ -35,7 +35,8 @@ def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
 def straight_flow(action_BTA):
   """Returns a flow of 8 steps whose velocity always points to one chunk: whatever it starts from, it ends there."""
   def run(x_BTA, **steps):
-    return flow_matching.euler(lambda x, time: (x - action_BTA) / time[:, None, None], x_BTA, num_steps=8, **steps)
+    return flow_matching.euler(
+      lambda x, step: (x - action_BTA) / jnp.asarray(flow_matching.times(8))[step], x_BTA, num_steps=8, **steps)
 
   same = lambda chunk: chunk  # noqa: E731
   return guidance.Flow(run, jnp.zeros(action_BTA.shape), 8, same, same)

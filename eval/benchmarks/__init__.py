@@ -1,0 +1,1 @@
+"""What `python -m eval.bench` measures, a file for each."""
