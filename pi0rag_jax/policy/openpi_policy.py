@@ -33,7 +33,7 @@ class OpenpiPolicy:
   def __init__(self, model: PaliGemmaConfig, params: Params, group: TransformGroup, *,
                sample_kwargs: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None,
                seed: int = 0):
-    """Takes the model's sizes and parameters, and all transforms from the robot's dictionary to the model's.
+    """Takes the model's sizes, its parameters, packed or not as these say, and all transforms from the robot's dictionary to the model's.
 
     Args:
       sample_kwargs: see `checks.SAMPLE_OPTIONS`.
@@ -41,11 +41,7 @@ class OpenpiPolicy:
       seed: of the noise, or of the tokens drawn, where a caller gives none.
     """
     self.model = model
-    # pi0-FAST writes its tokens into stacked caches, so it keeps openpi's layout.
-    self._network, self.params = model, params
-    if isinstance(model, Pi0Config):
-      packed, self._network = packing.pack(params, model)
-      self.params = jax.device_put(packed)
+    self.params = params
     self.metadata = dict(metadata or {})
     self._inputs = transforms.compose(group.inputs)
     self._outputs = transforms.compose(group.outputs)
@@ -75,7 +71,7 @@ class OpenpiPolicy:
     given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
     if isinstance(self.model, Pi0Config):
       given = only_valid(given, self.model.image_keys)
-    sample = _sampler(self._network, tuple(sorted(given["image"])), self._options, self._compiler_options)
+    sample = _sampler(self.model, tuple(sorted(given["image"])), self._options, self._compiler_options)
     began = time.perf_counter()
     actions = np.asarray(sample(self.params, jax.tree.map(_as_batch, given), start))[0]
     infer_ms = (time.perf_counter() - began) * 1000
@@ -183,8 +179,10 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     text_tokenizer=text_tokenizer or SentencePieceTokenizer.paligemma(), action_codec=action_codec)
   if repack is not None:
     group = TransformGroup((*repack.inputs, *group.inputs), (*group.outputs, *repack.outputs))
-  params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=_parameter_shapes(model),
-                                   placement=jax.devices()[0], drop_extra=True)
+  params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=_parameter_shapes(model), drop_extra=True)
+  if isinstance(model, Pi0Config):  # pi0-FAST writes its tokens into stacked caches, so it keeps openpi's layout
+    params, model = packing.pack(params, model)
+  params = jax.device_put(params, jax.devices()[0])
   return OpenpiPolicy(model, params, group, sample_kwargs=sample_kwargs, metadata=config.policy_metadata, seed=seed)
 
 
