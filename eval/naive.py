@@ -36,6 +36,7 @@ def _encode(network: Pi0, obs: Observation) -> PrefixOutput:
     camera_BSD = network.PaliGemma.img(obs.images[key])
     tokens.append(camera_BSD)
     masks.append(jnp.broadcast_to(obs.image_masks[key][:, None], camera_BSD.shape[:2]))
+  assert obs.tokenized_prompt is not None and obs.tokenized_prompt_mask is not None, "benchmarks have a prompt"
   tokens_BSD = jnp.concatenate([*tokens, network.PaliGemma.llm.embed(obs.tokenized_prompt)], axis=1)
   mask_BS = jnp.concatenate([*masks, obs.tokenized_prompt_mask], axis=1)
   return network.PaliGemma.encode_prefix(tokens_BSD, mask_BS, jnp.zeros(mask_BS.shape[1], bool))

@@ -83,7 +83,7 @@ class Attention(nn.Module):
   configs: tuple[GemmaConfig, ...]
   rotary_dtype: jnp.dtype | None = None
   packed: bool = False
-  kernel: str = "xla"
+  kernel: Any = "xla"
 
   @nn.compact
   def __call__(self, xs, angles, mask_BTS, cache, *, keys_only: bool = False):
@@ -201,7 +201,7 @@ class Block(nn.Module):
   configs: tuple[GemmaConfig, ...]
   rotary_dtype: jnp.dtype | None = None
   packed: bool = False
-  kernel: str = "xla"
+  kernel: Any = "xla"
 
   @nn.compact
   def __call__(self, xs, cache, angles, mask_BTS, conds, *, keys_only: bool = False):
@@ -262,12 +262,13 @@ class Gemma(nn.Module):
   rotary_dtype: jnp.dtype | None = None
   remat: str = "none"
   packed: bool = False
-  kernel: str = "xla"  # of packed attention, see PaliGemmaConfig
+  kernel: Any = "xla"  # of packed attention, see PaliGemmaConfig
 
   def setup(self):
     depth = self.configs[0].depth
     self.embedder = Embedder(self.vocab_size, self.configs[0].width)
     self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
+    self.layers: Any
     if self.packed:
       self.layers = [Block(self.configs, self.rotary_dtype, packed=True, kernel=self.kernel) for _ in range(depth)]
       return
@@ -302,6 +303,7 @@ class Gemma(nn.Module):
     conds = tuple(conds) if conds is not None else (None,) * len(xs)
     xs = tuple(None if x is None else x.astype(self.dtype) for x in xs)
     angles = attention.rotary_angles(positions_BT, self.configs[0].head_dim)
+    kv: Any
     if self.packed:
       xs, kv = self._run_packed(xs, cache, angles, mask_BTS, conds, keys_only)
     else:

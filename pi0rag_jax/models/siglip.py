@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,7 +77,7 @@ class PackedAttention(nn.Module):
 
   num_heads: int
   dtype: jnp.dtype
-  kernel: str
+  kernel: Any
 
   @nn.compact
   def __call__(self, x_BSD):
@@ -93,7 +94,7 @@ class EncoderBlock(nn.Module):
   config: SiglipConfig
   dtype: jnp.dtype
   packed: bool = False
-  kernel: str = "xla"
+  kernel: Any = "xla"
 
   @nn.compact
   def __call__(self, x_BSD, _):
@@ -117,7 +118,7 @@ class Encoder(nn.Module):
   unroll: bool
   remat: str
   packed: bool
-  kernel: str
+  kernel: Any
 
   @nn.compact
   def __call__(self, x_BSD):
@@ -145,7 +146,7 @@ class Siglip(nn.Module):
   unroll: bool = False
   remat: str = "none"
   packed: bool = False
-  kernel: str = "xla"  # of packed attention, see PaliGemmaConfig
+  kernel: Any = "xla"  # of packed attention, see PaliGemmaConfig
 
   @nn.compact
   def __call__(self, image_BHWC):

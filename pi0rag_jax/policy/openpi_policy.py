@@ -33,7 +33,7 @@ class OpenpiPolicy:
   def __init__(self, model: PaliGemmaConfig, params: Params, group: TransformGroup, *,
                sample_kwargs: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None,
                seed: int = 0):
-    """Takes the model's sizes, its parameters, packed or not as these say, and all transforms from the robot's dictionary to the model's.
+    """Takes the model's sizes, its parameters (packed or not, as these say) and all transforms to and from the robot.
 
     Args:
       sample_kwargs: see `checks.SAMPLE_OPTIONS`.
