@@ -34,19 +34,7 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.checkpoints = 4  # kept while training, evenly spaced; the last is the end
   config.policies = ()  # directories of policies instead of those that a training keeps, in its order
 
-  config.rollouts = ConfigDict()
-  config.rollouts.given = ()  # recorded rollouts instead of simulated ones: (checkpoint, path of a data set), in order
-  config.rollouts.success = ConfigDict({"kind": "flag"})  # see pi0rag_jax.curation.labels.Rule
-  config.rollouts.every = 1  # takes the frames 0, every, 2 every, ...
-  # Frames that classifiers read of a rollout: failures go on to the time limit, which tells the outcome by itself.
-  config.rollouts.cut = -1  # 0: all; -1: as many as the median success of the checkpoint has
-  config.rollouts.task = task
-  config.rollouts.condition = "nominal"
-  config.rollouts.first_seed = ROLLOUT_SEED  # of the first checkpoint; the next one's are 1000 further on
-  config.rollouts.episodes = 100  # of each checkpoint
-  config.rollouts.stochastic = True  # denoising starts from noise; else at zero
-  config.rollouts.slots = 24  # environments that share a policy call
-  config.rollouts.processes = 2
+  config.rollouts = _rollouts(task)
 
   config.embed = ConfigDict()
   config.embed.policies = ("",)  # whose prefixes: names of checkpoints; '' is the last
@@ -55,19 +43,7 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.embed.batch_size = 64
   config.embed.dtype = "float32"  # on disk; 'float16' halves it
 
-  # Classifiers that are compared: which of the registry, what they read, whose embeddings, and other options.
-  config.classifiers = ConfigDict()
-  for name, kind, inputs in (
-      ("state", "step_mlp", ("state",)),
-      ("state_actions", "step_mlp", ("state", "actions")),
-      ("prefix", "prefix", ("embeddings",)),
-      ("prefix_step_mlp", "step_mlp", ("embeddings",)),
-      ("prefix_state", "prefix", ("embeddings", "state")),
-      ("prefix_transformer", "transformer", ("embeddings",)),
-      ("prefix_pool_mlp", "pool_mlp", ("embeddings",)),
-  ):
-    config.classifiers[name] = ConfigDict(
-      {"kind": kind, "inputs": inputs, "policy": "", "options": ConfigDict()})
+  config.classifiers = _classifiers()
   config.classify = ConfigDict()
   # (trained on, validated on), names of checkpoints; (): each but the last, on the last, of those that sometimes fail
   config.classify.pairs = ()
@@ -92,3 +68,37 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.retrain.episodes = 300  # the same for every policy
   config.retrain.stochastic = False  # denoising starts at zero; else from noise
   return config.lock()
+
+
+def _rollouts(task: str) -> ConfigDict:
+  rollouts = ConfigDict()
+  rollouts.given = ()  # recorded rollouts instead of simulated ones: (checkpoint, path of a data set), in order
+  rollouts.success = ConfigDict({"kind": "flag"})  # see pi0rag_jax.curation.labels.Rule
+  rollouts.every = 1  # takes the frames 0, every, 2 every, ...
+  # Frames that classifiers read of a rollout: failures go on to the time limit, which tells the outcome by itself.
+  rollouts.cut = -1  # 0: all; -1: as many as the median success of the checkpoint has
+  rollouts.task = task
+  rollouts.condition = "nominal"
+  rollouts.first_seed = ROLLOUT_SEED  # of the first checkpoint; the next one's are 1000 further on
+  rollouts.episodes = 100  # of each checkpoint
+  rollouts.stochastic = True  # denoising starts from noise; else at zero
+  rollouts.slots = 24  # environments that share a policy call
+  rollouts.processes = 2
+  return rollouts
+
+
+def _classifiers() -> ConfigDict:
+  # Classifiers that are compared: which of the registry, what they read, whose embeddings, and other options.
+  found = ConfigDict()
+  for name, kind, inputs in (
+      ("state", "step_mlp", ("state",)),
+      ("state_actions", "step_mlp", ("state", "actions")),
+      ("prefix", "prefix", ("embeddings",)),
+      ("prefix_step_mlp", "step_mlp", ("embeddings",)),
+      ("prefix_state", "prefix", ("embeddings", "state")),
+      ("prefix_transformer", "transformer", ("embeddings",)),
+      ("prefix_pool_mlp", "pool_mlp", ("embeddings",)),
+  ):
+    found[name] = ConfigDict(
+      {"kind": kind, "inputs": inputs, "policy": "", "options": ConfigDict()})
+  return found

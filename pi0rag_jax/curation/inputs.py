@@ -42,7 +42,6 @@ class Episodes:
     rows_NF = np.concatenate(self.values)
     return Episodes(tuple(rows_NF[:, None]), np.repeat(self.success_E, [len(v) for v in self.values]))
 
-
   def cut(self, steps: int | None) -> "Episodes":
     """Returns the first steps of every episode; all of them for None."""
     return Episodes(tuple(v[:steps] for v in self.values), self.success_E)

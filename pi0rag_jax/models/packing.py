@@ -6,8 +6,6 @@ what is multiplied in the computing type is stored in it. `pack` returns the con
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -82,10 +80,10 @@ def _side_by_side(weight_KDH):
   return weight_KDH.transpose(1, 0, 2).reshape(weight_KDH.shape[1], -1)
 
 
-def _layers(stack: Mapping[str, Any], depth: int) -> list[Params]:
+def _layers(stack: Params, depth: int) -> list[Params]:
   """Returns the parameters of each layer of a stack."""
-  take: Callable[[int], Params] = lambda i: jax.tree.map(lambda array: np.asarray(array[i]), dict(stack))  # noqa: E731
-  return [take(i) for i in range(depth)]
+  arrays, tree = jax.tree.flatten(stack)
+  return [tree.unflatten([np.asarray(array[i]) for array in arrays]) for i in range(depth)]
 
 
 def _joined(parts: list[Array]):

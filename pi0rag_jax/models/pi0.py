@@ -83,7 +83,8 @@ class Pi0(nn.Module):
     """Returns (tokens, mask, ar_mask, condition) of the action expert's stream.
 
     pi0 has a state token before the T action tokens and no condition; pi0.5 has T action tokens, and the
-    condition float[B, D] of its adaptive norms carries the time.
+    condition float[B, D] of its adaptive norms carries the time. This is openpi's arithmetic, which training keeps;
+    `embed_actions` is the same for a sampler that knows its times beforehand.
     """
     B, T = x_BTA.shape[:2]
     action_BTD = self.action_in_proj(x_BTA)
