@@ -1,20 +1,14 @@
-"""One record per episode, in a JSON-lines file that stays whole when the sweep is killed at any moment.
-
-A line is on disk before `append` returns, so what a resumed sweep finds done is done. Only the last line can be
-torn, by a kill in mid-write; opening the log drops it.
-"""
+"""One record per episode, in a `files.LineLog`: what a resumed sweep finds done is done."""
 
 import dataclasses
-import fcntl
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
 
 PHASES = ("stream", "eval")
@@ -23,8 +17,6 @@ OUTCOMES = ("success", "failure", "crashed")
 RecordKey: TypeAlias = tuple[str, str, str, str, str, int, int]
 # Milliseconds of every decision (exact when pooled), or a summary of them: {"p50": , "p95": , "p99": }.
 StageLatency: TypeAlias = Sequence[float] | Mapping[str, float]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,41 +77,18 @@ class RecordLog:
   """
 
   def __init__(self, path: str | os.PathLike):
-    self.path = Path(path)
-    self.path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the log is
+    self._log = files.LineLog(path)
     try:
-      self._lock()
-      records, self._size = _read(self.path)
+      self._records = {key(record): record for record in read_records(path)}
     except Pi0RagError:
-      self._file.close()
+      self._log.close()
       raise
-    self._file.truncate(self._size)
-    self._records = {key(record): record for record in records}
-
-  def _lock(self):
-    try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      message = f"{self.path} is being written by another process: wait for it, or choose another folder"
-      raise Pi0RagError(message) from None
 
   def append(self, record: EpisodeRecord) -> None:
-    """Writes one whole line and returns once it is on disk; an episode already done is not written again.
-
-    A line cut short by an error (a full disk) is taken back, so that later lines stay readable.
-    """
-    if key(record) in self._records:
-      return
-    line = _to_line(record)
-    try:
-      _write_all(self._file, line)
-      os.fsync(self._file.fileno())
-    except OSError:
-      self._file.truncate(self._size)
-      raise
-    self._size += len(line)
-    self._records[key(record)] = record
+    """Writes one line and returns once it is on disk; an episode already done is not written again."""
+    if key(record) not in self._records:
+      self._log.append(_to_line(record))
+      self._records[key(record)] = record
 
   def done(self) -> set[RecordKey]:
     """Returns the keys of the episodes that need not run again, crashed ones included."""
@@ -132,7 +101,7 @@ class RecordLog:
 
   def close(self) -> None:
     """Releases the file to other processes."""
-    self._file.close()
+    self._log.close()
 
   def __enter__(self) -> "RecordLog":
     return self
@@ -143,20 +112,11 @@ class RecordLog:
 
 def read_records(path: str | os.PathLike) -> list[EpisodeRecord]:
   """Returns the episodes of a log, the first of each key, and leaves the file as it is (a torn end too)."""
-  return _read(Path(path))[0]
-
-
-def _read(path: Path) -> tuple[list[EpisodeRecord], int]:
-  """Returns the records, the first of each key, and the number of bytes that hold whole lines."""
-  data = path.read_bytes()
-  size = data.rfind(b"\n") + 1
-  if size < len(data):
-    _log.warning("%s: dropped a torn last line of %d bytes, its episode runs again", path, len(data) - size)
   records = {}
-  for number, line in enumerate(data[:size].splitlines(), start=1):
+  for number, line in enumerate(files.whole_lines(path), start=1):
     record = _from_line(line, f"{path}, line {number}")
     records.setdefault(key(record), record)
-  return list(records.values()), size
+  return list(records.values())
 
 
 def _from_line(line: bytes, where: str) -> EpisodeRecord:
@@ -172,7 +132,7 @@ def _to_line(record: EpisodeRecord) -> bytes:
     text = json.dumps(dataclasses.asdict(record), default=_plain, allow_nan=False)
   except ValueError as error:
     raise Pi0RagError(f"the record of episode {key(record)} has a number that is not finite") from error
-  return text.encode() + b"\n"
+  return text.encode()
 
 
 def _plain(value):
@@ -180,9 +140,3 @@ def _plain(value):
   if isinstance(value, np.generic | np.ndarray):
     return value.tolist()
   raise TypeError(f"an episode record holds a {type(value).__name__}, which JSON cannot: {value!r}")
-
-
-def _write_all(file, line: bytes) -> None:
-  """Writes every byte: an unbuffered file may take fewer than it was given."""
-  while line:
-    line = line[file.write(line) :]

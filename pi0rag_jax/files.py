@@ -1,10 +1,20 @@
-"""Files that are whole or absent: written under another name, brought to the disk, then renamed."""
+"""Files that stay whole when the process is killed at any moment.
 
+`write` and what follows it make files that are whole or absent: written under another name, brought to the disk, then
+renamed. A `LineLog` grows by lines that are whole or absent.
+"""
+
+import fcntl
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pi0rag_jax.errors import Pi0RagError
+
+_log = logging.getLogger(__name__)
 
 
 def write(path: str | os.PathLike, fill: Callable[[BinaryIO], Any]) -> None:
@@ -37,3 +47,61 @@ def write_json(path: str | os.PathLike, values: Any) -> None:
     TypeError, ValueError: JSON cannot hold them; NaN and infinity it cannot.
   """
   write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+class LineLog:
+  """A file of lines that this process alone appends to.
+
+  A line is on disk before `append` returns. Only the last line can be torn, by a kill in mid-write; opening drops it.
+  Raises Pi0RagError when another process writes the file.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the log is
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      self._file.close()
+      raise Pi0RagError(f"'{self.path}' is being written by another process: wait for it, or choose another folder"
+                        ) from None
+    whole = whole_lines(self.path)
+    self._size = sum(len(line) + 1 for line in whole)
+    self._file.truncate(self._size)
+
+  def append(self, line: bytes) -> None:
+    """Writes one line, given without its end; one cut short by an error (a full disk) is taken back."""
+    line += b"\n"
+    try:
+      _write_all(self._file, line)
+      os.fsync(self._file.fileno())
+    except OSError:
+      self._file.truncate(self._size)
+      raise
+    self._size += len(line)
+
+  def close(self) -> None:
+    """Releases the file to other processes."""
+    self._file.close()
+
+  def __enter__(self) -> "LineLog":
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def whole_lines(path: str | os.PathLike) -> list[bytes]:
+  """Returns the lines of a file, without their ends and without a torn last one."""
+  data = Path(path).read_bytes()
+  *whole, torn = data.split(b"\n")
+  if torn:
+    _log.warning("%s: dropped a torn last line of %d bytes", path, len(torn))
+  return whole
+
+
+def _write_all(file, line: bytes) -> None:
+  """Writes every byte: an unbuffered file may take fewer than it was given."""
+  while line:
+    line = line[file.write(line) :]
