@@ -5,11 +5,12 @@
 
 from ml_collections import ConfigDict
 
-from configs import panda_small
+from configs import panda_tasks
 
 # Seeds of demonstrations are below 100,000, so the three uses never meet.
 ROLLOUT_SEED = 100_000
 EVALUATION_SEED = 200_000
+BASE = "pi0rag_jax/assets/panda_tasks"
 
 
 def get_config() -> ConfigDict:
@@ -20,14 +21,7 @@ def get_config() -> ConfigDict:
 def of_task(task: str, *, data_dir: str) -> ConfigDict:
   """Returns the configuration for a task that `sim.flaws` has demonstrators of, and a folder for its demonstrations."""
   config = ConfigDict()
-  # The training of the policy, and of the one on what is kept, as its own file has it. The stages train and retrain
-  # need the kind 'flow'; data of the other kinds of train.launch are curated by recorded rollouts, see rollouts.given.
-  config.training = panda_small.get_config().copy_and_resolve_references().unlock()
-  config.training.name = f"panda_{task}"
-  config.training.data_dir = data_dir
-  config.training.make_data = (
-    f"python -m pi0rag_jax.sim.collect --task={task} --flaw=all --episodes=600 --seed=0 --processes=2"
-    f" --out={data_dir}")
+  config.training = _training(task, data_dir)
   # Curated are the data sets that the training reads; every second frame, as often as a rollout decides.
   config.demonstrations_every = 2
   config.tool_dims = (0, 1, 2)  # of the state, the tool's position: its pace is a baseline; (): of the whole state
@@ -68,6 +62,27 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.retrain.episodes = 300  # the same for every policy
   config.retrain.stochastic = False  # denoising starts at zero; else from noise
   return config.lock()
+
+
+def _training(task: str, data_dir: str) -> ConfigDict:
+  """Returns the training of the policy, and of the one on what is kept: fine-tuning of the shipped policy.
+
+  The stages train and retrain need the kind 'flow'; data of the other kinds of train.launch are curated by recorded
+  rollouts, see rollouts.given. From random values 600 undisturbed demonstrations teach no task.
+  """
+  training = panda_tasks.get_config().copy_and_resolve_references().unlock()
+  training.name = f"panda_{task}"
+  training.data_dir = data_dir
+  training.make_data = (
+    f"python -m pi0rag_jax.sim.collect --task={task} --flaw=all --episodes=600 --seed=0 --processes=2"
+    f" --out={data_dir}")
+  training.init_checkpoint = f"{BASE}/params"
+  training.text_tokenizer = f"{BASE}/tokenizer.model"
+  training.steps = 4000
+  training.batch_size = 32
+  training.learning_rate = 3e-4
+  training.validate_every = 500
+  return training
 
 
 def _rollouts(task: str) -> ConfigDict:

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
   config.kind = "flow"
   config.model = _model()
   config.init_checkpoint = ""  # a params directory to start from; '' trains from scratch
+  config.text_tokenizer = "train"  # one of the prompts; or a file, as that of the policy that training starts from
 
   # Data.
   config.data_dir = "data/panda"

@@ -21,7 +21,6 @@ from pi0rag_jax.models import flow, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.spec import TOKENIZER_NAME
 from pi0rag_jax.typing import Config, Params
 from train import auxiliary, batches, calibrate, export, initialize, metrics, parallel, tokenizers
 from train.checkpoint import CheckpointStore
@@ -66,7 +65,7 @@ def make_task(config: Config, workdir: Path) -> Task:
 
 
 def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Data:
-  """Returns the splits of `config.data_dir`; the tokenizer is trained once per workdir, on all its prompts."""
+  """Returns the splits of `config.data_dir`; the tokenizer is in the workdir, see `tokenizers`."""
   frames = load_frames(config)
   train, validation = pipeline.split_by_episode(
     frames, fraction=config.validation_fraction, seed=config.split_seed)
@@ -75,10 +74,10 @@ def load_data(config: Config, model_config: pi0.Pi0Config, workdir: Path) -> Dat
   targets = tuple(config.auxiliary_targets)
   stats = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
   tokenizer = tokenizers.load(
-    tokenizers.TRAINED, workdir, lambda: frames.prompts, vocab_size=model_config.vocab_size)
+    config.text_tokenizer, workdir, lambda: frames.prompts, vocab_size=model_config.vocab_size)
   source = batches.make_source(frames, stats, tokenizer, model=model_config, targets=targets)
   epoch = batches.emphasized_rows(frames, train, config.approach_repeats)
-  return Data(frames, train, epoch, validation, source, stats, workdir / TOKENIZER_NAME)
+  return Data(frames, train, epoch, validation, source, stats, tokenizer.path)
 
 
 def load_frames(config: Config) -> pipeline.Frames:

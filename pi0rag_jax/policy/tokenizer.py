@@ -21,8 +21,8 @@ class SentencePieceTokenizer:
   """Turns a prompt into the fixed-length tokens and mask that the model takes."""
 
   def __init__(self, path):
-    path = pathlib.Path(path)
-    if not path.is_file():
+    self.path = pathlib.Path(path)
+    if not self.path.is_file():
       raise errors.Pi0RagError(f"no sentencepiece model at {path}: a policy directory holds 'tokenizer.model'")
     try:
       self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
