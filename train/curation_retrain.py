@@ -14,10 +14,11 @@ from pi0rag_jax.learning import statistics
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.typing import Config
 from train import loop, metrics
-from train.curation_policies import POLICY_FOLDER, TRAIN_FOLDER, check_kind, rollout_config
+from train.checkpoint import CheckpointStore
+from train.curation_policies import POLICY_FOLDER, TRAIN_FOLDER, check_kind, export_checkpoint, rollout_config
 from train.curation_scores import SELECTION_NAME
 
-EVALUATION_NAME, RETRAINED_FOLDER = "evaluation.json", "retrained"
+EVALUATION_NAME, RETRAINED_FOLDER, LAST_FOLDER = "evaluation.json", "retrained", "last"
 ALL, RANDOM, KEPT = "all", "random", "kept"
 
 
@@ -27,10 +28,8 @@ def retrain(config: Config, workdir: Path) -> None:
   kept = selection.read_json(workdir / SELECTION_NAME)
   found = {name: train_on(config.training, chosen, workdir / RETRAINED_FOLDER, name)
            for name, chosen in ((RANDOM, random_like(kept, config.retrain.seed)), (KEPT, kept))}
-  if config.policies:
-    found[ALL] = loop.train_and_evaluate(config.training, workdir / RETRAINED_FOLDER / ALL)
-  else:
-    found[ALL] = workdir / TRAIN_FOLDER / POLICY_FOLDER
+  found[ALL] = train_to_the_end(
+    config.training, workdir / (Path(RETRAINED_FOLDER, ALL) if config.policies else TRAIN_FOLDER))
   outcomes = {name: evaluate(config, directory, workdir / "evaluation" / f"{name}.jsonl")
               for name, directory in found.items()}
   result = {"selection": selection.fingerprint(kept), **compare(outcomes)}
@@ -46,7 +45,22 @@ def train_on(training: Config, chosen: list[Selection], root: Path, name: str) -
     selection.write_json(file, chosen)
   changed = training.copy_and_resolve_references().unlock()
   changed.selection = str(file)
-  return loop.train_and_evaluate(changed.lock(), folder)
+  return train_to_the_end(changed.lock(), folder)
+
+
+def train_to_the_end(training: Config, folder: Path) -> Path:
+  """Returns the policy after the last step, trained in a folder or there already.
+
+  Not the best one: validations on different selections would choose it, and so compare more than these.
+  """
+  target = folder / LAST_FOLDER
+  if target.exists():
+    return target
+  store = CheckpointStore(folder, asset_id=training.asset_id)
+  if training.steps not in store.steps():
+    loop.train_and_evaluate(training, folder)
+  export_checkpoint(store.folder(max(store.steps())), folder / POLICY_FOLDER, target)
+  return target
 
 
 def random_like(kept: Iterable[Selection], seed: int) -> list[Selection]:

@@ -18,26 +18,45 @@ def make_selection(*kept: int) -> Selection:
   return Selection("data", SCORES, np.isin(np.arange(6), kept), 0.5, "fixed")
 
 
-def test_another_selection_is_another_run(tmp_path, monkeypatch):
-  runs = []
+@pytest.fixture
+def runs(monkeypatch):
+  """Trainings and exports without either: (selection, folder) of each training, the checkpoint of each export."""
+  found = {"trained": [], "exported": []}
 
-  def trained(training, workdir):
-    runs.append((training.selection, workdir))
-    return workdir / "policy"
+  def train(training, workdir):
+    found["trained"].append((training.selection, workdir))
+    for step in (training.steps - training.validate_every, training.steps):
+      (workdir / "checkpoints" / str(step)).mkdir(parents=True)
 
-  monkeypatch.setattr(curation_retrain.loop, "train_and_evaluate", trained)
+  def export(checkpoint, policy, target):
+    found["exported"].append(checkpoint)
+    target.mkdir()
+
+  monkeypatch.setattr(curation_retrain.loop, "train_and_evaluate", train)
+  monkeypatch.setattr(curation_retrain, "export_checkpoint", export)
   monkeypatch.setattr(curation_retrain, "evaluate", lambda *_: {1: "success", 2: "failure"})
+  return found
+
+
+def test_another_selection_is_another_run(tmp_path, runs):
   config = curation_panda.get_config()
   for kept in ((0, 3), (0, 3), (0, 5)):
     selection.write_json(tmp_path / "selection.json", [make_selection(*kept)])
     curation_retrain.retrain(config, tmp_path)
-  kept, again, other = (run for run in runs if "kept-" in run[1].name)
-  assert kept == again and kept[1] != other[1]
+  kept, other = (run for run in runs["trained"] if "kept-" in run[1].name)
+  assert kept[1] != other[1] and config.training.selection is None
   assert selection.read_json(kept[0])[0].kept_E.nonzero()[0].tolist() == [0, 3]
   assert selection.read_json(other[0])[0].kept_E.nonzero()[0].tolist() == [0, 5]
-  assert len(runs) == 6 and config.training.selection is None
+  assert [run for run in runs["trained"] if run[1].name == "train"] == [(None, tmp_path / "train")]
   assert curation_summary.read_evaluation(tmp_path, [make_selection(0, 5)])["seeds"] == 2
   assert curation_summary.read_evaluation(tmp_path, [make_selection(0, 3)]) is None
+
+
+def test_policies_are_compared_after_as_many_steps(tmp_path, runs):
+  selection.write_json(tmp_path / "selection.json", [make_selection(0, 3)])
+  config = curation_panda.get_config()
+  curation_retrain.retrain(config, tmp_path)
+  assert [checkpoint.name for checkpoint in runs["exported"]] == [str(config.training.steps)] * 3
 
 
 def test_a_random_selection_is_as_large_and_of_scored_episodes():
