@@ -48,10 +48,14 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.classify.seed = 0
   config.classify.more_rollouts = ()  # (name, path) of rollouts that came in since, on which the training goes on
 
+  config.agreement = _agreement()
+
   config.select = ConfigDict()
-  config.select.classifiers = ("prefix",)  # of several the scores are averaged
-  # fixed, demo_score, fraction or roc; '' is the first classifier's own. Demonstrations all succeed, so a threshold
-  # that comes from rollouts may keep nearly all of them; of these it is known that half are flawed.
+  # Names of classifiers and agreements; of several the scores are averaged. Why not Demo-SCORE's: see results/curation.
+  config.select.scorers = ("prefix_agreement",)
+  # fixed, demo_score, fraction or roc (the second and the last not of agreements); '' is the first classifier's own.
+  # Demonstrations all succeed, so a threshold that comes from rollouts may keep nearly all of them; of these it is
+  # known that half are flawed.
   config.select.rule = "fraction"
   config.select.value = 0.5  # the number of 'fixed', the share of 'fraction'; -1: the rule's own
 
@@ -96,10 +100,18 @@ def _rollouts(task: str) -> ConfigDict:
   rollouts.condition = "nominal"
   rollouts.first_seed = ROLLOUT_SEED  # of the first checkpoint; the next one's are 1000 further on
   rollouts.episodes = 100  # of each checkpoint
-  rollouts.stochastic = True  # denoising starts from noise; else at zero
+  rollouts.stochastic = False  # denoising starts at zero, as where the policy is evaluated; else from noise
   rollouts.slots = 24  # environments that share a policy call
   rollouts.processes = 2
   return rollouts
+
+
+def _agreement() -> ConfigDict:
+  # Scores without rollouts that are compared: how far other demonstrations agree, where `inputs` are alike.
+  found = ConfigDict()
+  for name, inputs in (("state_agreement", ("state",)), ("prefix_agreement", ("embeddings",))):
+    found[name] = ConfigDict({"inputs": inputs, "policy": "", "neighbours": 32, "horizon": 16})  # horizon in frames
+  return found
 
 
 def _classifiers() -> ConfigDict:

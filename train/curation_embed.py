@@ -30,10 +30,11 @@ def embed(config: Config, workdir: Path) -> None:
 
 
 def policies_read(config: Config) -> list[str]:
-  """Returns whose embeddings classifiers read; all of them are among `embed.policies`."""
-  used = {member.policy for member in config.classifiers.values() if EMBEDDINGS in member.inputs}
+  """Returns whose embeddings scorers read; all of them are among `embed.policies`."""
+  scorers = [*config.classifiers.values(), *config.agreement.values()]
+  used = {member.policy for member in scorers if EMBEDDINGS in member.inputs}
   if left_out := sorted(used - set(config.embed.policies)):
-    raise Pi0RagError(f"classifiers read embeddings of {', '.join(map(repr, left_out))}, embed.policies has "
+    raise Pi0RagError(f"scorers read embeddings of {', '.join(map(repr, left_out))}, embed.policies has "
                       f"{', '.join(map(repr, config.embed.policies))}: name them there")
   return [policy for policy in config.embed.policies if policy in used]
 

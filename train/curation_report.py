@@ -49,16 +49,16 @@ def _flaws(dataset: EpisodesView) -> list[str]:
 
 def _rollouts(config: Config, sources: Sources, members: Mapping[str, SavedClassifier]) -> list[Scored]:
   """Returns the validation rollouts of each classifier that selects, with its scores."""
-  chosen = {name: members[name] for name in config.select.classifiers}
+  chosen = {name: members[name] for name in config.select.scorers if name in members}
   return [Scored(f"{name}, rollouts of {each.trained.validated_on}", each.rollouts.validation_E,
                  each.rollouts.validation_success_E, sources.rollouts[each.trained.validated_on].dataset.lengths)
           for name, each in chosen.items()]
 
 
 def _embedded(config: Config, sources: Sources) -> list[Embedded]:
-  """Returns the mean embedding of every episode, by the first classifier's policy that selects and reads any."""
-  reading = [config.classifiers[name] for name in config.select.classifiers
-             if EMBEDDINGS in config.classifiers[name].inputs]
+  """Returns the mean embedding of every episode, by the policy of the first scorer that selects and reads any."""
+  scorers = {**config.classifiers, **config.agreement}
+  reading = [scorers[name] for name in config.select.scorers if EMBEDDINGS in scorers[name].inputs]
   if not reading:
     return []
   mean = lambda source: np.stack([  # noqa: E731

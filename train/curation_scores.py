@@ -12,9 +12,10 @@ from pi0rag_jax import files
 from pi0rag_jax.curation import baselines, classifiers, metrics, saved, scoring, selection, thresholds, verdicts
 from pi0rag_jax.curation.saved import SavedClassifier
 from pi0rag_jax.curation.selection import Selection
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import statistics
 from pi0rag_jax.typing import Config
+from train import curation_agreement
 from train import metrics as train_metrics
 from train.curation_classify import load_members, member_folder
 from train.curation_sources import Source, Sources
@@ -22,6 +23,7 @@ from train.curation_sources import Source, Sources
 SCORES_NAME, TEXT_NAME, SELECTION_NAME = "scores.json", "selection.txt", "selection.json"
 # A larger share that is kept hardly leaves anything out.
 NEARLY_ALL = 0.95
+FRACTION = "fraction"
 
 
 def score(config: Config, workdir: Path) -> None:
@@ -33,8 +35,13 @@ def score(config: Config, workdir: Path) -> None:
     for name, told in each["auroc"].get(verdicts.ALL_FLAWS, {}).items():
       train_metrics.log.info("%s: AUROC of %s: %.3f (%.3f to %.3f)", path, name, told["value"], told["low"],
                              told["high"])
-  recipes = {name: member.recipe for name, member in members.items()}
-  files.write_json(workdir / SCORES_NAME, {"classifiers": recipes, "demonstrations": found})
+  files.write_json(workdir / SCORES_NAME, {"recipes": recipes(config, sources, members), "demonstrations": found})
+
+
+def recipes(config: Config, sources: Sources, members: Mapping[str, SavedClassifier]) -> dict[str, str]:
+  """Returns what every scorer is made of."""
+  return {**{name: member.recipe for name, member in members.items()},
+          **{name: curation_agreement.recipe(sources, member) for name, member in config.agreement.items()}}
 
 
 def score_source(config: Config, sources: Sources, source: Source, members: Mapping[str, SavedClassifier]
@@ -44,6 +51,7 @@ def score_source(config: Config, sources: Sources, source: Source, members: Mapp
   unknown_E = np.full(dataset.num_episodes, np.nan)
   scores = {name: scoring.episode_scores(members[name].trained, sources.read(source, member, unknown_E))
             for name, member in config.classifiers.items()}
+  scores |= {name: curation_agreement.scores(sources, source, member) for name, member in config.agreement.items()}
   plain = baselines.scores(dataset, tool_dims=config.tool_dims)
   told = aurocs(scores, plain, verdicts.flaws_of(dataset))
   spread = {name: [statistics.number(value) for value in dataset.spread(each).tolist()]
@@ -58,7 +66,7 @@ def aurocs(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], fl
   {} unless there are both. Baselines go the way that tells all flaws better, for every flaw the same.
 
   Args:
-    scores: by classifier, float[E].
+    scores: by scorer, float[E].
     plain: by baseline, likewise.
     flaws: of each episode, as `verdicts.flaws_of` returns them.
   """
@@ -73,13 +81,11 @@ def aurocs(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], fl
 def select(config: Config, workdir: Path) -> None:
   """Writes which demonstrations are kept, as text and as JSON."""
   c, scored = config.select, read_scores(workdir)
-  members = {name: saved.load(member_folder(workdir, name)) for name in c.classifiers}
-  if not members:
-    raise Pi0RagError("select.classifiers names none")
-  check_scored(scored, members)
-  rule = c.rule or classifiers.default_rule(next(iter(members.values())).trained.name)
-  value = None if c.value < 0 else c.value
-  by_path = {path: scoring.ensemble_scores([np.array(each["scores"][name], float) for name in members])
+  check_scorers(config)
+  members = {name: saved.load(member_folder(workdir, name)) for name in c.scorers if name in config.classifiers}
+  check_scored(scored, {name: members[name].recipe if name in members else None for name in c.scorers})
+  rule, value = rule_of(config, members), None if c.value < 0 else c.value
+  by_path = {path: scoring.ensemble_scores([np.array(each["scores"][name], float) for name in c.scorers])
              for path, each in scored["demonstrations"].items()}
   all_E = np.concatenate(list(by_path.values()))
   border = thresholds.threshold(rule, value=value, scores_E=all_E, rollouts=[m.rollouts for m in members.values()])
@@ -93,11 +99,39 @@ def select(config: Config, workdir: Path) -> None:
   selection.write_json(workdir / SELECTION_NAME, found)
 
 
-def check_scored(scored: Mapping[str, Any], members: Mapping[str, SavedClassifier]) -> None:
-  """Raises Pi0RagError unless the scores are by these classifiers."""
-  for name, member in members.items():
-    if scored["classifiers"].get(name) != member.recipe:
-      raise Pi0RagError(f"there are no scores by the classifier '{name}' as it is now: run --stages=score")
+def check_scorers(config: Config) -> None:
+  """Raises Pi0RagError unless `select.scorers` names some, and those that there are."""
+  allowed = [*config.classifiers, *config.agreement]
+  if twice := sorted(set(config.classifiers) & set(config.agreement)):
+    raise Pi0RagError(f"{', '.join(twice)}: the name of a classifier and of an agreement; give one another name")
+  if not config.select.scorers:
+    raise Pi0RagError(f"select.scorers names none; allowed: {', '.join(allowed)}")
+  for name in config.select.scorers:
+    if name not in allowed:
+      raise unknown_name("scorer", name, allowed)
+
+
+def rule_of(config: Config, members: Mapping[str, SavedClassifier]) -> str:
+  """Returns the rule of the threshold: `select.rule`, or the one that goes with the first classifier.
+
+  Raises:
+    Pi0RagError: it is taken from rollouts, of which some scorer says nothing.
+  """
+  silent = [name for name in config.select.scorers if name not in members]
+  rule = config.select.rule or (
+    FRACTION if silent else classifiers.default_rule(next(iter(members.values())).trained.name))
+  if silent and rule in thresholds.OF_ROLLOUTS:
+    raise Pi0RagError(f"the rule '{rule}' takes its threshold from rollouts, of which {', '.join(silent)} says nothing"
+                      ": choose another, as --config.select.rule=fraction --config.select.value=0.5")
+  return rule
+
+
+def check_scored(scored: Mapping[str, Any], made_of: Mapping[str, str | None]) -> None:
+  """Raises Pi0RagError unless the scores are by these scorers: name -> recipe, None for any."""
+  for name, recipe in made_of.items():
+    found = scored.get("recipes", {}).get(name)
+    if found is None or recipe not in (found, None):
+      raise Pi0RagError(f"there are no scores by '{name}' as it is now: run --stages=score")
 
 
 def check_share(kept_E: np.ndarray, scores_E: np.ndarray, rule: str, border: float) -> None:
@@ -108,13 +142,13 @@ def check_share(kept_E: np.ndarray, scores_E: np.ndarray, rule: str, border: flo
     raise Pi0RagError(f"no demonstration scores {border:.3f} or more (rule '{rule}'; the best has "
                       f"{np.nanmax(scores_E):.3f}): {other}")
   train_metrics.log.info("%d of %d demonstrations are kept: score %.3f or more, rule '%s'", kept, total, border, rule)
-  if rule != "fraction" and kept > NEARLY_ALL * total:
+  if rule != FRACTION and kept > NEARLY_ALL * total:
     train_metrics.log.warning("the rule '%s' leaves out %d of %d demonstrations, next to nothing: %s", rule,
                               total - kept, total, other)
 
 
 def read_scores(workdir: Path) -> dict[str, Any]:
-  """Returns what `score` wrote: recipes of `classifiers`, and lengths, scores and AUROC of `demonstrations` by path."""
+  """Returns what `score` wrote: recipes of scorers, and lengths, scores and AUROC of `demonstrations` by path."""
   file = workdir / SCORES_NAME
   if not file.is_file():
     raise Pi0RagError(f"no scores in '{workdir}': run --stages=score")

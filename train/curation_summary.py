@@ -13,7 +13,7 @@ from pi0rag_jax.typing import Config
 from train import metrics as train_metrics
 from train.curation_embed import EMBED_NAME
 from train.curation_retrain import EVALUATION_NAME
-from train.curation_scores import check_scored, read_scores
+from train.curation_scores import check_scored, read_scores, recipes
 from train.curation_sources import Source, Sources
 
 BASELINES = {baselines.LENGTH_ONLY: "length alone", baselines.PACE_ONLY: "pace alone"}
@@ -24,19 +24,21 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
               kept: Sequence[Selection]) -> dict[str, Any]:
   """Returns the results of all stages that there are; an AUROC comes with its 95 % interval and number of episodes."""
   scored = read_scores(workdir)
-  check_scored(scored, members)
+  check_scored(scored, recipes(config, sources, members))
   aurocs = {path: each["auroc"] for path, each in scored["demonstrations"].items()}
   rollouts = {checkpoint: rollout_baselines(config, sources, source) for checkpoint, source in sources.rollouts.items()}
   return {
     "classifiers": {name: {
       "kind": member.kind, "inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
       **rollout_results(members[name])} for name, member in config.classifiers.items()},
+    "agreement": {name: {"inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs)}
+                  for name, member in config.agreement.items()},
     "baselines": {name: {
       "auroc_demonstrations": _of(name, aurocs),
       "auroc_rollouts": {checkpoint: each[name] for checkpoint, each in rollouts.items() if each}}
       for name in BASELINES},
     "selection": {each.path: {"kept": int(each.kept_E.sum()), "of": len(each.kept_E), "rule": each.rule,
-                              "threshold": each.threshold, "classifiers": list(config.select.classifiers)}
+                              "threshold": each.threshold, "scorers": list(config.select.scorers)}
                   for each in kept},
     "embeddings": _read(workdir / EMBED_NAME), "policies": read_evaluation(workdir, kept)}
 
@@ -71,18 +73,21 @@ def read_evaluation(workdir: Path, kept: Sequence[Selection]) -> dict[str, Any] 
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-  """Returns the table of the page: a row per classifier, and one per baseline; columns by flaw where any is known."""
-  everyone = {**summary["classifiers"], **summary["baselines"]}
+  """Returns the table of the page: a row per scorer, and one per baseline; columns by flaw where any is known."""
+  everyone = {**summary["classifiers"], **summary["agreement"], **summary["baselines"]}
   flaws = list(dict.fromkeys(
     flaw for each in everyone.values() for told in each["auroc_demonstrations"].values() for flaw in told))
   columns = lambda each: {  # noqa: E731
     f"AUROC, {flaw}": _texts(told.get(flaw) for told in each["auroc_demonstrations"].values()) for flaw in flaws}
-  found = [{"classifier": name, "kind": each["kind"], "reads": " + ".join(each["inputs"]), **columns(each),
+  found = [{"scorer": name, "kind": each["kind"], "reads": " + ".join(each["inputs"]), **columns(each),
             "AUROC, validation rollouts": _text(each["auroc_validation_rollouts"]),
             "validation loss": f"{each['validation_loss']:.4f}"} for name, each in summary["classifiers"].items()]
   validated_on = dict.fromkeys(each["validated_on"] for each in summary["classifiers"].values())
+  blank = dict.fromkeys(found[0], _NONE)
+  found += [{**blank, "scorer": name, "kind": "agreement", "reads": " + ".join(each["inputs"]), **columns(each)}
+            for name, each in summary["agreement"].items()]
   return found + [
-    {**dict.fromkeys(found[0], _NONE), "classifier": BASELINES[name], **columns(each),
+    {**blank, "scorer": BASELINES[name], **columns(each),
      "AUROC, validation rollouts": _texts(each["auroc_rollouts"][checkpoint]["cut"] for checkpoint in validated_on)}
     for name, each in summary["baselines"].items()]
 

@@ -106,6 +106,11 @@ def read(dataset: Dataset, parts: Sequence[str], *, success_E, every: int = 1,
   return Episodes(tuple(values), np.asarray(success_E, float))
 
 
+def actions_of(data: EpisodeData) -> np.ndarray:
+  """Returns float32[F, A], what was executed: of stored chunks the first step."""
+  return data.actions if data.actions.ndim == 2 else data.actions[:, 0]
+
+
 def _part(part: str, episode: int, data: EpisodeData, every: int, embeddings: Embeddings | None) -> np.ndarray:
   """Returns float[T, n]."""
   if part == EMBEDDINGS:
@@ -113,5 +118,4 @@ def _part(part: str, episode: int, data: EpisodeData, every: int, embeddings: Em
     return embeddings.episode(episode)
   if part == STATE:
     return data.state[::every]
-  # Of stored chunks the first step, which is what was executed.
-  return (data.actions if data.actions.ndim == 2 else data.actions[:, 0])[::every]
+  return actions_of(data)[::every]

@@ -11,6 +11,7 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 # `fixed`: a number. `demo_score`: the mean episode score of the training rollouts at the best epoch. `fraction`: so
 # many of the best. `roc`: where Youden's index is largest on the validation rollouts.
 RULES = ("fixed", "demo_score", "fraction", "roc")
+OF_ROLLOUTS = ("demo_score", "roc")
 # Of the rule `fixed` where nothing else is given: what a classifier of whole episodes holds for even.
 EVEN = 0.5
 

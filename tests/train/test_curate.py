@@ -15,6 +15,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Policy
 from train import curate, curation_classify, curation_policies, curation_scores, curation_summary
 
+AGREEMENT = {"state_agreement", "prefix_agreement"}
 PROMPT = "pick up the red cube and place it on the white pad"
 
 
@@ -29,7 +30,7 @@ def make_config(folder):
   for name in set(config.classifiers) - {"state", "prefix"}:
     del config.classifiers[name]
   config.embed.batch_size = 8
-  config.select.rule, config.select.value = "fraction", 0.5
+  config.select.scorers, config.select.rule, config.select.value = ("prefix",), "fraction", 0.5
   return config.lock()
 
 
@@ -82,20 +83,21 @@ def test_the_stages_leave_a_selection_that_training_reads(run):
 def test_scores_stand_beside_those_of_length_and_pace(run):
   scored = json.loads((run[1] / "scores.json").read_text())
   (of,) = scored["demonstrations"].values()
-  assert of["lengths"] == [6, 7, 8, 6, 7, 8] and set(scored["classifiers"]) == {"state", "prefix"}
+  assert of["lengths"] == [6, 7, 8, 6, 7, 8] and set(scored["recipes"]) == {"state", "prefix", *AGREEMENT}
   assert list(of["auroc"]) == ["all flaws", "detour"]
-  assert all(set(told) == {"state", "prefix", "length_only", "pace_only"} for told in of["auroc"].values())
+  assert all(set(told) == {"state", "prefix", *AGREEMENT, "length_only", "pace_only"} for told in of["auroc"].values())
   length = of["auroc"]["detour"]["length_only"]  # 6, 8, 7 against 7, 6, 8
   assert length["value"] == pytest.approx(0.5) and 0 < length["low"] < 0.5 < length["high"] < 1 and length["n"] == 6
-  assert all(0 < score < 1 for scores in of["scores"].values() for score in scores)
+  assert all(0 < score <= 1 for scores in of["scores"].values() for score in scores)
 
 
 def test_the_summary_and_the_page_tell_all(run):
   config, folder = run
   summary = json.loads((folder / "summary.json").read_text())
   assert set(summary["classifiers"]) == {"state", "prefix"} and summary["policies"] is None
+  assert set(summary["agreement"]) == AGREEMENT
   assert summary["selection"][config.training.data_dir] | {"threshold": 0} == {
-    "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "classifiers": ["prefix"]}
+    "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "scorers": ["prefix"]}
   found = summary["baselines"]["length_only"]
   assert set(found["auroc_rollouts"]) == {"early", "late"} and set(found["auroc_rollouts"]["late"]) == {"whole", "cut"}
   assert found["auroc_rollouts"]["late"]["whole"]["value"] >= 0.5
@@ -128,12 +130,31 @@ def test_what_is_stale_is_said(run, tmp_path):
       curate.curate(config, folder, [stage])
   copy = shutil.copytree(folder, tmp_path / "run")
   scored = json.loads((copy / "scores.json").read_text())
-  (copy / "scores.json").write_text(json.dumps(scored | {"classifiers": {"prefix": "of before"}}))
-  with pytest.raises(Pi0RagError, match="no scores by the classifier 'prefix' as it is now: run --stages=score"):
+  (copy / "scores.json").write_text(json.dumps(scored | {"recipes": {"prefix": "of before"}}))
+  with pytest.raises(Pi0RagError, match="no scores by 'prefix' as it is now: run --stages=score"):
     curate.curate(run[0], copy, ["select"])
   config.embed.pool = "camera"
   with pytest.raises(Pi0RagError, match=r"the embeddings of '.*early' are missing: run --stages=embed \(no features"):
     curate.curate(config, copy, ["classify"])
+
+
+def test_agreements_select_without_rollouts(run, tmp_path):
+  config, folder = run
+  config, copy = config.copy_and_resolve_references().unlock(), shutil.copytree(folder, tmp_path / "run")
+  config.select.scorers = ("prefix_agreement",)
+  curate.curate(config, copy, ["select", "report"])
+  (found,) = selection.read_json(copy / curation_scores.SELECTION_NAME)
+  scored = json.loads((copy / "scores.json").read_text())["demonstrations"].values()
+  assert found.scores_E.tolist() == next(iter(scored))["scores"]["prefix_agreement"] and found.kept_E.sum() == 3
+  config.select.rule = "roc"
+  with pytest.raises(Pi0RagError, match=r"the rule 'roc' takes its threshold from rollouts, of which prefix_agreement"):
+    curate.curate(config, copy, ["select"])
+  config.select.scorers = ("perfix",)
+  with pytest.raises(Pi0RagError, match=r"scorer 'perfix'"):
+    curate.curate(config, copy, ["select"])
+  config.select.scorers, config.agreement.prefix_agreement.neighbours = ("prefix",), 3
+  with pytest.raises(Pi0RagError, match="no scores by 'prefix_agreement' as it is now: run --stages=score"):
+    curate.curate(config, copy, ["report"])
 
 
 def test_stages_alone_say_what_is_missing(run, tmp_path):
@@ -144,7 +165,7 @@ def test_stages_alone_say_what_is_missing(run, tmp_path):
       curate.curate(config.copy_and_resolve_references(), tmp_path, [stage])
   config = config.copy_and_resolve_references().unlock()
   config.embed.policies = ("late",)
-  with pytest.raises(Pi0RagError, match=r"classifiers read embeddings of '', embed.policies has 'late': name them"):
+  with pytest.raises(Pi0RagError, match=r"scorers read embeddings of '', embed.policies has 'late': name them"):
     curate.curate(config, tmp_path, ["embed"])
   config.rollouts.given = ()
   with pytest.raises(Pi0RagError, match=r"no rollouts in .*--stages=rollout, or give recorded ones"):

@@ -38,10 +38,13 @@ def test_the_table_has_a_column_per_flaw_of_any_data_set():
             "auroc_demonstrations": {"a": {"all flaws": estimate(0.7)}, "b": {}}}
   plain = {"auroc_demonstrations": member["auroc_demonstrations"],
            "auroc_rollouts": {"late": {"whole": estimate(0.99), "cut": estimate(0.6)}}}
-  summary = {"classifiers": {"state": member}, "baselines": dict.fromkeys(curation_summary.BASELINES, plain)}
-  first, length, pace = curation_summary.rows(summary)
-  assert first["AUROC, all flaws"] == "0.700 [0.10, 0.90], -" and list(first) == list(length) == list(pace)
-  assert length["classifier"] == "length alone" and length["AUROC, validation rollouts"] == "0.600 [0.10, 0.90]"
+  agreeing = {"inputs": ["embeddings"], "auroc_demonstrations": {"a": {"all flaws": estimate(0.8)}, "b": {}}}
+  summary = {"classifiers": {"state": member}, "agreement": {"prefix_agreement": agreeing},
+             "baselines": dict.fromkeys(curation_summary.BASELINES, plain)}
+  first, agreed, length, pace = curation_summary.rows(summary)
+  assert list(first) == list(agreed) == list(length) == list(pace)
+  assert first["AUROC, all flaws"] == "0.700 [0.10, 0.90], -" and agreed["AUROC, all flaws"].startswith("0.800")
+  assert length["scorer"] == "length alone" and length["AUROC, validation rollouts"] == "0.600 [0.10, 0.90]"
 
 
 def test_a_threshold_that_keeps_nearly_all_is_warned_of(caplog):
