@@ -53,10 +53,11 @@ def score_source(config: Config, sources: Sources, source: Source, members: Mapp
             for name, member in config.classifiers.items()}
   scores |= {name: curation_agreement.scores(sources, source, member) for name, member in config.agreement.items()}
   plain = baselines.scores(dataset, tool_dims=config.tool_dims)
-  told = aurocs(scores, plain, verdicts.flaws_of(dataset))
+  told, at_equal_pace = (measure(scores, plain, verdicts.flaws_of(dataset)) for measure in (aurocs, equal_pace))
   spread = {name: [statistics.number(value) for value in dataset.spread(each).tolist()]
             for name, each in scores.items()}
-  return {"lengths": dataset.source.lengths.tolist(), "scores": spread, "auroc": told}
+  return {"lengths": dataset.source.lengths.tolist(), "scores": spread, "auroc": told,
+          "auroc_at_equal_pace": at_equal_pace}
 
 
 def aurocs(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], flaws: Sequence[str]
@@ -76,6 +77,22 @@ def aurocs(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], fl
   compared = {**scores, **{name: metrics.either_way(each, clean_E) for name, each in plain.items()}}
   return {flaw: {name: dataclasses.asdict(metrics.auroc_estimate(each, positive_E)) for name, each in compared.items()}
           for flaw, positive_E in verdicts.comparisons(flaws).items()}
+
+
+def equal_pace(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], flaws: Sequence[str]
+               ) -> dict[str, dict[str, float | None]]:
+  """Returns how well scores tell a clean demonstration from a flawed one that is as fast: who scores -> value, pairs.
+
+  Args: as of `aurocs`.
+  """
+  clean_E = verdicts.clean(flaws)
+  if not metrics.both_classes(clean_E):
+    return {}
+  found = {}
+  for name, each in scores.items():
+    value, pairs = metrics.auroc_at_equal(each, clean_E, plain[baselines.PACE_ONLY])
+    found[name] = {"value": statistics.number(value), "pairs": pairs}
+  return found
 
 
 def select(config: Config, workdir: Path) -> None:

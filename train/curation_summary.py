@@ -26,12 +26,16 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
   scored = read_scores(workdir)
   check_scored(scored, recipes(config, sources, members))
   aurocs = {path: each["auroc"] for path, each in scored["demonstrations"].items()}
+  at_equal_pace = lambda name: {  # noqa: E731
+    path: each["auroc_at_equal_pace"].get(name) for path, each in scored["demonstrations"].items()}
   rollouts = {checkpoint: rollout_baselines(config, sources, source) for checkpoint, source in sources.rollouts.items()}
   return {
     "classifiers": {name: {
       "kind": member.kind, "inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
-      **rollout_results(members[name])} for name, member in config.classifiers.items()},
-    "agreement": {name: {"inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs)}
+      "auroc_at_equal_pace": at_equal_pace(name), **rollout_results(members[name])}
+      for name, member in config.classifiers.items()},
+    "agreement": {name: {"inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
+                         "auroc_at_equal_pace": at_equal_pace(name)}
                   for name, member in config.agreement.items()},
     "baselines": {name: {
       "auroc_demonstrations": _of(name, aurocs),
@@ -78,7 +82,9 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
   flaws = list(dict.fromkeys(
     flaw for each in everyone.values() for told in each["auroc_demonstrations"].values() for flaw in told))
   columns = lambda each: {  # noqa: E731
-    f"AUROC, {flaw}": _texts(told.get(flaw) for told in each["auroc_demonstrations"].values()) for flaw in flaws}
+    **{f"AUROC, {flaw}": _texts(told.get(flaw) for told in each["auroc_demonstrations"].values()) for flaw in flaws},
+    **({"AUROC at equal pace": ", ".join(map(_paired, each.get("auroc_at_equal_pace", {}).values())) or _NONE}
+       if flaws else {})}
   found = [{"scorer": name, "kind": each["kind"], "reads": " + ".join(each["inputs"]), **columns(each),
             "AUROC, validation rollouts": _text(each["auroc_validation_rollouts"]),
             "validation loss": f"{each['validation_loss']:.4f}"} for name, each in summary["classifiers"].items()]
@@ -110,6 +116,10 @@ def _auroc(scores_E, positive_E) -> dict[str, float]:
 
 def _texts(estimates: Iterable[Mapping[str, float] | None]) -> str:
   return ", ".join(_NONE if each is None else _text(each) for each in estimates)
+
+
+def _paired(told: Mapping[str, float | None] | None) -> str:
+  return _NONE if told is None or told["value"] is None else f"{told['value']:.3f} ({told['pairs']} pairs)"
 
 
 def _text(estimate: Mapping[str, float]) -> str:

@@ -68,6 +68,24 @@ def auroc(scores_E, positive_E) -> float:
   return float((rank_E[positive_E].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def auroc_at_equal(scores_E, positive_E, values_E, *, apart: float = 0.05) -> tuple[float, int]:
+  """Returns (`auroc` of the pairs whose values hardly differ, their number): what scores tell beside the value.
+
+  Args:
+    scores_E, positive_E: as for `checked`.
+    values_E: float[E], above 0, such as each episode's pace.
+    apart: logarithm of the largest ratio of the values of a pair.
+  Returns:
+    nan where there are no such pairs.
+  """
+  known_E = np.isfinite(np.asarray(positive_E, float))
+  log_E = np.log(np.maximum(np.asarray(values_E, float)[known_E], np.finfo(float).tiny))
+  scores_E, positive_E = checked(scores_E, positive_E)
+  near_PQ = np.abs(log_E[positive_E, None] - log_E[~positive_E]) <= apart
+  above_PQ = np.sign(scores_E[positive_E, None] - scores_E[~positive_E]) / 2 + 0.5
+  return (float(above_PQ[near_PQ].mean()) if near_PQ.any() else float("nan")), int(near_PQ.sum())
+
+
 def auroc_estimate(scores_E, positive_E) -> Estimate:
   """Returns `auroc` with its 95 % interval, which stays inside [0, 1] and keeps a width at both ends.
 
