@@ -1,4 +1,9 @@
-"""How the programs of a policy are compiled."""
+"""How the programs of a policy are compiled, and where the next process finds them."""
+
+import logging
+import os
+import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +13,46 @@ from pi0rag_jax.typing import Params
 # A CPU multiplies bfloat16 as float32, and this pass moves the conversion of all layers' weights before the loop over
 # them: 10.9 GB beside the 6.5 GB of a 3.2 B pi0, instead of 0.6 GB.
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+# The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
+CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
+
+logger = logging.getLogger(__name__)
 
 
 def options(params: Params) -> dict[str, str]:
   """Returns the `compiler_options` of `jax.jit` for a program that runs these parameters."""
   is_half = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
   return dict(_WITHOUT_HOISTING) if is_half and jax.default_backend() == "cpu" else {}
+
+
+def keep_programs() -> pathlib.Path | None:
+  """Has jax keep what it compiles for the next process, in one folder for all of them; None where none is kept.
+
+  It is for commands, before they compile anything. jax tells programs apart by the machine's instructions, its own
+  version and all else that counts. The folder may be deleted at any time; whoever writes to it may run code here.
+  """
+  if jax.config.jax_compilation_cache_dir:  # the user's, by jax's own variable
+    return pathlib.Path(jax.config.jax_compilation_cache_dir)
+  folder = _cache_directory()
+  if folder is None:
+    return None
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    logger.warning("compiled programs are not kept: cannot write to %s (%s); %s names another folder", folder,
+                   error.strerror, CACHE_VARIABLE)
+    return None
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # By default only what takes a second is kept, and many a small program comes before the first action.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  return folder
+
+
+def _cache_directory() -> pathlib.Path | None:
+  """Returns the folder of compiled programs, absolute; None for none."""
+  chosen = os.environ.get(CACHE_VARIABLE)
+  if chosen is None:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(home, "pi0rag_jax", "xla").expanduser().absolute()
+  return pathlib.Path(chosen).expanduser().absolute() if chosen else None

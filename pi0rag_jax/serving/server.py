@@ -51,9 +51,11 @@ def require_one_policy() -> None:
 def run(host: str, port: int) -> None:
   """Loads the policy of the flags, compiles it and serves it. A port in use is told before the long part."""
   # Late, so that a wrong flag is answered before a model library is loaded.
+  from pi0rag_jax.policy import compiling
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 
   reserved = reserve(host, port)
+  compiling.keep_programs()
   with open_policy() as served:
     warm_up(served)
     server = WebsocketPolicyServer(served.policy, metadata=served.metadata, reserved=reserved)
