@@ -1,9 +1,14 @@
 """How the programs of a policy are compiled, and where the next process finds them."""
 
+import collections
+import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +20,8 @@ from pi0rag_jax.typing import Params
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
+# What jax reports of each program that it has to have, and of each that it finds on disk.
+_COMPILED, _FOUND = "/jax/core/compile/backend_compile_duration", "/jax/compilation_cache/cache_hits"
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +30,47 @@ def options(params: Params) -> dict[str, str]:
   """Returns the `compiler_options` of `jax.jit` for a program that runs these parameters."""
   is_half = any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
   return dict(_WITHOUT_HOISTING) if is_half and jax.default_backend() == "cpu" else {}
+
+
+def on_leaves(function: Callable, tree) -> Callable:
+  """Returns the function of (leaves, *inputs) that `function` is of (params, *inputs), `tree` being the parameters'.
+
+  For a program that is called often: of the host's time for a call with the 560 arrays of a packed pi0, a quarter goes
+  to the dictionaries that hold them.
+  """
+  return lambda leaves, *inputs: function(jax.tree.unflatten(tree, leaves), *inputs)
+
+
+def bound(function: Callable, params: Params) -> Callable:
+  """Returns the compiled function of (*inputs) that `function` is of (params, *inputs)."""
+  leaves, tree = jax.tree.flatten(params)
+  return functools.partial(jax.jit(on_leaves(function, tree), compiler_options=options(params)), leaves)
+
+
+@dataclasses.dataclass
+class Programs:
+  """How many programs were needed, and how many of them were on disk."""
+
+  needed: int = 0
+  found: int = 0
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Programs]:
+  """Yields what this process compiles while the block runs; the numbers are there at its end."""
+  programs, before = Programs(), _events().copy()
+  yield programs
+  new = _events() - before
+  programs.needed, programs.found = new[_COMPILED], new[_FOUND]
+
+
+@functools.cache
+def _events() -> collections.Counter[str]:
+  """Returns how often jax reported each event since the first call."""
+  seen: collections.Counter[str] = collections.Counter()
+  jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
+  jax.monitoring.register_event_duration_secs_listener(lambda event, duration_secs, **_: seen.update([event]))
+  return seen
 
 
 def keep_programs() -> pathlib.Path | None:
