@@ -48,6 +48,7 @@ class OpenpiPolicy:
     self._options = tuple(sorted((sample_kwargs or {}).items()))
     checks.check_options(dict(self._options), model)
     self._rng = jax.random.key(seed)
+    self._leaves, self._tree = jax.tree.flatten(params)
     self._compiler_options = tuple(sorted(compiling.options(params).items()))
 
   def model_input(self, observation: Mapping) -> dict:
@@ -66,25 +67,44 @@ class OpenpiPolicy:
     Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, with what is allowed.
     """
     inputs = self.model_input(observation)
-    self._rng, rng = jax.random.split(self._rng)
-    start = self._start(noise, rng)
-    given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
-    if isinstance(self.model, Pi0Config):
-      given = only_valid(given, self.model.image_keys)
-    sample = _sampler(self.model, tuple(sorted(given["image"])), self._options, self._compiler_options)
+    sample, batch = self._program(inputs)
+    start = self._draw() if noise is None else self._given(noise)
     began = time.perf_counter()
-    actions = np.asarray(sample(self.params, jax.tree.map(_as_batch, given), start))[0]
+    actions = np.asarray(sample(self._leaves, batch, start))[0]
     infer_ms = (time.perf_counter() - began) * 1000
     outputs = self._outputs({"state": np.asarray(inputs["state"], np.float32), "actions": actions})
     return {**outputs, "policy_timing": {"infer_ms": infer_ms}}
 
-  def _start(self, noise, rng):
-    """Returns where sampling starts: noise float32[1, T, A'], or a key for pi0-FAST."""
-    is_fast = isinstance(self.model, Pi0FastConfig)
-    if noise is None:
-      shape = (1, self.model.action_horizon, self.model.action_dim)
-      return rng if is_fast else jax.random.normal(rng, shape)
-    if is_fast:
+  def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
+    """Compiles what `infer` runs for observations with the cameras of this one, so that none waits for it.
+
+    Args:
+      all_prompts: for prompts of every length; else of about the length of this one's, see `only_valid`.
+    """
+    inputs, start = self.model_input(observation), self._draw()
+    longest = self.model.max_token_len
+    for count in range(PROMPT_BUCKET, longest + PROMPT_BUCKET, PROMPT_BUCKET) if all_prompts else ():
+      sample, batch = self._program({**inputs, "tokenized_prompt_mask": np.arange(longest) < count})
+      sample.lower(self._leaves, batch, start).compile()
+    sample, batch = self._program(inputs)
+    sample.lower(self._leaves, batch, start).compile()
+
+  def _program(self, inputs: dict) -> tuple[Callable, dict]:
+    """Returns the sampler of a model's dictionary, and what it takes of that beside the parameters."""
+    given = {key: inputs[key] for key in OBSERVATION_KEYS if key in inputs}
+    if isinstance(self.model, Pi0Config):
+      given = only_valid(given, self.model.image_keys)
+    sample = _sampler(self.model, tuple(sorted(given["image"])), self._options, self._compiler_options, self._tree)
+    return sample, jax.tree.map(_as_batch, given)
+
+  def _draw(self):
+    """Returns where sampling starts when nobody says: noise float32[1, T, A'], or a key for pi0-FAST."""
+    self._rng, noise_BTA, rng = _draw(self._rng, (1, self.model.action_horizon, self.model.action_dim))
+    return rng if isinstance(self.model, Pi0FastConfig) else noise_BTA
+
+  def _given(self, noise) -> np.ndarray:
+    """Returns a caller's noise as float32[1, T, A']."""
+    if isinstance(self.model, Pi0FastConfig):
       raise errors.Pi0RagError("pi0-FAST writes tokens and starts from no noise: leave `noise` out")
     noise = np.asarray(noise)
     wanted = (self.model.action_horizon, self.model.action_dim)
@@ -116,22 +136,35 @@ def only_valid(inputs: dict, cameras: tuple[str, ...]) -> dict:
 def _as_batch(array):
   """Returns an array with a leading axis of 1; doubles become float32, as they do in jax."""
   array = np.asarray(array)
-  return array[None].astype(np.float32 if array.dtype == np.float64 else array.dtype)
+  return array[None].astype(np.float32 if array.dtype == np.float64 else array.dtype, copy=False)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _draw(rng, shape: tuple[int, ...]):
+  """Returns the key of the next draw, noise float32[*shape] and the key that it was drawn with."""
+  rng, own = jax.random.split(rng)
+  return rng, jax.random.normal(own, shape), own
 
 
 @functools.lru_cache(maxsize=64)
-def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple, compiler_options: tuple) -> Callable:
-  """Returns the jitted sampler (params, inputs, start) -> chunk or tokens; policies of one size share it."""
-  jit = functools.partial(jax.jit, compiler_options=dict(compiler_options))
+def _sampler(model: PaliGemmaConfig, cameras: tuple[str, ...], options: tuple, compiler_options: tuple,
+             tree) -> Any:
+  """Returns the jitted sampler (leaves of the parameters, inputs, start) -> chunk or tokens, the batch of 1 first.
+
+  Policies of one size share it.
+  """
   if isinstance(model, Pi0FastConfig):
     # openpi's pi0-FAST takes the cameras that there are, in the order of their names.
     network = pi0_fast.Pi0Fast(dataclasses.replace(model, image_keys=cameras))
-    return jit(functools.partial(_from_dict, functools.partial(pi0_fast.sample_tokens, network, **dict(options))))
-  if isinstance(model, Pi0Config):
+    sample = functools.partial(pi0_fast.sample_tokens, network, **dict(options))
+  elif isinstance(model, Pi0Config):
     present = tuple(name for name in model.image_keys if name in cameras)
     network = pi0.Pi0(dataclasses.replace(model, image_keys=present))
-    return jit(functools.partial(_from_dict, functools.partial(pi0.sample_actions, network, **dict(options))))
-  raise errors.Pi0RagError(f"no policy of a {type(model).__name__}; allowed: Pi0Config and Pi0FastConfig")
+    sample = functools.partial(pi0.sample_actions, network, **dict(options))
+  else:
+    raise errors.Pi0RagError(f"no policy of a {type(model).__name__}; allowed: Pi0Config and Pi0FastConfig")
+  from_dict = functools.partial(_from_dict, sample)
+  return jax.jit(compiling.on_leaves(from_dict, tree), compiler_options=dict(compiler_options))
 
 
 def _from_dict(sample: Callable, params, inputs, start):

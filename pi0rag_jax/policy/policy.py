@@ -1,10 +1,12 @@
 """The base policy: from raw observations to an action chunk in the robot's units, in two jitted calls."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +43,8 @@ class Policy:
   def __init__(self, spec: PolicySpec, params: Params, norm_stats: dict[str, normalize.NormStats],
                tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats):
     self.spec = spec
-    # A short hash of the parameters: a memory made by another policy has other keys and residuals.
-    self.fingerprint = f"{spec.name}-{_digest(params)}"
+    # Gigabytes take seconds, and only a memory asks for it.
+    self._digest = _in_background(functools.partial(_digest, params))
     params, model_config = packing.pack(params, spec.model)
     self.params = jax.device_put(params)
     self.norm_stats = norm_stats
@@ -57,9 +59,8 @@ class Policy:
     self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
     self.flow_fn = functools.partial(_flow, model, norm_stats["actions"], spec.denoising_steps)
     self.denoise_fn = functools.partial(_denoise, self.flow_fn)
-    options = compiling.options(params)
-    self._encode = jax.jit(self.encode_fn, compiler_options=options)
-    self._denoise = jax.jit(self.denoise_fn, compiler_options=options)
+    self._encode = compiling.bound(self.encode_fn, self.params)
+    self._denoise = compiling.bound(self.denoise_fn, self.params)
 
   @classmethod
   def load(cls, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None) -> "Policy":
@@ -78,6 +79,11 @@ class Policy:
     norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
     key_stats = key_stats or keys.KeyStats.load(directory, key_name)
     return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)
+
+  @property
+  def fingerprint(self) -> str:
+    """The policy's name and a short hash of its parameters: of another policy a memory has other keys and residuals."""
+    return f"{self.spec.name}-{self._digest.result()}"
 
   @property
   def chunk_shape(self) -> tuple[int, int]:
@@ -100,7 +106,7 @@ class Policy:
       observations: dicts with `image` {camera: uint8[S, S, 3]}, `state` float[P], `prompt` str.
     Errors: Pi0RagError when a camera or state does not fit the policy, or the state has NaN.
     """
-    return self._encode(self.params, self.key_params, self.model_input(observations))
+    return self._encode(self.key_params, self.model_input(observations))
 
   def denoise(self, encoded: Encoded, noise_BTA: np.ndarray | None) -> jax.Array:
     """Returns the policy's own chunk float32[B', T, A] in the robot's units (asynchronous, B' padded).
@@ -108,8 +114,8 @@ class Policy:
     Args:
       noise_BTA: float[B, T, A'] with A' the model's action dim: where the ODE starts; None starts at zero.
     """
-    return self._denoise(self.params, encoded.prefix, encoded.state_BA,
-                         self.start_of_flow(encoded.state_BA.shape[0], noise_BTA))
+    start_BTA = self.start_of_flow(encoded.state_BA.shape[0], noise_BTA)
+    return self._denoise(encoded.prefix, encoded.state_BA, start_BTA)
 
   def start_of_flow(self, batch: int, noise_BTA: np.ndarray | None) -> np.ndarray:
     """Returns where the ODE starts, float32[batch, T, A']: the given noise, zeros behind it or without it."""
@@ -118,8 +124,11 @@ class Policy:
       start_BTA[: len(noise_BTA)] = noise_BTA
     return start_BTA
 
-  def model_input(self, observations: Sequence[dict]) -> Observation:
-    """Returns the model's observation of a batch of raw ones, normalized, tokenized and padded."""
+  def model_input(self, observations: Sequence[dict]) -> dict:
+    """Returns the model's observation of a batch of raw ones, normalized, tokenized and padded, in openpi's form.
+
+    Pictures stay bytes: the device makes numbers of them.
+    """
     padding = padded_size(len(observations)) - len(observations)
     observations = [*observations, *[observations[-1]] * padding]
     images = {name: self._camera(observations, name) for name in self.spec.model.image_keys}
@@ -130,13 +139,12 @@ class Policy:
       raise errors.Pi0RagError("state has NaN or infinity: the observation is not of a working robot")
     normalized = normalize.normalize(state_BP, self.norm_stats["state"]).astype(np.float32)
     tokens, masks = zip(*[self._prompt_tokens(o["prompt"]) for o in observations])
-    return Observation.from_dict({
+    return {
         "image": images,
-        "image_mask": {name: np.ones(len(observations), bool) for name in images},
         "state": normalize.pad_last(normalized, self.spec.model.state_size),
         "tokenized_prompt": np.stack(tokens),
         "tokenized_prompt_mask": np.stack(masks),
-    })
+    }
 
   def _camera(self, observations, name: str) -> np.ndarray:
     size = self.spec.image_size
@@ -153,8 +161,22 @@ def _digest(params: Params) -> str:
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
+    digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
   return digest.hexdigest()[:16]
+
+
+def _in_background(function: Callable) -> concurrent.futures.Future:
+  """Returns the future result of a function, which runs on a thread that no process waits for at its end."""
+  future: concurrent.futures.Future = concurrent.futures.Future()
+
+  def run():
+    try:
+      future.set_result(function())
+    except BaseException as error:  # for whoever asks
+      future.set_exception(error)
+
+  threading.Thread(target=run, daemon=True).start()
+  return future
 
 
 def padded_size(batch: int) -> int:
@@ -162,7 +184,8 @@ def padded_size(batch: int) -> int:
   return 1 << max(batch - 1, 0).bit_length()
 
 
-def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, key_params, observation: Observation):
+def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, key_params, inputs: dict):
+  observation = Observation.from_dict(inputs)
   prefix = pi0.encode_prefix(model, params, observation, keys_only=key_stats.recipe.source != "hidden")
   pooled_BD = keys.features(prefix, observation, key_stats.recipe, model.config, key_params)
   key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats, key_params)

@@ -58,11 +58,11 @@ class SteeredPolicy:
     self._runs_again = config.flow != steering.AFTER
     self._steer = functools.partial(steering.steer, config=config, layout=layout)
     self._steer_after = jax.jit(self._steer)
-    self._steer_again = jax.jit(self._traced_steer, compiler_options=compiling.options(policy.params))
+    self._steer_again = compiling.bound(self._traced_steer, policy.params)
     self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
     if feeding == "callback":
       self._query = bridge.callback_query(self._retriever)
-      self._infer_in_one = jax.jit(self._traced_infer)
+      self._infer_in_one = compiling.bound(self._traced_infer, policy.params)
 
   def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None, *,
             trust_B: np.ndarray | None = None) -> Prediction:
@@ -107,8 +107,8 @@ class SteeredPolicy:
     neighbours = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, padding)
     if self._runs_again:
       start_BTA = self.policy.start_of_flow(len(key_BE), noise_BTA)
-      steered = self._steer_again(self.policy.params, encoded.prefix, encoded.state_BA, start_BTA, base_BTA,
-                                  _without_ids(neighbours), trust_B)
+      steered = self._steer_again(encoded.prefix, encoded.state_BA, start_BTA, base_BTA, _without_ids(neighbours),
+                                  trust_B)
     else:
       steered = self._steer_after(base_BTA, _without_ids(neighbours), trust_B=trust_B)
     actions_BTA, used_B, weight_BK = map(np.asarray, steered)  # waits for the device
@@ -117,15 +117,14 @@ class SteeredPolicy:
                       pending.missed)
 
   def _infer_callback(self, observations, noise_BTA, trust_B, clock: "_Clock") -> Prediction:
-    observation = self.policy.model_input(observations)
-    start_BTA = self.policy.start_of_flow(observation.state.shape[0], noise_BTA)
-    params, key_params = self.policy.params, self.policy.key_params
-    outputs = jax.block_until_ready(self._infer_in_one(params, key_params, observation, start_BTA, trust_B))
+    inputs = self.policy.model_input(observations)
+    start_BTA = self.policy.start_of_flow(len(trust_B), noise_BTA)
+    outputs = jax.block_until_ready(self._infer_in_one(self.policy.key_params, inputs, start_BTA, trust_B))
     clock.lap("device")
     return Prediction(*map(np.asarray, outputs), latency_ms={})
 
-  def _traced_infer(self, params, key_params, observation, start_BTA, trust_B):
-    encoded = self.policy.encode_fn(params, key_params, observation)
+  def _traced_infer(self, params, key_params, inputs, start_BTA, trust_B):
+    encoded = self.policy.encode_fn(params, key_params, inputs)
     neighbours = self._query(encoded.key_BE)
     base_BTA = self.policy.denoise_fn(params, encoded.prefix, encoded.state_BA, start_BTA)
     actions_BTA, used_B, weight_BK = self._traced_steer(params, encoded.prefix, encoded.state_BA, start_BTA, base_BTA,

@@ -50,6 +50,8 @@ def openpi_policy(config: str, checkpoint: str | None, *, default_prompt: str | 
   else:
     make = examples.ROBOTS.get(chosen.data.robot) if isinstance(chosen.data.robot, str) else None
     example = make() if make else None
+  if example is not None and default_prompt is not None:  # its length counts, see OpenpiPolicy.compile
+    example = {**example, "prompt": default_prompt}
   return Served(policy, policy.metadata, example)
 
 
@@ -75,6 +77,11 @@ class RobotPolicy:
   def __init__(self, policy: SteeredPolicy, default_prompt: str | None = None):
     self._policy = policy
     self._default_prompt = default_prompt
+
+  def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
+    """Compiles what `infer` runs, whatever the prompt: all of them are padded to one length."""
+    del all_prompts
+    self.infer(observation)
 
   def infer(self, observation: Mapping) -> dict:
     """Returns the decision for one observation, from the deterministic z = 0.

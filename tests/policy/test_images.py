@@ -57,3 +57,11 @@ def test_images_of_another_kind_are_refused(image, message):
 def test_channels_first_become_last():
   image = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
   np.testing.assert_array_equal(images.parse_image(image), image.transpose(1, 2, 0))
+
+
+def test_channels_come_last_in_memory_too():
+  """The way to the device copies what lies otherwise, slowly."""
+  image_CHW = np.random.default_rng(0).integers(0, 256, (3, 4, 5), np.uint8)
+  found = images.parse_image(image_CHW)
+  assert found.flags.c_contiguous
+  np.testing.assert_array_equal(found, image_CHW.transpose(1, 2, 0))

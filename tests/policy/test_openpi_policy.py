@@ -18,10 +18,10 @@ from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import CONFIGS, get_config
-from pi0rag_jax.policy import openpi_policy
+from pi0rag_jax.policy import compiling, openpi_policy
 from pi0rag_jax.policy.action_tokens import BinningCodec
 from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.openpi_policy import create_policy
+from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
 from pi0rag_jax.policy.transforms import Repack, TransformGroup, compose
 
 # Sizes that run in a moment, for the two kinds of sampling.
@@ -283,6 +283,22 @@ def test_prefix_embeddings_of_pi0_fast_on_libero(text_tokenizer):
   obs = Observation.from_dict(jax.tree.map(lambda x: jnp.asarray(x)[None], inputs))
   found = embed_observation(registry.network(model), fresh(TOKENS), obs, layer="input", pool="camera")
   assert found.key_BE.shape == (1, 3 * model.paligemma.width) and found.mask_BS.shape == (1, model.prefix_tokens)
+
+
+def test_no_request_waits_for_the_compiler(text_tokenizer):
+  config, model = get_config("pi0_droid"), dataclasses.replace(FLOW, pi05=False, max_token_len=24, action_dim=8)
+  group = openpi_policy.policy_transforms(config.data, config.model, model, {}, text_tokenizer=text_tokenizer)
+  policy = OpenpiPolicy(model, fresh(model), group, sample_kwargs={"num_steps": 1})
+  policy.compile(droid_observation(prompt="stack"))
+  with compiling.counted() as at_a_request:
+    policy.infer(droid_observation(prompt="wave"))
+  with compiling.counted() as ahead:
+    policy.compile(droid_observation(prompt="stack"), all_prompts=True)
+  long = droid_observation(prompt="stack the cups and the cubes")
+  with compiling.counted() as at_a_long_one:
+    policy.infer(long)
+  assert 16 < policy.model_input(long)["tokenized_prompt_mask"].sum() <= 24
+  assert (at_a_request.needed, ahead.needed, at_a_long_one.needed) == (0, 1, 0)
 
 
 def test_what_masks_hide_is_left_out():

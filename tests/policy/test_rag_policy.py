@@ -1,13 +1,16 @@
 """The steered policy: feeding modes agree, an empty memory changes nothing, deadlines are kept."""
 
+import hashlib
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS, Record
+from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy import steering
 from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
@@ -31,6 +34,14 @@ def correction_at(key_E, base_TA, sideways_m=0.02):
   corrected[:4, 1] += sideways_m / 4
   return Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected, kind="correction", outcome="success",
                 provenance={"source": "expert", "seed": 0})
+
+
+def test_fingerprints_stay_what_they_are(policy, tiny_policy_dir):
+  """Memories out there name the policy that made them."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoints.load_params(tiny_policy_dir)):
+    digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+  assert policy.fingerprint == f"tiny-{digest.hexdigest()[:16]}"
 
 
 def test_chunks_are_finite_and_shaped(policy, observations):

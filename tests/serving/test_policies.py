@@ -11,7 +11,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import Record
 from pi0rag_jax.openpi.named_configs import CONFIGS
-from pi0rag_jax.policy import shipped
+from pi0rag_jax.policy import compiling, shipped
 from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, policy_transforms
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
@@ -56,6 +56,7 @@ def droid(tmp_path, monkeypatch):
 
 def test_an_openpi_policy_is_served(droid, connect):
   served, local = droid(), droid()
+  assert served.example["prompt"] == "wave"  # it is compiled for a prompt of this length
   client = connect(served.policy, served.metadata)
   assert client.get_server_metadata() == {"reset_pose": [0, 1.5]}
   rng = np.random.default_rng(0)
@@ -99,6 +100,15 @@ def test_ones_own_policy_is_served_with_its_memory(small, memory_dir, observatio
   np.testing.assert_array_equal(found["actions"], local_TA)
   timing = found["policy_timing"]
   assert timing["infer_ms"] >= timing["prefix_ms"] > 0 and "retrieval_ms" in timing
+
+
+def test_no_request_waits_for_the_compiler(small, memory_dir, observations):
+  with Memory.load(memory_dir) as memory:
+    policy = RobotPolicy(SteeredPolicy(small, memory))
+    policy.compile(observations[0])
+    with compiling.counted() as at_a_request:
+      policy.infer(observations[1])
+  assert at_a_request.needed == 0
 
 
 def test_without_a_memory_it_is_the_base_policy(small, observations):

@@ -16,7 +16,7 @@ def test_it_serves_until_interrupted(observations):
   command = [*COMMAND, "--policy=panda_small", "--host=127.0.0.1", "--port=0"]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     lines = [process.stdout.readline() for _ in range(3)]
-    assert lines[0].startswith("Loaded ") and lines[1].startswith("Compiled in "), lines
+    assert lines[0].startswith("Loaded ") and lines[1].startswith("Compiled in ") and " programs, " in lines[1], lines
     address = lines[2].split()[2]
     assert address.startswith("ws://127.0.0.1:")
     client = WebsocketClientPolicy(address)
