@@ -8,6 +8,7 @@ arithmetic of an episode not on who is beside it.
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -62,7 +63,8 @@ class _Group:
 
 
 def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, stochastic: bool,
-        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False) -> Iterator[Trace]:
+        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False,
+        start: Callable[[Trace], np.ndarray] | None = None) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   Args:
@@ -70,7 +72,9 @@ def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, s
     stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero; attempts always have a draw.
     launch: has the last word on a job as it begins.
     keep_observations: every step carries what the policy saw, pictures and all.
+    start: says of an episode so far where its next decision starts to denoise, instead of zero or a draw.
   """
+  noise = functools.partial(_noise, policy, stochastic) if start is None else functools.partial(_starts, start)
   rows = group_size(env.slots)
   groups = [_Group(range(first, min(first + rows, env.slots))) for first in range(0, env.slots, rows)]
   while jobs or any(group.running for group in groups):
@@ -78,7 +82,7 @@ def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, s
       yield from group.finished()
       begun = group.started(jobs, launch)
       deciding = {slot: one for slot, one in group.running.items() if slot not in begun}
-      decided = _decide(policy, list(deciding.values()), rows, stochastic, keep_observations)
+      decided = _decide(policy, list(deciding.values()), rows, noise, keep_observations)
       group.answers = env.submit(begun | dict(zip(deciding, decided)))
 
 
@@ -89,15 +93,15 @@ def group_size(slots: int) -> int:
   return min(GROUP, 1 << max(slots // 2, 1).bit_length() - 1)
 
 
-def _decide(policy: SteeredPolicy, running: list[_Running], rows: int, stochastic: bool, keep_observations: bool
-            ) -> list[Advance | Follow]:
+def _decide(policy: SteeredPolicy, running: list[_Running], rows: int,
+            noise: Callable[[list[_Running]], np.ndarray | None], keep_observations: bool) -> list[Advance | Follow]:
   """Returns what each episode executes, and books the decision in its trace."""
   if not running:
     return []
   # Always the same program: another one, of fewer rows, rounds otherwise, and must be compiled.
   padded = [*running, *running[-1:] * (rows - len(running))]
-  observations, noise = [r.moment.observation for r in padded], _noise(policy, running, stochastic)
-  prediction = policy.infer(observations, noise, trust_B=np.array([r.trace.job.trust for r in padded], np.float32))
+  observations, trust_B = [r.moment.observation for r in padded], [r.trace.job.trust for r in padded]
+  prediction = policy.infer(observations, noise(running), trust_B=np.array(trust_B, np.float32))
   base_BTA = _own_chunks(policy, running, observations, prediction)
   count = policy.policy.spec.execute_steps
   commands = []
@@ -107,7 +111,11 @@ def _decide(policy: SteeredPolicy, running: list[_Running], rows: int, stochasti
   return commands
 
 
-def _noise(policy: SteeredPolicy, running: list[_Running], stochastic: bool) -> np.ndarray | None:
+def _starts(start: Callable[[Trace], np.ndarray], running: list[_Running]) -> np.ndarray:
+  return np.stack([start(r.trace) for r in running])
+
+
+def _noise(policy: SteeredPolicy, stochastic: bool, running: list[_Running]) -> np.ndarray | None:
   """Returns where each row's flow starts, zero where nothing is drawn; None where nothing is drawn at all."""
   drawn = [stochastic or r.trace.job.attempt > 0 for r in running]
   if not any(drawn):
