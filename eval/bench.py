@@ -7,7 +7,8 @@
 `retrieval`: what search and steering add to one decision, by the number of records.
 `memory`: resident bytes of a full memory, store and index together.
 `train`: a training step of everything, and of adapters.
-`sweep`: episodes per minute by the number of environments that share a policy call; the only one with a simulator.
+`sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
+`options`: fewer steps and warm starts, by success rate and time of a decision; needs the simulator.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from pi0rag_jax.errors import Pi0RagError
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
   "loop": ("loop", "loop"), "retrieval": ("memory", "retrieval"), "memory": ("memory", "memory"),
-  "train": ("training", "train"), "sweep": ("sweep", "sweep")}
+  "train": ("training", "train"), "sweep": ("sweep", "sweep"),
+  "options": ("options", "options")}
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   parser.add_argument("--cycles", type=int, default=1000, help="loop: cycles of each rate")
   parser.add_argument("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
-  parser.add_argument("--episodes", type=int, default=48, help="sweep: episodes of each")
+  parser.add_argument("--episodes", type=int, default=48, help="sweep and options: episodes of each")
   flags = parser.parse_args(argv)
   module, function = BENCHMARKS[flags.name]
   try:

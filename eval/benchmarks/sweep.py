@@ -1,11 +1,21 @@
-"""`sweep`: episodes per minute by the number of environments that share a policy call. The simulator is needed."""
+"""`sweep`: episodes per minute by the number of environments that run at once. The simulator is needed."""
 
 import argparse
 import collections
+import contextlib
+import functools
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
 
+import faiss
+import numpy as np
+
+from eval.benchmarks import memory
 from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.trace import Job
+from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
@@ -14,29 +24,101 @@ from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
 POLICY, TASK, CONDITION = "panda_tasks", "pick_and_place", "camera_shift"
 FIRST_SEED = 390_000  # of the tuning range
 PROCESSES = 2
+TURNS = 3  # of each case, in turn with the others
 
 
 def sweep(flags: argparse.Namespace) -> list[dict]:
-  """Returns a row for each number of environments: the same episodes, of the shipped policy from z = 0."""
-  policy = SteeredPolicy(Policy.load(shipped.directory(POLICY)))
-  spec = policy.policy.spec
-  config = EnvConfig(TASK, CONDITION, spec.renderer, spec.image_size, spec.model.action_horizon)
+  """Returns a row for each number of environments, without and with a memory.
+
+  All run the same episodes of the shipped policy from z = 0: the memory's records are random, hence too far away to
+  have a say, and cost what others do. Rates are the medians of some turns. `python_ms` is what Python costs a decision
+  in this process: CPU time of all its threads that run Python (which drive, search, and read what the simulation
+  processes send), less what they spend in jitted calls and in FAISS's search; XLA's own threads and waiting count
+  nothing. It is the least of the turns, since a busy machine only adds.
+  """
+  with contextlib.ExitStack() as stack:
+    policy = Policy.load(shipped.directory(POLICY))
+    spec, meter = policy.spec, _Meter()
+    config = EnvConfig(TASK, CONDITION, spec.renderer, spec.image_size, spec.model.action_horizon)
+    envs = {slots: stack.enter_context(BatchEnv(config, slots=slots, processes=min(slots, PROCESSES)))
+            for slots in flags.slots}
+    policies = {0: SteeredPolicy(policy), flags.records: stack.enter_context(_remembering(policy, flags.records))}
+    stack.enter_context(meter.sparing(policies.values()))
+    turns = {(records, slots): [] for records in policies for slots in envs}
+    for records, slots in turns:
+      _run(envs[slots], policies[records], slots, FIRST_SEED - slots)  # compiles
+    for _ in range(TURNS):
+      for (records, slots), rates in turns.items():
+        rates.append(_rates(envs[slots], policies[records], flags.episodes, meter))
   rows = []
-  for slots in flags.slots:
-    with BatchEnv(config, slots=slots, processes=min(slots, PROCESSES)) as env:
-      _run(env, policy, slots, FIRST_SEED - slots)  # compiles
-      start = time.perf_counter()
-      decisions = _run(env, policy, flags.episodes, FIRST_SEED)
-      seconds = time.perf_counter() - start
-    rows.append({"task": TASK, "condition": CONDITION, "environments": slots, "episodes": flags.episodes,
-                 "episodes_per_minute": round(60 * flags.episodes / seconds, 1),
-                 "decisions_per_s": round(decisions / seconds, 1)})
-  for row in rows:
-    row["vs_first"] = round(row["episodes_per_minute"] / rows[0]["episodes_per_minute"], 2)
+  for (records, slots), rates in turns.items():
+    rows.append({"task": TASK, "condition": CONDITION, "records": records, "environments": slots,
+                 "episodes": flags.episodes,
+                 **{name: round(float(np.median([rate[name] for rate in rates])), 1) for name in rates[0]}})
+    rows[-1]["python_ms"] = round(min(rate["python_ms"] for rate in rates), 3)
+    first = next(row for row in rows if row["records"] == records)
+    rows[-1]["vs_first"] = round(rows[-1]["episodes_per_minute"] / first["episodes_per_minute"], 2)
   return rows
+
+
+def _rates(env: BatchEnv, policy: SteeredPolicy, episodes: int, meter: "_Meter") -> dict[str, float]:
+  """Returns how fast so many episodes were."""
+  start_s, python_s = time.perf_counter(), meter.read()
+  decisions = _run(env, policy, episodes, FIRST_SEED)
+  seconds = time.perf_counter() - start_s
+  return {"episodes_per_minute": 60 * episodes / seconds, "decisions_per_s": decisions / seconds,
+          "python_ms": 1000 * (meter.read() - python_s) / decisions}
 
 
 def _run(env: BatchEnv, policy: SteeredPolicy, episodes: int, first_seed: int) -> int:
   """Returns the number of decisions of so many episodes."""
   jobs = collections.deque(Job(first_seed + i, i) for i in range(episodes))
   return sum(len(trace.steps) for trace in rollout.run(env, policy, jobs, stochastic=False))
+
+
+@contextlib.contextmanager
+def _remembering(policy: Policy, records: int) -> Iterator[SteeredPolicy]:
+  """Yields the policy with a memory of so many random records."""
+  horizon, action_dim = policy.chunk_shape
+  with tempfile.TemporaryDirectory() as directory, Memory.open(
+      directory, key_dim=policy.key_dim, action_horizon=horizon, action_dim=action_dim,
+      encoder=policy.key_stats.recipe.name, policy=policy.fingerprint, capacity=records) as filled:
+    memory.fill(filled, records)
+    steered = SteeredPolicy(policy, filled)
+    yield steered
+    steered.close()
+
+
+class _Meter:
+  """CPU time that Python takes."""
+
+  def __init__(self):
+    self._spared_s: list[float] = []
+
+  def read(self) -> float:
+    """Returns the CPU seconds of all Python threads so far, less what they spent in spared calls."""
+    clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threading.enumerate() if thread.ident]
+    return sum(map(time.clock_gettime, clocks)) - sum(self._spared_s)
+
+  @contextlib.contextmanager
+  def sparing(self, policies) -> Iterator[None]:
+    """Spares the compiled calls of some policies and the search of their memories."""
+    calls = [(policy.policy, name) for policy in policies for name in ("_encode", "_denoise")]
+    calls += [(policy, "_steer_after") for policy in policies if policy.memory is not None]
+    calls.append((faiss.IndexScalarQuantizer, "search"))
+    before = [(owner, name, getattr(owner, name)) for owner, name in dict.fromkeys(calls)]
+    for owner, name, call in before:
+      setattr(owner, name, self._spared(call))
+    yield
+    for owner, name, call in before:
+      setattr(owner, name, call)
+
+  def _spared(self, call):
+    @functools.wraps(call)
+    def timed(*args, **kwargs):
+      start = time.thread_time()
+      try:
+        return call(*args, **kwargs)
+      finally:
+        self._spared_s.append(time.thread_time() - start)
+    return timed

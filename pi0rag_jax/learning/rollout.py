@@ -1,18 +1,25 @@
-"""Episodes, many at a time: one policy call decides for every environment that waits for a decision.
+"""Episodes, many at a time: one policy call decides for a group of environments while the others move.
 
 The driver knows nothing of learning or of records: it takes jobs from a queue, which its caller may extend
-while it runs (a take-over after a failure, say), and yields each episode's trace as it ends.
+while it runs (a take-over after a failure, say), and yields each episode's trace as it ends. Groups take turns in a
+fixed order and a call always has a whole group's rows, so that nothing depends on which process was faster, and the
+arithmetic of an episode not on who is beside it.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from pi0rag_jax.learning.trace import Job, Step, Trace
 from pi0rag_jax.policy.rag_policy import Prediction, SteeredPolicy
 from pi0rag_jax.sim.batch import Advance, BatchEnv, Follow, Moment, Rewind, Start
+
+# Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
+# long for its turn.
+GROUP = 8
 
 
 @dataclasses.dataclass
@@ -30,8 +37,34 @@ class _Running:
     return self.answer
 
 
+@dataclasses.dataclass
+class _Group:
+  """Slots that decide together."""
+
+  slots: range
+  running: dict[int, _Running] = dataclasses.field(default_factory=dict)
+  answers: Callable[[], dict[int, Moment]] = dict  # waits for what its environments answer
+
+  def finished(self) -> Iterator[Trace]:
+    """Yields the episodes that ended since the group's last turn."""
+    for slot, moment in sorted(self.answers().items()):  # in the same order however many processes there are
+      if _take(self.running[slot], moment):
+        yield self.running.pop(slot).trace
+
+  def started(self, jobs: collections.deque[Job], launch: Callable[[Job], Job]) -> dict[int, Start | Rewind]:
+    """Returns what the slots that are free begin."""
+    commands = {}
+    for slot in self.slots:
+      if slot not in self.running and jobs:
+        job = launch(jobs.popleft())
+        self.running[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]))
+        commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
+    return commands
+
+
 def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, stochastic: bool,
-        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False) -> Iterator[Trace]:
+        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False,
+        start: Callable[[Trace], np.ndarray] | None = None) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   Args:
@@ -39,42 +72,50 @@ def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, s
     stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero; attempts always have a draw.
     launch: has the last word on a job as it begins.
     keep_observations: every step carries what the policy saw, pictures and all.
+    start: says of an episode so far where its next decision starts to denoise, instead of zero or a draw.
   """
-  slots: dict[int, _Running] = {}
-  while jobs or slots:
-    commands = {}
-    for slot in range(env.slots):
-      if slot not in slots and jobs:
-        job = launch(jobs.popleft())
-        slots[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]))
-        commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
-    deciding = [slot for slot in slots if slot not in commands]
-    commands.update(_decide(env, policy, slots, deciding, stochastic))
-    if keep_observations:
-      _keep_observations(slots[slot] for slot in deciding)
-    for slot, moment in env.run(commands).items():
-      if _take(slots[slot], moment):
-        yield slots.pop(slot).trace
+  noise = functools.partial(_noise, policy, stochastic) if start is None else functools.partial(_starts, start)
+  rows = group_size(env.slots)
+  groups = [_Group(range(first, min(first + rows, env.slots))) for first in range(0, env.slots, rows)]
+  while jobs or any(group.running for group in groups):
+    for group in groups:
+      yield from group.finished()
+      begun = group.started(jobs, launch)
+      deciding = {slot: one for slot, one in group.running.items() if slot not in begun}
+      decided = _decide(policy, list(deciding.values()), rows, noise, keep_observations)
+      group.answers = env.submit(begun | dict(zip(deciding, decided)))
 
 
-def _decide(env: BatchEnv, policy: SteeredPolicy, slots: dict[int, _Running], deciding: list[int],
-            stochastic: bool) -> dict[int, Advance | Follow]:
-  """Returns what each deciding slot executes, and books the decision in its trace."""
-  if not deciding:
-    return {}
-  running = [slots[slot] for slot in deciding]
-  observations, noise = [r.moment.observation for r in running], _noise(policy, running, stochastic)
-  prediction = policy.infer(observations, noise, trust_B=np.array([r.trace.job.trust for r in running], np.float32))
-  base_BTA = _own_chunks(policy, running, prediction)
+def group_size(slots: int) -> int:
+  """Returns how many of so many slots decide together: a power of two, as a policy's batches are, and at most half of
+  them, so that the processes have something to do meanwhile.
+  """
+  return min(GROUP, 1 << max(slots // 2, 1).bit_length() - 1)
+
+
+def _decide(policy: SteeredPolicy, running: list[_Running], rows: int,
+            noise: Callable[[list[_Running]], np.ndarray | None], keep_observations: bool) -> list[Advance | Follow]:
+  """Returns what each episode executes, and books the decision in its trace."""
+  if not running:
+    return []
+  # Always the same program: another one, of fewer rows, rounds otherwise, and must be compiled.
+  padded = [*running, *running[-1:] * (rows - len(running))]
+  observations, trust_B = [r.moment.observation for r in padded], [r.trace.job.trust for r in padded]
+  prediction = policy.infer(observations, noise(running), trust_B=np.array(trust_B, np.float32))
+  base_BTA = _own_chunks(policy, running, observations, prediction)
   count = policy.policy.spec.execute_steps
-  commands = {}
-  for row, (slot, one) in enumerate(zip(deciding, running)):
-    _book(one, prediction, row, base_BTA[row])
-    commands[slot] = Follow(count) if one.trace.job.by_expert else Advance(one.trace.steps[-1].actions_TA[:count])
+  commands = []
+  for row, one in enumerate(running):
+    _book(one, prediction, row, base_BTA[row], keep_observations)
+    commands.append(Follow(count) if one.trace.job.by_expert else Advance(one.trace.steps[-1].actions_TA[:count]))
   return commands
 
 
-def _noise(policy: SteeredPolicy, running: list[_Running], stochastic: bool) -> np.ndarray | None:
+def _starts(start: Callable[[Trace], np.ndarray], running: list[_Running]) -> np.ndarray:
+  return np.stack([start(r.trace) for r in running])
+
+
+def _noise(policy: SteeredPolicy, stochastic: bool, running: list[_Running]) -> np.ndarray | None:
   """Returns where each row's flow starts, zero where nothing is drawn; None where nothing is drawn at all."""
   drawn = [stochastic or r.trace.job.attempt > 0 for r in running]
   if not any(drawn):
@@ -83,31 +124,26 @@ def _noise(policy: SteeredPolicy, running: list[_Running], stochastic: bool) -> 
   return np.stack([r.noise.standard_normal(shape) if draw else np.zeros(shape) for r, draw in zip(running, drawn)])
 
 
-def _own_chunks(policy: SteeredPolicy, running: list[_Running], prediction: Prediction) -> np.ndarray:
+def _own_chunks(policy: SteeredPolicy, running: list[_Running], observations: list[dict], prediction: Prediction
+                ) -> np.ndarray:
   """Returns the policy's own chunks float32[B, T, A]: an attempt's noise is none of what a record calls its base."""
   rows = [row for row, r in enumerate(running) if r.trace.job.attempt > 0]
   if not rows:
     return prediction.base_BTA
   base_BTA = np.array(prediction.base_BTA)
-  encoded = policy.policy.encode([running[row].moment.observation for row in rows])
-  base_BTA[rows] = np.asarray(policy.policy.denoise(encoded, None))[: len(rows)]
+  base_BTA[rows] = np.asarray(policy.policy.denoise(policy.policy.encode(observations), None))[rows]
   return base_BTA
 
 
-def _book(running: _Running, prediction: Prediction, row: int, base_TA: np.ndarray) -> None:
+def _book(running: _Running, prediction: Prediction, row: int, base_TA: np.ndarray, keep_observation: bool) -> None:
   trace, moment = running.trace, running.moment
   trace.prompt = moment.observation["prompt"]
   trace.steps.append(Step(moment.ticks, moment.snapshot, prediction.key_BE[row], base_TA, prediction.actions_BTA[row],
-                          int(prediction.used_B[row]), prediction.ids_BK[row], prediction.weight_BK[row]))
+                          int(prediction.used_B[row]), prediction.ids_BK[row], prediction.weight_BK[row],
+                          moment.observation if keep_observation else None))
   for stage, latency_ms in prediction.latency_ms.items():
     trace.latency_ms.setdefault(stage, []).append(latency_ms)
   trace.deadline_misses += prediction.missed_deadline
-
-
-def _keep_observations(deciding: Iterable[_Running]) -> None:
-  """Books what each saw when it decided."""
-  for running in deciding:
-    running.trace.steps[-1] = dataclasses.replace(running.trace.steps[-1], observation=running.moment.observation)
 
 
 def _take(running: _Running, answer) -> bool:

@@ -1,14 +1,17 @@
-"""Many environments at once, stepped in worker processes: one message per decision and environment.
+"""Many environments at once, stepped in worker processes: one message per turn and process.
 
 A decision is a few control ticks long; pictures are rendered only where a policy looks, at its end. A fault in
 one environment is reported as that slot's error and leaves the others alone.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -123,23 +126,28 @@ class BatchEnv:
 
     An exception inside an environment becomes a Moment with `error` set, whatever the command was.
     """
+    return self.submit(commands)()
+
+  def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
+    """Returns at once a function that waits for what `run` returns; commands submitted later are carried out after."""
     unknown = [slot for slot in commands if not 0 <= slot < self.slots]
     if unknown:
       raise errors.Pi0RagError(f"no slots {unknown}: there are 0..{self.slots - 1}")
     if self._inline is not None:
-      return {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
+      answers = {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
+      return lambda: answers
     if not self._workers:
       self._workers = [_Worker(self.config) for _ in range(self._processes)]
-    for i, worker in enumerate(self._workers):
-      worker.send({slot: c for slot, c in commands.items() if slot % self._processes == i})
-    answers: dict[int, Any] = {}
-    for worker in self._workers:
-      answers.update(worker.receive())
-    return answers
+    shares = [{slot: c for slot, c in commands.items() if slot % self._processes == i} for i in range(self._processes)]
+    waiting = [worker.submit(share) for worker, share in zip(self._workers, shares) if share]
+    return lambda: {slot: answer for answers in waiting for slot, answer in answers().items()}
 
 
 class _Worker:
-  """One process that holds every n-th environment."""
+  """One process that holds every n-th environment.
+
+  A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still.
+  """
 
   def __init__(self, config: EnvConfig):
     context = multiprocessing.get_context("spawn")
@@ -147,27 +155,36 @@ class _Worker:
     self._process = context.Process(target=_serve, args=(theirs, config), daemon=True)
     self._process.start()
     theirs.close()
+    self._reader = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulation")
 
-  def send(self, commands: dict[int, Any]) -> None:
-    self._pipe.send(commands)
+  def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
+    """Returns a function that waits for the answers to these commands, which come after all earlier ones."""
+    # Where the process is gone, its reader says so.
+    with contextlib.suppress(OSError):
+      self._pipe.send(commands)
+    return functools.partial(self._answers, self._reader.submit(self._pipe.recv))
 
-  def receive(self) -> dict[int, Any]:
+  def _answers(self, received: concurrent.futures.Future) -> dict[int, Any]:
     try:
-      return self._pipe.recv()
-    except EOFError as e:
+      return received.result()
+    except (EOFError, OSError) as e:
       self._process.join(timeout=5)
       raise errors.Pi0RagError(
           f"a simulation process ended by itself (exit code {self._process.exitcode}); out of memory?") from e
 
   def close(self) -> None:
-    self._pipe.close()
+    """Ends the process after what it was asked to do, by force where that takes too long."""
+    with contextlib.suppress(OSError):
+      self._pipe.send(None)
     self._process.join(timeout=5)
     if self._process.is_alive():
       self._process.terminate()
+    self._reader.shutdown()
+    self._pipe.close()
 
 
 def _serve(pipe, config: EnvConfig) -> None:
-  """Answers commands until the other end hangs up. Ctrl-C is the parent's business."""
+  """Answers commands until there are None or the other end hangs up. Ctrl-C is the parent's business."""
   import signal
 
   signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,6 +195,8 @@ def _serve(pipe, config: EnvConfig) -> None:
     try:
       commands = pipe.recv()
     except EOFError:
+      return
+    if commands is None:
       return
     pipe.send({slot: slots.answer(slot, command) for slot, command in commands.items()})
 

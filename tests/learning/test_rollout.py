@@ -21,9 +21,17 @@ def policy(tiny_policy_dir):
   return SteeredPolicy(Policy.load(tiny_policy_dir))
 
 
-def run(policy, jobs, *, slots, stochastic=False):
-  with BatchEnv(CONFIG, slots=slots, processes=0) as env:
-    return {t.job.seed: t for t in rollout.run(env, policy, collections.deque(jobs), stochastic=stochastic)}
+def run(policy, jobs, *, slots, processes=0, stochastic=False, **options):
+  with BatchEnv(CONFIG, slots=slots, processes=processes) as env:
+    traces = rollout.run(env, policy, collections.deque(jobs), stochastic=stochastic, **options)
+    return {trace.job.seed: trace for trace in traces}
+
+
+def assert_same(one, other):
+  assert one.outcome == other.outcome and len(one.steps) == len(other.steps)
+  for here, there in zip(one.steps, other.steps):
+    for name in ("actions_TA", "base_TA", "key_E"):
+      np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
 
 
 def test_more_jobs_than_slots_all_end_once(policy):
@@ -32,6 +40,33 @@ def test_more_jobs_than_slots_all_end_once(policy):
   for trace in traces.values():
     assert trace.outcome == "failure" and trace.ticks == 12 and len(trace.steps) == 3
     assert len(trace.sensors) == 12 and trace.executed(4).shape == (12, 5)
+
+
+def test_neither_processes_nor_company_change_an_episode_or_their_order(policy):
+  jobs = [Job(seed, i) for i, seed in enumerate(range(3, 10))]
+  here, there = (run(policy, jobs, slots=5, processes=processes) for processes in (0, 2))
+  assert list(here) == list(there)
+  for seed, trace in here.items():
+    assert_same(trace, there[seed])
+  assert_same(run(policy, [Job(6, 0)], slots=5)[6], here[6])
+
+
+@pytest.mark.parametrize(("slots", "size"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (12, 4), (16, 8), (24, 8), (64, 8)])
+def test_at_most_half_of_the_slots_decide_together(slots, size):
+  assert rollout.group_size(slots) == size
+
+
+def test_an_episode_so_far_says_where_its_next_decision_starts(policy):
+  seen = []
+
+  def start(trace):
+    seen.append(len(trace.steps))
+    return np.full(policy.policy.noise_shape, 1.0 if trace.steps else 0.0)
+
+  started, plain = run(policy, [Job(3, 0)], slots=1, start=start)[3], run(policy, [Job(3, 0)], slots=1)[3]
+  assert seen == [0, 1, 2]
+  np.testing.assert_array_equal(started.steps[0].base_TA, plain.steps[0].base_TA)
+  assert np.abs(started.steps[1].base_TA - plain.steps[1].base_TA).max() > 1e-4
 
 
 def test_the_noise_is_the_seeds_own(policy):

@@ -40,6 +40,26 @@ def test_a_moment_can_be_rewound_to_with_the_whole_time_ahead_even_by_another_sl
   np.testing.assert_array_equal(then[1].plan_TA.shape, (16, 5))
 
 
+@pytest.mark.parametrize("processes", [0, 2])
+def test_what_is_submitted_first_is_done_first_whenever_it_is_waited_for(processes):
+  with BatchEnv(CONFIG, slots=2, processes=processes) as env:
+    start = env.run({0: Start(5), 1: Start(6)})
+    moved = env.submit({0: Advance(DOWN)})
+    # Many snapshots: their message and the answer are larger than what a pipe holds.
+    planned = env.submit({0: Plan([start[0].snapshot] * 200), 1: Advance(DOWN)})
+    assert planned()[0].shape == (200, 16, 5) and planned()[1].ticks == 4
+    assert env.run({0: Advance(DOWN)})[0].ticks == 8 and moved()[0].ticks == 4
+    assert env.submit({})() == {}
+
+
+def test_a_process_that_ends_is_reported():
+  with BatchEnv(CONFIG, slots=1, processes=1) as env:
+    env.run({0: Start(5)})
+    env._workers[0]._process.kill()
+    with pytest.raises(Pi0RagError, match="ended by itself"):
+      env.run({0: Advance(DOWN)})
+
+
 def test_a_fault_stays_in_its_slot():
   with BatchEnv(CONFIG, slots=2, processes=0) as env:
     env.run({0: Start(5), 1: Start(6)})
