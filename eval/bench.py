@@ -98,12 +98,24 @@ def make_parser() -> argparse.ArgumentParser:
   return parser
 
 
+def measure(flags: argparse.Namespace) -> list[dict]:
+  """Returns the rows of a benchmark."""
+  import jax  # not above: a wrong flag is answered before
+
+  module, function = BENCHMARKS[flags.name]
+  try:
+    return getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise Pi0RagError(f"the device has too little memory for this: {str(error).splitlines()[0]}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
   flags = make_parser().parse_args(argv)
-  module, function = BENCHMARKS[flags.name]
   try:
-    rows = getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
+    rows = measure(flags)
   except Pi0RagError as error:
     print(f"eval.bench: {error}", file=sys.stderr)
     return 2

@@ -1,14 +1,16 @@
-"""Rows of `latency`, and openpi timed in a process of its own: a package written here stands for openpi."""
+"""Rows of `latency`: the yardstick computes what we do, and a package written here stands for openpi."""
 
 import argparse
-import json
+import functools
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from eval import bench
-from eval.benchmarks import latency, openpi_latency
+from eval import naive
+from eval.benchmarks import latency, models, openpi_latency
+from pi0rag_jax.models import packing, pi0
 
 CONFIG = """
 import dataclasses, jax, jax.numpy as jnp
@@ -67,16 +69,24 @@ def checkout(tmp_path):
   return tmp_path / "checkout"
 
 
-def run(tmp_path, *arguments):
-  """Returns the rows, none if the command is refused."""
-  out = tmp_path / "latency.json"
-  status = bench.main(["latency", "--size=dummy", "--repeats=2", "--cameras=2", f"--out={out}", *arguments])
-  return json.loads(out.read_text())["rows"] if status == 0 else []
+LATENCY = ("latency", "--size=dummy", "--repeats=2", "--cameras=2")
+
+
+@pytest.mark.parametrize(("size", "cameras"), [("dummy", 1), ("dummy", 3), ("pi05_dummy", 2)])
+def test_the_naive_structure_samples_the_same_chunk(size, cameras):
+  config = models.SIZES[size]
+  params, noise_BTA = models.params(config), models.chunk(config, batch=2)
+  obs = models.observation(config, batch=2, cameras=cameras)
+  wanted_BTA = jax.jit(functools.partial(naive.sample_actions, pi0.Pi0(config), num_steps=3))(params, obs, noise_BTA)
+  packed, packed_config = packing.pack(params, config)
+  alone_config, alone = models.with_cameras(packed_config, obs, cameras)
+  ours = jax.jit(functools.partial(pi0.sample_actions, pi0.Pi0(alone_config), num_steps=3))
+  np.testing.assert_allclose(ours(packed, alone, noise_BTA), wanted_BTA, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", ["dummy", "pi05_dummy"])
-def test_rows_have_their_steps_and_their_share_of_the_roofline(size, tmp_path):
-  rows = {(row["what"], row.get("steps", 0)): row for row in run(tmp_path, f"--size={size}", "--steps=4,1")}
+def test_rows_have_their_steps_and_their_share_of_the_roofline(size, run):
+  rows = {(row["what"], row.get("steps", 0)): row for row in run(*LATENCY, f"--size={size}", "--steps=4,1")}
   assert set(rows) == {("vision", 0), ("vision and prefix", 0), *(
     (what, steps) for what in ("naive", "ours", "denoising", "naive / ours") for steps in (4, 1))}
   encode_ms = rows["vision and prefix", 0]["bound_ms"]
@@ -88,8 +98,8 @@ def test_rows_have_their_steps_and_their_share_of_the_roofline(size, tmp_path):
   assert rows["denoising", 4]["bound_ms"] > rows["denoising", 1]["bound_ms"]
 
 
-def test_openpi_is_timed_in_its_interpreter(checkout, tmp_path):
-  rows = run(tmp_path, f"--openpi={checkout}", f"--openpi-python={sys.executable}", "--batches=1,8")
+def test_openpi_is_timed_in_its_interpreter(checkout, run):
+  rows = run(*LATENCY, f"--openpi={checkout}", f"--openpi-python={sys.executable}", "--batches=1,8")
   openpi = [row for row in rows if row["what"] == "openpi"]
   assert [(row["batch"], row["cameras"], row["steps"]) for row in openpi] == [(1, 2, 10), (8, 2, 10)]
   assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in openpi)
@@ -104,7 +114,7 @@ def test_openpi_of_the_same_size_is_compared():
   assert rows[2]["what"] == "openpi / ours" and rows[2]["ratio"] == 3
 
 
-def test_what_hinders_openpi_is_said_in_one_line(checkout, tmp_path, capsys):
+def test_what_hinders_openpi_is_said_in_one_line(checkout, run, tmp_path, capsys):
   refusals = {
     "expected src/openpi/models": [f"--openpi={tmp_path / 'missing'}"],
     "no interpreter": [f"--openpi={checkout}"],
@@ -116,7 +126,7 @@ def test_what_hinders_openpi_is_said_in_one_line(checkout, tmp_path, capsys):
   refusals["status 1 and said: RuntimeError: no device"] = [
     f"--openpi={checkout}", f"--openpi-python={sys.executable}"]
   for said, arguments in refusals.items():
-    assert not run(tmp_path, *arguments)
+    assert run(*LATENCY, *arguments) is None
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
 
