@@ -1,12 +1,13 @@
 """Measurements: `python -m eval.bench NAME --out=FILE.json`, one flat row per measurement.
 
 `peak`: what the hardware gives: matrix TFLOP/s, copy TB/s, time of a launch.
-`latency`: one chunk of a model, ours against openpi's structure, by cameras and batch, with its share of the roofline.
+`latency`: one chunk of a model, ours against openpi's structure, by cameras, batch and steps of the flow, with its
+  share of the roofline; and openpi itself, with `--openpi`.
 `ablate`: the same with each of our changes left out.
 `loop`: control cycles at a fixed rate, from pictures to action, with retrieval at 10,000 records.
-`retrieval`: what search and steering add to one decision, by the number of records.
-`memory`: resident bytes of a full memory, store and index together.
-`train`: a training step of everything, and of adapters.
+`retrieval`: one search by the number of records and key dims, and what search and steering add to one decision.
+`memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
+`train`: a training step of everything, of adapters and of heads: samples per second and share of the matrix peak.
 `sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
 `options`: fewer steps and warm starts, by success rate and time of a decision; needs the simulator.
 """
@@ -17,6 +18,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from eval import provenance
 from pi0rag_jax.errors import Pi0RagError
@@ -24,36 +26,97 @@ from pi0rag_jax.errors import Pi0RagError
 # Module and function; imported when asked for, so that most of them run where only jax is installed.
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
-  "loop": ("loop", "loop"), "retrieval": ("memory", "retrieval"), "memory": ("memory", "memory"),
-  "train": ("training", "train"), "sweep": ("sweep", "sweep"),
-  "options": ("options", "options")}
+  "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"), "memory": ("memory", "memory"),
+  "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options")}
+
+
+# Of `benchmarks.models`, which imports jax: a wrong flag is answered before that.
+SIZES = ("midsize", "dummy", "pi0", "pi05_midsize", "pi05_dummy", "pi05")
+VARIANTS = ("full", "full_remat", "lora", "lora_frozen_images", "lora_frozen_images_remat", "heads")
+CAMERAS = 3
+
+
+class Parser(argparse.ArgumentParser):
+  """Answers a wrong flag with one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f"eval.bench: {message}\n")
+
+
+def number(text: str) -> int:
+  """Returns an integer of 1 or more."""
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"invalid number {text}: must be 1 or more")
+  return value
 
 
 def numbers(text: str) -> tuple[int, ...]:
   """Returns the integers of a list such as '1,8,64'."""
-  return tuple(int(part) for part in text.split(","))
+  return tuple(number(part) for part in text.split(","))
+
+
+def cameras(text: str) -> tuple[int, ...]:
+  """Returns numbers of cameras."""
+  values = numbers(text)
+  if max(values) > CAMERAS:
+    raise argparse.ArgumentTypeError(f"invalid number of cameras {max(values)}: the models have {CAMERAS}")
+  return values
+
+
+def variants(text: str) -> tuple[str, ...]:
+  """Returns the names of trainings."""
+  names = tuple(text.split(","))
+  for name in names:
+    if name not in VARIANTS:
+      raise argparse.ArgumentTypeError(f"invalid variant '{name}': choose from {', '.join(VARIANTS)}")
+  return names
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of all flags; a benchmark reads those that its name stands before, and the shared ones."""
+  parser = Parser(prog="eval.bench", description="Measures, and writes one flat row per measurement.")
+  add = parser.add_argument
+  add("name", choices=sorted(BENCHMARKS))
+  add("--out", required=True, type=pathlib.Path, help="JSON file to write")
+  add("--size", default="midsize", choices=SIZES, help="of the model")
+  add("--repeats", type=number, default=15, help="turns of what is timed in turn")
+  add("--cameras", type=cameras, default=(1, 2, 3), help="latency, loop, memory: cameras present, as 1,2,3")
+  add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
+  add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate: of our attention over the prefix")
+  add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
+  add("--openpi", type=pathlib.Path, help="latency: a checkout of openpi, which is then timed too")
+  add("--openpi-python", type=pathlib.Path, help="latency: its environment's interpreter (.venv/bin/python in it)")
+  add("--batch", type=number, default=2, help="train: batch size")
+  add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
+  add("--records", type=number, default=10_000, help="memory, loop: records")
+  add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6), help="retrieval: records, as 1000,10000")
+  add("--key-dims", type=numbers, default=(256, 512, 1024, 2048), help="retrieval: key widths, as 256,512")
+  add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
+  add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
+  add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
+  add("--episodes", type=number, default=48, help="sweep, options: episodes of each")
+  return parser
+
+
+def measure(flags: argparse.Namespace) -> list[dict]:
+  """Returns the rows of a benchmark."""
+  import jax  # not above: a wrong flag is answered before
+
+  module, function = BENCHMARKS[flags.name]
+  try:
+    return getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise Pi0RagError(f"the device has too little memory for this: {str(error).splitlines()[0]}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
-  parser = argparse.ArgumentParser(description="Measures, and writes one flat row per measurement.")
-  parser.add_argument("name", choices=sorted(BENCHMARKS))
-  parser.add_argument("--out", required=True, type=pathlib.Path, help="JSON file to write")
-  parser.add_argument("--size", default="midsize", choices=("midsize", "dummy", "pi0"), help="of the model")
-  parser.add_argument("--repeats", type=int, default=15, help="turns of what is timed in turn")
-  parser.add_argument("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
-  parser.add_argument("--cameras", type=numbers, default=(1, 2, 3), help="latency: cameras present, as 1,2,3")
-  parser.add_argument("--kernel", default="xla", choices=("xla", "cudnn"), help="of our attention over the prefix")
-  parser.add_argument("--batch", type=int, default=2, help="train: batch size")
-  parser.add_argument("--records", type=int, default=10_000, help="memory and loop: records")
-  parser.add_argument("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
-  parser.add_argument("--cycles", type=int, default=1000, help="loop: cycles of each rate")
-  parser.add_argument("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
-  parser.add_argument("--episodes", type=int, default=48, help="sweep and options: episodes of each")
-  flags = parser.parse_args(argv)
-  module, function = BENCHMARKS[flags.name]
+  flags = make_parser().parse_args(argv)
   try:
-    rows = getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
+    rows = measure(flags)
   except Pi0RagError as error:
     print(f"eval.bench: {error}", file=sys.stderr)
     return 2

@@ -21,7 +21,11 @@ MIDSIZE = Pi0Config(
   siglip=SiglipConfig(width=384, depth=12, mlp_dim=1536, num_heads=6),
   paligemma=GemmaConfig(width=256, mlp_dim=1024, depth=6, num_heads=8, num_kv_heads=1, head_dim=32),
   expert=GemmaConfig(width=128, mlp_dim=512, depth=6, num_heads=8, num_kv_heads=1, head_dim=32))
-SIZES = {"midsize": MIDSIZE, "dummy": registry.model("dummy"), "pi0": registry.model("pi0")}
+_PI0 = {"midsize": MIDSIZE, "dummy": registry.model("dummy"), "pi0": registry.model("pi0")}
+# pi0.5 of each: adaptive norms; at full size a longer prompt too.
+_PI05 = {"pi05_midsize": dataclasses.replace(MIDSIZE, pi05=True), "pi05": registry.model("pi05"),
+         "pi05_dummy": dataclasses.replace(_PI0["dummy"], pi05=True)}
+SIZES: dict[str, Pi0Config] = {**_PI0, **_PI05}
 
 
 def params(config: Pi0Config) -> Params:

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
 
+Name = TypeVar("Name")
 
-def interleaved(calls: Mapping[str, Callable], *, repeats: int) -> dict[str, np.ndarray]:
+
+def interleaved(calls: Mapping[Name, Callable], *, repeats: int) -> dict[Name, np.ndarray]:
   """Returns float[repeats] ms of each call, waited for; one call of each, uncounted, comes before."""
-  taken: dict[str, list[float]] = {name: [] for name in calls}
+  taken: dict[Name, list[float]] = {name: [] for name in calls}
   for _ in range(repeats + 1):
     for name, call in calls.items():
       start = time.perf_counter()

@@ -1,46 +1,14 @@
-"""Benchmarks: the yardstick computes what we do, and every row says what it measured. No speed is judged here."""
+"""The command of benchmarks: its flags, what it imports, and its statistics. No speed is judged here."""
 
-import functools
-import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from eval import bench, naive
-from eval.benchmarks import models, timing
-from pi0rag_jax.models import packing, pi0
-
-
-@pytest.mark.parametrize("cameras", [1, 3])
-def test_the_naive_structure_samples_the_same_chunk(cameras):
-  config = models.SIZES["dummy"]
-  params, noise_BTA = models.params(config), models.chunk(config, batch=2)
-  obs = models.observation(config, batch=2, cameras=cameras)
-  wanted_BTA = jax.jit(functools.partial(naive.sample_actions, pi0.Pi0(config), num_steps=3))(params, obs, noise_BTA)
-  packed, packed_config = packing.pack(params, config)
-  alone_config, alone = models.with_cameras(packed_config, obs, cameras)
-  ours = jax.jit(functools.partial(pi0.sample_actions, pi0.Pi0(alone_config), num_steps=3))
-  np.testing.assert_allclose(ours(packed, alone, noise_BTA), wanted_BTA, atol=2e-5)
-
-
-def test_rows_of_latency_have_their_share_of_the_roofline(tmp_path):
-  out = tmp_path / "latency.json"
-  assert bench.main(["latency", "--size=dummy", "--repeats=2", "--cameras=2", f"--out={out}"]) == 0
-  rows = {row["what"]: row for row in json.loads(out.read_text())["rows"]}
-  assert set(rows) == {"naive", "ours", "vision", "vision and prefix", "denoising", "naive / ours"}
-  assert rows["ours"]["bound_ms"] == pytest.approx(
-    rows["vision and prefix"]["bound_ms"] + rows["denoising"]["bound_ms"], abs=2e-3)
-  assert rows["vision"]["bound_ms"] < rows["vision and prefix"]["bound_ms"]
-
-
-def test_a_loop_counts_what_came_late(tmp_path):
-  out = tmp_path / "loop.json"
-  arguments = ["--size=dummy", "--cameras=1", "--rates=5,100000", "--cycles=5", "--records=100", f"--out={out}"]
-  assert bench.main(["loop", *arguments]) == 0
-  slow, impossible = json.loads(out.read_text())["rows"]
-  assert impossible["missed"] == 5 and slow["achieved_hz"] < impossible["achieved_hz"]
-  assert {"prefix_p50_ms", "retrieval_p50_ms", "denoise_p50_ms", "steer_p50_ms"} <= set(slow)
+from eval import bench
+from eval.benchmarks import models, peak, timing
 
 
 def test_ratios_are_of_medians_and_hold_the_truth_in_their_interval():
@@ -49,8 +17,35 @@ def test_ratios_are_of_medians_and_hold_the_truth_in_their_interval():
   assert found["low"] <= found["ratio"] <= found["high"]
 
 
-@pytest.mark.parametrize("arguments", [["speed"], ["latency", "--size=huge"], ["latency", "--batches=one"]])
-def test_unknown_benchmarks_and_sizes_are_refused(arguments, tmp_path, capsys):
+@pytest.mark.parametrize("arguments", [
+  ["speed"], ["latency", "--size=huge"], ["latency", "--batches=one"], ["latency", "--steps=10,0"],
+  ["loop", "--cameras=4"], ["train", "--variants=lora,all"], ["peak", "--repeats=0"]])
+def test_wrong_flags_are_answered_with_one_line(arguments, tmp_path, capsys):
   with pytest.raises(SystemExit) as stopped:
     bench.main([*arguments, f"--out={tmp_path / 'out.json'}"])
-  assert stopped.value.code == 2 and "invalid" in capsys.readouterr().err
+  error = capsys.readouterr().err
+  assert stopped.value.code == 2 and "invalid" in error and error.count("\n") == 1
+
+
+def test_a_device_that_is_full_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+  def full(flags):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore of it")
+
+  monkeypatch.setattr(peak, "peak", full)
+  assert bench.main(["peak", f"--out={tmp_path / 'out.json'}"]) == 2
+  error = capsys.readouterr().err
+  assert "too little memory" in error and "allocating 9 bytes" in error and error.count("\n") == 1
+
+
+def test_the_flag_of_sizes_names_the_models_there_are():
+  assert set(bench.SIZES) == set(models.SIZES)
+
+
+def test_only_what_measures_a_simulator_imports_one():
+  modules = sorted({f"eval.benchmarks.{module}" for module, _ in bench.BENCHMARKS.values()} - {"eval.benchmarks.sweep"})
+  models_alone = ["eval.benchmarks.peak", "eval.benchmarks.latency"]
+  code = (f"import importlib, sys; [importlib.import_module(name) for name in {models_alone}]\n"
+          "assert not {'faiss', 'sentencepiece', 'mujoco'} & set(sys.modules)\n"
+          f"[importlib.import_module(name) for name in {modules}]\n"
+          "assert not {'mujoco', 'gymnasium', 'pi0rag_jax.sim'} & set(sys.modules)")
+  subprocess.run([sys.executable, "-c", code], check=True)
