@@ -22,6 +22,7 @@ from pi0rag_jax.learning import detectors
 from pi0rag_jax.learning.detectors import DetectorConfig
 from pi0rag_jax.learning.statistics import bounds, wilson
 from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.sim.tasks import get_task
 
 COMMAND = "eval.detectors"
@@ -194,6 +195,7 @@ def main(argv) -> None:
   """Measures what the flags say, writes it as JSON and prints a table."""
   cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
+  compiling.keep_programs()
   with cli.user_errors(COMMAND):
     values = flags.FLAGS
     config = thresholds(values.threshold, values.task)

@@ -45,7 +45,9 @@ def sweep(config: "Config", out: pathlib.Path) -> dict:
   """
   # Late, so that a wrong flag is answered before a model library is loaded.
   from eval import experiment, report
+  from pi0rag_jax.policy import compiling
 
+  compiling.keep_programs()
   console = Console()
   experiment.validate(config)
   out.mkdir(parents=True, exist_ok=True)

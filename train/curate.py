@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.typing import Config
 from train import (
   curation_classify,
@@ -47,6 +48,7 @@ def main(argv) -> None:
   cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   metrics.log.setLevel("INFO")
+  compiling.keep_programs()
   with cli.user_errors(COMMAND):
     curate(cli.read_config(), flags.FLAGS.workdir, flags.FLAGS.stages)
 

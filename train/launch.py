@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.policy import compiling
 from train import distributed, grid, loop, metrics
 
 COMMAND = "train.launch"
@@ -23,6 +24,7 @@ def main(argv) -> None:
   cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   metrics.log.setLevel("INFO")
+  compiling.keep_programs()
   with cli.user_errors(COMMAND):
     distributed.initialize(flags.FLAGS)
     metrics.log.info("device: %s x %d, process %d of %d", jax.devices()[0].device_kind,
