@@ -30,6 +30,7 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
     path: each["auroc_at_equal_pace"].get(name) for path, each in scored["demonstrations"].items()}
   rollouts = {checkpoint: rollout_baselines(config, sources, source) for checkpoint, source in sources.rollouts.items()}
   return {
+    "config": json.loads(config.to_json_best_effort()),
     "classifiers": {name: {
       "kind": member.kind, "inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
       "auroc_at_equal_pace": at_equal_pace(name), **rollout_results(members[name])}

@@ -95,7 +95,7 @@ def test_the_summary_and_the_page_tell_all(run):
   config, folder = run
   summary = json.loads((folder / "summary.json").read_text())
   assert set(summary["classifiers"]) == {"state", "prefix"} and summary["policies"] is None
-  assert set(summary["agreement"]) == AGREEMENT
+  assert set(summary["agreement"]) == AGREEMENT and summary["config"]["select"]["scorers"] == ["prefix"]
   assert summary["selection"][config.training.data_dir] | {"threshold": 0} == {
     "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "scorers": ["prefix"]}
   found = summary["baselines"]["length_only"]
