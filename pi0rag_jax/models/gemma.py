@@ -6,14 +6,17 @@ pass alone, and the suffix pass over a cached prefix.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention, remat
+from pi0rag_jax.models.dense import Dense
 from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
 from pi0rag_jax.typing import Array
 
@@ -59,21 +62,41 @@ def expert_name(name: str, index: int) -> str:
   return name if index == 0 else f"{name}_{index}"
 
 
+@flax.struct.dataclass
+class Modulations:
+  """What a condition makes of the adaptive norms: scale, shift and gate side by side, X = 3 D wide.
+
+  Each is a tuple by expert, with None for an expert without a condition.
+  """
+
+  layers: tuple[Any, ...]  # [B, depth, 2, X], of the norms before attention and feed-forward network
+  last: tuple[Any, ...]  # [B, X], of the norm after the last layer
+
+
 class RMSNorm(nn.Module):
-  """Root-mean-square norm in float32; adaptive, with a gate, when a condition is given."""
+  """Root-mean-square norm in float32; adaptive, with a gate, when a modulation is given."""
+
+  width: int
+  dtype: jnp.dtype = jnp.float32  # of the modulation
+
+  def setup(self):
+    # Has parameters where it is used: an adaptive norm has no other ones.
+    self.Dense_0 = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)
+
+  def modulate(self, cond_BD):
+    """Returns the modulation [B, 3 D] that a condition makes; None for None."""
+    return None if cond_BD is None else self.Dense_0(cond_BD)
 
   @nn.compact
-  def __call__(self, x_BSD, cond_BD=None):
+  def __call__(self, x_BSD, modulation_BX=None):
     """Returns (normed x, gate[B, 1, D] or None for the residual that follows)."""
     x32_BSD = x_BSD.astype(jnp.float32)
     variance = jnp.mean(jnp.square(x32_BSD), axis=-1, keepdims=True)
     normed_BSD = x32_BSD / jnp.sqrt(variance + RMS_EPSILON)
-    width = x_BSD.shape[-1]
-    if cond_BD is None:
-      scale = self.param("scale", nn.initializers.zeros, (width,))
+    if modulation_BX is None:
+      scale = self.param("scale", nn.initializers.zeros, (self.width,))
       return (normed_BSD * (1 + scale)).astype(x_BSD.dtype), None
-    dense = nn.Dense(3 * width, dtype=x_BSD.dtype, kernel_init=nn.initializers.zeros, name="Dense_0")
-    scale, shift, gate = jnp.split(dense(cond_BD)[:, None, :], 3, axis=-1)
+    scale, shift, gate = jnp.split(modulation_BX[:, None], 3, axis=-1)
     return (normed_BSD * (1 + scale) + shift).astype(x_BSD.dtype), gate
 
 
@@ -123,20 +146,19 @@ class Attention(nn.Module):
   def _project_packed(self, index, x_BTD):
     c = self.configs[index]
     heads = (c.num_heads, c.num_kv_heads, c.num_kv_heads)
-    w = self._matrix(PACKED_QKV, index, (c.width, sum(heads) * c.head_dim))
-    y_BTXH = (x_BTD @ w.astype(x_BTD.dtype)).reshape(*x_BTD.shape[:2], sum(heads), c.head_dim)
+    y_BTX = self._matrix(PACKED_QKV, index, sum(heads) * c.head_dim)(x_BTD)
+    y_BTXH = y_BTX.reshape(*x_BTD.shape[:2], sum(heads), c.head_dim)
     return tuple(jnp.split(y_BTXH, (heads[0], heads[0] + heads[1]), axis=2))
 
   def _combine(self, index, encoded_BTNH):
     """Returns the heads of one expert mapped back to its width, [B, T, D]."""
     c = self.configs[index]
     if self.packed:
-      y_BTD = encoded_BTNH.reshape(*encoded_BTNH.shape[:2], -1)
-      return y_BTD @ self._matrix(PACKED_OUT, index, (c.num_heads * c.head_dim, c.width)).astype(y_BTD.dtype)
+      return self._matrix(PACKED_OUT, index, c.width)(encoded_BTNH.reshape(*encoded_BTNH.shape[:2], -1))
     return self._apply("attn_vec_einsum", index, (c.num_heads, c.head_dim, c.width), encoded_BTNH)
 
-  def _matrix(self, name, index, shape):
-    return self.param(expert_name(name, index), nn.initializers.lecun_normal(), shape)
+  def _matrix(self, name, index, features):
+    return Dense(features, use_bias=False, name=expert_name(name, index))
 
   def _apply(self, name, index, shape, x):
     """Returns one of EQUATIONS applied with the weight, and the adapter, of one expert."""
@@ -170,11 +192,8 @@ class FeedForward(nn.Module):
     return _dot(nn.gelu(gate_BTF) * up_BTF, linear_FD, linear_lora)
 
   def _packed(self, x_BTD):
-    init = nn.initializers.lecun_normal()
-    gating_DF = self.param("gating", init, (self.width, 2 * self.mlp_dim))
-    linear_FD = self.param("linear", init, (self.mlp_dim, self.width))
-    gate_BTF, up_BTF = jnp.split(x_BTD @ gating_DF.astype(x_BTD.dtype), 2, axis=-1)
-    return (nn.gelu(gate_BTF) * up_BTF) @ linear_FD.astype(x_BTD.dtype)
+    gate_BTF, up_BTF = jnp.split(Dense(2 * self.mlp_dim, use_bias=False, name="gating")(x_BTD), 2, axis=-1)
+    return Dense(self.width, use_bias=False, name="linear")(nn.gelu(gate_BTF) * up_BTF)
 
   def _weight(self, name, init, shape):
     """Returns a weight and the factors of its adapter, none without one."""
@@ -199,32 +218,46 @@ class Block(nn.Module):
   """One layer of all experts in the form that `nn.scan` takes: the carry is the streams."""
 
   configs: tuple[GemmaConfig, ...]
+  dtype: jnp.dtype
   rotary_dtype: jnp.dtype | None = None
   packed: bool = False
   kernel: Any = "xla"
 
-  @nn.compact
-  def __call__(self, xs, cache, angles, mask_BTS, conds, *, keys_only: bool = False):
+  def setup(self):
+    self.attention_norms, self.feed_forward_norms = (
+      [RMSNorm(c.width, self.dtype, name=expert_name(name, i)) for i, c in enumerate(self.configs)]
+      for name in ("pre_attention_norm", "pre_ffw_norm"))
+    self.attn = Attention(self.configs, self.rotary_dtype, self.packed, self.kernel)
+    self.feed_forwards = [
+      FeedForward(c.width, c.mlp_dim, c.lora_ffn, self.packed, name=expert_name("mlp", i))
+      for i, c in enumerate(self.configs)]
+
+  def modulate(self, carry, conds):
+    """Returns (carry, the modulations of this layer's norms: per expert [B, 2, X] or None)."""
+    norms = zip(self.attention_norms, self.feed_forward_norms)
+    return carry, tuple(None if cond is None else jnp.stack([norm.modulate(cond) for norm in pair], axis=1)
+                        for pair, cond in zip(norms, conds))
+
+  def __call__(self, xs, cache, angles, mask_BTS, modulations, *, keys_only: bool = False):
     """Returns (streams, this layer's new keys and values); a stream that is None stays None.
 
     Args:
+      modulations: of this layer, as `modulate` returns them.
       keys_only: static; nothing but keys and values is computed, and all streams that come out are None.
     """
     live = [i for i, x in enumerate(xs) if x is not None]
+    of_attention, of_feed_forward = ([None if m is None else m[:, i] for m in modulations] for i in range(2))
     normed: list[Array | None] = [None] * len(xs)
     gates: list[Array | None] = [None] * len(xs)
     for i in live:
-      normed[i], gates[i] = RMSNorm(name=expert_name("pre_attention_norm", i))(xs[i], conds[i])
-    attend = Attention(self.configs, self.rotary_dtype, self.packed, self.kernel, name="attn")
-    outputs, kv = attend(normed, angles, mask_BTS, cache, keys_only=keys_only)
+      normed[i], gates[i] = self.attention_norms[i](xs[i], of_attention[i])
+    outputs, kv = self.attn(normed, angles, mask_BTS, cache, keys_only=keys_only)
     if keys_only:
       return tuple(outputs), kv
     xs = [_residual(xs[i], outputs[i], gates[i]) if i in live else None for i in range(len(xs))]
     for i in live:
-      normed_BTD, gate = RMSNorm(name=expert_name("pre_ffw_norm", i))(xs[i], conds[i])
-      c = self.configs[i]
-      y_BTD = FeedForward(c.width, c.mlp_dim, c.lora_ffn, self.packed, name=expert_name("mlp", i))(normed_BTD)
-      xs[i] = _residual(xs[i], y_BTD, gate)
+      normed_BTD, gate = self.feed_forward_norms[i](xs[i], of_feed_forward[i])
+      xs[i] = _residual(xs[i], self.feed_forwards[i](normed_BTD), gate)
     return tuple(xs), kv
 
 
@@ -267,16 +300,21 @@ class Gemma(nn.Module):
   def setup(self):
     depth = self.configs[0].depth
     self.embedder = Embedder(self.vocab_size, self.configs[0].width)
-    self.final_norms = [RMSNorm(name=expert_name("final_norm", i)) for i in range(len(self.configs))]
+    self.final_norms = [
+      RMSNorm(c.width, self.dtype, name=expert_name("final_norm", i)) for i, c in enumerate(self.configs)]
     self.layers: Any
     if self.packed:
-      self.layers = [Block(self.configs, self.rotary_dtype, packed=True, kernel=self.kernel) for _ in range(depth)]
+      block = functools.partial(Block, self.configs, self.dtype, self.rotary_dtype, packed=True, kernel=self.kernel)
+      self.layers = [block() for _ in range(depth)]
       return
-    in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)  # flax declares one int
-    layers = nn.scan(
-      remat.wrap(Block, self.remat), variable_axes={"params": 0}, split_rngs={"params": True}, length=depth,
-      in_axes=in_axes, unroll=depth if self.unroll else 1)
-    self.layers = layers(self.configs, self.rotary_dtype)
+    common: dict[str, Any] = {
+      "variable_axes": {"params": 0}, "split_rngs": {"params": True}, "length": depth,
+      "unroll": depth if self.unroll else 1}
+    in_axes = (0, nn.broadcast, nn.broadcast, 1)
+    methods: Any = {  # flax declares a list of names
+      "__call__": {**common, "in_axes": in_axes}, "modulate": {**common, "in_axes": nn.broadcast, "out_axes": 1}}
+    layers = nn.scan(remat.wrap(Block, self.remat), methods=methods)
+    self.layers = layers(self.configs, self.dtype, self.rotary_dtype)
 
   def embed(self, tokens_BL):
     """Returns the embeddings dtype[B, L, D] of int32[B, L] token ids."""
@@ -286,8 +324,18 @@ class Gemma(nn.Module):
     """Returns the logits [B, T, vocabulary] of the outputs of expert 0."""
     return self.embedder.decode(x_BTD)
 
+  def modulate(self, conds) -> Modulations:
+    """Returns what the conditions, per expert [B, D_i] or None, make of all adaptive norms."""
+    conds = tuple(conds)
+    last = tuple(norm.modulate(cond) for norm, cond in zip(self.final_norms, conds))
+    if not self.packed:
+      return Modulations(self.layers.modulate(None, conds)[1], last)
+    layers = [layer.modulate(None, conds)[1] for layer in self.layers]
+    return Modulations(jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *layers), last)
+
   def __call__(
-    self, xs, positions_BT, mask_BTS, *, conds=None, cache=None, keys_only: bool = False
+    self, xs, positions_BT, mask_BTS, *, conds=None, modulations: Modulations | None = None, cache=None,
+    keys_only: bool = False
   ) -> tuple[list[Any], KeysValues]:
     """Returns (outputs, an array where there is a stream and else None, and the keys and values of these tokens).
 
@@ -296,27 +344,30 @@ class Gemma(nn.Module):
       positions_BT: int32[B, T], T the sum of T_i.
       mask_BTS: bool[B, T, S]; S counts the cached tokens first, then these.
       conds: per expert, the adaptive norms' condition [B, D_i] or None.
+      modulations: what `modulate` made of the conditions, for a caller who knew them before; a batch of 1 serves all.
       cache: (keys, values), each [depth, B, S - T, K, H], of tokens that came before; packed, each is a tuple of
         so many arrays.
       keys_only: static; keys and values are all that is wanted. Packed layers then skip what only the outputs need.
     """
-    conds = tuple(conds) if conds is not None else (None,) * len(xs)
+    if modulations is None:
+      modulations = self.modulate((None,) * len(xs) if conds is None else conds)
     xs = tuple(None if x is None else x.astype(self.dtype) for x in xs)
     angles = attention.rotary_angles(positions_BT, self.configs[0].head_dim)
     kv: Any
     if self.packed:
-      xs, kv = self._run_packed(xs, cache, angles, mask_BTS, conds, keys_only)
+      xs, kv = self._run_packed(xs, cache, angles, mask_BTS, modulations.layers, keys_only)
     else:
-      xs, kv = self.layers(xs, cache, angles, mask_BTS, conds)
+      xs, kv = self.layers(xs, cache, angles, mask_BTS, modulations.layers)
     outputs = [
-      None if x is None else norm(x, cond)[0] for norm, x, cond in zip(self.final_norms, xs, conds)
+      None if x is None else norm(x, last)[0] for norm, x, last in zip(self.final_norms, xs, modulations.last)
     ]
     return outputs, kv
 
-  def _run_packed(self, xs, cache, angles, mask_BTS, conds, keys_only):
+  def _run_packed(self, xs, cache, angles, mask_BTS, modulations, keys_only):
     new = []
     for i, layer in enumerate(self.layers):
       here = None if cache is None else (cache[0][i], cache[1][i])
-      xs, kv = layer(xs, here, angles, mask_BTS, conds, keys_only=keys_only and i == len(self.layers) - 1)
+      own = jax.tree.map(lambda table_BL2X, i=i: table_BL2X[:, i], modulations)
+      xs, kv = layer(xs, here, angles, mask_BTS, own, keys_only=keys_only and i == len(self.layers) - 1)
       new.append(kv)
     return xs, tuple(zip(*new))

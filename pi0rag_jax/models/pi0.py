@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.models import attention, flow
-from pi0rag_jax.models.gemma import KeysValues
+from pi0rag_jax.models.gemma import KeysValues, Modulations
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.paligemma import PaliGemma, PrefixOutput, apply, example_observation
 from pi0rag_jax.models.pi0_config import Pi0Config
@@ -62,22 +62,26 @@ class Pi0(nn.Module):
     # One block: every prefix token sees every other one.
     return tokens_BSD, mask_BS, jnp.zeros(tokens_BSD.shape[1], bool)
 
-  def embed_time(self, time_B):
-    """Returns what the flow times add to the action tokens (pi0), or the adaptive norms' condition (pi0.5): [B, D]."""
+  def time_condition(self, time_B):
+    """Returns the condition [B, D] of pi0.5's adaptive norms at flow times."""
     time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
+    return nn.swish(self.time_mlp_out(nn.swish(self.time_mlp_in(time_BD))))
+
+  def embed_time(self, time_B) -> Array | Modulations:
+    """Returns what flow times add to the action tokens, [B, D] (pi0), or make of the adaptive norms (pi0.5)."""
     if self.config.pi05:
-      return nn.swish(self.time_mlp_out(nn.swish(self.time_mlp_in(time_BD))))
+      return self.PaliGemma.llm.modulate((None, self.time_condition(time_B)))
     # The first layer sees action and time side by side: its sum has a part of each.
-    dense = self.action_time_mlp_in.variables["params"]
+    time_BD, dense = flow.posemb_sincos(time_B, self.config.expert.width), self.action_time_mlp_in.variables["params"]
     return time_BD @ dense["kernel"][self.config.expert.width :] + dense["bias"]
 
-  def embed_actions(self, x_BTA, time_BD):
+  def embed_actions(self, x_BTA, time: Array | Modulations):
     """Returns the action tokens [B, T, D] of a noisy chunk, at times that `embed_time` embedded."""
     action_BTD = self.action_in_proj(x_BTA)
-    if self.config.pi05:
+    if isinstance(time, Modulations):
       return action_BTD
     kernel_DD = self.action_time_mlp_in.variables["params"]["kernel"][: self.config.expert.width]
-    return self.action_time_mlp_out(nn.swish(action_BTD @ kernel_DD + time_BD[:, None]))
+    return self.action_time_mlp_out(nn.swish(action_BTD @ kernel_DD + time[:, None]))
 
   def embed_suffix(self, state_BP, x_BTA, time_B):
     """Returns (tokens, mask, ar_mask, condition) of the action expert's stream.
@@ -90,7 +94,7 @@ class Pi0(nn.Module):
     action_BTD = self.action_in_proj(x_BTA)
     if self.config.pi05:
       # The first action token opens a block of its own and its followers join it.
-      return action_BTD, jnp.ones((B, T), bool), jnp.arange(T) == 0, self.embed_time(time_B)
+      return action_BTD, jnp.ones((B, T), bool), jnp.arange(T) == 0, self.time_condition(time_B)
     time_BD = flow.posemb_sincos(time_B, self.config.expert.width)
     time_BTD = jnp.broadcast_to(time_BD[:, None].astype(action_BTD.dtype), action_BTD.shape)
     mixed_BTD = self.action_time_mlp_in(jnp.concatenate([action_BTD, time_BTD], axis=-1))
@@ -118,15 +122,19 @@ class Pi0(nn.Module):
     behind = lambda prefix, state: jnp.concatenate([prefix, state], axis=-3)  # noqa: E731
     return Context(jax.tree.map(behind, prefix.kv_cache, state_kv), mask_BS)
 
-  def velocity(self, context: Context, x_BTA, time_BD):
-    """Returns the velocity [B, T, A] of a noisy chunk, at times that `embed_time` embedded: one pass of the expert."""
+  def velocity(self, context: Context, x_BTA, time: Array | Modulations):
+    """Returns the velocity [B, T, A] of a noisy chunk: one pass of the expert.
+
+    Args:
+      time: of each row, or of all in a batch of 1, as `embed_time` returns it.
+    """
     B, T = x_BTA.shape[:2]
-    tokens_BTD = self.embed_actions(x_BTA, time_BD)
+    tokens_BTD = self.embed_actions(x_BTA, time)
     positions_BT = context.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None] + jnp.arange(T)
     to_context_BTS = jnp.broadcast_to(context.mask_BS[:, None], (B, T, context.mask_BS.shape[1]))
     (_, suffix_BTD), _ = self.PaliGemma.llm(
       (None, tokens_BTD), positions_BT, jnp.pad(to_context_BTS, ((0, 0), (0, 0), (0, T)), constant_values=True),
-      conds=(None, time_BD if self.config.pi05 else None), cache=context.kv_cache)
+      modulations=time if isinstance(time, Modulations) else None, cache=context.kv_cache)
     return self.action_out_proj(suffix_BTD)
 
   def joint(self, obs: Observation, x_BTA, time_B):
@@ -198,11 +206,11 @@ def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BT
   """
   context = apply(model, params, Pi0.context, prefix, state_BP)
   # The times are known: what depends on them alone is computed once for all steps.
-  time_ND = apply(model, params, Pi0.embed_time, jnp.asarray(flow.times(num_steps)[:-1]))
+  of_steps = apply(model, params, Pi0.embed_time, jnp.asarray(flow.times(num_steps)[:-1]))
 
   def velocity(x_BTA, step):
-    time_BD = jnp.broadcast_to(time_ND[step], (len(x_BTA), time_ND.shape[1]))
-    return apply(model, params, Pi0.velocity, context, x_BTA, time_BD)
+    time = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, step, 1), of_steps)
+    return apply(model, params, Pi0.velocity, context, x_BTA, time)
 
   return flow.euler(velocity, noise_BTA, num_steps=num_steps, **steps)
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import remat
+from pi0rag_jax.models.dense import Dense
 
-ATTENTION = "MultiHeadDotProductAttention_0"
+ATTENTION, MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,11 @@ class MlpBlock(nn.Module):
   """Dense, tanh-approximated GELU, dense."""
 
   mlp_dim: int
-  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x_BSD):
-    dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
-                              bias_init=nn.initializers.normal(1e-6))
+    dense = functools.partial(
+      Dense, kernel_init=nn.initializers.xavier_uniform(), bias_init=nn.initializers.normal(1e-6))
     hidden_BSF = nn.gelu(dense(self.mlp_dim)(x_BSD))
     return dense(x_BSD.shape[-1])(hidden_BSF)
 
@@ -76,16 +76,15 @@ class PackedAttention(nn.Module):
   """Self-attention whose queries, keys and values come from one matrix; see `packing`."""
 
   num_heads: int
-  dtype: jnp.dtype
   kernel: Any
 
   @nn.compact
   def __call__(self, x_BSD):
     B, S, D = x_BSD.shape
-    qkv_BS3NH = nn.Dense(3 * D, dtype=self.dtype, name="qkv")(x_BSD).reshape(B, S, 3, self.num_heads, -1)
+    qkv_BS3NH = Dense(3 * D, name="qkv")(x_BSD).reshape(B, S, 3, self.num_heads, -1)
     q_BSNH, k_BSNH, v_BSNH = (qkv_BS3NH[:, :, i] for i in range(3))
     y_BSNH = jax.nn.dot_product_attention(q_BSNH, k_BSNH, v_BSNH, implementation=self.kernel)
-    return nn.Dense(D, dtype=self.dtype, name="out")(y_BSNH.reshape(B, S, D))
+    return Dense(D, name="out")(y_BSNH.reshape(B, S, D))
 
 
 class EncoderBlock(nn.Module):
@@ -100,14 +99,14 @@ class EncoderBlock(nn.Module):
   def __call__(self, x_BSD, _):
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
     if self.packed:
-      x_BSD = x_BSD + PackedAttention(self.config.num_heads, self.dtype, self.kernel, name=ATTENTION)(y_BSD)
+      x_BSD = x_BSD + PackedAttention(self.config.num_heads, self.kernel, name=ATTENTION)(y_BSD)
     else:
       attention = nn.MultiHeadDotProductAttention(
         num_heads=self.config.num_heads, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform(),
         deterministic=True, name=ATTENTION)
       x_BSD = x_BSD + attention(y_BSD, y_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
-    return x_BSD + MlpBlock(self.config.mlp_dim, self.dtype)(y_BSD), None
+    return x_BSD + MlpBlock(self.config.mlp_dim, name=MLP)(y_BSD), None
 
 
 class Encoder(nn.Module):

@@ -13,7 +13,7 @@ CONFIG = GemmaConfig(width=8, depth=2, mlp_dim=12, num_heads=2, num_kv_heads=2, 
 
 
 def test_rms_norm_by_hand():
-  normed, gate = RMSNorm().apply({"params": {"scale": jnp.array([0.0, 1.0])}}, jnp.array([[[3.0, 4.0]]]))
+  normed, gate = RMSNorm(2).apply({"params": {"scale": jnp.array([0.0, 1.0])}}, jnp.array([[[3.0, 4.0]]]))
   # The root mean square of (3, 4) is sqrt(12.5).
   np.testing.assert_allclose(normed[0, 0], [3 / 12.5**0.5, 8 / 12.5**0.5], rtol=1e-6)
   assert gate is None
@@ -21,8 +21,8 @@ def test_rms_norm_by_hand():
 
 def test_adaptive_norm_takes_scale_shift_and_gate_in_this_order():
   bias = jnp.array([1.0, 1.0, 10.0, 10.0, 0.5, 0.25])
-  params = {"Dense_0": {"kernel": jnp.zeros((3, 6)), "bias": bias}}
-  normed, gate = RMSNorm().apply({"params": params}, jnp.array([[[3.0, 4.0]]]), jnp.ones((1, 3)))
+  norm = RMSNorm(2).bind({"params": {"Dense_0": {"kernel": jnp.zeros((3, 6)), "bias": bias}}})
+  normed, gate = norm(jnp.array([[[3.0, 4.0]]]), norm.modulate(jnp.ones((1, 3))))
   np.testing.assert_allclose(normed[0, 0], [10 + 6 / 12.5**0.5, 10 + 8 / 12.5**0.5], rtol=1e-6)
   np.testing.assert_allclose(gate[0, 0], [0.5, 0.25])
 

@@ -42,10 +42,12 @@ def test_rotary_positions(dtype, key, gate):
 
 
 def test_norms():
-  normed, _ = RMSNorm().apply({"params": {"scale": RECORDED["rmsnorm/scale"]}}, RECORDED["rmsnorm/x"])
+  width = RECORDED["rmsnorm/x"].shape[-1]
+  normed, _ = RMSNorm(width).apply({"params": {"scale": RECORDED["rmsnorm/scale"]}}, RECORDED["rmsnorm/x"])
   np.testing.assert_allclose(normed, RECORDED["rmsnorm/out"], rtol=0, atol=GATE)
   dense = {"Dense_0": {"kernel": RECORDED["adarms/kernel"], "bias": RECORDED["adarms/bias"]}}
-  normed, gate = RMSNorm().apply({"params": dense}, RECORDED["rmsnorm/x"], RECORDED["adarms/cond"])
+  norm = RMSNorm(width).bind({"params": dense})
+  normed, gate = norm(RECORDED["rmsnorm/x"], norm.modulate(RECORDED["adarms/cond"]))
   np.testing.assert_allclose(normed, RECORDED["adarms/out"], rtol=0, atol=GATE)
   np.testing.assert_allclose(gate, RECORDED["adarms/gate"], rtol=0, atol=GATE)
 
