@@ -9,7 +9,7 @@
 `memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
 `train`: a training step of everything, of adapters and of heads: samples per second and share of the matrix peak.
 `sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
-`options`: fewer steps and warm starts, by success rate and time of a decision; needs the simulator.
+`options`: fewer steps, warm starts and int8 weights, by success rate and time of a decision; needs the simulator.
 """
 
 import argparse
@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--cameras", type=cameras, default=(1, 2, 3), help="latency, loop, memory: cameras present, as 1,2,3")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
   add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate: of our attention over the prefix")
+  add("--weights", choices=("int8",), help="latency, ablate: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
   add("--openpi", type=pathlib.Path, help="latency: a checkout of openpi, which is then timed too")
   add("--openpi-python", type=pathlib.Path, help="latency: its environment's interpreter (.venv/bin/python in it)")

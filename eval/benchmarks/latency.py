@@ -29,7 +29,7 @@ def latency(flags: argparse.Namespace) -> list[dict]:
   openpi = openpi_latency.measure(flags)
   config = models.SIZES[flags.size]
   params = jax.device_put(models.params(config))
-  packed, packed_config = _packed(params, config, flags.kernel)
+  packed, packed_config = _packed(params, config, flags)
   rows = []
   for batch in flags.batches:
     for cameras in flags.cameras:
@@ -68,7 +68,7 @@ def ablate(flags: argparse.Namespace) -> list[dict]:
   """Returns the time of a chunk (batch 1, first of `cameras` and `steps`) with each change left out, and with all."""
   config, cameras = models.SIZES[flags.size], flags.cameras[0]
   params = jax.device_put(models.params(config))
-  packed, packed_config = _packed(params, config, flags.kernel)
+  packed, packed_config = _packed(params, config, flags)
   obs, noise_BTA = models.observation(config, batch=1, cameras=cameras), models.chunk(config, batch=1)
   alone_config, alone = models.with_cameras(packed_config, obs, cameras)
   unpacked_config, _ = models.with_cameras(config, obs, cameras)
@@ -86,9 +86,9 @@ def ablate(flags: argparse.Namespace) -> list[dict]:
           for name, ms in taken.items()]
 
 
-def _packed(params: Params, config: Pi0Config, kernel: str) -> tuple[Params, Pi0Config]:
-  packed, packed_config = packing.pack(params, config)
-  return jax.device_put(packed), dataclasses.replace(packed_config, attention_kernel=kernel)
+def _packed(params: Params, config: Pi0Config, flags: argparse.Namespace) -> tuple[Params, Pi0Config]:
+  packed, packed_config = packing.pack(params, config, weights=flags.weights)
+  return jax.device_put(packed), dataclasses.replace(packed_config, attention_kernel=flags.kernel)
 
 
 def _call(sample: Callable, model: pi0.Pi0, params: Params, obs, noise_BTA, steps: int) -> Callable:

@@ -2,10 +2,7 @@
 
 import argparse
 import collections
-import dataclasses
 import functools
-import shutil
-import tempfile
 from collections.abc import Callable
 
 import jax
@@ -18,7 +15,6 @@ from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.policy import Encoded, Policy
 from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.sim.batch import BatchEnv, EnvConfig, Start
 
 POLICY, TASK, CONDITIONS = "panda_tasks", "pick_and_place", ("nominal", "camera_shift")
@@ -120,12 +116,8 @@ class WarmStarted(Policy):
     return jax.jit(resumed)
 
 
-def _with_steps(steps: int) -> Policy:
-  """Returns the policy as if its directory asked for so many denoising steps."""
-  with tempfile.TemporaryDirectory() as directory:
-    shutil.copytree(shipped.directory(POLICY), directory, dirs_exist_ok=True)
-    dataclasses.replace(PolicySpec.load(directory), denoising_steps=steps).save(directory)
-    return Policy.load(directory)
+def _load(**options) -> Policy:
+  return Policy.load(shipped.directory(POLICY), **options)
 
 
 def _warm(steps: int) -> Policy:
@@ -137,6 +129,7 @@ def _warm(steps: int) -> Policy:
 
 # What loads each; the first is what the others are compared with.
 OPTIONS: dict[str, Callable[[], Policy]] = {
-    **{f"{n} steps": functools.partial(_with_steps, n) for n in (10, 5, 3, 2, 1)},
+    **{f"{n} steps": functools.partial(_load, denoising_steps=n) for n in (10, 5, 3, 2, 1)},
+    "int8 weights": functools.partial(_load, weights="int8"),
     **{f"last {n} of 10 steps": functools.partial(_warm, n) for n in (7, 5, 3)},
 }

@@ -182,7 +182,7 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
                   norm_stats: Mapping[str, normalize.NormStats] | None = None, model: PaliGemmaConfig | None = None,
                   text_tokenizer: SentencePieceTokenizer | None = None,
                   action_codec: action_tokens.ActionCodec | None = None, dtype: str | None = "bfloat16",
-                  seed: int = 0) -> OpenpiPolicy:
+                  weights: str | None = None, seed: int = 0) -> OpenpiPolicy:
   """Returns the policy of an openpi checkpoint.
 
   Args:
@@ -195,6 +195,7 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     model: sizes that are not the configuration's, such as a small model's.
     text_tokenizer, action_codec: instead of the published ones in openpi's cache.
     dtype: of the parameters; openpi serves in bfloat16. None keeps what is stored.
+    weights: how the matrices of a pi0 or pi0.5 are stored, see `packing.pack`; None is as `dtype` says.
   Errors: Pi0RagError for an unknown name (with the nearest), and when checkpoint, statistics or tokenizers are
     missing or do not fit, saying how to get them.
   """
@@ -205,6 +206,9 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
                              "writes it: params/ and assets/ in it")
   model = model or config.model.build()
   checks.check_model(model, config.model.family)
+  if weights is not None and not isinstance(model, Pi0Config):
+    raise errors.Pi0RagError(f"weights '{weights}' of a {config.model.family} model; allowed: None, since only pi0 and "
+                             "pi0.5 are packed")
   # Everything that can be wrong is found before the large arrays are read.
   norm_stats = load_stats(config, checkpoint_dir) if norm_stats is None else norm_stats
   group = policy_transforms(
@@ -214,7 +218,7 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
     group = TransformGroup((*repack.inputs, *group.inputs), (*group.outputs, *repack.outputs))
   params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=_parameter_shapes(model), drop_extra=True)
   if isinstance(model, Pi0Config):  # pi0-FAST writes its tokens into stacked caches, so it keeps openpi's layout
-    params, model = packing.pack(params, model)
+    params, model = packing.pack(params, model, weights=weights)
   params = jax.device_put(params, jax.devices()[0])
   return OpenpiPolicy(model, params, group, sample_kwargs=sample_kwargs, metadata=config.policy_metadata, seed=seed)
 

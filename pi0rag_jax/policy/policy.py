@@ -41,11 +41,11 @@ class Policy:
   """
 
   def __init__(self, spec: PolicySpec, params: Params, norm_stats: dict[str, normalize.NormStats],
-               tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats):
+               tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats, *, weights: str | None = None):
     self.spec = spec
     # Gigabytes take seconds, and only a memory asks for it.
     self._digest = _in_background(functools.partial(_digest, params))
-    params, model_config = packing.pack(params, spec.model)
+    params, model_config = packing.pack(params, spec.model, weights=weights)
     self.params = jax.device_put(params)
     self.norm_stats = norm_stats
     self.key_stats = key_stats
@@ -63,22 +63,28 @@ class Policy:
     self._denoise = compiling.bound(self.denoise_fn, self.params)
 
   @classmethod
-  def load(cls, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None) -> "Policy":
+  def load(cls, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None,
+           denoising_steps: int | None = None, weights: str | None = None) -> "Policy":
     """Returns the policy of a directory that `train.launch` exported.
 
     Args:
       key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
       key_stats: instead of those in the directory.
+      denoising_steps: of the flow, instead of the directory's.
+      weights: how matrices are stored, see `packing.pack`; with either option a memory stays the policy's own, though
+        its chunks are other ones by a little.
     Errors: Pi0RagError when a part is missing, or the parameters do not fit the spec (first paths listed).
     """
     directory = pathlib.Path(directory)
     spec = PolicySpec.load(directory)
+    if denoising_steps is not None:
+      spec = dataclasses.replace(spec, denoising_steps=denoising_steps)
     template = jax.eval_shape(functools.partial(pi0.init, spec.model), jax.random.key(0))
     params = checkpoints.load_params(directory, template=template)
     stats = load_norm_stats(directory, spec.asset_id)
     norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
     key_stats = key_stats or keys.KeyStats.load(directory, key_name)
-    return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats)
+    return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats, weights=weights)
 
   @property
   def fingerprint(self) -> str:

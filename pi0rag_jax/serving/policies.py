@@ -30,18 +30,21 @@ class Served:
   example: dict | None
 
 
-def openpi_policy(config: str, checkpoint: str | None, *, default_prompt: str | None = None) -> Served:
+def openpi_policy(config: str, checkpoint: str | None, *, default_prompt: str | None = None,
+                  denoising_steps: int | None = None, weights: str | None = None) -> Served:
   """Returns the policy of a configuration: one of openpi's names, or a Python file with `get_config()`.
 
   The file may have `example_observation()` too, which the policy of a robot of one's own is then compiled with.
 
   Args:
-    checkpoint: see create_policy.
+    checkpoint, weights: see create_policy.
+    denoising_steps: of the flow; None is openpi's ten.
   Errors: Pi0RagError for an unknown name, a file that is none, and as create_policy.
   """
   module = _load_module(pathlib.Path(config).expanduser()) if config.endswith(".py") else None
   chosen = get_config(config) if module is None else _config_of(module)
-  policy = create_policy(chosen, checkpoint, default_prompt=default_prompt)
+  policy = create_policy(chosen, checkpoint, default_prompt=default_prompt, weights=weights,
+                         sample_kwargs={"num_steps": denoising_steps} if denoising_steps else None)
   own_example = getattr(module, "example_observation", None)
   if own_example is not None:
     example = own_example()
@@ -56,14 +59,16 @@ def openpi_policy(config: str, checkpoint: str | None, *, default_prompt: str | 
 
 
 @contextlib.contextmanager
-def own_policy(name_or_dir: str, memory_dir: str | None, *, default_prompt: str | None = None) -> Iterator[Served]:
+def own_policy(name_or_dir: str, memory_dir: str | None, *, default_prompt: str | None = None,
+               denoising_steps: int | None = None, weights: str | None = None) -> Iterator[Served]:
   """Yields a shipped policy, or one of a directory that `train.launch` exported, steered by a memory.
 
   Args:
     memory_dir: opened for reading, as it is now; None serves the base policy alone.
+    denoising_steps, weights: see `Policy.load`.
   Errors: Pi0RagError for an unknown name, and for a memory that is missing or of another policy.
   """
-  policy = Policy.load(shipped.directory(name_or_dir))
+  policy = Policy.load(shipped.directory(name_or_dir), denoising_steps=denoising_steps, weights=weights)
   with contextlib.ExitStack() as opened:
     memory = opened.enter_context(_open_memory(memory_dir, policy)) if memory_dir else None
     steered = SteeredPolicy(policy, memory)

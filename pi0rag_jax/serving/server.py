@@ -70,11 +70,11 @@ def open_policy():
 
   values = flags.FLAGS
   began = time.perf_counter()
+  options = {name: getattr(values, name) for name in ("default_prompt", "denoising_steps", "weights")}
   if values.config:
-    opened = contextlib.nullcontext(
-      policies.openpi_policy(values.config, values.checkpoint, default_prompt=values.default_prompt))
+    opened = contextlib.nullcontext(policies.openpi_policy(values.config, values.checkpoint, **options))
   else:
-    opened = policies.own_policy(values.policy, values.memory, default_prompt=values.default_prompt)
+    opened = policies.own_policy(values.policy, values.memory, **options)
   with opened as served:
     print(f"Loaded {values.config or values.policy} in {time.perf_counter() - began:.1f} s", flush=True)
     yield served
@@ -107,6 +107,10 @@ if __name__ == "__main__":
   flags.DEFINE_string("policy", None, "Instead of --config: a shipped policy, or a directory that train.launch made.")
   flags.DEFINE_string("memory", None, "Memory that steers --policy: a directory, read as it is at the start.")
   flags.DEFINE_string("default_prompt", None, "Prompt of observations that have none.")
+  flags.DEFINE_integer("denoising_steps", None, "Steps of the flow, instead of the policy's own; docs/speed.md says "
+                       "what fewer cost.", lower_bound=1)
+  flags.DEFINE_string("weights", None, "int8: matrices take half the memory of bfloat16; docs/speed.md says what that "
+                      "costs.")
   flags.DEFINE_bool("all_prompts", False, "Compile --config for prompts of every length, not only of about "
                     "--default_prompt's: no request waits for that, the start takes longer.")
   flags.DEFINE_string("host", "0.0.0.0", "Address to listen at; 0.0.0.0 is all of the machine's. There is no password: "

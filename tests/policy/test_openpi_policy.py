@@ -294,7 +294,7 @@ def test_no_request_waits_for_the_compiler(text_tokenizer):
     policy.infer(droid_observation(prompt="wave"))
   with compiling.counted() as ahead:
     policy.compile(droid_observation(prompt="stack"), all_prompts=True)
-  long = droid_observation(prompt="stack the cups and the cubes")
+  long = droid_observation(prompt=" and ".join(["stack the cups and the cubes"] * 2))
   with compiling.counted() as at_a_long_one:
     policy.infer(long)
   assert 16 < policy.model_input(long)["tokenized_prompt_mask"].sum() <= 24
@@ -312,3 +312,15 @@ def test_what_masks_hide_is_left_out():
   np.testing.assert_array_equal(kept["tokenized_prompt_mask"], np.arange(32) < 17)
   blind = openpi_policy.only_valid({**given, "image_mask": dict.fromkeys(masks, np.False_)}, tuple(masks))
   assert blind["image_mask"] == {"base_0_rgb": False}
+
+
+def test_matrices_may_be_int8(flow_checkpoint, text_tokenizer):
+  make = lambda **options: create_policy(  # noqa: E731
+    "pi05_droid", flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer, **options)
+  small, noise = make(weights="int8"), np.zeros((FLOW.action_horizon, FLOW.action_dim))
+  actions_TA, exact_TA = (each.infer(droid_observation(), noise=noise)["actions"] for each in (small, make()))
+  assert 0 < np.abs(actions_TA - exact_TA).max() < 0.05 * np.abs(exact_TA).max()
+  count = lambda policy: sum(x.nbytes for x in jax.tree.leaves(policy.params))  # noqa: E731
+  assert count(small) < count(make())
+  with pytest.raises(Pi0RagError, match="storage of weights"):
+    make(weights="int9")
