@@ -83,7 +83,7 @@ class RMSNorm(nn.Module):
     # Has parameters where it is used: an adaptive norm has no other ones.
     self.Dense_0 = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)
 
-  def modulate(self, cond_BD):
+  def modulate(self, cond_BD) -> Any:
     """Returns the modulation [B, 3 D] that a condition makes; None for None."""
     return None if cond_BD is None else self.Dense_0(cond_BD)
 
