@@ -83,9 +83,9 @@ class RMSNorm(nn.Module):
     # Has parameters where it is used: an adaptive norm has no other ones.
     self.Dense_0 = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=nn.initializers.zeros)
 
-  def modulate(self, cond_BD) -> Any:
-    """Returns the modulation [B, 3 D] that a condition makes; None for None."""
-    return None if cond_BD is None else self.Dense_0(cond_BD)
+  def modulate(self, cond_BD):
+    """Returns the modulation [B, 3 D] that a condition makes."""
+    return self.Dense_0(cond_BD)
 
   @nn.compact
   def __call__(self, x_BSD, modulation_BX=None):
@@ -327,7 +327,7 @@ class Gemma(nn.Module):
   def modulate(self, conds) -> Modulations:
     """Returns what the conditions, per expert [B, D_i] or None, make of all adaptive norms."""
     conds = tuple(conds)
-    last = tuple(norm.modulate(cond) for norm, cond in zip(self.final_norms, conds))
+    last = tuple(None if cond is None else norm.modulate(cond) for norm, cond in zip(self.final_norms, conds))
     if not self.packed:
       return Modulations(self.layers.modulate(None, conds)[1], last)
     layers = [layer.modulate(None, conds)[1] for layer in self.layers]

@@ -133,6 +133,7 @@ def test_the_flow_loop_moves_no_weights(config, random_params, obs, noise_BTA, p
   config = dataclasses.replace(config, pi05=pi05, expert=dataclasses.replace(config.expert, width=20, mlp_dim=14))
   params, packed_config = packing.pack(random_params(functools.partial(pi0.init, config)), config, weights=weights)
   text = SAMPLE.lower(pi0.Pi0(packed_config), params, obs, noise_BTA, num_steps=10).compile().as_text()
+  assert text
   loops = re.findall(r'"known_trip_count":{"n":"(\d+)"', text)
   assert loops == ["10"], "one loop, whose trip count is known"
   sizes = {leaf.size for leaf in jax.tree.leaves(params["PaliGemma"]) if leaf.ndim > 1}
