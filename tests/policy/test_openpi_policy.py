@@ -294,7 +294,7 @@ def test_no_request_waits_for_the_compiler(text_tokenizer):
     policy.infer(droid_observation(prompt="wave"))
   with compiling.counted() as ahead:
     policy.compile(droid_observation(prompt="stack"), all_prompts=True)
-  long = droid_observation(prompt="stack the cups and the cubes")
+  long = droid_observation(prompt="stack the cups and the cubes, " * 2)
   with compiling.counted() as at_a_long_one:
     policy.infer(long)
   assert 16 < policy.model_input(long)["tokenized_prompt_mask"].sum() <= 24
