@@ -194,7 +194,7 @@ def _serve(pipe, config: EnvConfig) -> None:
   while True:
     try:
       commands = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):  # the latter where the other end was killed
       return
     if commands is None:
       return
