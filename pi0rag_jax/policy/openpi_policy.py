@@ -217,7 +217,8 @@ def create_policy(config: str | TrainConfig, checkpoint_dir=None, *, repack: Tra
   if repack is not None:
     group = TransformGroup((*repack.inputs, *group.inputs), (*group.outputs, *repack.outputs))
   params = checkpoints.load_params(checkpoint_dir, dtype=dtype, template=_parameter_shapes(model), drop_extra=True)
-  if isinstance(model, Pi0Config):  # pi0-FAST writes its tokens into stacked caches, so it keeps openpi's layout
+  # openpi's layout keep pi0-FAST, which writes its tokens into stacked caches, and what is converted layer by layer.
+  if isinstance(model, Pi0Config) and (weights is not None or not compiling.converts(params)):
     params, model = packing.pack(params, model, weights=weights)
   params = jax.device_put(params, jax.devices()[0])
   return OpenpiPolicy(model, params, group, sample_kwargs=sample_kwargs, metadata=config.policy_metadata, seed=seed)

@@ -15,7 +15,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import registry
 from pi0rag_jax.models.embedding import embed_observation
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
+from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS, Pi0Config
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import CONFIGS, get_config
 from pi0rag_jax.policy import compiling, openpi_policy
@@ -324,3 +324,13 @@ def test_matrices_may_be_int8(flow_checkpoint, text_tokenizer):
   assert count(small) < count(make())
   with pytest.raises(Pi0RagError, match="storage of weights"):
     make(weights="int9")
+
+
+@pytest.mark.parametrize(("dtype", "weights", "packed"), [
+  ("bfloat16", None, False), ("bfloat16", "int8", True), ("float32", None, True)])
+def test_a_cpu_converts_layer_by_layer(flow_checkpoint, text_tokenizer, dtype, weights, packed):
+  if jax.default_backend() != "cpu":
+    pytest.skip("other backends multiply bfloat16 as it is")
+  policy = create_policy("pi05_droid", flow_checkpoint, model=FLOW, text_tokenizer=text_tokenizer, dtype=dtype,
+                         weights=weights)
+  assert isinstance(policy.model, Pi0Config) and policy.model.packed == packed
