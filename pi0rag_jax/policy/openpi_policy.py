@@ -78,16 +78,17 @@ class OpenpiPolicy:
   def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
     """Compiles what `infer` runs for observations with the cameras of this one, so that none waits for it.
 
+    Each program runs once, since a device loads programs at their first call.
+
     Args:
       all_prompts: for prompts of every length; else of about the length of this one's, see `only_valid`.
     """
     inputs, start = self.model_input(observation), self._draw()
     longest = self.model.max_token_len
-    for count in range(PROMPT_BUCKET, longest + PROMPT_BUCKET, PROMPT_BUCKET) if all_prompts else ():
-      sample, batch = self._program({**inputs, "tokenized_prompt_mask": np.arange(longest) < count})
-      sample.lower(self._leaves, batch, start).compile()
-    sample, batch = self._program(inputs)
-    sample.lower(self._leaves, batch, start).compile()
+    lengths = range(PROMPT_BUCKET, longest + PROMPT_BUCKET, PROMPT_BUCKET) if all_prompts else ()
+    for mask_L in (inputs["tokenized_prompt_mask"], *(np.arange(longest) < length for length in lengths)):
+      sample, batch = self._program({**inputs, "tokenized_prompt_mask": mask_L})
+      jax.block_until_ready(sample(self._leaves, batch, start))
 
   def _program(self, inputs: dict) -> tuple[Callable, dict]:
     """Returns the sampler of a model's dictionary, and what it takes of that beside the parameters."""
