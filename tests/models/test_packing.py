@@ -152,6 +152,16 @@ def test_the_flow_loop_moves_no_weights(config, random_params, obs, noise_BTA, p
     assert found == {("f32" if weights is None else "s8") + shape}
 
 
+def test_all_cameras_are_one_call_of_the_image_tower(config, params, packed, obs, noise_BTA):
+  assert len(obs.images) > 1
+  packed_params, packed_config = packed
+  text = SAMPLE.lower(pi0.Pi0(packed_config), packed_params, obs, noise_BTA, num_steps=2).as_text()
+  *patch, width = packed_params["PaliGemma"]["img"]["embedding"]["kernel"].shape
+  kernel = f"tensor<{math.prod(patch)}x{width}xf32>"
+  products = [line for line in text.splitlines() if "dot_general" in line and kernel in line]
+  assert len(products) == 1, "one embedding of the patches of all cameras"
+
+
 def _size(array: str) -> int:
   """Returns the number of entries of an array that a program names, as 'f32[3,4]'."""
   return math.prod(int(n) for n in re.findall(r"\d+", array.split("[")[1]))
