@@ -51,7 +51,7 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.agreement = _agreement()
 
   config.select = ConfigDict()
-  # Names of classifiers and agreements; of several the scores are averaged. Why not Demo-SCORE's: see results/curation.
+  # Names of classifiers and agreements; of several the scores are averaged. Why not Demo-SCORE's: see WORKSPACE.md.
   config.select.scorers = ("prefix_agreement",)
   # fixed, demo_score, fraction or roc (the second and the last not of agreements); '' is the first classifier's own.
   # Demonstrations all succeed, so a threshold that comes from rollouts may keep nearly all of them; of these it is

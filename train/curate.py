@@ -1,4 +1,4 @@
-"""Curates demonstrations by a policy's own rollouts: `python -m train.curate --config=FILE --workdir=DIR`.
+"""Curates demonstrations by rollouts or by one another: `python -m train.curate --config=FILE --workdir=DIR`.
 
 Stages, each of which goes on where it was stopped and can be run alone, as `--stages=classify,score,select`:
 
@@ -6,7 +6,7 @@ Stages, each of which goes on where it was stopped and can be run alone, as `--s
   rollout   each checkpoint runs episodes in the simulator, which are recorded
   embed     the policy's prefix embeddings of rollouts and demonstrations, kept on disk
   classify  a classifier of success per configured kind, trained on one checkpoint's rollouts, validated on another's
-  score     every demonstration by every classifier
+  score     every demonstration by every classifier, and by how far the others agree with it
   select    DIR/selection.txt (Demo-SCORE's) and DIR/selection.json: what is kept, which `train.launch` reads
   retrain   policies on what is kept and on as many random demonstrations, against the one on all
   report    DIR/report.html and DIR/summary.json

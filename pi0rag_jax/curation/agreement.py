@@ -12,6 +12,7 @@ import faiss
 import numpy as np
 
 from pi0rag_jax.curation.inputs import Episodes, actions_of
+from pi0rag_jax.curation.training import input_scale
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.errors import Pi0RagError
 
@@ -19,8 +20,6 @@ from pi0rag_jax.errors import Pi0RagError
 BATCH = 512
 # Frames among which neighbours are searched for, drawn evenly; the search of all frames grows with their product.
 MOST_REFERENCES = 200_000
-# An entry that hardly changes would become noise, blown up.
-MIN_STD = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,5 +94,5 @@ def _agreed(keys_NF: np.ndarray, actions_ND: np.ndarray, episode_N: np.ndarray, 
 
 
 def _standardized(values_NF: np.ndarray) -> np.ndarray:
-  std_F = values_NF.std(axis=0)
-  return ((values_NF - values_NF.mean(axis=0)) / np.where(std_F > MIN_STD, std_F, 1.0)).astype(np.float32)
+  mean_F, std_F = input_scale(values_NF, centred=True)
+  return ((values_NF - mean_F) / std_F).astype(np.float32)
