@@ -22,8 +22,8 @@ pi0rag_jax.openpi.norm_stats writes it.
 import numpy as np
 
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
-from pi0rag_jax.policy.robots.fields import passed_on, read_chunk, read_image, read_vector
-from pi0rag_jax.policy.transforms import TransformGroup, make_bool_mask
+from pi0rag_jax.robots.fields import passed_on, read_chunk, read_image, read_vector
+from pi0rag_jax.robots.transforms import TransformGroup, make_bool_mask
 
 JOINTS = 6
 HEIGHT, WIDTH = 480, 640  # px; any size will do

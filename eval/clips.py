@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.learning.trace import Trace
-from pi0rag_jax.sim.batch import BatchEnv, Film
+from pi0rag_jax.worlds.batch import BatchEnv, Film
+from pi0rag_jax.worlds.episode import Trace
 
 SIZE_PX = 160
 

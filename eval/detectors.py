@@ -20,10 +20,10 @@ from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import detectors
 from pi0rag_jax.learning.detectors import DetectorConfig
-from pi0rag_jax.learning.statistics import bounds, wilson
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.statistics import bounds, wilson
+from pi0rag_jax.worlds.episode import Job, Trace
 
 COMMAND = "eval.detectors"
 # A detection tells of a true failure from so many ticks before it until so many after its end.
@@ -129,11 +129,11 @@ def policy_traces(policy: str, task: str, condition: str, seeds: Sequence[int], 
   Args:
     policy: the name of a shipped one, or a directory.
   """
-  from pi0rag_jax.learning import rollout
   from pi0rag_jax.policy import shipped
   from pi0rag_jax.policy.policy import Policy
-  from pi0rag_jax.policy.rag_policy import SteeredPolicy
-  from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
+  from pi0rag_jax.steering.agent import SteeredPolicy
+  from pi0rag_jax.worlds import rollout
+  from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
 
   base = Policy.load(shipped.directory(policy))
   env_config = EnvConfig(task, condition, base.spec.renderer, base.spec.image_size, base.spec.model.action_horizon,

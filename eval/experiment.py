@@ -16,19 +16,20 @@ from eval.progress import SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import shipped, steering
+from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
 from pi0rag_jax.policy.spec import PolicySpec
-from pi0rag_jax.sim.batch import BatchEnv, EnvConfig, Start
 from pi0rag_jax.sim.render import RENDERERS
 from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.agent import SteeredPolicy
 from pi0rag_jax.typing import Config
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig, Start
+from pi0rag_jax.worlds.episode import Job, Trace
 
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
@@ -39,7 +40,7 @@ def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
   steps = plan.steps(config)
   tasks = {step.place.task for step in steps if isinstance(step, Evaluate)}
-  steering.preset(config.stream.steering)
+  rules.preset(config.stream.steering)
   for task in tasks:
     online_config(config, task)
   if config.renderer not in RENDERERS:
@@ -131,7 +132,7 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    config, online = steering.preset(c.steering), online_config(self._config, source.place.task)
+    config, online = rules.preset(c.steering), online_config(self._config, source.place.task)
     with self._open_memory(source, read_only=False) as memory:
       stream.forget_unlogged(memory, source.seeds, {record.seed for record in done})
       learner = self._steered(memory, config)
@@ -254,13 +255,13 @@ class _Runner:
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
     with self._open_memory(step.stream, read_only=True) as memory:
-      policy = self._steered(memory, steering.preset(method.steering))
+      policy = self._steered(memory, rules.preset(method.steering))
       try:
         yield policy
       finally:
         policy.close()
 
-  def _steered(self, memory: Memory, config: steering.SteeringConfig) -> SteeredPolicy:
+  def _steered(self, memory: Memory, config: rules.SteeringConfig) -> SteeredPolicy:
     c = self._config.memory
     return SteeredPolicy(self._policy, memory, config, feeding=c.feeding, deadline_ms=c.deadline_ms or None)
 

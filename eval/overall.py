@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eval.records import EpisodeRecord
-from pi0rag_jax.learning.statistics import CONFIDENCE, Estimate, bounds, number
+from pi0rag_jax.statistics import CONFIDENCE, Estimate, bounds, number
 
 CellName = tuple[str, str, str, str, int]  # task, condition, policy, stream, stream_episodes
 RESAMPLES = 4000

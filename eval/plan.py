@@ -9,10 +9,10 @@ wrong any more; that comes after everything else.
 import dataclasses
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.policy import steering
 from pi0rag_jax.sim.collect import EVALUATION_SEEDS, STREAM_SEEDS
 from pi0rag_jax.sim.conditions import get_condition
 from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.steering import rules
 from pi0rag_jax.typing import Config
 
 STARTS = {"gaussian": True, "zero": False}
@@ -128,7 +128,7 @@ def read_methods(policies) -> tuple[Method, ...]:
     if start not in STARTS:
       raise unknown_name("start of the flow", start, STARTS)
     if preset:
-      steering.preset(preset)
+      rules.preset(preset)
     found.append(Method(name, STARTS[start], preset))
   return tuple(found)
 

@@ -16,7 +16,9 @@ from rich.text import Text
 from eval import figures, overall
 from eval.provenance import in_words, without_paths
 from eval.records import EpisodeRecord
-from pi0rag_jax.learning.statistics import (
+from pi0rag_jax.pages import page, panels
+from pi0rag_jax.pages.page import interval, percent
+from pi0rag_jax.statistics import (
   PairedComparison,
   bounds,
   learning_curve,
@@ -28,8 +30,6 @@ from pi0rag_jax.learning.statistics import (
   success_rate,
   verdict,
 )
-from pi0rag_jax.pages import page, panels
-from pi0rag_jax.pages.page import interval, percent
 
 # A policy is compared with every one of these that stands before it: the controls, the strongest last, and
 # the published recipe.

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from eval.records import EpisodeRecord
-from pi0rag_jax.learning import rollout
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.learning.trust import Trust
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.sim.batch import BatchEnv, Plan
+from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv, Plan
+from pi0rag_jax.worlds.episode import Job, Trace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pi0rag_jax.learning.detectors import COLLISION, DROP, MISS, TIMEOUT
-from pi0rag_jax.learning.trace import Trace
 from pi0rag_jax.sim.controller import PERIOD_S
 from pi0rag_jax.sim.truth import Truth
+from pi0rag_jax.worlds.episode import Trace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ import pytest
 
 from pi0rag_jax.models import pi0
 from pi0rag_jax.openpi import checkpoints, norm_stats
-from pi0rag_jax.policy import keys, tokenizer
+from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.spec import PANDA_ACTIONS, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.robots import tokenizer
 
 TINY_MODEL = {
     "action_dim": 5, "action_horizon": 16, "max_token_len": 16, "vocab_size": 64, "dtype": "float32",

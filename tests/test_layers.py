@@ -6,26 +6,34 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors", "pi0rag_jax.files", "pi0rag_jax.cli"}
+SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors", "pi0rag_jax.files", "pi0rag_jax.cli",
+          "pi0rag_jax.statistics"}
 # What each layer may import of ours, beside itself and SHARED.
 ALLOWED = {
     "pi0rag_jax.models": set(),
     "pi0rag_jax.pages": set(),
     "pi0rag_jax.memory": set(),
-    "pi0rag_jax.sim": {"pi0rag_jax.data"},  # collect writes episodes
-    "pi0rag_jax.data": {"pi0rag_jax.policy"},
     "pi0rag_jax.openpi": {"pi0rag_jax.models"},
-    "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
-    # Recorded interventions, and the driver of episodes.
-    "pi0rag_jax.learning": {"pi0rag_jax.policy", "pi0rag_jax.memory", "pi0rag_jax.data", "pi0rag_jax.sim"},
-    "pi0rag_jax.curation": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data",
-                            "pi0rag_jax.learning", "pi0rag_jax.sim", "pi0rag_jax.pages"},
-    "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.memory"},
-    "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.data", "pi0rag_jax.sim",
-              "pi0rag_jax.curation", "pi0rag_jax.learning"},
+    "pi0rag_jax.robots": {"pi0rag_jax.models", "pi0rag_jax.openpi"},
+    "pi0rag_jax.data": {"pi0rag_jax.robots"},
+    "pi0rag_jax.policy": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots"},
+    "pi0rag_jax.steering": {"pi0rag_jax.models", "pi0rag_jax.robots", "pi0rag_jax.memory", "pi0rag_jax.policy"},
+    "pi0rag_jax.sim": {"pi0rag_jax.data", "pi0rag_jax.robots"},  # collect writes episodes
+    "pi0rag_jax.worlds": {"pi0rag_jax.steering", "pi0rag_jax.policy", "pi0rag_jax.robots", "pi0rag_jax.sim"},
+    "pi0rag_jax.learning": {"pi0rag_jax.robots", "pi0rag_jax.steering", "pi0rag_jax.policy", "pi0rag_jax.memory",
+                            "pi0rag_jax.data", "pi0rag_jax.worlds"},
+    "pi0rag_jax.curation": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy",
+                            "pi0rag_jax.steering", "pi0rag_jax.data", "pi0rag_jax.worlds", "pi0rag_jax.sim",
+                            "pi0rag_jax.pages"},
+    "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.memory",
+                           "pi0rag_jax.steering"},
+    "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.data",
+              "pi0rag_jax.sim", "pi0rag_jax.worlds", "pi0rag_jax.curation", "pi0rag_jax.learning",
+              "pi0rag_jax.steering"},
     # Recorded training steps.
-    "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.policy", "pi0rag_jax.memory",
-             "pi0rag_jax.learning", "pi0rag_jax.sim", "pi0rag_jax.curation", "pi0rag_jax.pages", "train"},
+    "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.memory",
+             "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.sim",
+             "pi0rag_jax.curation", "pi0rag_jax.pages", "train"},
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pi0rag_jax.data import pipeline, statistics
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy import normalize
+from pi0rag_jax.robots import normalize
 
 # The standard deviation that hides a state entry: normalized, it is zero to any network. It travels in norm_stats.json,
 # so the policy hides the entry at run time too, and whatever loads the checkpoint needs to know nothing of it.

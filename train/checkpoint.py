@@ -15,7 +15,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import checkpoints, norm_stats, orbax_source
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Params
 from train import parallel, partition
 from train.step import TrainState

@@ -17,7 +17,7 @@ from flax import traverse_util
 from pi0rag_jax.data.dataset import Dataset, Fields
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.transforms import Repack
+from pi0rag_jax.robots.transforms import Repack
 
 PROMPT_COLUMNS = ("prompt", "task")
 _PART = re.compile(r"(?P<column>.+)\[(?P<first>[0-9]+):(?P<end>[0-9]+)\]")

@@ -24,21 +24,14 @@ from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.typing import Config
-from train import (
-  curation_classify,
-  curation_embed,
-  curation_policies,
-  curation_report,
-  curation_retrain,
-  curation_scores,
-  metrics,
-)
+from train import metrics
+from train.curation import classify, embed, policies, report, retrain, scores
 
 COMMAND = "train.curate"
 STAGES: dict[str, Callable[[Config, Path], None]] = {
-  "train": curation_policies.train, "rollout": curation_policies.rollout, "embed": curation_embed.embed,
-  "classify": curation_classify.classify, "score": curation_scores.score, "select": curation_scores.select,
-  "retrain": curation_retrain.retrain, "report": curation_report.write}
+  "train": policies.train, "rollout": policies.rollout, "embed": embed.embed,
+  "classify": classify.classify, "score": scores.score, "select": scores.select,
+  "retrain": retrain.retrain, "report": report.write}
 # Parts of the configuration whose entries are always the same ones.
 FIXED = ("rollouts", "embed", "classify", "select", "retrain")
 

@@ -29,10 +29,11 @@ from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConf
 from pi0rag_jax.openpi import checkpoints, norm_stats
 from pi0rag_jax.openpi.config import TrainConfig
 from pi0rag_jax.openpi.named_configs import get_config
-from pi0rag_jax.policy import openpi_policy, transforms
-from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.robots import robot_transforms
+from pi0rag_jax.policy import openpi_policy
 from pi0rag_jax.policy.spec import TOKENIZER_NAME
+from pi0rag_jax.robots import transforms
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.robot import robot_transforms
 from pi0rag_jax.typing import Config, Params
 from train import columns, data_entries, metrics, parallel, partition, tokenizers
 from train.checkpoint import CheckpointStore

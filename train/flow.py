@@ -20,7 +20,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import flow, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.policy import keys
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Config, Params
 from train import auxiliary, batches, calibrate, export, initialize, metrics, parallel, tokenizers
 from train.checkpoint import CheckpointStore

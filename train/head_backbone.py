@@ -21,8 +21,8 @@ from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConf
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.normalize import NormStats
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Config, Params
 from train import metrics, parallel, tokenizers
 

@@ -23,7 +23,7 @@ from pi0rag_jax.policy.feature_cache import SHARD_ROWS, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.head_policy import HeadUnits
 from pi0rag_jax.policy.head_windows import WindowRows, window_rows
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Config
 from train import data_entries, metrics, parallel
 from train.data_entries import Entry

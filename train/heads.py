@@ -22,8 +22,8 @@ from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy import head_policy
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.head_policy import HeadPolicy, HeadUnits
-from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.spec import TOKENIZER_NAME
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Config, Params
 from train import gripper_metrics, head_backbone, head_data, metrics, parallel
 from train.checkpoint import CheckpointStore

@@ -21,7 +21,7 @@ from pi0rag_jax import cli
 from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi import norm_stats
-from pi0rag_jax.policy.normalize import EPSILON, NormStats
+from pi0rag_jax.robots.normalize import EPSILON, NormStats
 from pi0rag_jax.typing import Config
 from train import batches, config_check, finetune, flow, head_data, metrics
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Params
 from train import step
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.spec import TOKENIZER_NAME
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer, train_tokenizer
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer, train_tokenizer
 from train import parallel
 
 TRAINED = "train"  # as `text_tokenizer`

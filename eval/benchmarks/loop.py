@@ -11,12 +11,14 @@ import numpy as np
 
 from eval.benchmarks import memory, models, timing
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import compiling, keys, normalize, shipped, steering
+from pi0rag_jax.policy import compiling, keys, shipped
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.policy.retrieval import Retriever
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots import normalize
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.retrieval import Retriever
 
 KEY_DIM = 512
 EXECUTE_STEPS = 5
@@ -25,7 +27,7 @@ WARM_UP = 20
 
 def loop(flags: argparse.Namespace) -> list[dict]:
   """Returns a row for each number of cameras and rate: cycles per second, jitter, missed deadlines, time by stage."""
-  rows, config = [], steering.preset("residual")
+  rows, config = [], rules.preset("residual")
   for cameras in flags.cameras:
     policy = _policy(flags.size, cameras, flags.steps[0])
     with tempfile.TemporaryDirectory() as directory:
@@ -77,11 +79,11 @@ def _host_and_device(policy: SteeredPolicy, device_work: Callable, repeats: int)
           for name, ms in (("device", taken["device"]), ("host", taken["call"] - taken["device"]))}
 
 
-def _device_work(policy: Policy, records: Memory, config: steering.SteeringConfig) -> Callable:
+def _device_work(policy: Policy, records: Memory, config: rules.SteeringConfig) -> Callable:
   """Returns a call of all that a decision computes on the device, as one program whose inputs are there already."""
   layout = policy.spec.action_layout
   retriever = Retriever(records, config, layout, unit_distance=policy.key_stats.unit_distance)
-  steer = functools.partial(steering.steer, config=config, layout=layout)
+  steer = functools.partial(rules.steer, config=config, layout=layout)
 
   def decide(params, key_params, observation, start_BTA, neighbours):
     encoded = policy.encode_fn(params, key_params, observation)

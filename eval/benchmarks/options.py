@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from eval.benchmarks import timing
-from pi0rag_jax.learning import rollout, statistics
-from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax import statistics
 from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.policy import Encoded, Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.sim.batch import BatchEnv, EnvConfig, Start
+from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig, Start
+from pi0rag_jax.worlds.episode import Job, Trace
 
 POLICY, TASK, CONDITIONS = "panda_tasks", "pick_and_place", ("nominal", "camera_shift")
 FIRST_SEED = 380_000  # of the tuning range

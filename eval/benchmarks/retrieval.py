@@ -20,16 +20,16 @@ from eval.benchmarks import memory
 from pi0rag_jax.memory.index import MemoryIndex
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Header, Record
-from pi0rag_jax.policy import steering
-from pi0rag_jax.policy.retrieval import Retriever
 from pi0rag_jax.policy.spec import PANDA_ACTIONS
+from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.retrieval import Retriever
 
 # Key and chunk sizes: the small policy's, and those that a pi0 checkpoint with projected keys has.
 SIZES = {"panda_small": (106, 16, 5), "pi0": (512, 50, 32)}
 RECORDS = (100, 1_000, 10_000)
 DECISIONS = 300
 WARM_UP = 50
-K = steering.preset("residual").k
+K = rules.preset("residual").k
 # Of a size of the index, searched in turn until this much time is gone, but once each at least.
 QUERIES = 20
 SEARCH_S = 3.0
@@ -118,10 +118,10 @@ def _decision_row(size: str, count: int) -> dict:
 
 
 def _time_decisions(records: Memory, action_dim: int) -> dict[str, float]:
-  config = steering.preset("residual")
+  config = rules.preset("residual")
   layout = PANDA_ACTIONS if action_dim == PANDA_ACTIONS.dim else memory.joints(action_dim)
   retriever = Retriever(records, config, layout, unit_distance=float(np.sqrt(2 * records.header.key_dim)))
-  steer = jax.jit(functools.partial(steering.steer, config=config, layout=layout))
+  steer = jax.jit(functools.partial(rules.steer, config=config, layout=layout))
   base_BTA = jnp.zeros((1, *records.header.chunk_shape), jnp.float32)
   rng = np.random.default_rng(1)
   search_ms, steer_ms = [], []

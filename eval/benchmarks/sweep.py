@@ -13,13 +13,13 @@ import faiss
 import numpy as np
 
 from eval.benchmarks import memory
-from pi0rag_jax.learning import rollout
-from pi0rag_jax.learning.trace import Job
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
+from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+from pi0rag_jax.worlds.episode import Job
 
 POLICY, TASK, CONDITION = "panda_tasks", "pick_and_place", "camera_shift"
 FIRST_SEED = 390_000  # of the tuning range

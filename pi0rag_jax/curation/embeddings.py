@@ -18,9 +18,9 @@ from pi0rag_jax.openpi.norm_stats import load_norm_stats
 from pi0rag_jax.policy import feature_cache
 from pi0rag_jax.policy.feature_cache import CacheKey, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 
 # What a build holds in memory and a kill loses: a 3.2 B model's tokens are 6.7 MB a frame.
 SHARD_BYTES = 1 << 26

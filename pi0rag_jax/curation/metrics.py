@@ -6,7 +6,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning.statistics import CONFIDENCE, Estimate
+from pi0rag_jax.statistics import CONFIDENCE, Estimate
 
 # Of the solver that finds the ends of an interval.
 _NEAR = 1e-9

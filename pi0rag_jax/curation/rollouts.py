@@ -16,12 +16,12 @@ import numpy as np
 from pi0rag_jax import files
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import rollout
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.sim.batch import BatchEnv, EnvConfig
 from pi0rag_jax.sim.tasks import Task
+from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+from pi0rag_jax.worlds.episode import Job, Trace
 
 SETTINGS_NAME = "rollouts.json"
 CRASHED = "crashed"

@@ -10,7 +10,7 @@ import numpy as np
 
 from pi0rag_jax.data.dataset import DEFAULT_FIELDS, Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy import images as images_lib
+from pi0rag_jax.robots import images as images_lib
 
 
 class FileRows:

@@ -14,7 +14,7 @@ from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.sampling import Mixture
 from pi0rag_jax.data.statistics import HIGH_QUANTILE, LOW_QUANTILE
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 
 NAMES = ("state", "actions")
 BINS = 5000

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 

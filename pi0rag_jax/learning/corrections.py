@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.learning.trace import Step, Trace
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
+from pi0rag_jax.worlds.episode import Step, Trace
 
 
 @dataclasses.dataclass(frozen=True)

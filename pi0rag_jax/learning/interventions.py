@@ -18,10 +18,10 @@ from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Record
-from pi0rag_jax.policy import paths
-from pi0rag_jax.policy.images import resize_with_pad
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import ActionLayout, PolicySpec
+from pi0rag_jax.robots.images import resize_with_pad
+from pi0rag_jax.steering import paths
 
 COMMAND = "learning.interventions"
 # Rounding of the recorder, in shares of an action entry's range.

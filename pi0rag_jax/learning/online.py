@@ -15,10 +15,10 @@ from pi0rag_jax.learning import corrections, rewind
 from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.detectors import DetectorConfig, Findings, detect
 from pi0rag_jax.learning.rewind import RewindConfig
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.worlds.episode import Job, Trace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.learning.detectors import TIMEOUT, Findings
-from pi0rag_jax.learning.trace import Step
-from pi0rag_jax.policy import paths
 from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.steering import paths
+from pi0rag_jax.worlds.episode import Step
 
 DETECTED, PRIVILEGED = RULES = ("detected", "privileged")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning.trace import Job
+from pi0rag_jax.worlds.episode import Job
 
 # Sets the draw of who works in an episode apart from the episode's other draws.
 _STREAM = 2

@@ -81,7 +81,7 @@ class RldsDataset:
 class DataConfig:
   """A robot, where its data and statistics are, and what turns its dictionaries into the model's."""
 
-  # A name of pi0rag_jax.policy.robots.ROBOTS, or a function of one's own: (DataConfig, family) -> TransformGroup.
+  # A name of pi0rag_jax.robots.robot.ROBOTS, or a function of one's own: (DataConfig, family) -> TransformGroup.
   robot: str | Callable[["DataConfig", str], Any]
   repo_id: str | None = None  # LeRobot data set
   assets_dir: str | None = None  # where the statistics are while training; None: with the configuration

@@ -11,9 +11,9 @@ import numpy as np
 from pi0rag_jax import errors
 from pi0rag_jax.models.backbones.base import Backbone
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.policy import images, normalize
 from pi0rag_jax.policy.feature_cache import CacheKey, fingerprint
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots import images, normalize
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Params
 
 # Counts up when the same observation comes to give other model inputs: caches of older ones are then left alone.

@@ -20,8 +20,8 @@ from pi0rag_jax import errors
 from pi0rag_jax.models.heads import base, registry
 from pi0rag_jax.models.heads.base import HeadConfig, HeadOutput
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import normalize
 from pi0rag_jax.policy.features import FeatureExtractor
+from pi0rag_jax.robots import normalize
 from pi0rag_jax.typing import Params
 
 FILE_NAME = "head.json"

@@ -16,10 +16,11 @@ from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConf
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
 from pi0rag_jax.openpi.named_configs import get_config
-from pi0rag_jax.policy import action_tokens, checks, compiling, fsq, normalize, transforms
-from pi0rag_jax.policy.robots import robot_transforms
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
-from pi0rag_jax.policy.transforms import TransformGroup
+from pi0rag_jax.policy import compiling
+from pi0rag_jax.robots import action_tokens, checks, fsq, normalize, transforms
+from pi0rag_jax.robots.robot import robot_transforms
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots.transforms import TransformGroup
 from pi0rag_jax.typing import Params
 
 OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
@@ -61,7 +62,7 @@ class OpenpiPolicy:
     """Returns `actions` float64[T, A] in the robot's units and `policy_timing` {`infer_ms`}, the model's time.
 
     Args:
-      observation: the robot's dictionary, see pi0rag_jax.policy.robots. It is not changed.
+      observation: the robot's dictionary, see pi0rag_jax.robots.robot. It is not changed.
       noise: float[T, A'], or with a leading axis of 1, where the flow starts, A' the model's action dim; None draws
         it. pi0-FAST has no noise.
     Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, with what is allowed.

@@ -17,10 +17,11 @@ from pi0rag_jax.models import packing, pi0
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.norm_stats import load_norm_stats
-from pi0rag_jax.policy import compiling, keys, normalize
-from pi0rag_jax.policy.guidance import Flow
+from pi0rag_jax.policy import compiling, keys
+from pi0rag_jax.policy.flow import Flow
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots import normalize
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Array, Params
 
 

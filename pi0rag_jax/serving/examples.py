@@ -6,27 +6,27 @@ import numpy as np
 
 from pi0rag_jax.policy.openpi_policy import OpenpiPolicy
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.robots import aloha, droid, libero
+from pi0rag_jax.robots import aloha, droid, libero
 
 PROMPT = "do something"
 SIZE = 224  # px; pictures of any size become the model's
 
 
 def aloha_example() -> dict:
-  """Returns an observation of ALOHA, see pi0rag_jax.policy.robots.aloha."""
+  """Returns an observation of ALOHA, see pi0rag_jax.robots.aloha."""
   images = {name: np.zeros((3, SIZE, SIZE), np.uint8) for name in aloha.CAMERAS}
   return {"state": np.zeros(aloha.DIM), "images": images, "prompt": PROMPT}
 
 
 def droid_example() -> dict:
-  """Returns an observation of DROID, see pi0rag_jax.policy.robots.droid."""
+  """Returns an observation of DROID, see pi0rag_jax.robots.droid."""
   return {"observation/exterior_image_1_left": _picture(), "observation/wrist_image_left": _picture(),
           "observation/joint_position": np.zeros(droid.JOINTS), "observation/gripper_position": np.zeros(1),
           "prompt": PROMPT}
 
 
 def libero_example() -> dict:
-  """Returns an observation of LIBERO, see pi0rag_jax.policy.robots.libero."""
+  """Returns an observation of LIBERO, see pi0rag_jax.robots.libero."""
   return {"observation/image": _picture(), "observation/wrist_image": _picture(),
           "observation/state": np.zeros(libero.STATE_DIM), "prompt": PROMPT}
 

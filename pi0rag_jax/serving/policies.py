@@ -16,9 +16,9 @@ from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.policy import shipped
 from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.policy.robots import fields
+from pi0rag_jax.robots import fields
 from pi0rag_jax.serving import examples
+from pi0rag_jax.steering.agent import SteeredPolicy
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from eval import detectors, true_failures
 from eval.true_failures import Event, Rules
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.detectors import Detection, DetectorConfig
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.sim.truth import Truth
+from pi0rag_jax.worlds.episode import Job, Trace
 
 
 def trace(rows, outcome="success"):

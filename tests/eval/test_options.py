@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eval.benchmarks.options import WarmStarted
-from pi0rag_jax.learning.trace import Job, Step, Trace
 from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.worlds.episode import Job, Step, Trace
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pi0rag_jax.errors import Pi0RagError
 
 TESTS = pathlib.Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "policy_e2e"
-TOKENIZERS = TESTS / "policy" / "recorded" / "tokenizer"
+TOKENIZERS = TESTS / "robots" / "recorded" / "tokenizer"
 FACTS = json.loads((GOLDEN / "case.json").read_text())
 
 

@@ -12,7 +12,7 @@ from eval import experiment, sweep
 from eval.records import read_records
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.sim.batch import BatchEnv
+from pi0rag_jax.worlds.batch import BatchEnv
 
 
 def config_of(policy_dir, **changes):

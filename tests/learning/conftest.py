@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pi0rag_jax.learning.trace import Step
+from pi0rag_jax.worlds.episode import Step
 
 
 @pytest.fixture

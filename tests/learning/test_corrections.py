@@ -4,7 +4,7 @@ import numpy as np
 
 from pi0rag_jax.learning import corrections
 from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
-from pi0rag_jax.learning.trace import Job, Trace
+from pi0rag_jax.worlds.episode import Job, Trace
 
 CONTEXT = RecordContext("pick_and_place", "pick up the red cube", {"condition": "nominal", "seed": 7}, "miss")
 

@@ -17,9 +17,9 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import interventions
 from pi0rag_jax.learning.interventions import InterventionConfig
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy.images import resize_with_pad
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+from pi0rag_jax.robots.images import resize_with_pad
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 FRAMES, FLAG = 24, np.isin(np.arange(24), range(12, 18))

@@ -8,9 +8,9 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.rewind import RewindConfig
-from pi0rag_jax.learning.trace import Job, Trace
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+from pi0rag_jax.worlds.episode import Job, Trace
 
 FREE_MOTION = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
                "tool_measured": np.zeros(4), "tool_commanded": np.zeros(4)}

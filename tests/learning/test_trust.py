@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning.trace import Job
 from pi0rag_jax.learning.trust import Trust, TrustConfig
+from pi0rag_jax.worlds.episode import Job
 
 CONFIG = TrustConfig(share=0.1)
 

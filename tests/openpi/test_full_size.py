@@ -52,9 +52,9 @@ report(parameters=sum(x.size for x in jax.tree.leaves(params)))
 """
 _RUN = """
 import pathlib
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.policy.openpi_policy import create_policy
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 
 stats = {"state": NormStats(np.zeros(8), np.ones(8)), "actions": NormStats(np.zeros(7), np.ones(7))}
 tokenizer = SentencePieceTokenizer(next(pathlib.Path(sys.argv[2]).glob("*.model")))
@@ -67,7 +67,7 @@ timed("first_chunk", lambda: policy.infer(observation)["actions"])
 chunk = timed("chunk", lambda: policy.infer(observation)["actions"])
 report(shape=chunk.shape, finite=bool(np.isfinite(chunk).all()))
 """
-_TOKENIZERS = pathlib.Path(__file__).parents[1] / "policy" / "recorded" / "tokenizer"
+_TOKENIZERS = pathlib.Path(__file__).parents[1] / "robots" / "recorded" / "tokenizer"
 
 
 def _stage(script: str, folder) -> dict:

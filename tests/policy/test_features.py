@@ -11,7 +11,8 @@ from pi0rag_jax.models import embedding, registry
 from pi0rag_jax.models.backbones import base
 from pi0rag_jax.models.backbones.light import LightBackbone
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import features, normalize
+from pi0rag_jax.policy import features
+from pi0rag_jax.robots import normalize
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 STATS = normalize.NormStats(np.zeros(10), np.ones(10))

@@ -10,9 +10,10 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import base as backbones
 from pi0rag_jax.models.heads import base, registry
-from pi0rag_jax.policy import features, head_policy, normalize
+from pi0rag_jax.policy import features, head_policy
 from pi0rag_jax.policy.head_policy import HeadPolicy, HeadUnits
 from pi0rag_jax.policy.head_windows import window_rows
+from pi0rag_jax.robots import normalize
 
 STATE = normalize.NormStats(np.full(2, 3.0), np.full(2, 2.0))
 ACTIONS = normalize.NormStats(np.array([1.0, -1.0, 9.0]), np.array([0.1, 10.0, 9.0]))

@@ -19,10 +19,10 @@ from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS, Pi0Config
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import CONFIGS, get_config
 from pi0rag_jax.policy import compiling, openpi_policy
-from pi0rag_jax.policy.action_tokens import BinningCodec
-from pi0rag_jax.policy.normalize import NormStats
 from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
-from pi0rag_jax.policy.transforms import Repack, TransformGroup, compose
+from pi0rag_jax.robots.action_tokens import BinningCodec
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.transforms import Repack, TransformGroup, compose
 
 # Sizes that run in a moment, for the two kinds of sampling.
 FLOW = dataclasses.replace(registry.model("dummy"), image_keys=OPENPI_CAMERAS, action_dim=16, max_token_len=96,

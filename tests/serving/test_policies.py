@@ -14,15 +14,15 @@ from pi0rag_jax.openpi.named_configs import CONFIGS
 from pi0rag_jax.policy import compiling, shipped
 from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, policy_transforms
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.rag_policy import SteeredPolicy
-from pi0rag_jax.policy.robots import robot_transforms
-from pi0rag_jax.policy.tokenizer import SentencePieceTokenizer
-from pi0rag_jax.policy.transforms import compose
+from pi0rag_jax.robots.robot import robot_transforms
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.robots.transforms import compose
 from pi0rag_jax.serving import examples, policies
 from pi0rag_jax.serving.policies import RobotPolicy
+from pi0rag_jax.steering.agent import SteeredPolicy
 
 TESTS = pathlib.Path(__file__).parents[1]
-TOKENIZER = TESTS / "policy" / "recorded" / "tokenizer" / "tiny_paligemma_like.model"
+TOKENIZER = TESTS / "robots" / "recorded" / "tokenizer" / "tiny_paligemma_like.model"
 SHIPPED = "panda_small"
 CHECKPOINT = TESTS / "golden" / "pi0" / "checkpoint"
 # A model of the golden case's sizes under the configuration of openpi's DROID policy.

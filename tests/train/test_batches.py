@@ -6,7 +6,7 @@ import tiny
 
 from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy import normalize
+from pi0rag_jax.robots import normalize
 from train import batches
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from train import checkpoint, step
 from train.checkpoint import CheckpointStore
 

@@ -13,7 +13,8 @@ from pi0rag_jax.curation import selection
 from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Policy
-from train import curate, curation_classify, curation_policies, curation_scores, curation_summary
+from train import curate
+from train.curation import classify, policies, scores
 
 AGREEMENT = {"state_agreement", "prefix_agreement"}
 PROMPT = "pick up the red cube and place it on the white pad"
@@ -59,13 +60,13 @@ def run(tmp_path_factory, tiny_policy_dir):
     shutil.copytree(tiny_policy_dir, workdir / "policy")
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(curation_policies.loop, "train_and_evaluate", trained)
+    patch.setattr(policies.loop, "train_and_evaluate", trained)
     curate.curate(config, folder / "run")
   return config, folder / "run"
 
 
 def test_every_checkpoint_is_a_policy(run, observations):
-  found = curation_policies.policies(*run)
+  found = policies.policies(*run)
   assert list(found) == ["0000002", "0000004"]
   assert json.loads((found["0000004"] / "record.json").read_text()) == {"step": 4}
   assert Policy.load(found["0000002"]).encode(observations).key_BE.shape[0] == 2
@@ -73,11 +74,11 @@ def test_every_checkpoint_is_a_policy(run, observations):
 
 def test_the_stages_leave_a_selection_that_training_reads(run):
   config, folder = run
-  found = selection.read_json(folder / curation_scores.SELECTION_NAME)
+  found = selection.read_json(folder / scores.SELECTION_NAME)
   assert len(found) == 1 and found[0].kept_E.sum() == 3 and np.isfinite(found[0].scores_E).all()
   kept = ",".join(map(str, np.flatnonzero(found[0].kept_E)))
   assert (folder / "selection.txt").read_text() == f"{config.training.data_dir} {kept}\n"
-  assert len(selection.kept_places(config.training.data_dir, folder / curation_scores.SELECTION_NAME)) == 3
+  assert len(selection.kept_places(config.training.data_dir, folder / scores.SELECTION_NAME)) == 3
 
 
 def test_scores_stand_beside_those_of_length_and_pace(run):
@@ -105,14 +106,14 @@ def test_the_summary_and_the_page_tell_all(run):
   assert "3 of 6 demonstrations are kept" in page and "length alone" in page and "pace alone" in page
   assert "AUROC, all flaws" in page and "AUROC, detour" in page
   rate = {"rate": 0.5, "interval": [0.25, 0.75]}
-  assert curation_summary.facts({"policies": {"success": {"kept": rate}}}) == {
+  assert summary.facts({"policies": {"success": {"kept": rate}}}) == {
     "success, trained on kept": "50 % (25 to 75)"}
 
 
 def test_what_was_done_is_not_done_again(run, monkeypatch):
   config, folder = run
   before = (folder / "scores.json").read_text()
-  monkeypatch.setattr(curation_classify, "train_member", lambda *_: pytest.fail("trained again"))
+  monkeypatch.setattr(classify, "train_member", lambda *_: pytest.fail("trained again"))
   curate.curate(config, folder, ["embed", "classify", "score"])
   report = json.loads((folder / "embed.json").read_text())
   assert {(entry["frames"], entry["cached"]) for name, entry in report.items() if "rollouts" in name} == {(22, 22)}
@@ -143,7 +144,7 @@ def test_agreements_select_without_rollouts(run, tmp_path):
   config, copy = config.copy_and_resolve_references().unlock(), shutil.copytree(folder, tmp_path / "run")
   config.select.scorers = ("prefix_agreement",)
   curate.curate(config, copy, ["select", "report"])
-  (found,) = selection.read_json(copy / curation_scores.SELECTION_NAME)
+  (found,) = selection.read_json(copy / scores.SELECTION_NAME)
   scored = json.loads((copy / "scores.json").read_text())["demonstrations"].values()
   assert found.scores_E.tolist() == next(iter(scored))["scores"]["prefix_agreement"] and found.kept_E.sum() == 3
   config.select.rule = "roc"

@@ -12,7 +12,7 @@ from configs import mobile_vla_lstm, pi0_libero_lora
 from pi0rag_jax.data.running_stats import RunningStats
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import norm_stats as files
-from pi0rag_jax.policy.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats
 from train import finetune, flow, norm_stats
 
 

@@ -1,0 +1,46 @@
+"""LIBERO: a simulated Franka arm driven at the hand, with a camera in front and one on the wrist.
+
+An observation is `observation/image` and `observation/wrist_image` (uint8 [H, W, 3]), `observation/state` float[8]
+(position in m, axis and angle in rad, two finger positions in m) and `prompt`; actions are float[T, 7]: changes of
+position and rotation, and the gripper.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from pi0rag_jax.openpi.config import DataConfig
+from pi0rag_jax.robots import fields
+from pi0rag_jax.robots.transforms import TransformGroup
+
+STATE_DIM, DIM = 8, 7
+
+
+@dataclasses.dataclass(frozen=True)
+class LiberoInputs:
+  """The model's inputs of an observation; a third camera is black: masked, but for pi0-FAST."""
+
+  family: str
+
+  def __call__(self, data: dict) -> dict:
+    base = fields.read_image(data, "observation/image")
+    wrist = fields.read_image(data, "observation/wrist_image")
+    image = {"base_0_rgb": base, "left_wrist_0_rgb": wrist, "right_wrist_0_rgb": np.zeros_like(base)}
+    mask = {name: np.bool_(name != "right_wrist_0_rgb" or self.family == "pi0_fast") for name in image}
+    state = fields.read_vector(data, "observation/state", STATE_DIM)
+    actions = {"actions": np.asarray(data["actions"])} if "actions" in data else {}
+    return {"state": state, "image": image, "image_mask": mask, **actions, **fields.passed_on(data)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LiberoOutputs:
+  """The robot's actions float[T, 7] of a model's."""
+
+  def __call__(self, data: dict) -> dict:
+    return {"actions": np.asarray(data["actions"][:, :DIM])}
+
+
+def transforms(data: DataConfig, family: str) -> TransformGroup:
+  """Returns the robot's transforms for a model family."""
+  del data
+  return TransformGroup((LiberoInputs(family),), (LiberoOutputs(),))

@@ -1,0 +1,86 @@
+"""What a policy asks of its memory: neighbours with distances in key units, trust and what else its rule reads."""
+
+import itertools
+import threading
+
+import numpy as np
+
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.placebo import ShuffledMemory
+from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.steering import credit, paths
+from pi0rag_jax.steering.rules import SteeringConfig, reads_residuals
+
+PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
+
+
+class Retriever:
+  """Queries a memory and adds what steering needs: distances in key units, trust and aligned residuals.
+
+  Residuals depend on the record alone, so each is computed once: those that the memory holds now are computed
+  here, those of later records at their first retrieval. Trust is worked out anew at every call, from counts that the
+  memory's index holds. A placebo's records are those that the memory holds now.
+  """
+
+  def __init__(self, memory: Memory, config: SteeringConfig, layout: ActionLayout, *, unit_distance: float):
+    if config.shuffle_seed is None:
+      self._memory = memory
+    else:
+      self._memory = ShuffledMemory(memory, config.shuffle_seed, plans=config.shuffle_plans)
+    self._config = config
+    self._layout = layout
+    self._unit_distance = unit_distance
+    self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
+    self._lock = threading.Lock()
+    self._with_residuals = reads_residuals(config)
+    if self._with_residuals:
+      self._prepare()
+
+  def __call__(self, keys_BE) -> dict[str, np.ndarray]:
+    """Returns the neighbours of keys, as `steering.steer` takes them, and their `ids_BK` (-1 where masked)."""
+    return self._answer(self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, kinds=self._config.kinds))
+
+  def empty(self, batch: int) -> dict[str, np.ndarray]:
+    """Returns the answer of a memory with nothing in it: all masked."""
+    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header))
+
+  def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
+    memory = self._memory
+    answer = {
+        "ids_BK": found.ids_BK.astype(np.int32),
+        "distance_BK": (found.distances_BK / self._unit_distance).astype(np.float32),
+        "mask_BK": found.mask_BK,
+        "kind_BK": found.kind_BK,
+        "trust_BK": credit.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),
+        "base_BKTA": found.base_BKTA,
+        "corrected_BKTA": found.corrected_BKTA,
+    }
+    return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
+
+  def _residuals_of(self, found: Neighbours) -> np.ndarray:
+    """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""
+    mask_BK = found.mask_BK
+    residual_BKTA = np.zeros(found.corrected_BKTA.shape, np.float32)
+    ids_N, where_N, inverse_N = np.unique(found.ids_BK[mask_BK], return_index=True, return_inverse=True)
+    with self._lock:
+      new_N = np.array([i not in self._residuals for i in ids_N.tolist()], bool)
+      if new_N.any():
+        first = where_N[new_N]
+        self._derive(ids_N[new_N], found.base_BKTA[mask_BK][first], found.corrected_BKTA[mask_BK][first])
+      if len(ids_N):
+        known_NTA = np.stack([self._residuals[i] for i in ids_N.tolist()])
+        residual_BKTA[mask_BK] = known_NTA[inverse_N]
+    return residual_BKTA
+
+  def _prepare(self) -> None:
+    """Computes the residuals of all records in the memory, some at a time."""
+    records = self._memory.records()
+    while part := list(itertools.islice(records, PREPARED_AT_ONCE)):
+      self._derive(np.array([identity for identity, _ in part]), np.stack([r.base_chunk for _, r in part]),
+                   np.stack([r.corrected_chunk for _, r in part]))
+
+  def _derive(self, ids_N, base_NTA, corrected_NTA) -> None:
+    base_NTA, corrected_NTA = base_NTA.astype(np.float32), corrected_NTA.astype(np.float32)
+    aligned = paths.aligned_residual(base_NTA, corrected_NTA, self._layout, band=self._config.band)
+    self._residuals.update(zip(ids_N.tolist(), aligned.astype(np.float16)))

@@ -1,0 +1,62 @@
+"""The stage of curation that computes embeddings."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pi0rag_jax import files
+from pi0rag_jax.curation.inputs import EMBEDDINGS
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.typing import Config
+from train import metrics
+from train.curation.sources import Source, Sources
+from train.peak_memory import PeakMemory
+
+EMBED_NAME = "embed.json"
+
+
+def embed(config: Config, workdir: Path) -> None:
+  """Computes the embeddings that some classifier reads, and writes down what that took."""
+  wanted = policies_read(config)
+  sources, file = Sources(config, workdir), workdir / EMBED_NAME
+  before = json.loads(file.read_text(encoding="utf8")) if file.is_file() else {}
+  report: dict[str, Any] = {}
+  for policy in wanted:
+    for name, source in sources.all.items():
+      key = f"{policy or 'last'}: {name}"
+      report[key] = embed_source(sources, source, policy, name, before.get(key, {}))
+      files.write_json(file, {**before, **report})
+  files.write_json(file, report)
+
+
+def policies_read(config: Config) -> list[str]:
+  """Returns whose embeddings scorers read; all of them are among `embed.policies`."""
+  scorers = [*config.classifiers.values(), *config.agreement.values()]
+  used = {member.policy for member in scorers if EMBEDDINGS in member.inputs}
+  if left_out := sorted(used - set(config.embed.policies)):
+    raise Pi0RagError(f"scorers read embeddings of {', '.join(map(repr, left_out))}, embed.policies has "
+                      f"{', '.join(map(repr, config.embed.policies))}: name them there")
+  return [policy for policy in config.embed.policies if policy in used]
+
+
+def embed_source(sources: Sources, source: Source, policy: str, name: str, before: dict[str, Any]) -> dict[str, Any]:
+  """Returns what the embeddings of a data set took the last time that any were computed, and how many were there now.
+
+  Args:
+    sources: of the curation.
+    source: one of them.
+    policy: that embeds.
+    name: of the data set.
+    before: what an earlier run returned; what it took counts on if its embeddings are the same ones.
+  """
+  memory = PeakMemory()
+  found = sources.embed(source, policy, progress=lambda done, rows: metrics.log.info(
+    "%s: %d of %d frames embedded", name, done, rows))
+  cache = found.cache.directory.name
+  there = {"frames": len(found.cache), "cached": len(found.cache) - found.computed}
+  if not found.computed:
+    return (before if before.get("cache") == cache else {"cache": cache}) | there
+  growth_mb = memory.growth_mb()
+  return {"cache": cache, "computed": found.computed, "seconds": round(found.seconds, 2),
+          "frames_per_s": round(found.frames_per_s, 1),
+          "peak_growth_mb": None if growth_mb is None else round(growth_mb), **there}
