@@ -64,7 +64,7 @@ def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.Ke
     stats = _with_components(stats, pooled_ND)
   episode_N = np.repeat(np.arange(len(observations)), [len(o) for o in observations])
   keys_NE = np.asarray(keys.make_key(pooled_ND, state_NP, stats, stats.params))
-  return dataclasses.replace(stats, unit_distance=unit_distance(keys_NE, episode_N))
+  return dataclasses.replace(stats, unit_distance=keys.unit_distance(keys_NE, episode_N))
 
 
 def light_encoder(recipe: keys.KeyRecipe, model: Pi0Config, weights: str) -> tuple[keys.KeyRecipe, Params]:
@@ -86,16 +86,6 @@ def _with_components(stats: keys.KeyStats, pooled_ND: np.ndarray) -> keys.KeySta
   components = keys.principal_components(standardized_ND, stats.recipe.projection_dim)
   recipe = dataclasses.replace(stats.recipe, projection_dim=components.shape[1])
   return dataclasses.replace(stats, recipe=recipe, components=components)
-
-
-def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
-  """Returns the median distance from a key to the nearest key of another episode."""
-  squared_N = np.square(keys_NE).sum(axis=1)
-  nearest_N = np.empty(len(keys_NE))
-  for i, (key_E, episode) in enumerate(zip(keys_NE, episode_N)):
-    squared = squared_N + squared_N[i] - 2 * keys_NE @ key_E
-    nearest_N[i] = np.sqrt(max(squared[episode_N != episode].min(), 0.0))
-  return float(np.median(nearest_N))
 
 
 def demonstrations(data_dir, kept: pipeline.Places | None = None) -> Iterator[list[dict]]:

@@ -48,7 +48,7 @@ class OverlapQuery:
   """Searches on one worker thread: submit the key, dispatch the denoising, then take the result.
 
   Args:
-    deadline_s: from `submit`; a search that takes longer is counted in `deadline_misses` and gives the empty
+    deadline_s: from when the keys are there; a search that takes longer is counted in `deadline_misses` and gives the empty
       answer, so that the base action is used. None waits as long as it takes.
   """
 
@@ -59,14 +59,23 @@ class OverlapQuery:
     self._mutex = threading.Lock()
     self._late_error: BaseException | None = None
 
-  def submit(self, keys_BE) -> "Pending":
+  def submit(self, keys_BE, rows: int | None = None) -> "Pending":
     """Returns at once; the worker also waits for the keys if the device still computes them.
 
+    Args:
+      rows: only the first keys are searched with; None: all.
     Errors: that of an earlier search that failed after its deadline.
     """
     self._raise_late_error()
-    future = self._worker.submit(lambda: self._find(np.asarray(keys_BE)))
-    return Pending(self, future, np.shape(keys_BE)[0], time.monotonic())
+    began: concurrent.futures.Future[float] = concurrent.futures.Future()
+
+    def find():
+      keys = np.asarray(keys_BE)[:rows]
+      began.set_result(time.monotonic())
+      return self._find(keys)
+
+    future = self._worker.submit(find)
+    return Pending(self, future, began, np.shape(keys_BE)[0] if rows is None else rows)
 
   def close(self) -> None:
     """Ends the worker after its present search. Errors: that of a search that failed after its deadline."""
@@ -102,8 +111,9 @@ class OverlapQuery:
 class Pending:
   """A search under way. Made by `OverlapQuery.submit`."""
 
-  def __init__(self, owner: OverlapQuery, future: concurrent.futures.Future, batch: int, submitted_s: float):
-    self._owner, self._future, self._batch, self._submitted_s = owner, future, batch, submitted_s
+  def __init__(self, owner: OverlapQuery, future: concurrent.futures.Future, began: concurrent.futures.Future,
+               batch: int):
+    self._owner, self._future, self._began, self._batch = owner, future, began, batch
     self._result = None
     self.missed = False  # whether `result` came too late
 
@@ -122,7 +132,10 @@ class Pending:
 
   def _wait(self):
     deadline_s = self._owner._deadline_s
-    left_s = None if deadline_s is None else max(0.0, self._submitted_s + deadline_s - time.monotonic())
+    if deadline_s is None:
+      return self._future.result()
+    concurrent.futures.wait([self._began, self._future], return_when=concurrent.futures.FIRST_COMPLETED)
+    left_s = max(0.0, self._began.result() + deadline_s - time.monotonic()) if self._began.done() else None
     finished, _ = concurrent.futures.wait([self._future], timeout=left_s)
     self.missed = not finished
     return self._owner._missed(self._future, self._batch) if self.missed else self._future.result()

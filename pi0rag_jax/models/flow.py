@@ -3,9 +3,14 @@
 Flow time runs as in openpi: t = 1 is noise, t = 0 is the action.
 """
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from pi0rag_jax.typing import Array
 
 # pi0's training times: Beta(1.5, 1) leans towards noise, where the observation decides most.
 TIME_ALPHA, TIME_BETA = 1.5, 1.0
@@ -70,3 +75,14 @@ def times(num_steps: int) -> np.ndarray:
   Added up in float32 as openpi does: the time embedding, of period 4e-3, is that sensitive.
   """
   return np.cumsum([1.0] + num_steps * [-1.0 / num_steps], dtype=np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ode:
+  """A policy's flow at one batch of observations."""
+
+  run: Callable[..., Array]  # (x_BTA, first=, last=, correct=) -> x_BTA, normalized and padded; see `euler`
+  start_BTA: Array  # where the run of the policy's own chunk starts
+  num_steps: int
+  to_model: Callable[[Array], Array]  # the robot's units to normalized, padded with zeros; float[..., T, A]
+  to_robot: Callable[[Array], Array]

@@ -19,7 +19,7 @@ from pi0rag_jax.models.paligemma import PaliGemma, PrefixOutput, apply, example_
 from pi0rag_jax.models.pi0_config import Pi0FastConfig
 from pi0rag_jax.typing import Params
 
-__all__ = ["Pi0Fast", "Pi0FastConfig", "encode_prefix", "init", "loss", "sample_tokens", "token_logits"]
+__all__ = ["Pi0Fast", "Pi0FastConfig", "encode_prefix", "init", "loss", "sample_tokens", "token_logits", "write_tokens"]
 
 EOS_TOKEN = 1
 MAX_DECODING_STEPS = 256
@@ -98,27 +98,36 @@ def loss(model: Pi0Fast, params: Params, obs: Observation):
   return -jnp.sum(log_p_BL * learned_BL, axis=-1) / jnp.maximum(jnp.sum(learned_BL, axis=-1), 1)
 
 
-def encode_prefix(model: Pi0Fast, params: Params, obs: Observation) -> PrefixOutput:
-  """Returns the prefix of a batch of observations."""
-  return apply(model, params, Pi0Fast.prefix, obs)
+def encode_prefix(model: Pi0Fast, params: Params, obs: Observation, *, reserve: int = 0) -> PrefixOutput:
+  """Returns the prefix of a batch of observations; `reserve` as of `PaliGemma.encode_prefix`."""
+  return apply(model, params, Pi0Fast.prefix, obs, reserve=reserve)
 
 
 def sample_tokens(
   model: Pi0Fast, params: Params, obs: Observation, rng=None, *,
   max_decoding_steps: int = MAX_DECODING_STEPS, temperature: float = 0.0):
-  """Returns the tokens int32[B, M] that the model writes after the prompt; zeros after the batch has stopped.
+  """Returns the tokens int32[B, M] that the model writes after the prompt: `encode_prefix`, then `write_tokens`."""
+  prefix = encode_prefix(model, params, obs, reserve=max_decoding_steps)
+  return write_tokens(model, params, prefix, rng, max_decoding_steps=max_decoding_steps, temperature=temperature)
+
+
+def write_tokens(
+  model: Pi0Fast, params: Params, prefix: PrefixOutput, rng=None, *,
+  max_decoding_steps: int = MAX_DECODING_STEPS, temperature: float = 0.0):
+  """Returns the tokens int32[B, M] that the model writes after a prefix; zeros after the batch has stopped.
 
   As in openpi, decoding stops when every row writes EOS (1) at one and the same step: a row that ended before
   goes on, and what follows its EOS means nothing.
 
   Args:
+    prefix: encoded with `reserve` as large as `max_decoding_steps`.
     rng: key of the draws; unused at temperature 0.
     max_decoding_steps: M, static.
     temperature: static; 0 or less takes the likeliest token, more draws from logits / temperature.
   """
   if temperature > 0 and rng is None:
     raise Pi0RagError(f"temperature {temperature} draws tokens: give an rng, or temperature 0 for the likeliest")
-  read, decoding = _start(model, params, obs, max_decoding_steps)
+  read, decoding = _start(model, params, prefix, max_decoding_steps)
 
   def advance(state):
     decoding, rng = state["decoding"], state["rng"]
@@ -134,7 +143,7 @@ def sample_tokens(
 
   state = {
     "decoding": decoding, "rng": jax.random.key(0) if rng is None else rng,
-    "tokens_BM": jnp.zeros((len(obs.state), max_decoding_steps), jnp.int32), "done": jnp.bool_(False)}
+    "tokens_BM": jnp.zeros((len(prefix.mask_BS), max_decoding_steps), jnp.int32), "done": jnp.bool_(False)}
   unfinished = lambda s: ~s["done"] & (s["decoding"]["step"] < max_decoding_steps)  # noqa: E731
   return jax.lax.while_loop(unfinished, advance, state)["tokens_BM"]
 
@@ -145,17 +154,17 @@ def token_logits(model: Pi0Fast, params: Params, obs: Observation, tokens_BM):
   Args:
     tokens_BM: int32[B, M].
   """
-  read, decoding = _start(model, params, obs, tokens_BM.shape[1])
+  steps = tokens_BM.shape[1]
+  read, decoding = _start(model, params, encode_prefix(model, params, obs, reserve=steps), steps)
   _, logits_MBV = jax.lax.scan(lambda d, token_B: (read(d, token_B), d["logits_BV"]), decoding, tokens_BM.T)
   return logits_MBV.swapaxes(0, 1)
 
 
-def _start(model: Pi0Fast, params: Params, obs: Observation, steps: int):
+def _start(model: Pi0Fast, params: Params, prefix: PrefixOutput, steps: int):
   """Returns (read, decoding): `read(decoding, token_B)` is the decoding after one more token, for so many steps.
 
   A decoding has `step`, the `logits_BV` of the next token, and a `kv_cache` of the prefix and the slots to fill.
   """
-  prefix = apply(model, params, Pi0Fast.prefix, obs, reserve=steps)
   visible_BS, last_B = _visible_slots(prefix.mask_BS)
   # openpi leaves out the position after the prompt.
   first_B = prefix.mask_BS.sum(axis=1, dtype=jnp.int32) + 1

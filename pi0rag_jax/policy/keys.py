@@ -20,7 +20,8 @@ from pi0rag_jax import errors
 from pi0rag_jax.models import embedding
 from pi0rag_jax.models.backbones.light import LightBackbone
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.models.pi0 import Pi0Config, PrefixOutput
+from pi0rag_jax.models.paligemma import PrefixOutput
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.typing import Array, Params
 
 STEM = "key_stats"
@@ -47,6 +48,7 @@ MIN_STD = 1e-4
 MIN_STATE_STD = 1e-10
 # In spreads: a number that hardly moves in demonstrations must not outweigh all others once it does.
 STATE_LIMIT = 10.0
+_ALL = "all"  # of the prefix
 _ENCODER = "encoder/"  # what the names of the light encoder's arrays in the file begin with
 
 
@@ -91,7 +93,8 @@ class KeyStats:
   recipe: KeyRecipe
   mean: np.ndarray  # float[D], of the pooled features
   std: np.ndarray  # float[D]
-  unit_distance: float  # median distance between nearest keys of different episodes
+  # Median distance between nearest keys of different episodes; None where there were no demonstrations to measure it.
+  unit_distance: float | None
   components: np.ndarray | None = None  # float32[D, projection_dim] of projection 'pca'
   encoder: Params | None = None  # of source 'light'
   # Of the proprioception as the policy normalizes it, where it is standardized by its 'spread'; float[P].
@@ -99,9 +102,24 @@ class KeyStats:
   state_std: np.ndarray | None = None
 
   @classmethod
-  def identity(cls, recipe: KeyRecipe, width: int, encoder: Params | None = None) -> "KeyStats":
+  def identity(cls, recipe: KeyRecipe, width: int, encoder: Params | None = None, *,
+               unit_distance: float | None = 1.0) -> "KeyStats":
     """Returns statistics that change nothing, for a policy whose demonstrations are not at hand."""
-    return cls(recipe, np.zeros(width), np.ones(width), 1.0, encoder=encoder)
+    return cls(recipe, np.zeros(width), np.ones(width), unit_distance, encoder=encoder)
+
+  @classmethod
+  def uncalibrated(cls, model: PaliGemmaConfig) -> "KeyStats":
+    """Returns the keys of a policy without any: the attention values of the last layer, which cost no extra pass.
+
+    Their unit distance is measured by the memory, on its first episodes.
+    """
+    recipe = KeyRecipe(source="values")
+    return cls.identity(recipe, feature_width(recipe, model), unit_distance=None)
+
+  @property
+  def name(self) -> str:
+    """The keys in words: a memory records them and refuses others."""
+    return self.recipe.name + ("" if self.unit_distance is not None else "-uncalibrated")
 
   def save(self, directory, name: str = "") -> None:
     """Writes the statistics beside a policy: its own, or, with a name, others to choose by that."""
@@ -134,7 +152,8 @@ class KeyStats:
       raise _foreign(path, recipe)
     arrays = _read_arrays(path.with_suffix(".npz"), recipe)
     encoder = {at.removeprefix(_ENCODER): a for at, a in arrays.items() if at.startswith(_ENCODER)}
-    return cls(recipe, np.asarray(values["mean"]), np.asarray(values["std"]), float(values["unit_distance"]),
+    unit_distance = None if values["unit_distance"] is None else float(values["unit_distance"])
+    return cls(recipe, np.asarray(values["mean"]), np.asarray(values["std"]), unit_distance,
                arrays.get("components"), traverse_util.unflatten_dict(encoder, sep="/") if encoder else None,
                *(np.asarray(values[at]) if at in values else None for at in ("state_mean", "state_std")))
 
@@ -160,32 +179,42 @@ def stats_path(directory, name: str = "") -> pathlib.Path:
   return pathlib.Path(directory, f"{STEM}.{name}.json" if name else FILE_NAME)
 
 
-def light_encoder(recipe: KeyRecipe, model: Pi0Config) -> LightBackbone:
+def light_encoder(recipe: KeyRecipe, model: PaliGemmaConfig) -> LightBackbone:
   """Returns the light encoder that sees a policy's cameras; it reads no prompt."""
   return LightBackbone(image_keys=model.image_keys, image_size=model.image_size, pool=recipe.pool)
 
 
-def features(prefix: PrefixOutput, observation: Observation, recipe: KeyRecipe, model: Pi0Config, params) -> Array:
+def features(prefix: PrefixOutput, observation: Observation, recipe: KeyRecipe, model: PaliGemmaConfig, params, *,
+             seen: tuple[str, ...]) -> Array:
   """Returns the pooled features of a recipe, float32[B, D] (device side).
 
   Args:
     prefix: of the policy, for a source that reads it.
+    model: the policy's sizes, with all of its cameras.
     params: see KeyStats.params.
+    seen: the cameras of this prefix, in its order; those that are absent pool to zeros.
   """
   if recipe.source == LIGHT:
-    return light_encoder(recipe, model).encode(params["encoder"], observation)
+    some = next(iter(observation.images.values()))
+    images = {name: observation.images.get(name, jnp.zeros_like(some)) for name in model.image_keys}
+    return light_encoder(recipe, model).encode(params["encoder"], observation.replace(images=images))
   values_BSD = TOKEN_SOURCES[recipe.source](prefix)
-  pooled = [embedding.pool_prefix(values_BSD, prefix.mask_BS, span=span) for span in _spans(recipe, model)]
-  return jnp.concatenate(pooled, axis=-1)
+  spans = embedding.prefix_spans(dataclasses.replace(model, image_keys=seen))
+  # Prompts are cut to their length, so that the last span is what is left.
+  spans |= {_ALL: slice(None), embedding.LANGUAGE: slice(spans[embedding.LANGUAGE].start, None)}
+  pooled = {part: embedding.pool_prefix(values_BSD, prefix.mask_BS, span=spans[part])
+            for part in _parts(recipe, model) if part in spans}
+  nothing_BD = jnp.zeros_like(next(iter(pooled.values())))
+  return jnp.concatenate([pooled.get(part, nothing_BD) for part in _parts(recipe, model)], axis=-1)
 
 
-def feature_width(recipe: KeyRecipe, model: Pi0Config) -> int:
+def feature_width(recipe: KeyRecipe, model: PaliGemmaConfig) -> int:
   """Returns the D of `features`."""
   if recipe.source == LIGHT:
     return light_encoder(recipe, model).hidden_size
   tower = model.paligemma
   width = tower.num_kv_heads * tower.head_dim if recipe.source == "values" else tower.width
-  return width * len(_spans(recipe, model))
+  return width * len(_parts(recipe, model))
 
 
 def make_key(pooled_BD, state_BP, stats: KeyStats, params):
@@ -224,11 +253,19 @@ def principal_components(standardized_ND: np.ndarray, dim: int) -> np.ndarray:
   return (components * np.sign(largest)).astype(np.float32)
 
 
-def _spans(recipe: KeyRecipe, model: Pi0Config) -> list[slice]:
-  """Returns the tokens of each pool."""
-  spans = embedding.prefix_spans(model)
-  cameras = [spans[camera] for camera in model.image_keys]
-  return {"mean": [slice(None)], "camera": cameras, "parts": [*cameras, spans[embedding.LANGUAGE]]}[recipe.pool]
+def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
+  """Returns the median distance from a key to the nearest key of another episode."""
+  squared_N = np.square(keys_NE).sum(axis=1)
+  nearest_N = np.empty(len(keys_NE))
+  for i, (key_E, episode) in enumerate(zip(keys_NE, episode_N)):
+    squared = squared_N + squared_N[i] - 2 * keys_NE @ key_E
+    nearest_N[i] = np.sqrt(max(squared[episode_N != episode].min(), 0.0))
+  return float(np.median(nearest_N))
+
+
+def _parts(recipe: KeyRecipe, model: PaliGemmaConfig) -> list[str]:
+  """Returns the parts of the prefix that are pooled one after the other."""
+  return {"mean": [_ALL], "camera": [*model.image_keys], "parts": [*model.image_keys, embedding.LANGUAGE]}[recipe.pool]
 
 
 def _read_arrays(path: pathlib.Path, recipe: KeyRecipe) -> dict[str, np.ndarray]:

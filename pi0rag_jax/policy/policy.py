@@ -1,170 +1,225 @@
-"""The base policy: from raw observations to an action chunk in the robot's units, in two jitted calls."""
+"""What every frozen policy is: from raw observations to a key and an action chunk, in the robot's units.
 
+A decision is `prepare` on the host, then `encode` and `decode` on the device. Both are dispatched without waiting for
+it, so that a caller can search its memory while the device works. `sample` is both in one program, without a key.
+
+A letter beyond the project's key: `X` is the model's action dim.
+"""
+
+import abc
 import concurrent.futures
-import dataclasses
 import functools
 import hashlib
-import pathlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from pi0rag_jax import errors
-from pi0rag_jax.models import packing, pi0
-from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.openpi.norm_stats import load_norm_stats
-from pi0rag_jax.policy import compiling, keys
-from pi0rag_jax.policy.flow import Flow
-from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.robots import normalize
-from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models.flow import Ode
+from pi0rag_jax.policy import compiling
+from pi0rag_jax.policy.spec import NEW, PolicySpec, draw_seed
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 from pi0rag_jax.typing import Array, Params
 
+PROMPT_BUCKET = 16  # tokens
+# A policy's carry between decisions: () or arrays [B, ...], such as a head's window.
+Carry = Any
 
-@dataclasses.dataclass(frozen=True)
+
+@flax.struct.dataclass
 class Encoded:
-  """What one look at the world leaves on the device for denoising, and the key for the memory."""
+  """What one look at the world leaves on the device for the chunk, and the key for the memory."""
 
-  prefix: pi0.PrefixOutput
-  state_BA: Array  # normalized, padded to the model's action dim
-  key_BE: Array
+  context: Any  # of the policy's own kind
+  state_BP: Array  # as the model sees it: normalized, padded
+  key_BE: Array  # float32[B, E]
 
 
-class Policy:
-  """A frozen flow-matching policy.
+class Policy(abc.ABC):
+  """A frozen policy. Batches are padded to powers of two: few executables, whatever the batch."""
 
-  `encode` and `denoise` are dispatched without waiting for the device, so that a caller can search its memory
-  while the device denoises. Batches are padded to powers of two: few executables, whatever the batch.
-  """
+  # Whether a chunk comes of an ODE, which rules may lead elsewhere while it runs.
+  has_flow = False
 
-  def __init__(self, spec: PolicySpec, params: Params, norm_stats: dict[str, normalize.NormStats],
-               tokenizer: SentencePieceTokenizer, key_stats: keys.KeyStats, *, weights: str | None = None):
-    self.spec = spec
-    # Gigabytes take seconds, and only a memory asks for it.
-    self._digest = _in_background(functools.partial(_digest, params))
-    params, model_config = packing.pack(params, spec.model, weights=weights)
-    self.params = jax.device_put(params)
-    self.norm_stats = norm_stats
-    self.key_stats = key_stats
-    self.key_params = jax.device_put(key_stats.params)
-    self._tokenizer = tokenizer
-    self._prompt_tokens = functools.lru_cache(maxsize=1024)(
-        lambda prompt: tokenizer.encode_prompt(prompt, spec.model.max_token_len))
-    model = pi0.Pi0(model_config)
-    # Pure functions of (params, ...), the first of (params, key_params, ...), for callers that compile more than one
-    # of them into one program.
-    self.encode_fn = functools.partial(_encode, model, key_stats, spec.state_dim)
-    self.flow_fn = functools.partial(_flow, model, norm_stats["actions"], spec.denoising_steps)
-    self.denoise_fn = functools.partial(_denoise, self.flow_fn)
-    self._encode = compiling.bound(self.encode_fn, self.params)
-    self._denoise = compiling.bound(self.denoise_fn, self.params)
-
-  @classmethod
-  def load(cls, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None,
-           denoising_steps: int | None = None, weights: str | None = None) -> "Policy":
-    """Returns the policy of a directory that `train.launch` exported.
+  def __init__(self, spec: PolicySpec, robot: Robot, space: ActionSpace, params: Params, *, digest: Callable[[], str],
+               key_name: str, key_dim: int, unit_distance: float | None, seed: int = 0):
+    """Takes what all kinds have.
 
     Args:
-      key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
-      key_stats: instead of those in the directory.
-      denoising_steps: of the flow, instead of the directory's.
-      weights: how matrices are stored, see `packing.pack`; with either option a memory stays the policy's own, though
-        its chunks are other ones by a little.
-    Errors: Pi0RagError when a part is missing, or the parameters do not fit the spec (first paths listed).
+      params: of all programs, on the device.
+      digest: computes what tells these weights from others; runs in the background.
+      key_name: the recipe of the keys, in words.
+      key_dim: E.
+      unit_distance: by which distances of keys are divided; None where nobody measured it.
+      seed: of the draws where a caller gives none.
     """
-    directory = pathlib.Path(directory)
-    spec = PolicySpec.load(directory)
-    if denoising_steps is not None:
-      spec = dataclasses.replace(spec, denoising_steps=denoising_steps)
-    template = jax.eval_shape(functools.partial(pi0.init, spec.model), jax.random.key(0))
-    params = checkpoints.load_params(directory, template=template)
-    stats = load_norm_stats(directory, spec.asset_id)
-    norm_stats = {name: normalize.NormStats.from_dict(values) for name, values in stats.items()}
-    key_stats = key_stats or keys.KeyStats.load(directory, key_name)
-    return cls(spec, params, norm_stats, SentencePieceTokenizer(directory / TOKENIZER_NAME), key_stats, weights=weights)
+    self.spec, self.robot, self.space, self.params = spec, robot, space, params
+    self.key_name, self.key_dim, self.unit_distance = key_name, key_dim, unit_distance
+    # Hashing gigabytes takes seconds, and only a memory needs the digest.
+    self._digest = _in_background(digest)
+    self._rng = jax.random.key(seed)
+    seed_of_start = draw_seed(spec.start)
+    self._fixed_TX = None if seed_of_start is None else np.asarray(
+      np.random.default_rng(seed_of_start).standard_normal(self.noise_shape), np.float32)
+    self._encode, self._decode = self.compiled(self.encode_fn), self.compiled(self.decode_fn)
+    self._sample = self.compiled(self.sample_fn)
 
   @property
   def fingerprint(self) -> str:
-    """The policy's name and a short hash of its parameters: of another policy a memory has other keys and residuals."""
+    """The policy's name and a short hash of its weights: of another policy a memory has other keys and residuals."""
     return f"{self.spec.name}-{self._digest.result()}"
 
   @property
   def chunk_shape(self) -> tuple[int, int]:
-    """(horizon, action dim) of the robot's chunk."""
-    return self.spec.model.action_horizon, self.spec.action_layout.dim
+    """(T, A) of the robot's chunk."""
+    return self.spec.horizon, self.space.dim
 
   @property
-  def noise_shape(self) -> tuple[int, int]:
-    """(horizon, the model's action dim): one sample of noise."""
-    return self.spec.model.action_horizon, self.spec.model.action_dim
+  @abc.abstractmethod
+  def noise_shape(self) -> tuple[int, ...]:
+    """(T, X): one sample of noise; () where a chunk starts from none."""
 
-  @property
-  def key_dim(self) -> int:
-    return self.key_stats.key_dim(self.spec.state_dim)
+  def memory_header(self) -> dict[str, Any]:
+    """Returns what a memory of this policy must say, as arguments of `Memory.open`."""
+    horizon, action_dim = self.chunk_shape
+    return {"key_dim": self.key_dim, "action_horizon": horizon, "action_dim": action_dim, "encoder": self.key_name,
+            "policy": self.fingerprint, "start": self.spec.start, "actions": self.space.fingerprint}
 
-  def encode(self, observations: Sequence[dict]) -> Encoded:
-    """Returns the encoded prefix and keys of a batch of raw observations (asynchronous).
+  @abc.abstractmethod
+  def model_input(self, raw: Mapping) -> dict:
+    """Returns the model's entries of a robot's dictionary, one sample: `image`, `state`, `tokenized_prompt`, ...
 
-    Args:
-      observations: dicts with `image` {camera: uint8[S, S, 3]}, `state` float[P], `prompt` str.
-    Errors: Pi0RagError when a camera or state does not fit the policy, or the state has NaN.
+    Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, with what is allowed.
     """
-    return self._encode(self.key_params, self.model_input(observations))
 
-  def denoise(self, encoded: Encoded, noise_BTA: np.ndarray | None) -> jax.Array:
+  @abc.abstractmethod
+  def batch(self, samples: Sequence[Mapping]) -> dict:
+    """Returns the arrays of samples that `model_input` made, one after the other, as `encode` takes them."""
+
+  def prepare(self, raws: Sequence[Mapping]) -> dict:
+    """Returns the model's inputs of a batch of raw observations, padded to a power of two (host).
+
+    Prompts and cameras of the rows may differ.
+    """
+    samples = [self.model_input(raw) for raw in raws]
+    return self.batch(samples + samples[-1:] * (padded_size(len(samples)) - len(samples)))
+
+  def start(self, rows: int) -> Carry:
+    """Returns what is carried before the first decision of `rows` episodes (a power of two, as batches are)."""
+    del rows
+    return ()
+
+  def restart(self, carry: Carry, rows_B) -> Carry:
+    """Returns a carry in which the episodes where bool[B] `rows_B` is set begin anew; the others go on."""
+    del rows_B
+    return carry
+
+  def encode(self, carry: Carry, inputs: dict) -> tuple[Carry, Encoded]:
+    """Returns (the next carry, the encoded observations) of a batch (asynchronous)."""
+    return self._encode(carry, inputs)
+
+  def decode(self, encoded: Encoded, noise_BTX=None) -> Array:
     """Returns the policy's own chunk float32[B', T, A] in the robot's units (asynchronous, B' padded).
 
     Args:
-      noise_BTA: float[B, T, A'] with A' the model's action dim: where the ODE starts; None starts at zero.
+      noise_BTX: float[B, T, X], where the flow starts; None is the start of the spec.
     """
-    start_BTA = self.start_of_flow(encoded.state_BA.shape[0], noise_BTA)
-    return self._denoise(encoded.prefix, encoded.state_BA, start_BTA)
+    return self._decode(encoded, self.start_of_flow(len(encoded.key_BE), noise_BTX))
 
-  def start_of_flow(self, batch: int, noise_BTA: np.ndarray | None) -> np.ndarray:
-    """Returns where the ODE starts, float32[batch, T, A']: the given noise, zeros behind it or without it."""
-    start_BTA = np.zeros((batch, *self.noise_shape), np.float32)
-    if noise_BTA is not None:
-      start_BTA[: len(noise_BTA)] = noise_BTA
-    return start_BTA
+  def sample(self, carry: Carry, inputs: dict, noise_BTX=None) -> tuple[Carry, Array]:
+    """Returns (the next carry, the policy's own chunk) by one program (asynchronous); see `decode`."""
+    return self._sample(carry, inputs, self.start_of_flow(len(inputs["state"]), noise_BTX))
 
-  def model_input(self, observations: Sequence[dict]) -> dict:
-    """Returns the model's observation of a batch of raw ones, normalized, tokenized and padded, in openpi's form.
-
-    Pictures stay bytes: the device makes numbers of them.
+  def examples(self, raw: Mapping, *, all_prompts: bool = False) -> list[dict]:
+    """Returns inputs of one row that cover what `encode` may be asked: this observation's, and other prompt lengths'.
     """
-    padding = padded_size(len(observations)) - len(observations)
-    observations = [*observations, *[observations[-1]] * padding]
-    images = {name: self._camera(observations, name) for name in self.spec.model.image_keys}
-    state_BP = np.stack([o["state"] for o in observations]).astype(np.float32)
-    if state_BP.shape[-1] != self.spec.state_dim:
-      raise errors.Pi0RagError(f"state has {state_BP.shape[-1]} dims, the policy takes {self.spec.state_dim}")
-    if not np.isfinite(state_BP).all():
-      raise errors.Pi0RagError("state has NaN or infinity: the observation is not of a working robot")
-    normalized = normalize.normalize(state_BP, self.norm_stats["state"]).astype(np.float32)
-    tokens, masks = zip(*[self._prompt_tokens(o["prompt"]) for o in observations])
-    return {
-        "image": images,
-        "state": normalize.pad_last(normalized, self.spec.model.state_size),
-        "tokenized_prompt": np.stack(tokens),
-        "tokenized_prompt_mask": np.stack(masks),
-    }
+    sample = self.model_input(raw)
+    if not all_prompts or "tokenized_prompt_mask" not in sample:
+      return [self.batch([sample])]
+    longest = len(sample["tokenized_prompt_mask"])
+    lengths = range(PROMPT_BUCKET, longest + PROMPT_BUCKET, PROMPT_BUCKET)
+    masks = (sample["tokenized_prompt_mask"], *(np.arange(longest) < length for length in lengths))
+    return [self.batch([{**sample, "tokenized_prompt_mask": mask_L}]) for mask_L in masks]
 
-  def _camera(self, observations, name: str) -> np.ndarray:
-    size = self.spec.image_size
-    for observation in observations:
-      if name not in observation["image"]:
-        raise errors.unknown_name("camera", name, observation["image"])
-      shape = observation["image"][name].shape
-      if shape != (size, size, 3):
-        raise errors.Pi0RagError(f"camera {name} gives {shape}, the policy takes {(size, size, 3)}")
-    return np.stack([o["image"][name] for o in observations])
+  def in_one(self, query: Callable, steer: Callable, *, runs_again: bool) -> Callable:
+    """Returns the compiled function (carry, inputs, start, trust) -> (next carry, outputs) of a whole decision.
+
+    Args:
+      query: keys float[B, E] to neighbours, by a callback.
+      steer: (own chunks, neighbours, flow=, trust_B=) to actions, neighbours used and their weights.
+      runs_again: whether `steer` takes the flow.
+    """
+
+    def decide(params, carry, inputs, start_BTX, trust_B):
+      carry, encoded = self.encode_fn(params, carry, inputs)
+      neighbours = dict(query(encoded.key_BE))
+      ids_BK = neighbours.pop("ids_BK")
+      base_BTA = self.decode_fn(params, encoded, start_BTX)
+      flow = self.flow_fn(params, encoded, start_BTX) if runs_again else None
+      actions_BTA, used_B, weight_BK = steer(base_BTA, neighbours, flow=flow, trust_B=trust_B)
+      return carry, (actions_BTA, base_BTA, encoded.key_BE, used_B, ids_BK, weight_BK)
+
+    return self.compiled(decide)
+
+  def compiled(self, function: Callable) -> Callable:
+    """Returns the compiled function of (*inputs) that `function` is of (the policy's params, *inputs)."""
+    return compiling.bound(function, self.params)
+
+  def start_of_flow(self, batch: int, noise_BTX=None):
+    """Returns where chunks start, float32[batch, T, X]: the given noise, and behind or without it the spec's start.
+
+    Errors: Pi0RagError for noise of another shape, or for a policy that starts from none.
+    """
+    if not self.noise_shape and noise_BTX is not None:
+      raise Pi0RagError(f"policy '{self.spec.name}' ({self.spec.family}) starts from no noise: leave `noise` out")
+    if noise_BTX is None and self.spec.start == NEW:
+      return self._draw((batch, *self.noise_shape))
+    start_BTX = np.zeros((batch, *self.noise_shape), np.float32)
+    if self._fixed_TX is not None:
+      start_BTX[:] = self._fixed_TX
+    if noise_BTX is not None:
+      noise_BTX = np.asarray(noise_BTX)
+      if noise_BTX.shape[1:] != self.noise_shape or len(noise_BTX) > batch:
+        raise Pi0RagError(f"noise has shape {noise_BTX.shape}; allowed: {(batch, *self.noise_shape)}, one row per "
+                          "action step")
+      if noise_BTX.dtype.kind not in "fiu" or not np.isfinite(noise_BTX).all():
+        raise Pi0RagError(f"noise of type {noise_BTX.dtype} has NaN or infinity, or no numbers; allowed: finite ones")
+      start_BTX[: len(noise_BTX)] = noise_BTX
+    return start_BTX
+
+  def _draw(self, shape: tuple[int, ...]):
+    self._rng, noise, _ = _draw(self._rng, shape)
+    return noise
+
+  @abc.abstractmethod
+  def encode_fn(self, params: Params, carry: Carry, inputs: dict) -> tuple[Carry, Encoded]:
+    """As `encode`; pure, for callers that compile more than one of these into one program."""
+
+  @abc.abstractmethod
+  def decode_fn(self, params: Params, encoded: Encoded, start_BTX) -> Array:
+    """As `decode` from a start; pure."""
+
+  def sample_fn(self, params: Params, carry: Carry, inputs: dict, start_BTX) -> tuple[Carry, Array]:
+    """As `sample` from a start; pure."""
+    carry, encoded = self.encode_fn(params, carry, inputs)
+    return carry, self.decode_fn(params, encoded, start_BTX)
+
+  def flow_fn(self, params: Params, encoded: Encoded, start_BTX) -> Ode:
+    """Returns the ODE whose end `decode` is, for rules that lead it elsewhere; pure."""
+    raise Pi0RagError(f"a {self.spec.family} policy has no flow")
 
 
-def _digest(params: Params) -> str:
+def padded_size(batch: int) -> int:
+  """Returns the power of two that a batch is padded to."""
+  return 1 << max(batch - 1, 0).bit_length()
+
+
+def params_digest(params: Params) -> str:
+  """Returns a short hash of parameters and their names."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     digest.update(jax.tree_util.keystr(path).encode())
@@ -172,8 +227,26 @@ def _digest(params: Params) -> str:
   return digest.hexdigest()[:16]
 
 
+def stacked(samples: Sequence[Mapping]) -> dict:
+  """Returns the arrays of samples with the same keys, one after the other; doubles become float32, as in jax."""
+  if len(samples) == 1:
+    return jax.tree.map(lambda array: _single(np.asarray(array)[None]), dict(samples[0]))
+  return jax.tree.map(lambda *arrays: _single(np.stack(arrays)), *map(dict, samples))
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+  return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _draw(rng, shape: tuple[int, ...]):
+  """Returns the key of the next draw, noise float32[*shape] and the key that it was drawn with."""
+  rng, own = jax.random.split(rng)
+  return rng, jax.random.normal(own, shape), own
+
+
 def _in_background(function: Callable) -> concurrent.futures.Future:
-  """Returns the future result of a function, which runs on a thread that no process waits for at its end."""
+  """Returns the future result of a function, on a thread that no process waits for at its end."""
   future: concurrent.futures.Future = concurrent.futures.Future()
 
   def run():
@@ -184,34 +257,3 @@ def _in_background(function: Callable) -> concurrent.futures.Future:
 
   threading.Thread(target=run, daemon=True).start()
   return future
-
-
-def padded_size(batch: int) -> int:
-  """Returns the power of two that a batch is padded to."""
-  return 1 << max(batch - 1, 0).bit_length()
-
-
-def _encode(model: pi0.Pi0, key_stats: keys.KeyStats, state_dim: int, params, key_params, inputs: dict):
-  observation = Observation.from_dict(inputs)
-  prefix = pi0.encode_prefix(model, params, observation, keys_only=key_stats.recipe.source != "hidden")
-  pooled_BD = keys.features(prefix, observation, key_stats.recipe, model.config, key_params)
-  key_BE = keys.make_key(pooled_BD, observation.state[:, :state_dim], key_stats, key_params)
-  return Encoded(prefix, observation.state, key_BE)
-
-
-def _flow(model: pi0.Pi0, stats: normalize.NormStats, num_steps: int, params, prefix, state_BA, start_BTA) -> Flow:
-  mean_A, scale_A = (jnp.asarray(a, jnp.float32) for a in (stats.mean, stats.std + normalize.EPSILON))
-  padding = ((0, 0), (0, 0), (0, model.config.action_dim - stats.dim))
-  return Flow(
-      run=functools.partial(pi0.denoise, model, params, prefix, state_BA, num_steps=num_steps),
-      start_BTA=start_BTA, num_steps=num_steps,
-      to_model=lambda chunk_BTA: jnp.pad((chunk_BTA - mean_A) / scale_A, padding),
-      to_robot=lambda chunk_BTA: chunk_BTA[..., : stats.dim].astype(jnp.float32) * scale_A + mean_A)
-
-
-def _denoise(flow_fn, params, prefix, state_BA, start_BTA):
-  flow = flow_fn(params, prefix, state_BA, start_BTA)
-  return flow.to_robot(flow.run(start_BTA))
-
-
-jax.tree_util.register_dataclass(Encoded, data_fields=["prefix", "state_BA", "key_BE"], meta_fields=[])

@@ -5,74 +5,192 @@ openpi reads `params/` and `assets/` of the same directory; the rest is what it 
 
 import dataclasses
 import json
+import logging
 import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
 
-from pi0rag_jax import errors
-from pi0rag_jax.models import pi0
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig
+from pi0rag_jax.openpi.config_file import load_module
+from pi0rag_jax.robots import panda
 
 FILE_NAME = "policy.json"
 TOKENIZER_NAME = "tokenizer.model"
+ROBOT_FILE = "robot.py"  # in a directory: a copy of the configuration file whose robot the policy is for
+VERSION = 2
+HEAD = "head"
+# Where the flow starts: at zero, at one draw of noise that a seed fixes, or at a new draw for every decision.
+ZERO, NEW = "zero", "new"
+_DRAW = re.compile(r"draw:(\d+)")
+# Fields of DataConfig and of ModelConfig that decide how a policy runs; the rest is for training.
+_DATA_FIELDS = ("default_prompt", "delta_mask", "adapt_to_pi", "action_space", "asset_id")
+_MODEL_FIELDS = ("family", "discrete_state_input", "action_tokenizer", "action_tokenizer_path")
+# Of version 1, which knew the simulated Panda alone.
+_VERSION_1 = {"name", "model", "state_dim", "action_layout", "asset_id", "task", "renderer", "image_size",
+              "control_hz", "execute_steps", "denoising_steps"}
+
+logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class ActionLayout:
-  """Which entries of an action mean what; steering integrates deltas to paths and needs to know."""
-
-  position: tuple[int, ...]  # deltas of the commanded tool position, m per control tick
-  rotation: tuple[int, ...]  # deltas of the commanded tool rotation, rad per control tick
-  gripper: tuple[int, ...]  # commanded opening, absolute
-  low: tuple[float, ...]  # per entry, the least value that the robot takes
-  high: tuple[float, ...]
-
-  @property
-  def dim(self) -> int:
-    return len(self.low)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicySpec:
-  """Everything needed to run a trained policy beside its parameters and statistics."""
+  """Everything needed to run a policy beside its parameters and statistics."""
 
   name: str
-  model: pi0.Pi0Config
-  state_dim: int  # of the robot; the model pads to its own action_dim, as openpi's does
-  action_layout: ActionLayout
-  asset_id: str  # assets/<asset_id>/norm_stats.json
-  task: str  # the simulated task that it was trained on, '' for a real robot
-  renderer: str  # images of another renderer are another distribution: evaluation refuses them
-  image_size: int  # px, of the camera pictures
-  control_hz: float
-  execute_steps: int  # of the chunk, before the next decision
-  denoising_steps: int
+  model: ModelConfig  # family, prompt and action tokens; the sizes that count are below
+  sizes: PaliGemmaConfig | None  # of the network; None for a head
+  data: DataConfig  # robot, statistics, default prompt
+  control_hz: float  # actions per second
+  execute_steps: int  # of a chunk, before the next decision
+  start: str = ZERO  # where the flow starts: 'zero', 'draw:SEED' or 'new'
+  denoising_steps: int = 10  # of the flow
+  decoding_steps: int = 256  # at most so many tokens of a pi0-FAST
+  temperature: float = 0.0  # of a pi0-FAST's tokens; 0 takes the likeliest
+  tasks: tuple[str, ...] = ()  # simulated tasks that it was trained on; () for a real robot
+  renderer: str = ""  # of the pictures that it was trained on; another one's are another distribution
+  head: Mapping[str, Any] | None = None  # a head on a frozen backbone, see policy.head
+  metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # told to clients of a server
 
-  def save(self, directory) -> None:
-    """Writes `policy.json` into a policy directory."""
-    text = json.dumps({**dataclasses.asdict(self), "model": self.model.to_dict()}, indent=2)
-    pathlib.Path(directory, FILE_NAME).write_text(text + "\n", encoding="utf8")
+  def __post_init__(self):
+    check_start(self.start)
+    if min(self.execute_steps, self.denoising_steps, self.decoding_steps) < 1 or not 0 < self.control_hz < np.inf:
+      raise Pi0RagError(f"policy '{self.name}': execute_steps {self.execute_steps}, denoising_steps "
+                        f"{self.denoising_steps}, decoding_steps {self.decoding_steps} and control_hz "
+                        f"{self.control_hz} must be above 0")
+
+  @property
+  def family(self) -> str:
+    """'pi0', 'pi05', 'pi0_fast' or 'head'."""
+    return HEAD if self.head is not None else self.model.family
+
+  @property
+  def horizon(self) -> int:
+    """T, the actions of a chunk."""
+    return self.head["head"]["chunk"] if self.head is not None else self.network.action_horizon
+
+  @property
+  def network(self) -> PaliGemmaConfig:
+    """The sizes, of a policy that has a network of its own."""
+    assert self.sizes is not None, "a head has no network of its own"
+    return self.sizes
+
+  @property
+  def cameras(self) -> tuple[str, ...]:
+    """The model's cameras."""
+    return tuple(self.head["cameras"]) if self.head is not None else self.network.image_keys
+
+  def save(self, directory, *, robot_file=None) -> None:
+    """Writes `policy.json`.
+
+    Args:
+      robot_file: the configuration file of a robot that is a function; it is copied beside.
+    """
+    robot = self.data.robot
+    if callable(robot):
+      if robot_file is None:
+        raise Pi0RagError("the robot is a function: say which file it is from, so that the policy can take it along")
+      pathlib.Path(directory, ROBOT_FILE).write_text(pathlib.Path(robot_file).read_text(encoding="utf8"),
+                                                     encoding="utf8")
+      robot = ROBOT_FILE
+    plain = dataclasses.asdict(dataclasses.replace(self, sizes=None, data=DataConfig(robot="")))
+    values = {"version": VERSION, "name": self.name, "robot": robot,
+              **{name: getattr(self.model, name) for name in _MODEL_FIELDS}, "family": self.family,
+              **{name: getattr(self.data, name) for name in _DATA_FIELDS}, "asset_id": self.data.stats_id,
+              "sizes": None if self.sizes is None else self.sizes.to_dict(),
+              **{name: plain[name] for name in _OWN_FIELDS}}
+    path = pathlib.Path(directory, FILE_NAME)
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
 
   @classmethod
   def load(cls, directory) -> "PolicySpec":
-    """Returns the spec of a policy directory.
+    """Returns the spec of a policy directory; one of version 1 is converted.
 
-    Errors: Pi0RagError when the file is missing, is no JSON, or has other fields than this class.
+    Errors: Pi0RagError when the file is missing, is no JSON, or has other fields than these.
     """
     path = pathlib.Path(directory, FILE_NAME)
     if not path.is_file():
-      raise errors.Pi0RagError(f"no {FILE_NAME} in {directory}: a policy directory has params/, assets/, "
-                               f"{TOKENIZER_NAME} and {FILE_NAME} (train.launch writes one)")
+      raise Pi0RagError(f"no {FILE_NAME} in {directory}: a policy directory has params/, assets/ and {FILE_NAME} "
+                        "(train.launch writes one)")
     try:
       values = json.loads(path.read_text(encoding="utf8"))
-    except json.JSONDecodeError as e:
-      raise errors.Pi0RagError(f"{path} is no JSON: {e}") from e
-    wanted = {f.name for f in dataclasses.fields(cls)}
-    if set(values) != wanted:
-      raise errors.Pi0RagError(f"{path}: missing {sorted(wanted - set(values))}, "
-                               f"unknown {sorted(set(values) - wanted)}")
-    layout = {k: tuple(v) for k, v in values["action_layout"].items()}
-    return cls(**{**values, "model": pi0.Pi0Config.from_dict(values["model"]),
-                  "action_layout": ActionLayout(**layout)})
+    except ValueError as error:
+      raise Pi0RagError(f"{path} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+      raise Pi0RagError(f"{path} holds a {type(values).__name__}, expected an object")
+    try:
+      return cls._of_version_1(values) if "version" not in values else cls._of_values(values, pathlib.Path(directory))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+      raise Pi0RagError(f"{path}: {error}") from error
+    except Pi0RagError as error:
+      raise Pi0RagError(f"{path}: {error}") from error
+
+  @classmethod
+  def _of_values(cls, values: dict, directory: pathlib.Path) -> "PolicySpec":
+    if values["version"] != VERSION:
+      raise Pi0RagError(f"version {values['version']}; this code reads versions 1 and {VERSION}")
+    _require_fields(values, {"version", "name", "robot", "sizes", *_MODEL_FIELDS, *_DATA_FIELDS, *_OWN_FIELDS})
+    robot, head = values["robot"], values["head"]
+    if robot == ROBOT_FILE:
+      robot = load_module(directory / ROBOT_FILE).robot
+    data = DataConfig(robot=robot, **{name: values[name] for name in _DATA_FIELDS if name != "delta_mask"},
+                      delta_mask=None if values["delta_mask"] is None else tuple(values["delta_mask"]))
+    family = "pi0" if head is not None else values["family"]
+    sizes = None if head is not None else _sizes(family).from_dict(values["sizes"])
+    model = _model_config(sizes, **{**{name: values[name] for name in _MODEL_FIELDS}, "family": family})
+    own = {name: values[name] for name in _OWN_FIELDS}
+    return cls(name=values["name"], model=model, sizes=sizes, data=data, **{**own, "tasks": tuple(own["tasks"])})
+
+  @classmethod
+  def _of_version_1(cls, values: dict) -> "PolicySpec":
+    _require_fields(values, _VERSION_1)
+    layout, space = values["action_layout"], panda.ACTIONS
+    if list(space.low) != layout["low"] or list(space.high) != layout["high"]:
+      raise Pi0RagError("a policy of version 1 for another robot than the simulated Panda: train or export it anew")
+    sizes = Pi0Config.from_dict(values["model"])
+    return cls(
+      name=values["name"], sizes=sizes, model=_model_config(sizes, family="pi05" if sizes.pi05 else "pi0"),
+      data=DataConfig(robot="panda", asset_id=values["asset_id"]), control_hz=values["control_hz"],
+      execute_steps=values["execute_steps"], denoising_steps=values["denoising_steps"],
+      tasks=tuple(filter(None, values["task"].split("+"))), renderer=values["renderer"])
 
 
-# The action of the simulated Panda (pi0rag_jax.sim.env): dx, dy, dz, dyaw per 50 ms tick, gripper opening.
-PANDA_ACTIONS = ActionLayout(position=(0, 1, 2), rotation=(3,), gripper=(4,),
-                             low=(-0.015, -0.015, -0.015, -0.075, 0.0), high=(0.015, 0.015, 0.015, 0.075, 1.0))
+_OWN_FIELDS = tuple(field.name for field in dataclasses.fields(PolicySpec)
+                    if field.name not in ("name", "model", "sizes", "data"))
+
+
+def check_start(start: str) -> None:
+  """Raises Pi0RagError for what is no start of a flow."""
+  if not isinstance(start, str) or ((start not in (ZERO, NEW) and not _DRAW.fullmatch(start))):
+    raise Pi0RagError(f"the flow starts at {start!r}; allowed: 'zero', 'draw:SEED' (one draw of noise for all "
+                      "decisions) or 'new' (another one for each)")
+
+
+def draw_seed(start: str) -> int | None:
+  """Returns the seed of a fixed draw, None for the other starts."""
+  found = _DRAW.fullmatch(start)
+  return int(found[1]) if found else None
+
+
+def _sizes(family: str) -> type[PaliGemmaConfig]:
+  known = {"pi0": Pi0Config, "pi05": Pi0Config, "pi0_fast": Pi0FastConfig}
+  if family not in known:
+    raise unknown_name("model family", str(family), known)
+  return known[family]
+
+
+def _model_config(sizes: PaliGemmaConfig | None, **fields) -> ModelConfig:
+  """Returns a model's configuration with the lengths of its sizes."""
+  if sizes is None:
+    return ModelConfig(**fields)
+  return ModelConfig(action_dim=sizes.action_dim, action_horizon=sizes.action_horizon,
+                     max_token_len=sizes.max_token_len, dtype=sizes.dtype, image_keys=sizes.image_keys, **fields)
+
+
+def _require_fields(values: Mapping, wanted: set[str]) -> None:
+  if set(values) != wanted:
+    raise Pi0RagError(f"missing {sorted(wanted - set(values))}, unknown {sorted(set(values) - wanted)}")

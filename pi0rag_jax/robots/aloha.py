@@ -6,19 +6,26 @@ float[T, 14]. The base models know other units than ALOHA's; `adapt_to_pi` conve
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from pi0rag_jax import errors
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import fields
-from pi0rag_jax.robots.transforms import TransformGroup
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 
 DIM = 14
 GRIPPERS = [6, 13]
 CAMERAS = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 # cam_low goes to no model.
 WRISTS = {"left_wrist_0_rgb": "cam_left_wrist", "right_wrist_0_rgb": "cam_right_wrist"}
+# Joint angles (rad), of which no joint has more than a turn to either side, and openings of the grippers (0 to 1).
+_IS_GRIPPER = (*[False] * 6, True) * 2
+ACTIONS = ActionSpace(
+  integrates=(False,) * DIM, cost=tuple(2.0 if gripper else 3.0 for gripper in _IS_GRIPPER),
+  low=tuple(-1.0 if gripper else -2 * math.pi for gripper in _IS_GRIPPER),
+  high=tuple(2.0 if gripper else 2 * math.pi for gripper in _IS_GRIPPER))
 # Joints that turn the other way in the base models' data.
 JOINT_FLIP = np.array([1, -1, -1, 1, 1, 1, 1] * 2)
 # Interbotix's gripper: opening of the fingers (m) at 0 and 1, and the lengths (m) of arm and horn that move them.
@@ -66,10 +73,16 @@ class AlohaOutputs:
     return {"actions": actions_from_pi(actions) if self.adapt_to_pi else actions}
 
 
-def transforms(data: DataConfig, family: str) -> TransformGroup:
-  """Returns the robot's transforms, the same for every model family."""
+def example() -> dict:
+  """Returns an observation of zeros."""
+  picture = np.zeros((3, fields.EXAMPLE_PX, fields.EXAMPLE_PX), np.uint8)
+  return {"state": np.zeros(DIM), "images": dict.fromkeys(CAMERAS, picture), "prompt": fields.EXAMPLE_PROMPT}
+
+
+def robot(data: DataConfig, family: str) -> Robot:
+  """Returns ALOHA, the same for every model family."""
   del family
-  return TransformGroup((AlohaInputs(data.adapt_to_pi),), (AlohaOutputs(data.adapt_to_pi),))
+  return Robot("aloha", AlohaInputs(data.adapt_to_pi), AlohaOutputs(data.adapt_to_pi), ACTIONS, example, tick_s=0.02)
 
 
 def state_to_pi(state_P) -> np.ndarray:

@@ -6,14 +6,24 @@ An observation is `observation/exterior_image_1_left` and `observation/wrist_ima
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import fields
-from pi0rag_jax.robots.transforms import TransformGroup
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 
 JOINTS, DIM = 7, 8
+# DROID's controller turns a joint by 0.2 rad per tick at a velocity of 1.
+_RAD_PER_TICK = 0.2
+VELOCITIES = ActionSpace(
+  integrates=(*[True] * JOINTS, False), cost=(*[3.0 * _RAD_PER_TICK] * JOINTS, 2.0),
+  low=(*[-1.0] * JOINTS, 0.0), high=(1.0,) * DIM)
+# No joint of a Franka arm reaches a turn.
+POSITIONS = ActionSpace(
+  integrates=(False,) * DIM, cost=(*[3.0] * JOINTS, 2.0), low=(*[-2 * math.pi] * JOINTS, 0.0),
+  high=(*[2 * math.pi] * JOINTS, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,16 @@ class DroidOutputs:
     return {"actions": np.asarray(data["actions"][:, :DIM])}
 
 
-def transforms(data: DataConfig, family: str) -> TransformGroup:
-  """Returns the robot's transforms for a model family."""
-  del data
-  return TransformGroup((DroidInputs(family),), (DroidOutputs(),))
+def example() -> dict:
+  """Returns an observation of zeros."""
+  picture = np.zeros((fields.EXAMPLE_PX, fields.EXAMPLE_PX, 3), np.uint8)
+  return {"observation/exterior_image_1_left": picture, "observation/wrist_image_left": picture,
+          "observation/joint_position": np.zeros(JOINTS), "observation/gripper_position": np.zeros(1),
+          "prompt": fields.EXAMPLE_PROMPT}
+
+
+def robot(data: DataConfig, family: str) -> Robot:
+  """Returns DROID for a model family; relative actions, or the data's name for them, mean joint positions."""
+  positions = data.delta_mask is not None or data.action_space == "joint_position"
+  actions = POSITIONS if positions else VELOCITIES
+  return Robot("droid", DroidInputs(family), DroidOutputs(), actions, example, tick_s=1 / 15)

@@ -7,6 +7,10 @@ import numpy as np
 from pi0rag_jax import errors
 from pi0rag_jax.robots import images
 
+# Of the observations that policies are compiled with: pictures of any size become the model's.
+EXAMPLE_PX = 224
+EXAMPLE_PROMPT = "do something"
+
 
 def read_vector(data: Mapping, key: str, dim: int) -> np.ndarray:
   """Returns an entry as float[dim]; a number alone counts as a vector of one.

@@ -6,14 +6,21 @@ position and rotation, and the gripper.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import fields
-from pi0rag_jax.robots.transforms import TransformGroup
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 
 STATE_DIM, DIM = 8, 7
+# robosuite's controller moves the hand by 5 cm and turns it by 0.5 rad per tick at 1; the gripper is -1 (open) to 1.
+_M_PER_TICK, _RAD_PER_TICK, _REACH_M = 0.05, 0.5, 0.10
+ACTIONS = ActionSpace(
+  integrates=(*[True] * 6, False), cost=(*[100 * _M_PER_TICK] * 3, *[3.0 * _RAD_PER_TICK] * 3, 1.0),
+  low=(-1.0,) * DIM, high=(1.0,) * DIM, together=((0, 1, 2), (3, 4, 5)),
+  reach=(*[_REACH_M / _M_PER_TICK] * 3, *[math.inf] * 4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +47,14 @@ class LiberoOutputs:
     return {"actions": np.asarray(data["actions"][:, :DIM])}
 
 
-def transforms(data: DataConfig, family: str) -> TransformGroup:
-  """Returns the robot's transforms for a model family."""
+def example() -> dict:
+  """Returns an observation of zeros."""
+  picture = np.zeros((fields.EXAMPLE_PX, fields.EXAMPLE_PX, 3), np.uint8)
+  return {"observation/image": picture, "observation/wrist_image": picture, "observation/state": np.zeros(STATE_DIM),
+          "prompt": fields.EXAMPLE_PROMPT}
+
+
+def robot(data: DataConfig, family: str) -> Robot:
+  """Returns LIBERO for a model family."""
   del data
-  return TransformGroup((LiberoInputs(family),), (LiberoOutputs(),))
+  return Robot("libero", LiberoInputs(family), LiberoOutputs(), ACTIONS, example, tick_s=0.05)

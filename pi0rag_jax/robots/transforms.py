@@ -216,13 +216,15 @@ class AbsoluteActions:
 
 @dataclasses.dataclass(frozen=True)
 class PadStatesAndActions:
-  """Adds zeros to states and actions up to the model's action dim."""
+  """Adds zeros to actions up to the model's action dim, and to states up to what it takes of them."""
 
   dim: int
+  state_dim: int | None = None  # None: as many as the actions, as in openpi
 
   def __call__(self, data: dict) -> dict:
-    return {**data, **{key: normalize.pad_last(np.asarray(data[key]), self.dim)
-                       for key in ("state", "actions") if key in data}}
+    widths = {"state": self.state_dim or self.dim, "actions": self.dim}
+    return {**data, **{key: normalize.pad_last(np.asarray(data[key]), width)
+                       for key, width in widths.items() if key in data}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,28 +1,31 @@
-"""The policy that a robot runs: the frozen base policy, steered by its memory where the memory has a say."""
+"""What a robot runs: a frozen policy, steered by its memory where the memory has a say.
 
+The batched decisions of sweeps and the one observation at a time of a server are the same class.
+"""
+
+import copy
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from pi0rag_jax import errors
+from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import bridge
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import compiling
-from pi0rag_jax.policy.policy import Policy, padded_size
+from pi0rag_jax.policy.policy import Carry, Policy, padded_size
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.retrieval import Retriever
 
 FEEDING = ("overlap", "callback")
-_BATCHED = ("actions_BTA", "base_BTA", "key_BE", "used_B", "ids_BK", "weight_BK")
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-  """What a policy decided for a batch of observations, as numpy arrays in the robot's units."""
+class Decision:
+  """What an agent decided for a batch of observations, as numpy arrays in the robot's units."""
 
   actions_BTA: np.ndarray  # to execute
   base_BTA: np.ndarray  # what the policy itself would have done from the same noise
@@ -30,116 +33,160 @@ class Prediction:
   used_B: np.ndarray  # neighbours that had a say; 0: the base action, bit for bit
   ids_BK: np.ndarray  # records retrieved, -1 where none
   weight_BK: np.ndarray  # how much of a say each had, from 0 to 1, as Memory.record_outcome takes it
-  latency_ms: dict[str, float]  # by stage, of the whole batch
+  latency_ms: Mapping[str, float]  # by stage, of the whole batch
   missed_deadline: bool = False
 
 
-class SteeredPolicy:
-  """A base policy with or without a memory; both answer `infer` alike, so everything else treats them alike.
+class Agent:
+  """A policy with or without a memory; everything else treats both alike."""
 
-  Args:
-    memory: None runs the base policy alone.
-    feeding: 'overlap' searches on a host thread while the device denoises; 'callback' inside the jitted call.
-    deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
-  """
-
-  def __init__(self, policy: Policy, memory: Memory | None = None,
-               config: rules.SteeringConfig | None = None, *, feeding: str = "overlap",
-               deadline_ms: float | None = None):
-    if feeding not in FEEDING:
-      raise errors.unknown_name("feeding", feeding, FEEDING)
-    self.policy = policy
-    self.memory = memory
-    self._feeding = feeding
-    if memory is None:
-      return
-    config = config or rules.preset("residual")
-    layout = policy.spec.action_layout
-    self._retriever = Retriever(memory, config, layout, unit_distance=policy.key_stats.unit_distance)
-    self._runs_again = config.flow != rules.AFTER
-    self._steer = functools.partial(rules.steer, config=config, layout=layout)
-    self._steer_after = jax.jit(self._steer)
-    self._steer_again = compiling.bound(self._traced_steer, policy.params)
-    self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
-    if feeding == "callback":
-      self._query = bridge.callback_query(self._retriever)
-      self._infer_in_one = compiling.bound(self._traced_infer, policy.params)
-
-  def infer(self, observations: Sequence[dict], noise_BTA: np.ndarray | None = None, *,
-            trust_B: np.ndarray | None = None) -> Prediction:
-    """Returns the decision for a batch of raw observations.
+  def __init__(self, policy: Policy, memory: Memory | None = None, rule: rules.SteeringConfig | str | None = None, *,
+               feeding: str = "overlap", deadline_ms: float | None = None):
+    """Takes the parts.
 
     Args:
-      observations: see Policy.encode.
-      noise_BTA: see Policy.denoise; None is the deterministic z = 0.
+      memory: None runs the policy alone.
+      rule: a preset's name or its tunables; None is 'residual'.
+      feeding: 'overlap' searches on a host thread while the device decodes; 'callback' inside the compiled policy.
+      deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
+    Errors: Pi0RagError for a memory of another policy, a rule or a feeding that the policy's kind cannot have.
+    """
+    if feeding not in FEEDING:
+      raise unknown_name("feeding", feeding, FEEDING)
+    self.policy, self.memory, self._feeding = policy, memory, feeding
+    self._carry = policy.start(1)
+    if memory is None:
+      return
+    rule = rules.preset(rule or "residual") if isinstance(rule, str) or rule is None else rule
+    self._runs_again = rule.flow != rules.AFTER
+    if self._runs_again and not policy.has_flow:
+      raise Pi0RagError(f"steering flow '{rule.flow}' leads a flow elsewhere, which a {policy.spec.family} policy has "
+                        f"none of; allowed for it: '{rules.AFTER}', as in the preset 'residual'")
+    self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance)
+    steer = functools.partial(rules.steer, config=rule, space=policy.space)
+    self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
+    if feeding == "callback":
+      self._decide_in_one = policy.in_one(bridge.callback_query(self._retriever), steer, runs_again=self._runs_again)
+    elif self._runs_again:
+      self._steer = policy.compiled(
+        lambda params, encoded, start_BTX, base_BTA, neighbours, trust_B: steer(
+          base_BTA, neighbours, flow=policy.flow_fn(params, encoded, start_BTX), trust_B=trust_B))
+    else:
+      self._steer = jax.jit(steer)
+
+  def decide(self, carry: Carry, raws: Sequence[Mapping], noise_BTX=None, *, trust_B=None) -> tuple[Carry, Decision]:
+    """Returns (the next carry, the decision) for a batch of raw observations.
+
+    Args:
+      carry: of `policy.start`, or the last decision's; its rows are those of the padded batch.
+      raws: robot's dictionaries.
+      noise_BTX: see Policy.decode; None is the policy's own start.
       trust_B: float[B] in [0, 1], how much of the memory's change is made; 0 is the base policy, bit for bit. None is
         all of it.
     """
-    batch = len(observations)
     clock = _Clock()
-    padded_trust_B = np.ones(padded_size(batch), np.float32)
-    if trust_B is not None:
-      padded_trust_B[:batch] = trust_B
+    inputs, batch = self.policy.prepare(raws), len(raws)
+    clock.lap("prepare")
     if self.memory is not None and self._feeding == "callback":
-      prediction = self._infer_callback(observations, noise_BTA, padded_trust_B, clock)
+      carry, decision = self._in_one_call(carry, inputs, batch, noise_BTX, trust_B, clock)
     else:
-      prediction = self._infer_overlap(observations, noise_BTA, padded_trust_B, clock)
-    arrays = {f: getattr(prediction, f)[:batch] for f in _BATCHED}
+      carry, decision = self._overlapped(carry, inputs, batch, noise_BTX, trust_B, clock)
     clock.stop("total")
-    return dataclasses.replace(prediction, **arrays, latency_ms=clock.stages_ms)
+    return carry, decision
 
-  def _infer_overlap(self, observations, noise_BTA, trust_B, clock: "_Clock") -> Prediction:
-    encoded = self.policy.encode(observations)
-    key_BE = np.asarray(encoded.key_BE)  # waits for the prefix
-    clock.lap("prefix")
-    pending = None if self.memory is None else self._search.submit(key_BE[: len(observations)])
-    base_BTA = self.policy.denoise(encoded, noise_BTA)  # runs on while the host searches
-    if pending is None:
-      base_BTA.block_until_ready()
-      clock.lap("denoise")
-      unsteered_BTA, nobody_B = np.asarray(base_BTA), np.zeros(len(key_BE), int)
-      nobody_BK = np.full((len(key_BE), 0), -1)
-      return Prediction(unsteered_BTA, unsteered_BTA, key_BE, nobody_B, nobody_BK, nobody_BK.astype(np.float32), {})
+  def _overlapped(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "_Clock") -> tuple[Carry, Decision]:
+    carry, encoded = self.policy.encode(carry, inputs)
+    if self.memory is None:
+      base_BTA, key_BE = jax.device_get((self.policy.decode(encoded, noise_BTX), encoded.key_BE))
+      clock.lap("policy")
+      nobody_BK = np.full((batch, 0), -1)
+      return carry, Decision(base_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
+                             nobody_BK.astype(np.float32), clock.stages_ms)
+    pending = self._search.submit(encoded.key_BE, batch)  # the thread waits for the key, not this one
+    rows = len(encoded.key_BE)
+    start_BTX = self.policy.start_of_flow(rows, noise_BTX) if self._runs_again else None
+    base_BTA = self.policy.decode(encoded, noise_BTX if start_BTX is None else start_BTX)
     found = pending.result()
-    clock.lap("retrieval")
-    base_BTA.block_until_ready()
-    clock.lap("denoise")
-    padding = self._retriever.empty(len(key_BE) - len(observations))
-    neighbours = jax.tree.map(lambda a, b: np.concatenate([a, b]), found, padding)
+    clock.lap("search")
+    neighbours = _without_ids(_padded(found, self._retriever, rows - batch))
     if self._runs_again:
-      start_BTA = self.policy.start_of_flow(len(key_BE), noise_BTA)
-      steered = self._steer_again(encoded.prefix, encoded.state_BA, start_BTA, base_BTA, _without_ids(neighbours),
-                                  trust_B)
+      steered = self._steer(encoded, start_BTX, base_BTA, neighbours, _padded_trust(trust_B, rows))
     else:
-      steered = self._steer_after(base_BTA, _without_ids(neighbours), trust_B=trust_B)
-    actions_BTA, used_B, weight_BK = map(np.asarray, steered)  # waits for the device
+      steered = self._steer(base_BTA, neighbours, trust_B=_padded_trust(trust_B, rows))
+    actions_BTA, used_B, weight_BK, base_BTA, key_BE = jax.device_get((*steered, base_BTA, encoded.key_BE))
     clock.lap("steer")
-    return Prediction(actions_BTA, np.asarray(base_BTA), key_BE, used_B, neighbours["ids_BK"], weight_BK, {},
-                      pending.missed)
+    return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], used_B[:batch], found["ids_BK"],
+                           weight_BK[:batch], clock.stages_ms, pending.missed)
 
-  def _infer_callback(self, observations, noise_BTA, trust_B, clock: "_Clock") -> Prediction:
-    inputs = self.policy.model_input(observations)
-    start_BTA = self.policy.start_of_flow(len(trust_B), noise_BTA)
-    outputs = jax.block_until_ready(self._infer_in_one(self.policy.key_params, inputs, start_BTA, trust_B))
+  def _in_one_call(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "_Clock") -> tuple[Carry, Decision]:
+    rows = padded_size(batch)
+    carry, outputs = self._decide_in_one(carry, inputs, self.policy.start_of_flow(rows, noise_BTX),
+                                         _padded_trust(trust_B, rows))
+    arrays = [array[:batch] for array in jax.device_get(outputs)]
     clock.lap("device")
-    return Prediction(*map(np.asarray, outputs), latency_ms={})
-
-  def _traced_infer(self, params, key_params, inputs, start_BTA, trust_B):
-    encoded = self.policy.encode_fn(params, key_params, inputs)
-    neighbours = self._query(encoded.key_BE)
-    base_BTA = self.policy.denoise_fn(params, encoded.prefix, encoded.state_BA, start_BTA)
-    actions_BTA, used_B, weight_BK = self._traced_steer(params, encoded.prefix, encoded.state_BA, start_BTA, base_BTA,
-                                                        _without_ids(neighbours), trust_B)
-    return actions_BTA, base_BTA, encoded.key_BE, used_B, neighbours["ids_BK"], weight_BK
-
-  def _traced_steer(self, params, prefix, state_BA, start_BTA, base_BTA, neighbours, trust_B):
-    flow = self.policy.flow_fn(params, prefix, state_BA, start_BTA)
-    return self._steer(base_BTA, neighbours, flow=flow, trust_B=trust_B)
+    return carry, Decision(*arrays, latency_ms=clock.stages_ms)
 
   @property
   def deadline_misses(self) -> int:
     """Decisions that had to do without a search that took too long."""
     return 0 if self.memory is None else self._search.deadline_misses
+
+  @property
+  def metadata(self) -> dict[str, Any]:
+    """What a server tells its clients: what the policy says, or else what there is to know of it."""
+    spec = self.policy.spec
+    if spec.metadata or not spec.tasks:
+      return dict(spec.metadata)
+    horizon, action_dim = self.policy.chunk_shape
+    return {"name": spec.name, "robot": self.policy.robot.name, "tasks": list(spec.tasks),
+            "cameras": list(spec.cameras), "action_horizon": horizon, "action_dim": action_dim,
+            "execute_steps": spec.execute_steps, "control_hz": spec.control_hz,
+            "memory_records": 0 if self.memory is None else len(self.memory)}
+
+  def session(self) -> "Agent":
+    """Returns this agent for another robot: what it carries between decisions is its own, all else is shared."""
+    other = copy.copy(self)
+    other.reset()
+    return other
+
+  def reset(self) -> None:
+    """Forgets what was seen: the next observation is the first of an episode."""
+    self._carry = self.policy.start(1)
+
+  def infer(self, observation: Mapping, *, noise=None) -> dict:
+    """Returns the decision for one robot.
+
+    Args:
+      observation: the robot's dictionary, see pi0rag_jax.robots. It is not changed.
+      noise: float[T, X], or with a leading axis of 1, where the flow starts; None is the policy's own start.
+    Returns:
+      `actions` float64[T, A] in the robot's units, as openpi gives them; with a memory `neighbours_used`, how many of
+      its records had a say, 0 for the policy's own actions; `policy_timing` with `infer_ms` and each stage's.
+    Errors: Pi0RagError when an entry is missing or not of the robot's shape or range; what was seen before is kept.
+    """
+    if noise is not None:
+      noise = np.asarray(noise)
+      noise = noise[None] if noise.ndim == len(self.policy.noise_shape) else noise
+    self._carry, decision = self.decide(self._carry, [observation], noise)
+    stages = dict(decision.latency_ms)
+    timing = {"infer_ms": stages.pop("total"), **{f"{stage}_ms": ms for stage, ms in stages.items()}}
+    used = {} if self.memory is None else {"neighbours_used": int(decision.used_B[0])}
+    return {"actions": decision.actions_BTA[0].astype(np.float64), **used, "policy_timing": timing}
+
+  def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
+    """Compiles what `infer` runs for observations with the cameras of this one, so that none waits for it.
+
+    Each program runs once, since a device loads programs at their first call.
+
+    Args:
+      all_prompts: for prompts of every length; else of about the length of this one's.
+    """
+    for inputs in self.policy.examples(observation, all_prompts=all_prompts):
+      self._once(inputs)
+
+  def _once(self, inputs: dict) -> None:
+    decide = self._in_one_call if self.memory is not None and self._feeding == "callback" else self._overlapped
+    decide(self.policy.start(1), inputs, 1, None, None, _Clock())
 
   def close(self) -> None:
     """Stops the search thread; the memory stays open, it is its owner's."""
@@ -147,8 +194,23 @@ class SteeredPolicy:
       self._search.close()
 
 
+def _padded(found: dict, retriever: Retriever, missing: int) -> dict:
+  """Returns neighbours with rows for the padding of a batch, all masked."""
+  if not missing:
+    return found
+  padding = retriever.empty(missing)
+  return {name: np.concatenate([array, padding[name]]) for name, array in found.items()}
+
+
+def _padded_trust(trust_B, rows: int) -> np.ndarray:
+  padded_B = np.ones(rows, np.float32)
+  if trust_B is not None:
+    padded_B[: len(trust_B)] = trust_B
+  return padded_B
+
+
 def _without_ids(neighbours: dict) -> dict:
-  return {name: a for name, a in neighbours.items() if name != "ids_BK"}
+  return {name: array for name, array in neighbours.items() if name != "ids_BK"}
 
 
 class _Clock:

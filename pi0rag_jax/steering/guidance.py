@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.models import flow as flow_matching
-from pi0rag_jax.policy.flow import Flow
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.models.flow import Ode
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import targets
 
 
-def pulled(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def pulled(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the chunk of an ODE each of whose steps goes to x0 + pull * (target - x0) instead of its own x0."""
   target_BTA = flow.to_model(target_BTA)
   # What pads a robot's actions to the model's is the model's own business.
-  pull_A = jnp.where(jnp.arange(target_BTA.shape[-1]) < layout.dim, config.pull, 0.0)
+  pull_A = jnp.where(jnp.arange(target_BTA.shape[-1]) < space.dim, config.pull, 0.0)
   correct = lambda clean_BTA: clean_BTA + pull_A * (target_BTA - clean_BTA)  # noqa: E731
   return flow.to_robot(flow.run(flow.start_BTA, correct=correct))
 
 
-def injected(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def injected(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the chunk of an ODE that is moved at `flow_time` towards the target's own way, and goes on from there.
 
   By alpha times the weight of the surest neighbour. Source: the idea of Retrieve-then-Steer (arXiv 2605.10094): the
@@ -35,13 +35,13 @@ def injected(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, la
   return flow.to_robot(flow.run(x_BTA + share_B[:, None, None] * (way_BTA - x_BTA), first=step))
 
 
-def warm_started(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def warm_started(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the chunk of an ODE that starts at `flow_time`, on the target's way from the noise."""
   step, way_BTA = _on_the_way(flow, target_BTA, config)
   return flow.to_robot(flow.run(way_BTA, first=step))
 
 
-def best_of_n(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def best_of_n(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the best by `targets.values` of the base chunk and of those from `draws` - 1 fixed draws of noise.
 
   The draws are the same at each decision, so that equal observations get equal actions.
@@ -49,14 +49,14 @@ def best_of_n(flow: Flow, base_BTA, target_BTA, neighbours, weight_BK, config, l
   noise_NTA = jax.random.normal(jax.random.key(config.seed), (config.draws - 1, *flow.start_BTA.shape[1:]))
   chunk_NBTA = jax.vmap(lambda z_TA: flow.to_robot(flow.run(jnp.broadcast_to(z_TA, flow.start_BTA.shape))))(noise_NTA)
   candidates_NBTA = jnp.concatenate([base_BTA[None], chunk_NBTA])
-  best_B = targets.values(candidates_NBTA, neighbours, weight_BK, layout).argmax(axis=0)
+  best_B = targets.values(candidates_NBTA, neighbours, weight_BK, space).argmax(axis=0)
   return jnp.take_along_axis(candidates_NBTA, best_B[None, :, None, None], axis=0)[0]
 
 
 FLOWS = {"pulled": pulled, "injected": injected, "warm_started": warm_started, "best_of_n": best_of_n}
 
 
-def _on_the_way(flow: Flow, target_BTA, config):
+def _on_the_way(flow: Ode, target_BTA, config):
   """Returns (step, x_BTA): the step nearest to `flow_time`, and where it begins between start and target."""
   step = round((1.0 - config.flow_time) * flow.num_steps)
   time = flow_matching.times(flow.num_steps)[step]

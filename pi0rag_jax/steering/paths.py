@@ -1,55 +1,51 @@
-"""Action chunks as paths of the commanded tool, and the residual between two of them.
+"""Action chunks as paths, and the residual between two of them.
 
-Chunks hold deltas per control tick; integrated, they are paths relative to the pose at the decision. Grippers
-are absolute and stay as they are. A correction is a displacement of the path, not of single deltas: two paths
-that are the same in space but shifted in time have no residual (what the learning notes call path-aligned).
+A path is what a chunk comes to, relative to the moment of the decision where entries integrate: changes per tick are
+summed up, places stay as they are. A correction is a displacement of the path, not of single actions: two paths that
+are the same in space but shifted in time have no residual (what the learning notes call path-aligned).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi0rag_jax.policy.spec import ActionLayout
-
-# What one unit of alignment cost is worth: 1 cm, 0.33 rad, half of a gripper's stroke (learning notes:
-# position weight 1, yaw 0.3, gripper mismatch 2, with positions in cm and yaw in 0.1 rad).
-POSITION_COST_PER_M = 100.0
-ROTATION_COST_PER_RAD = 3.0
-GRIPPER_COST = 2.0
+from pi0rag_jax.robots.robot import ActionSpace
 
 
-def to_path(chunk_BTA, layout: ActionLayout):
-  """Returns the path of a chunk: deltas summed over time, absolute entries kept. float[..., T, A]; m, rad."""
-  deltas_A = np.zeros(layout.dim, bool)
-  deltas_A[[*layout.position, *layout.rotation]] = True
+def to_path(chunk_BTA, space: ActionSpace):
+  """Returns the path of a chunk, float[..., T, A]: entries that integrate summed over time, the others as they are."""
+  if not any(space.integrates):
+    return chunk_BTA
+  integrates_A = np.array(space.integrates)
   if isinstance(chunk_BTA, np.ndarray):
-    return np.where(deltas_A, np.cumsum(chunk_BTA, axis=-2), chunk_BTA)
+    return np.where(integrates_A, np.cumsum(chunk_BTA, axis=-2), chunk_BTA)
   # As a product with a triangle of ones: half the time of a cumulative sum on a CPU.
   ones_TU = jnp.tril(jnp.ones((chunk_BTA.shape[-2],) * 2, chunk_BTA.dtype))
   summed_BTA = jnp.matmul(ones_TU, chunk_BTA, precision=jax.lax.Precision.HIGHEST)
-  return jnp.where(deltas_A, summed_BTA, chunk_BTA)
+  return jnp.where(integrates_A, summed_BTA, chunk_BTA)
 
 
-def from_path(path_BTA, layout: ActionLayout):
+def from_path(path_BTA, space: ActionSpace):
   """Returns the chunk that follows a path as closely as the action limits allow.
 
   What a limit cuts off in one tick is carried into the next, so the path is reached late rather than missed.
   Args:
-    path_BTA: float[..., T, A], relative to the pose at the decision.
+    path_BTA: float[..., T, A], relative to the moment of the decision where entries integrate.
   """
-  deltas_A = np.zeros(layout.dim, bool)
-  deltas_A[[*layout.position, *layout.rotation]] = True
-  low_A, high_A = jnp.asarray(layout.low, jnp.float32), jnp.asarray(layout.high, jnp.float32)
+  low_A, high_A = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
+  if not any(space.integrates):
+    return jnp.clip(path_BTA, low_A, high_A)
+  integrates_A = np.array(space.integrates)
   reached = jnp.zeros_like(path_BTA[..., 0, :])
   chunk = []
   for t in range(path_BTA.shape[-2]):
     action = jnp.clip(path_BTA[..., t, :] - reached, low_A, high_A)
-    reached = reached + jnp.where(deltas_A, action, 0.0)
+    reached = reached + jnp.where(integrates_A, action, 0.0)
     chunk.append(action)
   return jnp.stack(chunk, axis=-2)
 
 
-def aligned_residual(base_BTA, target_BTA, layout: ActionLayout, *, band: int):
+def aligned_residual(base_BTA, target_BTA, space: ActionSpace, *, band: int):
   """Returns target path minus base path, each base point against the target point that it corresponds to.
 
   Open-ended dynamic time warping: the paths start together, every base point is matched in order, the target
@@ -61,39 +57,43 @@ def aligned_residual(base_BTA, target_BTA, layout: ActionLayout, *, band: int):
   Returns:
     float32[B, T, A], a displacement of the base path.
   """
-  base_path, target_path = to_path(np.asarray(base_BTA), layout), to_path(np.asarray(target_BTA), layout)
-  match_BT = _match(_costs(base_path, target_path, layout), band)
+  base_path, target_path = to_path(np.asarray(base_BTA), space), to_path(np.asarray(target_BTA), space)
+  match_BT = _match(_costs(base_path, target_path, space), band)
   matched = np.take_along_axis(target_path, match_BT[..., None], axis=1)
   return (matched - base_path).astype(np.float32)
 
 
-def disagreement(residual_BTA, layout: ActionLayout):
+def disagreement(residual_BTA, space: ActionSpace):
   """Returns the mean alignment cost of residuals over their ticks, float[...] of float[..., T, A] (1: about 1 cm)."""
-  return _norm(residual_BTA, layout).mean(axis=-1)
+  return _norm(residual_BTA, space).mean(axis=-1)
 
 
-def scaled(path_BTA, layout: ActionLayout):
+def scaled(path_BTA, space: ActionSpace):
   """Returns a path in units of cost over the root of its ticks: the Euclidean distance between two such paths, all
   entries taken together, is the root of their mean squared cost. float[..., T, A]
   """
-  scale_A = np.zeros(layout.dim, np.float32)
-  scale_A[list(layout.position)] = POSITION_COST_PER_M
-  scale_A[list(layout.rotation)] = ROTATION_COST_PER_RAD
-  scale_A[list(layout.gripper)] = GRIPPER_COST
-  return path_BTA * (scale_A / np.sqrt(np.float32(path_BTA.shape[-2])))
+  return path_BTA * (np.asarray(space.cost, np.float32) / np.sqrt(np.float32(path_BTA.shape[-2])))
 
 
-def _costs(base_BTA, target_BTA, layout: ActionLayout):
-  return _norm(target_BTA[:, None] - base_BTA[:, :, None], layout)
+def _costs(base_BTA, target_BTA, space: ActionSpace):
+  return _norm(target_BTA[:, None] - base_BTA[:, :, None], space)
 
 
-def _norm(difference, layout: ActionLayout):
-  """Returns the cost of a difference of poses, float[...] for float[..., A]."""
+def _norm(difference, space: ActionSpace):
+  """Returns the cost of a difference of path points, float[...] for float[..., A]."""
   xp = np if isinstance(difference, np.ndarray) else jnp
-  position = xp.linalg.norm(difference[..., np.array(layout.position, int)], axis=-1) * POSITION_COST_PER_M
-  rotation = xp.abs(difference[..., np.array(layout.rotation, int)]).sum(-1) * ROTATION_COST_PER_RAD
-  gripper = xp.abs(difference[..., np.array(layout.gripper, int)]).sum(-1) * GRIPPER_COST
-  return position + rotation + gripper
+  alone = [entry for entry in range(space.dim) if not any(entry in group for group in space.together)]
+  total = None
+  for group in space.together:
+    costs = [space.cost[entry] for entry in group]
+    apart = difference[..., list(group)]
+    same = len(set(costs)) == 1
+    cost = xp.linalg.norm(apart, axis=-1) * costs[0] if same else xp.linalg.norm(apart * np.array(costs), axis=-1)
+    total = cost if total is None else total + cost
+  for entry in alone:
+    cost = xp.abs(difference[..., entry]) * space.cost[entry]
+    total = cost if total is None else total + cost
+  return total
 
 
 def _match(cost_BTU, band: int):

@@ -1,6 +1,7 @@
 """What a policy asks of its memory: neighbours with distances in key units, trust and what else its rule reads."""
 
 import itertools
+import math
 import threading
 
 import numpy as np
@@ -8,11 +9,41 @@ import numpy as np
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.placebo import ShuffledMemory
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.policy import keys
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import credit, paths
 from pi0rag_jax.steering.rules import SteeringConfig, reads_residuals
 
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
+
+
+class UnitDistance:
+  """The unit of distance of a memory whose policy nobody calibrated, measured on the memory's own first episodes.
+
+  The median distance from a record's key to the nearest one of another episode, as `train.calibrate` measures it on
+  demonstrations. It settles once there are EPISODES; with records of one episode alone, nothing is near.
+  """
+
+  EPISODES, RECORDS = 20, 2048
+
+  def __init__(self, memory: Memory):
+    self._memory, self._seen, self._value, self._settled = memory, -1, math.inf, False
+
+  def __float__(self) -> float:
+    if not self._settled and len(self._memory) != self._seen:
+      self._seen = len(self._memory)
+      self._measure()
+    return self._value
+
+  def _measure(self) -> None:
+    rows = [(record.key, str({name: record.provenance.get(name) for name in ("data", "episode", "seed")}))
+            for _, record in itertools.islice(self._memory.records(), self.RECORDS)]
+    episode_N = np.unique([episode for _, episode in rows], return_inverse=True)[1] if rows else np.zeros(0, int)
+    episodes = int(episode_N.max(initial=-1)) + 1
+    if episodes > 1:
+      measured = keys.unit_distance(np.stack([key_E for key_E, _ in rows]), episode_N)
+      self._value = max(measured, float(np.finfo(np.float32).tiny))
+    self._settled = episodes >= self.EPISODES or len(rows) == self.RECORDS
 
 
 class Retriever:
@@ -23,14 +54,19 @@ class Retriever:
   memory's index holds. A placebo's records are those that the memory holds now.
   """
 
-  def __init__(self, memory: Memory, config: SteeringConfig, layout: ActionLayout, *, unit_distance: float):
+  def __init__(self, memory: Memory, config: SteeringConfig, space: ActionSpace, *, unit_distance: float | None):
+    """Takes the parts.
+
+    Args:
+      unit_distance: by which distances of keys are divided; None measures it on the memory's own first episodes.
+    """
     if config.shuffle_seed is None:
       self._memory = memory
     else:
       self._memory = ShuffledMemory(memory, config.shuffle_seed, plans=config.shuffle_plans)
     self._config = config
-    self._layout = layout
-    self._unit_distance = unit_distance
+    self._space = space
+    self._unit_distance = unit_distance if unit_distance is not None else UnitDistance(self._memory)
     self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
     self._lock = threading.Lock()
     self._with_residuals = reads_residuals(config)
@@ -49,7 +85,7 @@ class Retriever:
     memory = self._memory
     answer = {
         "ids_BK": found.ids_BK.astype(np.int32),
-        "distance_BK": (found.distances_BK / self._unit_distance).astype(np.float32),
+        "distance_BK": (found.distances_BK / float(self._unit_distance)).astype(np.float32),
         "mask_BK": found.mask_BK,
         "kind_BK": found.kind_BK,
         "trust_BK": credit.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),
@@ -82,5 +118,5 @@ class Retriever:
 
   def _derive(self, ids_N, base_NTA, corrected_NTA) -> None:
     base_NTA, corrected_NTA = base_NTA.astype(np.float32), corrected_NTA.astype(np.float32)
-    aligned = paths.aligned_residual(base_NTA, corrected_NTA, self._layout, band=self._config.band)
+    aligned = paths.aligned_residual(base_NTA, corrected_NTA, self._space, band=self._config.band)
     self._residuals.update(zip(ids_N.tolist(), aligned.astype(np.float16)))

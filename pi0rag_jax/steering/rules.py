@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from pi0rag_jax import errors
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.models.flow import Ode
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import guidance, paths, targets
 
 AFTER = "after"
@@ -35,7 +36,6 @@ class SteeringConfig:
   mode_width: float = 1.0  # path cost; the records near the displacement that most are near to decide; inf: their mean
   regularization: float = 0.02  # lambda: pulls to the base policy where all weights are small
   alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
-  clip_m: float = 0.10  # bound of the displacement of the path, per axis
   band: int = 0  # ticks, see paths.aligned_residual; 0 takes the paths' differences tick by tick
   anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
   pull: float = 0.8  # of flow 'pulled', on each step's clean chunk
@@ -104,7 +104,7 @@ def reads_residuals(config: SteeringConfig) -> bool:
   return config.method == "residual" and config.flow != "best_of_n" and config.band > 0
 
 
-def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *, flow: guidance.Flow | None = None,
+def steer(base_BTA, neighbours, config: SteeringConfig, space: ActionSpace, *, flow: Ode | None = None,
           trust_B=None):
   """Returns the chunk to execute, how many neighbours had a say, and how much each had.
 
@@ -122,11 +122,11 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
   neighbours = neighbours | single
   trust_B = jnp.ones(len(base_BTA)) if trust_B is None else trust_B
   in_range_BK = neighbours["mask_BK"] & (neighbours["distance_BK"] <= config.range)
-  weight_BK = _weights(base_BTA, neighbours, in_range_BK, config, layout)
-  steered_BTA = targets.METHODS[config.method](base_BTA, neighbours, weight_BK, config, layout)
+  weight_BK = _weights(base_BTA, neighbours, in_range_BK, config, space)
+  steered_BTA = targets.METHODS[config.method](base_BTA, neighbours, weight_BK, config, space)
   if config.flow != AFTER:
     assert flow is not None, f"flow '{config.flow}' runs the ODE again: it must be given"
-    steered_BTA = guidance.FLOWS[config.flow](flow, base_BTA, steered_BTA, neighbours, weight_BK, config, layout)
+    steered_BTA = guidance.FLOWS[config.flow](flow, base_BTA, steered_BTA, neighbours, weight_BK, config, space)
   trust_B11 = trust_B[:, None, None]
   steered_BTA = jnp.where(trust_B11 < 1, base_BTA + trust_B11 * (steered_BTA - base_BTA), steered_BTA)
   used_B = (in_range_BK & (neighbours["trust_BK"] > 0) & (trust_B[:, None] > 0)).sum(axis=-1)
@@ -134,14 +134,14 @@ def steer(base_BTA, neighbours, config: SteeringConfig, layout: ActionLayout, *,
   return jnp.where(used_B[:, None, None] > 0, steered_BTA, base_BTA), used_B, say_BK
 
 
-def _weights(base_BTA, neighbours, in_range_BK, config: SteeringConfig, layout: ActionLayout):
+def _weights(base_BTA, neighbours, in_range_BK, config: SteeringConfig, space: ActionSpace):
   """Returns w = exp(-d^2 / (2 tau^2) - p^2 / (2 plan_tau^2)) float[B, K], less for anchors, 0 out of range.
 
   d is the distance of the keys, p that of the policy's chunks as paths.
   """
   exponent_BK = jnp.square(neighbours["distance_BK"] / config.tau)
   if math.isfinite(config.plan_tau):
-    path_BTA, path_BKTA = (paths.scaled(paths.to_path(chunk, layout), layout)
+    path_BTA, path_BKTA = (paths.scaled(paths.to_path(chunk, space), space)
                            for chunk in (base_BTA, neighbours["base_BKTA"]))
     exponent_BK += jnp.square(path_BKTA - path_BTA[:, None]).sum(axis=(-2, -1)) / config.plan_tau**2
   kind_BK = jnp.where(neighbours["kind_BK"] == KINDS.index(ANCHOR), config.anchor_weight, 1.0)

@@ -8,13 +8,13 @@ import math
 import jax.numpy as jnp
 
 from pi0rag_jax.memory.record import FAILURE, KINDS
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 
 _TINY = 1e-9  # keeps a sum without any weight from dividing by zero
 
 
-def residual(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def residual(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns base path + alpha * the residual that the neighbours agree on, as a chunk within the action limits.
 
   Source: the project's learning notes, where it is the mean of all: r = sum(w trust r) / (sum(w) + lambda).
@@ -23,55 +23,55 @@ def residual(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
   if config.band:
     residual_BKTA = neighbours["residual_BKTA"]
   else:
-    residual_BKTA = paths.to_path(neighbours["corrected_BKTA"] - neighbours["base_BKTA"], layout)
-  agreed_BTA = _agreed(residual_BKTA, residual_BKTA, neighbours, weight_BK, config, layout)
-  return _displaced(base_BTA, agreed_BTA, config, layout)
+    residual_BKTA = paths.to_path(neighbours["corrected_BKTA"] - neighbours["base_BKTA"], space)
+  agreed_BTA = _agreed(residual_BKTA, residual_BKTA, neighbours, weight_BK, config, space)
+  return _displaced(base_BTA, agreed_BTA, config, space)
 
 
-def blend(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def blend(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns base + alpha * clamp(the neighbours' chunk that they agree on - base), entry by entry."""
   weight_BK = jnp.where(_failed(neighbours), 0.0, weight_BK)
-  low_A, high_A = jnp.asarray(layout.low, jnp.float32), jnp.asarray(layout.high, jnp.float32)
+  low_A, high_A = jnp.asarray(space.low, jnp.float32), jnp.asarray(space.high, jnp.float32)
   difference_BKTA = neighbours["corrected_BKTA"] - base_BTA[:, None]
-  path_BKTA = paths.to_path(difference_BKTA, layout)
-  difference_BTA = jnp.clip(_agreed(difference_BKTA, path_BKTA, neighbours, weight_BK, config, layout),
+  path_BKTA = paths.to_path(difference_BKTA, space)
+  difference_BTA = jnp.clip(_agreed(difference_BKTA, path_BKTA, neighbours, weight_BK, config, space),
                             low_A - high_A, high_A - low_A)
   return jnp.clip(base_BTA + config.alpha * difference_BTA, low_A, high_A)
 
 
-def repulsion(base_BTA, neighbours, weight_BK, config, layout: ActionLayout):
+def repulsion(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns base path + alpha * what most leads from failed paths to it, within the action limits.
 
   A failed path that is far from the base path pushes less, by `nearness`. A failed chunk that the policy now repeats
   exactly leads nowhere: there is no direction away from it.
   """
-  away_BKTA = paths.to_path(base_BTA, layout)[:, None] - paths.to_path(neighbours["corrected_BKTA"], layout)
-  weight_BK = jnp.where(_failed(neighbours), weight_BK * nearness(away_BKTA, layout), 0.0)
-  away_BTA = _agreed(away_BKTA, away_BKTA, neighbours, weight_BK, config, layout)
-  return _displaced(base_BTA, away_BTA, config, layout)
+  away_BKTA = paths.to_path(base_BTA, space)[:, None] - paths.to_path(neighbours["corrected_BKTA"], space)
+  weight_BK = jnp.where(_failed(neighbours), weight_BK * nearness(away_BKTA, space), 0.0)
+  away_BTA = _agreed(away_BKTA, away_BKTA, neighbours, weight_BK, config, space)
+  return _displaced(base_BTA, away_BTA, config, space)
 
 
 METHODS = {"residual": residual, "blend": blend, "repulsion": repulsion}
 
 
-def values(candidates_NBTA, neighbours, weight_BK, layout: ActionLayout):
+def values(candidates_NBTA, neighbours, weight_BK, space: ActionSpace):
   """Returns how good each candidate looks, float[N, B]: near to neighbours that worked, far from those that failed."""
   sign_BK = jnp.where(_failed(neighbours), -1.0, 1.0) * weight_BK * neighbours["trust_BK"]
-  apart_NBKTA = (paths.to_path(candidates_NBTA, layout)[:, :, None]
-                 - paths.to_path(neighbours["corrected_BKTA"], layout)[None])
-  return jnp.einsum("BK,NBK->NB", sign_BK, nearness(apart_NBKTA, layout))
+  apart_NBKTA = (paths.to_path(candidates_NBTA, space)[:, :, None]
+                 - paths.to_path(neighbours["corrected_BKTA"], space)[None])
+  return jnp.einsum("BK,NBK->NB", sign_BK, nearness(apart_NBKTA, space))
 
 
-def nearness(difference, layout: ActionLayout):
+def nearness(difference, space: ActionSpace):
   """Returns 1 for equal paths, 1/2 for paths about 1 cm apart, float[...] of float[..., T, A]."""
-  return 1.0 / (1.0 + paths.disagreement(difference, layout))
+  return 1.0 / (1.0 + paths.disagreement(difference, space))
 
 
 def _failed(neighbours):
   return neighbours["kind_BK"] == KINDS.index(FAILURE)
 
 
-def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, layout: ActionLayout):
+def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the mean of the votes around the one that most of the weight is near to, float[B, T, A].
 
   The policy itself votes for no change: with lambda, and with what records that are not trusted have lost. Votes are
@@ -83,7 +83,7 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, layout: ActionL
   weight_BN = jnp.concatenate([trusted_BK, own_B[:, None]], axis=1)
   with_own = lambda array_BKTA: jnp.concatenate([array_BKTA, jnp.zeros_like(array_BKTA[:, :1])], axis=1)  # noqa: E731
   if math.isfinite(config.mode_width):
-    path_BNF = paths.scaled(with_own(path_BKTA), layout).reshape(*weight_BN.shape, -1)
+    path_BNF = paths.scaled(with_own(path_BKTA), space).reshape(*weight_BN.shape, -1)
     near_BNN = jnp.exp(-_squared_distances(path_BNF) / (2 * config.mode_width**2))
     mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
     weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
@@ -98,11 +98,9 @@ def _squared_distances(points_BNF):
   return jnp.maximum(length_BN[:, :, None] + length_BN[:, None] - 2 * product_BNN, 0.0)
 
 
-def _displaced(base_BTA, displacement_BTA, config, layout: ActionLayout):
-  """Returns the chunk along the base path plus alpha times a displacement, of which `clip_m` bounds the positions."""
-  bound = [float("inf")] * layout.dim
-  for axis in layout.position:
-    bound[axis] = config.clip_m
-  bound_A = jnp.asarray(bound, jnp.float32)
-  displacement_BTA = config.alpha * jnp.clip(displacement_BTA, -bound_A, bound_A)
-  return paths.from_path(paths.to_path(base_BTA, layout) + displacement_BTA, layout)
+def _displaced(base_BTA, displacement_BTA, config, space: ActionSpace):
+  """Returns the chunk along the base path plus alpha times a displacement within the robot's reach."""
+  if space.reach:
+    reach_A = jnp.asarray(space.reach, jnp.float32)
+    displacement_BTA = jnp.clip(displacement_BTA, -reach_A, reach_A)
+  return paths.from_path(paths.to_path(base_BTA, space) + config.alpha * displacement_BTA, space)

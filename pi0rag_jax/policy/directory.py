@@ -1,0 +1,245 @@
+"""One way to load a policy, whatever it is: `load("panda_tasks")`, a directory, an openpi configuration, a file.
+
+A policy directory has `params/`, `assets/`, `policy.json` and, where the tokenizer is not PaliGemma's,
+`tokenizer.model`; key statistics and a head's backbone lie beside them. `train.launch` writes one.
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.models import registry
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
+from pi0rag_jax.openpi import checkpoints, download
+from pi0rag_jax.openpi.config import ModelConfig, TrainConfig
+from pi0rag_jax.openpi.config_file import config_of, load_module, read_config
+from pi0rag_jax.openpi.named_configs import CONFIGS
+from pi0rag_jax.policy import keys
+from pi0rag_jax.policy.network import FAMILIES
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.spec import FILE_NAME, HEAD, NEW, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.robots import action_tokens, checks
+from pi0rag_jax.robots.fields import EXAMPLE_PROMPT
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.pipeline import as_stats, policy_transforms
+from pi0rag_jax.robots.registry import make_robot
+from pi0rag_jax.robots.robot import Robot
+from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.typing import Params
+
+ASSETS = pathlib.Path(__file__).resolve().parent.parent / "assets"
+RECORD_NAME = "record.json"
+# openpi's clients execute half of a chunk or less before they ask again.
+OPENPI_EXECUTE_SHARE = 2
+
+logger = logging.getLogger(__name__)
+
+
+def shipped() -> list[str]:
+  """Returns the names of the policies that come with the package."""
+  return sorted(path.parent.name for path in ASSETS.glob(f"*/{FILE_NAME}"))
+
+
+def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStats | None = None,
+         start: str | None = None, denoising_steps: int | None = None, weights: str | None = None,
+         default_prompt: str | None = None, dtype: str | None = "auto", seed: int = 0) -> Policy:
+  """Returns a policy.
+
+  Args:
+    policy: the name of a shipped policy or of an openpi configuration; a policy directory or an openpi checkpoint whose
+      folder has a configuration's name, local or at gs://; a Python file with `get_config()`, as configs/my_robot.py.
+    checkpoint: of a configuration, instead of its release: a directory or a gs:// address.
+    key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
+    key_stats: instead of those in the directory.
+    start: where the flow starts, instead of the policy's own; see PolicySpec.
+    denoising_steps: of the flow, instead of the policy's own.
+    weights: how the matrices of a pi0 or pi0.5 are stored, see `packing.pack`. With another start, other steps or
+      weights a memory stays the policy's own, though its chunks are other ones by a little.
+    default_prompt: where an observation has none; the policy's own comes after it.
+    dtype: of the parameters; 'auto' is bfloat16 for a model that computes in it, as openpi serves; None what is stored.
+    seed: of the draws of a start that is new for each decision.
+  Errors: Pi0RagError for a name that is nothing of these (with the nearest), and when a part is missing or does not
+    fit, saying how to get it.
+  """
+  spec, directory = describe(policy, checkpoint)
+  changes = {"start": start, "denoising_steps": denoising_steps}
+  spec = dataclasses.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+  return build(spec, directory, key_name=key_name, key_stats=key_stats, weights=weights, default_prompt=default_prompt,
+               dtype=dtype, seed=seed)
+
+
+def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
+  """Returns (spec, where the parameters are) of what `load` loads; reads no parameters. Errors: as `load`."""
+  name = str(policy)
+  if checkpoint is None:
+    if (ASSETS / name / FILE_NAME).is_file():
+      return PolicySpec.load(ASSETS / name), ASSETS / name
+    directory = None if name in CONFIGS else _directory(name)
+    if directory is not None:
+      return _described_directory(directory), directory
+  if name.endswith(".py"):
+    module = load_module(pathlib.Path(name).expanduser())
+    return _of_config(config_of(module), checkpoint, example=getattr(module, "example_observation", None))
+  if name in CONFIGS:
+    return _of_config(CONFIGS[name], checkpoint)
+  if checkpoint is not None:
+    return _of_config(read_config(name), checkpoint)
+  raise unknown_name(f"policy (and no directory with a {FILE_NAME})", name, [*shipped(), *CONFIGS])
+
+
+def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None,
+          stats: Mapping[str, NormStats] | None = None, text_tokenizer: SentencePieceTokenizer | None = None,
+          action_codec: action_tokens.ActionCodec | None = None, weights: str | None = None,
+          default_prompt: str | None = None, dtype: str | None = "auto", seed: int = 0) -> Policy:
+  """Returns the policy of a spec and the parameters in a directory or at a gs:// address.
+
+  Args:
+    stats: instead of those in the directory's assets; an empty mapping for data that need none.
+    text_tokenizer, action_codec: instead of the directory's, and of the published ones.
+    key_name, key_stats, weights, default_prompt, dtype, seed: see `load`.
+  Errors: as `load`.
+  """
+  if spec.family == HEAD:
+    from pi0rag_jax.policy import head
+
+    return head.build(spec, directory, key_name=key_name, key_stats=key_stats, seed=seed)
+  sizes = spec.network
+  checks.check_model(sizes, spec.model.family)
+  local = pathlib.Path(directory if not download.is_remote(directory) else download.cached_path(directory))
+  # Everything that can be wrong is found before the large arrays are read.
+  stats = load_stats(spec, directory) if stats is None else stats
+  group = policy_transforms(
+    spec.data, spec.model, sizes, stats, default_prompt=default_prompt, action_codec=action_codec,
+    text_tokenizer=text_tokenizer or tokenizer_of(local))
+  key_stats = key_stats or _key_stats(local, key_name, sizes)
+  if dtype == "auto":
+    dtype = "bfloat16" if sizes.dtype == "bfloat16" else None
+  params = checkpoints.load_params(directory, dtype=dtype, template=_parameter_shapes(sizes), drop_extra=True)
+  return FAMILIES[type(sizes)](spec, params, robot=_robot(spec), group=group, stats=stats, key_stats=key_stats,
+                               weights=weights, seed=seed)
+
+
+def load_stats(spec: PolicySpec, directory) -> dict[str, NormStats]:
+  """Returns the statistics of a policy's robot; none for the debug configurations."""
+  if spec.data.robot == "fake":
+    return {}
+  if spec.data.stats_id is None:
+    raise Pi0RagError(f"policy '{spec.name}' names no statistics: set asset_id or repo_id of its configuration")
+  loaded = checkpoints.load_norm_stats(directory, spec.data.stats_id)
+  return checks.check_stats(as_stats(loaded), source=f"the statistics for '{spec.data.stats_id}' in {directory}",
+                            quantile=spec.model.use_quantile_norm)
+
+
+def tokenizer_of(directory: pathlib.Path) -> SentencePieceTokenizer:
+  """Returns the tokenizer in a policy directory, or PaliGemma's."""
+  path = directory / TOKENIZER_NAME
+  return SentencePieceTokenizer(path) if path.is_file() else SentencePieceTokenizer.paligemma()
+
+
+def _directory(name: str) -> pathlib.Path | None:
+  """Returns the local directory of a path or address; None for what is a configuration's name or a file."""
+  if download.is_remote(name):
+    return download.local_checkpoint(name)
+  path = pathlib.Path(name).expanduser()
+  return path if path.is_dir() else None
+
+
+def _described_directory(directory: pathlib.Path) -> PolicySpec:
+  """Returns the spec of a directory: its own, one of an older format converted, or that of openpi's configuration."""
+  if (directory / FILE_NAME).is_file():
+    return PolicySpec.load(directory)
+  from pi0rag_jax.policy import head
+
+  if (directory / head.FILE_NAME).is_file():
+    return head.describe(directory)
+  recorded = _recorded(directory)
+  if "openpi" in recorded:  # of train.launch, before it wrote policy.json
+    logger.info("%s has no %s: read by its %s", directory, FILE_NAME, RECORD_NAME)
+    return _spec(read_config(recorded["openpi"]), _sizes_in(directory))
+  named = [part for part in reversed(directory.absolute().parts) if part in CONFIGS]
+  if not named:
+    raise Pi0RagError(f"{directory} has no {FILE_NAME} and no openpi configuration's name in its path: give the "
+                      f"configuration as the policy and the directory as its checkpoint, --policy=NAME "
+                      f"--checkpoint={directory}")
+  return _spec(CONFIGS[named[0]], None)
+
+
+def _of_config(config: TrainConfig, checkpoint, *, example=None) -> tuple[PolicySpec, pathlib.Path | str]:
+  """Returns (spec, where the parameters are) of an openpi configuration."""
+  checkpoint = config.checkpoint if checkpoint is None else checkpoint
+  if checkpoint is None:
+    raise Pi0RagError(f"no checkpoint of '{config.name}' is released: give the directory of one, as training writes "
+                      "it: params/ and assets/ in it")
+  if not download.is_remote(checkpoint):
+    checkpoint = pathlib.Path(checkpoint).expanduser()
+  spec = _spec(config, None if download.is_remote(checkpoint) else _sizes_in(pathlib.Path(checkpoint)))
+  if example is not None:
+    make = config.data.robot
+    data = dataclasses.replace(config.data, robot=lambda data, family: dataclasses.replace(
+      make_robot(dataclasses.replace(data, robot=make), family), example=example))
+    spec = dataclasses.replace(spec, data=data)
+  return spec, checkpoint
+
+
+def _spec(config: TrainConfig, sizes: PaliGemmaConfig | None) -> PolicySpec:
+  """Returns the spec of an openpi configuration; openpi's policies start from new noise at every decision."""
+  sizes = sizes or config.model.build()
+  return PolicySpec(
+    name=config.name, model=config.model, sizes=sizes, data=config.data, start=NEW,
+    control_hz=1 / make_robot(config.data, config.model.family).tick_s,
+    execute_steps=max(sizes.action_horizon // OPENPI_EXECUTE_SHARE, 1), metadata=config.policy_metadata or {})
+
+
+def _sizes_in(directory: pathlib.Path) -> PaliGemmaConfig | None:
+  """Returns the sizes that a directory of ours says of itself; None for one of openpi."""
+  if (directory / FILE_NAME).is_file():
+    return PolicySpec.load(directory).sizes
+  recorded = _recorded(directory)
+  if "openpi" not in recorded or "model" not in recorded:
+    return None
+  family = read_config(recorded["openpi"]).model.family
+  return type(ModelConfig(family=family).build()).from_dict(recorded["model"])
+
+
+def _recorded(directory: pathlib.Path) -> dict:
+  """Returns what a training's record says; nothing where there is none."""
+  path = directory / RECORD_NAME
+  try:
+    found = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+  except ValueError as error:
+    raise Pi0RagError(f"{path} is no JSON: {error}") from error
+  return found if isinstance(found, dict) else {}
+
+
+def _robot(spec: PolicySpec) -> Robot:
+  """Returns the robot; the one without entries of its own gets its model's."""
+  robot = make_robot(spec.data, spec.model.family)
+  if robot.example is None and robot.name == "fake":
+    robot = dataclasses.replace(robot, example=functools.partial(_model_example, spec.network))
+  return robot
+
+
+def _model_example(sizes: PaliGemmaConfig) -> dict:
+  picture = np.zeros((*sizes.image_size, 3), np.uint8)
+  return {"image": dict.fromkeys(sizes.image_keys, picture),
+          "image_mask": dict.fromkeys(sizes.image_keys, np.True_),
+          "state": np.zeros(sizes.action_dim, np.float32), "prompt": EXAMPLE_PROMPT}
+
+
+def _key_stats(directory: pathlib.Path, name: str, sizes: PaliGemmaConfig) -> keys.KeyStats:
+  """Returns a policy's own keys, or those of a name; the default of a policy without demonstrations at hand."""
+  if name or keys.stats_path(directory).is_file():
+    return keys.KeyStats.load(directory, name)
+  return keys.KeyStats.uncalibrated(sizes)
+
+
+@functools.lru_cache(maxsize=16)
+def _parameter_shapes(sizes: PaliGemmaConfig) -> Params:
+  return jax.eval_shape(functools.partial(registry.init, sizes), jax.random.key(0))

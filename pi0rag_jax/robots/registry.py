@@ -1,0 +1,32 @@
+"""The robots that a configuration may name: openpi's and the simulated Panda; `configs/my_robot.py` shows your own."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.openpi.config import DataConfig
+from pi0rag_jax.robots import aloha, droid, fake, libero, panda
+from pi0rag_jax.robots.robot import Robot
+from pi0rag_jax.robots.transforms import TransformGroup, compose
+
+# Of a configuration's data and its model's family; a file of your own may leave it at the transforms.
+MakeRobot: TypeAlias = Callable[[DataConfig, str], Robot | TransformGroup]
+ROBOTS: dict[str, MakeRobot] = {
+  "aloha": aloha.robot, "droid": droid.robot, "fake": fake.robot, "libero": libero.robot, "panda": panda.robot}
+OWN = "own"  # the name of a robot that gives none
+
+
+def make_robot(data: DataConfig, family: str) -> Robot:
+  """Returns a configuration's robot, by name or its own function.
+
+  Errors: Pi0RagError for an unknown name, and for a function that returns something else.
+  """
+  if not callable(data.robot) and data.robot not in ROBOTS:
+    raise unknown_name("robot", str(data.robot), ROBOTS)
+  found = (data.robot if callable(data.robot) else ROBOTS[data.robot])(data, family)
+  if isinstance(found, TransformGroup):
+    found = Robot(OWN, compose(found.inputs), compose(found.outputs))
+  if not isinstance(found, Robot):
+    raise Pi0RagError(f"robot() returns a {type(found).__name__}; allowed: a Robot, as in configs/my_robot.py")
+  return dataclasses.replace(found, relative=data.delta_mask)
