@@ -5,6 +5,7 @@ without LLVM's optimizations and share one cache of executables for the session.
 """
 
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -80,3 +81,10 @@ def observations():
       "state": rng.standard_normal(10).astype(np.float32),
       "prompt": f"pick up the {colour} cube and place it on the white pad",
   } for colour in ("red", "blue")]
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+  """A sentencepiece model of 1024 pieces, laid out like PaliGemma's."""
+  return tokenizer.SentencePieceTokenizer(
+    pathlib.Path(__file__).parent / "robots" / "recorded" / "tokenizer" / "tiny_paligemma_like.model")

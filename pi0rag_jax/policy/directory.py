@@ -54,7 +54,8 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
 
   Args:
     policy: the name of a shipped policy or of an openpi configuration; a policy directory or an openpi checkpoint whose
-      folder has a configuration's name, local or at gs://; a Python file with `get_config()`, as configs/my_robot.py.
+      folder has a configuration's name, local or at gs://; a Python file with `get_config()`, as configs/my_robot.py,
+      or what that returns.
     checkpoint: of a configuration, instead of its release: a directory or a gs:// address.
     key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
     key_stats: instead of those in the directory.
@@ -77,6 +78,8 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
 
 def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
   """Returns (spec, where the parameters are) of what `load` loads; reads no parameters. Errors: as `load`."""
+  if isinstance(policy, TrainConfig):
+    return _of_config(policy, checkpoint)
   name = str(policy)
   if checkpoint is None:
     if (ASSETS / name / FILE_NAME).is_file():

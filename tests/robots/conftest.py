@@ -6,8 +6,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
-
 RECORDED = pathlib.Path(__file__).parent / "recorded"
 TOKENIZERS = RECORDED / "tokenizer"
 ARRAY = "npz:"
@@ -28,12 +26,6 @@ def recorded():
 
   table = resolve(json.loads((RECORDED / "transforms.json").read_text()))
   return table | {"arrays": arrays}
-
-
-@pytest.fixture(scope="session")
-def text_tokenizer():
-  """A sentencepiece model of 1024 pieces, laid out like PaliGemma's."""
-  return SentencePieceTokenizer(TOKENIZERS / "tiny_paligemma_like.model")
 
 
 @pytest.fixture(scope="session")
