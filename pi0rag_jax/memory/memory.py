@@ -41,7 +41,7 @@ class Memory:
   @classmethod
   def open(
     cls, directory, *, key_dim, action_horizon, action_dim, encoder, policy, capacity=10_000, create=True,
-    read_only=False, chunk_dtype=None, lock_timeout_s=2.0,
+    read_only=False, chunk_dtype=None, lock_timeout_s=2.0, start="zero", actions="",
   ) -> "Memory":  # fmt: skip
     """Returns the memory in `directory`, which is made if there is none and `create` allows it.
 
@@ -52,13 +52,15 @@ class Memory:
       read_only: for evaluation: no lock is taken, nothing is written, uses are not counted.
       chunk_dtype: 'float16' (a new memory's default) or 'float32'; None takes an existing memory's.
       lock_timeout_s: how long to wait for another process that writes.
+      start: where the policy's flow starts: 'zero', 'draw:<seed>' or 'new'.
+      actions: fingerprint of the robot's action space; an empty one, here or in the memory, fits any.
     Errors: Pi0RagError for another header than the memory's; a missing, foreign or damaged file (it is left
       untouched); a memory that another process writes.
     """
     if chunk_dtype is None:
       stored = store.stored_header(directory)
       chunk_dtype = stored.chunk_dtype if stored else "float16"
-    header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype)
+    header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype, start, actions)
     options = {"create": create, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
     return cls._start(directory, header, capacity, **options)
 

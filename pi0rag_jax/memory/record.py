@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,16 @@ SOURCES = ("expert", "human", "retry", "policy")
 CHUNK_DTYPES = ("float16", "float32")
 # Keys are searched in half precision; beyond this they would become infinite.
 KEY_LIMIT = float(np.finfo(np.float16).max)
+# Far beyond any policy; a damaged header must not make an index of terabytes.
+SIZE_LIMIT = 1 << 20
+STARTS = "'zero', 'draw:<seed>' or 'new'"
+_START = re.compile(r"zero|new|draw:\d{1,19}")
+# What the header's fields are to a user.
+_WORDS = {
+  "key_dim": "size of keys", "action_horizon": "steps of a chunk", "action_dim": "size of an action",
+  "encoder": "key recipe", "policy": "policy", "chunk_dtype": "precision of chunks", "start": "start of the flow",
+  "actions": "action space",
+}  # fmt: skip
 
 
 class DamagedError(Pi0RagError):
@@ -86,16 +97,21 @@ class Header:
   encoder: str  # name of the recipe that makes keys from observations
   policy: str  # fingerprint of the frozen policy whose chunks the records hold
   chunk_dtype: str = "float16"
+  start: str = "zero"  # where the policy's flow starts, one of STARTS
+  actions: str = ""  # fingerprint of the robot's action space; empty where it was not recorded
 
   def __post_init__(self):
     for name in ("key_dim", "action_horizon", "action_dim"):
       value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise Pi0RagError(f"{name} is {value!r}, must be an integer of 1 or more")
+      if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= SIZE_LIMIT:
+        raise Pi0RagError(f"{name} is {value!r}, must be an integer of 1 or more, at most {SIZE_LIMIT}")
     for name in ("encoder", "policy"):
       if not isinstance(getattr(self, name), str) or not getattr(self, name):
         raise Pi0RagError(f"{name} is {getattr(self, name)!r}, must be a name that is not empty")
     _check_choice("chunk_dtype", self.chunk_dtype, CHUNK_DTYPES)
+    if not isinstance(self.start, str) or not _START.fullmatch(self.start):
+      raise Pi0RagError(f"start is {self.start!r}, allowed: {STARTS}")
+    _check_text("actions", self.actions)
 
   @property
   def chunk_shape(self) -> tuple[int, int]:
@@ -103,12 +119,15 @@ class Header:
     return self.action_horizon, self.action_dim
 
   def require(self, wanted: "Header", where: str) -> None:
-    """Raises Pi0RagError if `wanted` differs from this header, which the memory `where` has."""
-    different = [
-      f"{field.name} is {getattr(wanted, field.name)!r}, the memory has {getattr(self, field.name)!r}"
-      for field in dataclasses.fields(self)
-      if getattr(wanted, field.name) != getattr(self, field.name)
-    ]
+    """Raises Pi0RagError if `wanted` differs from this header, which the memory `where` has.
+
+    An action space that either side does not name fits any.
+    """
+    different = []
+    for name, words in _WORDS.items():
+      ours, theirs = getattr(self, name), getattr(wanted, name)
+      if ours != theirs and not (name == "actions" and "" in (ours, theirs)):
+        different.append(f"{name} is {theirs!r}, the memory has {ours!r} (another {words})")
     if different:
       raise Pi0RagError(
         f"{where} was made for something else: {'; '.join(different)}. "

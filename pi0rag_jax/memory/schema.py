@@ -16,6 +16,8 @@ APPLICATION_ID = 0x70693052  # "pi0R"
 VERSION = 2
 READABLE = (1, 2)
 BUSY_TIMEOUT_S = 5.0
+# Fields of the header that came with version 3, as a file without them is read.
+LATER = {"start": "zero", "actions": ""}
 # Where SQLite's file header has them (https://www.sqlite.org/fileformat.html, 1.3).
 _MAGIC, _HEAD_BYTES, _VERSION_AT, _APPLICATION_ID_AT = b"SQLite format 3\0", 100, 60, 68
 # Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
@@ -83,8 +85,8 @@ def snapshot(path: Path, *, locked: bool = False):
 
 
 def read_header(connection: sqlite3.Connection, path: Path) -> Header:
-  """Returns the header in the file. Errors: Pi0RagError if it is not complete."""
-  values = dict(connection.execute("SELECT name, value FROM header"))
+  """Returns the header in the file, with LATER's values where it is older. Errors: Pi0RagError if it is not complete."""
+  values = LATER | dict(connection.execute("SELECT name, value FROM header"))
   try:
     return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
   except (KeyError, ValueError, Pi0RagError) as error:

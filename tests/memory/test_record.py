@@ -76,6 +76,10 @@ def test_header_rejects_bad_fields():
     ({"action_dim": 2.5}, "action_dim is 2.5"),
     ({"encoder": ""}, "encoder is ''"),
     ({"chunk_dtype": "bfloat16"}, "chunk_dtype is 'bfloat16', allowed: float16, float32"),
+    ({"key_dim": 1 << 40}, "key_dim is 1099511627776, must be an integer of 1 or more, at most 1048576"),
+    ({"start": "draw"}, "start is 'draw', allowed: 'zero', 'draw:<seed>' or 'new'"),
+    ({"start": 0}, "start is 0, allowed"),
+    ({"actions": None}, "actions is None, must be a string"),
   ):
     with pytest.raises(Pi0RagError, match=message):
       Header(**(good | change))
@@ -83,8 +87,19 @@ def test_header_rejects_bad_fields():
 
 def test_header_names_every_difference():
   header = Header(2, 1, 2, "prefix", "p")
-  with pytest.raises(Pi0RagError, match="key_dim is 3, the memory has 2; encoder is 'siglip', the memory has 'prefix'"):
+  with pytest.raises(Pi0RagError, match=r"key_dim is 3, the memory has 2 \(another size of keys\); encoder is 'siglip', "
+                     r"the memory has 'prefix' \(another key recipe\). .*another directory for a new memory"):
     header.require(Header(3, 1, 2, "siglip", "p"), "here")
+  with pytest.raises(Pi0RagError, match=r"start is 'draw:3', the memory has 'zero' \(another start of the flow\)"):
+    header.require(dataclasses.replace(header, start="draw:3"), "here")
+
+
+def test_an_action_space_that_is_not_recorded_fits_any():
+  header = Header(2, 1, 2, "prefix", "p", actions="arm")
+  header.require(dataclasses.replace(header, actions=""), "here")
+  dataclasses.replace(header, actions="").require(header, "here")
+  with pytest.raises(Pi0RagError, match=r"actions is 'base', the memory has 'arm' \(another action space\)"):
+    header.require(dataclasses.replace(header, actions="base"), "here")
 
 
 def test_records_must_fit_the_header(make_record, header):
