@@ -13,7 +13,7 @@ from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy.openpi_policy import create_policy
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
-from train import columns, debug_data, finetune, loop
+from train import debug_data, finetune, loop
 from train.checkpoint import CheckpointStore
 
 
