@@ -54,7 +54,7 @@ def imports(path: pathlib.Path):
 
 def files():
   for folder in ("pi0rag_jax", "train", "eval"):
-    yield from sorted((ROOT / folder).rglob("*.py"))
+    yield from sorted(set((ROOT / folder).rglob("*.py")) - {ROOT / "pi0rag_jax" / "__init__.py"})  # the face shows all
 
 
 @pytest.mark.parametrize("path", list(files()), ids=lambda p: str(p.relative_to(ROOT)))
