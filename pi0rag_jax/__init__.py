@@ -38,7 +38,10 @@ _HOMES = {
   "build_cache": "data.cache", "compute_norm_stats": "data.running_stats", "load": "policy.directory",
   "open_dataset": "data.formats"}
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+  "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
+  "Pi0RagError", "Record", "Robot", "Sampler", "Source", "WebsocketClientPolicy", "WebsocketPolicyServer",
+  "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
 
 def __getattr__(name: str):

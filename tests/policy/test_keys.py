@@ -151,3 +151,20 @@ def test_keys_that_nobody_calibrated_say_so(model, tmp_path):
 def test_the_unit_is_the_median_distance_to_another_episode():
   keys_NE = np.array([[0.0], [0.1], [1.0], [5.0]])
   assert keys.unit_distance(keys_NE, np.array([0, 0, 1, 2])) == pytest.approx(np.median([1.0, 0.9, 0.9, 4.0]))
+
+
+def test_damaged_statistics_are_one_line(model, tmp_path):
+  """Every byte of the file changed in turn: read as other numbers, or refused by name."""
+  keys.KeyStats(keys.KeyRecipe(state_scale="spread"), np.arange(3.0), np.ones(3), 0.5, state_mean=np.zeros(2),
+                state_std=np.ones(2)).save(tmp_path)
+  path = tmp_path / keys.FILE_NAME
+  whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+  for at in range(len(whole)):
+    cut = whole[:at] if rng.random() < 0.5 else whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :]
+    path.write_bytes(cut)
+    try:
+      keys.KeyStats.load(tmp_path)
+    except Pi0RagError as error:
+      refused += 1
+      assert str(path.name) in str(error) or ("key " in str(error) and "\n" not in str(error))
+  assert refused > len(whole) / 2
