@@ -1,16 +1,17 @@
 """A robot of one's own, as a worked example: a UR5e with a gripper and two cameras, fine-tuned from pi0.5.
 
     from configs import my_robot
-    from pi0rag_jax.policy.openpi_policy import create_policy
+    from pi0rag_jax import Agent, load
 
-    policy = create_policy(my_robot.get_config(), "checkpoints/my_robot/20000")
-    chunk_TA = policy.infer(my_robot.example_observation())["actions"]  # float[50, 7]: joint positions (rad), gripper
+    agent = Agent(load("configs/my_robot.py", checkpoint="checkpoints/my_robot/20000"))
+    chunk_TA = agent.infer(my_robot.example_observation())["actions"]  # float[50, 7]: joint positions (rad), gripper
 
 To make it yours, copy this file and change, in this order:
 1. `example_observation`: what your robot measures, under names of your own.
 2. `inputs`: which of it is the state, and which pictures the model's three cameras are. Those that you lack are black
    and masked. `state` and `actions` list the same quantities in the same order, in units that stay the same.
-3. `outputs`: how many of the model's 32 numbers are actions of your robot.
+3. `outputs`: how many of the model's 32 numbers are actions of your robot; `robot`: what they mean, which a memory
+   needs to know. Without it, one spread of the demonstrations' actions is the unit.
 4. `get_config`: the model, which actions are relative to the state, the data set's columns, the weights to start from.
 
 `my_robot.inputs(my_robot.example_observation())` tries the first two without a model. The checkpoint is a directory
@@ -19,11 +20,14 @@ and of the actions (7), these as they are predicted: relative where `delta_mask`
 pi0rag_jax.openpi.norm_stats writes it.
 """
 
+import math
+
 import numpy as np
 
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
 from pi0rag_jax.robots.fields import passed_on, read_chunk, read_image, read_vector
-from pi0rag_jax.robots.transforms import TransformGroup, make_bool_mask
+from pi0rag_jax.robots.robot import ActionSpace, Robot
+from pi0rag_jax.robots.transforms import make_bool_mask
 
 JOINTS = 6
 HEIGHT, WIDTH = 480, 640  # px; any size will do
@@ -58,10 +62,16 @@ def outputs(data: dict) -> dict:
   return {"actions": data["actions"][:, : JOINTS + 1]}
 
 
-def robot(data: DataConfig, family: str) -> TransformGroup:
+# Angles (rad) are places, not changes: nothing integrates. Half a stroke of the gripper counts as much as 0.33 rad.
+ACTIONS = ActionSpace(
+  integrates=(False,) * (JOINTS + 1), cost=(*[3.0] * JOINTS, 2.0),
+  low=(*[-2 * math.pi] * JOINTS, 0.0), high=(*[2 * math.pi] * JOINTS, 1.0))
+
+
+def robot(data: DataConfig, family: str) -> Robot:
   """Returns what turns the robot's dictionaries into the model's, and back."""
   del data, family
-  return TransformGroup((inputs,), (outputs,))
+  return Robot("my_robot", inputs, outputs, ACTIONS, example_observation, tick_s=0.05)
 
 
 def get_config() -> TrainConfig:

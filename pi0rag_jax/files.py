@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,15 +25,25 @@ def write(path: str | os.PathLike, fill: Callable[[BinaryIO], Any]) -> None:
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
   try:
     with draft.open("wb") as file:
       fill(file)
       file.flush()
       os.fsync(file.fileno())
     os.replace(draft, path)
+    sync(path.parent)
   finally:
     draft.unlink(missing_ok=True)
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Makes a file's content or a folder's entries durable."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -69,6 +80,7 @@ class LineLog:
     whole = whole_lines(self.path)
     self._size = sum(len(line) + 1 for line in whole)
     self._file.truncate(self._size)
+    sync(self.path.parent)
 
   def append(self, line: bytes) -> None:
     """Writes one line, given without its end; one cut short by an error (a full disk) is taken back."""

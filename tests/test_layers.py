@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors", "pi0rag_jax.files", "pi0rag_jax.cli",
-          "pi0rag_jax.statistics"}
+          "pi0rag_jax.statistics", "pi0rag_jax.schema"}
 # What each layer may import of ours, beside itself and SHARED.
 ALLOWED = {
     "pi0rag_jax.models": set(),
@@ -54,7 +54,7 @@ def imports(path: pathlib.Path):
 
 def files():
   for folder in ("pi0rag_jax", "train", "eval"):
-    yield from sorted((ROOT / folder).rglob("*.py"))
+    yield from sorted(set((ROOT / folder).rglob("*.py")) - {ROOT / "pi0rag_jax" / "__init__.py"})  # the face shows all
 
 
 @pytest.mark.parametrize("path", list(files()), ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""Command line: `python -m pi0rag_jax.memory inspect|verify|export|import|compact DIR`."""
+"""Command line: `python -m pi0rag_jax.memory inspect|verify|backup|export|import|compact DIR`."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ import json
 import sys
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import portable, verify
+from pi0rag_jax.memory import backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.memory.store import GROUPS, SqliteStore
@@ -15,7 +15,8 @@ from pi0rag_jax.memory.store import GROUPS, SqliteStore
 def inspect(arguments) -> int:
   """Prints the header, sizes, and counts by kind, outcome, failure kind, task and source."""
   store = SqliteStore(arguments.directory, read_only=True)
-  groups = {group: store.breakdown(group) for group in GROUPS}
+  with store.snapshot():
+    groups = {group: store.breakdown(group) for group in GROUPS}
   found = {
     "directory": arguments.directory,
     "header": dataclasses.asdict(store.header),
@@ -40,6 +41,12 @@ def check(arguments) -> int:
   if not problems:
     print(f"{arguments.directory} is whole")
   return 1 if problems else 0
+
+
+def back_up(arguments) -> int:
+  """Copies the memory, also while it is written."""
+  print(f"{arguments.directory} is copied to {backup.backup(arguments.directory, arguments.out)}, which is whole")
+  return 0
 
 
 def export(arguments) -> int:
@@ -82,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
   for name, run, text in (
     ("inspect", inspect, "counts, sizes and header"),
     ("verify", check, "check file, records and index; status 1 if something is wrong"),
+    ("backup", back_up, "copy to a new folder while it may be written; the copy is verified"),
     ("export", export, "write one portable .npz file"),
     ("import", import_, "add the records of an exported file; what is there already is left out"),
     ("compact", compact, "give disk space back, evict near-duplicates"),
@@ -90,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     added[name].add_argument("directory", metavar="DIR")
     added[name].set_defaults(run=run)
   added["inspect"].add_argument("--json", action="store_true", help="print JSON")
+  added["backup"].add_argument("out", metavar="OUT", help="folder to make")
   added["export"].add_argument("--out", required=True, metavar="FILE", help="file to write")
   added["export"].add_argument("--skip_damaged", action="store_true", help="leave damaged records out")
   added["import"].add_argument("--from", required=True, dest="source", metavar="FILE", help="exported file")

@@ -48,8 +48,8 @@ class OverlapQuery:
   """Searches on one worker thread: submit the key, dispatch the denoising, then take the result.
 
   Args:
-    deadline_s: from when the keys are there; a search that takes longer is counted in `deadline_misses` and gives the empty
-      answer, so that the base action is used. None waits as long as it takes.
+    deadline_s: from when the keys are there; a search that takes longer is counted in `deadline_misses` and gives the
+      empty answer, so that the base action is used. None waits as long as it takes.
   """
 
   def __init__(self, search: Search, deadline_s: float | None = None):

@@ -44,7 +44,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
   identity, *columns = row
   texts, counters = columns[: len(TEXTS)], columns[len(TEXTS) : len(COLUMNS) - 1]
   written, blobs = columns[len(COLUMNS) - 1], columns[len(COLUMNS) :]
-  if not all(isinstance(blob, bytes) for blob in blobs) or _digest(texts, blobs) != written:
+  if identity < 1 or not all(isinstance(blob, bytes) for blob in blobs) or _digest(texts, blobs) != written:
     raise DamagedError(
       f"record {identity} is damaged, its content is not what was written: restore a backup, or rescue the rest "
       "with `python -m pi0rag_jax.memory export --skip_damaged` and import it into a new memory"
@@ -55,7 +55,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
     base_TA, corrected_TA = base.reshape(header.chunk_shape), corrected.reshape(header.chunk_shape)
     fields = dict(zip(TEXTS, texts)) | {"provenance": json.loads(texts[-1])}
     record = Record(key, base_TA, corrected_TA, **fields, **dict(zip(COUNTERS, counters)))
-  except (ValueError, TypeError, Pi0RagError) as error:
+  except (ValueError, TypeError, RecursionError, Pi0RagError) as error:
     raise DamagedError(f"record {identity} cannot be decoded: {error}") from error
   if key.size != header.key_dim:
     raise DamagedError(f"record {identity} has a key of {key.size} dims, the header says {header.key_dim}")

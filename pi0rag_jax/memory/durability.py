@@ -1,9 +1,11 @@
-"""Kill test: a process that adds records is killed again and again; nothing it acknowledged may be missing.
+"""Kill test: a process that adds records is killed again and again, and one that reads beside it; nothing that was
+acknowledged may be missing, and no reader may see anything but a whole memory.
 
 `python -m pi0rag_jax.memory.durability --runs=200` prints a report as JSON; exit status 1 if a run failed.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -14,15 +16,17 @@ import time
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec
+from pi0rag_jax.memory import codec, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Header, Record
+from pi0rag_jax.memory.store import SqliteStore
 
 HEADER = Header(key_dim=64, action_horizon=8, action_dim=7, encoder="durability", policy="none")
 ROOMY, TIGHT = 20_000, 60  # capacities: nothing is evicted; something is at nearly every addition
 _KILLS_PER_DIRECTORY = 5
 _EARLY_SHARE = 0.25
 _EARLY_S = 0.03  # longest time to the kill after the imports
+_BESIDE_SHARE = 0.5  # of the runs wait for the reader's first reading
 _LATE_S = 0.25  # longest time to the kill after the first acknowledgement
 _COMPACT_EVERY = 11  # batches, so that kills also hit vacuuming and checkpoints
 _LARGEST_BATCH = 6
@@ -39,6 +43,7 @@ class Report:
   batches_acknowledged: int = 0
   records_acknowledged: int = 0
   unacknowledged_batches_found_whole: int = 0
+  readings: int = 0
   problems: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -56,40 +61,75 @@ def batch_records(number: int) -> list[Record]:
   return records
 
 
-def write_forever(directory: str, first_batch: int, capacity: int) -> None:
-  """Adds batches and prints `number id,id,...` once each is durable, until the process is killed."""
+def write_forever(directory: str, first_batch: int, capacity: int, reopen: bool = False) -> None:
+  """Adds batches and prints `number id,id,...` once each is durable, until the process is killed.
+
+  Each batch is an episode in which the one before it had a say. `reopen` closes the memory after every batch.
+  """
   print("ready", flush=True)
-  with _open(directory, capacity) as memory:
-    number = first_batch
-    while True:
-      ids = memory.add(batch_records(number), token=f"batch {number}")
-      print(f"{number} {','.join(map(str, ids))}", flush=True)
-      memory.record_use(ids)
-      if number % _COMPACT_EVERY == 0:
-        memory.compact()
-      number += 1
+  number, ids = first_batch, []
+  while True:
+    with _open(directory, capacity) as memory:
+      while True:
+        ids = memory.add(batch_records(number), token=f"batch {number}", outcomes=[(ids, [1.0] * len(ids), True)])
+        print(f"{number} {','.join(map(str, ids))}", flush=True)
+        memory.record_use(ids)
+        if number % _COMPACT_EVERY == 0:
+          memory.compact()
+        number += 1
+        if reopen:
+          break
 
 
-def kill_once(directory: str, first_batch: int, capacity: int, rng: np.random.Generator) -> dict[int, list[int]]:
-  """Starts a writer, kills it at a random moment, and returns the ids it acknowledged by batch."""
-  arguments = ["--child", directory, "--first_batch", str(first_batch), "--capacity", str(capacity)]
-  command = [sys.executable, "-m", "pi0rag_jax.memory.durability", *arguments]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-    assert child.stdout is not None
+def read_forever(directory: str) -> None:
+  """Opens and verifies the memory again and again; prints what is wrong, a line that is empty if nothing is."""
+  while True:
+    try:
+      store = SqliteStore(directory, read_only=True)
+      with store.snapshot():
+        problems = [] if store.clock()[0] == len(store.tokens()) else ["the clock is not the number of episodes"]
+      Memory.load(directory).close()
+      print("; ".join(problems + verify.verify(directory)), flush=True)
+    except Pi0RagError as error:
+      if "no memory in" not in str(error):  # not made yet
+        print(error, flush=True)
+
+
+def kill_once(
+  directory: str, first_batch: int, capacity: int, rng: np.random.Generator, readings: list[str] | None = None
+) -> dict[int, list[int]]:
+  """Starts a writer, kills it at a random moment, and returns the ids it acknowledged by batch.
+
+  With `readings` a reader runs beside it, is killed too, and what it printed is added there.
+  """
+  arguments = ["--first_batch", str(first_batch), "--capacity", str(capacity)]
+  with contextlib.ExitStack() as stack:
+    reader = stack.enter_context(_child(directory, "--read")) if readings is not None else None
+    child = stack.enter_context(_child(directory, *arguments))
     text = child.stdout.readline()
+    if reader is not None and rng.random() < _BESIDE_SHARE:
+      readings.append(reader.stdout.readline())
     # A quarter of the kills comes early, while the file is made, checked or indexed.
     if rng.random() < _EARLY_SHARE:
       time.sleep(rng.uniform(0, _EARLY_S))
     else:
       text += child.stdout.readline()
       time.sleep(rng.uniform(0, _LATE_S))
-    ended = child.poll()
-    child.kill()
+    ended = [process.poll() for process in (child, reader) if process is not None]
+    for process in rng.permutation([process for process in (child, reader) if process is not None]):
+      process.kill()
+    if reader is not None:
+      readings += reader.stdout.read().split("\n")[:-1]
     lines = (text + child.stdout.read()).split("\n")[1:-1]  # what follows the last newline was cut off
-  if ended is not None:
-    raise Pi0RagError(f"the writer ended by itself with status {ended}")
+  if any(status is not None for status in ended):
+    raise Pi0RagError(f"writer or reader ended by themselves with status {ended}")
   split = [line.split(" ") for line in lines]
   return {int(number): [int(i) for i in ids.split(",")] for number, ids in split}
+
+
+def _child(directory: str, *options: str) -> subprocess.Popen:
+  command = [sys.executable, "-m", "pi0rag_jax.memory.durability", "--child", directory, *options]
+  return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def check(memory: Memory, acknowledged: dict[int, list[int]], next_batch: int) -> tuple[list[str], bool]:
@@ -139,7 +179,8 @@ def run(runs: int, seed: int) -> Report:
 def _kill_and_check(directory, capacity, acknowledged, rng, report: Report) -> None:
   """Kills one writer, checks what it left, and repeats its last batch; adds to `acknowledged` and `report`."""
   next_batch = len(acknowledged)
-  new = kill_once(directory, next_batch, capacity, rng)
+  readings: list[str] = []
+  new = kill_once(directory, next_batch, capacity, rng, readings)
   acknowledged |= new
   name = f"run {report.runs}"
   report.runs += 1
@@ -148,13 +189,23 @@ def _kill_and_check(directory, capacity, acknowledged, rng, report: Report) -> N
   report.batches_acknowledged += len(new)
   report.records_acknowledged += sum(map(len, new.values()))
   next_batch = len(acknowledged)
+  report.readings += len(readings)
+  report.problems += [f"{name}, reader: {line.strip()}" for line in readings if line.strip()]
   try:
     with _open(directory, capacity) as memory:
       problems, whole = check(memory, acknowledged, next_batch)
       report.unacknowledged_batches_found_whole += whole
       # The client cannot know whether its last batch arrived: it repeats it, and it must be there once.
-      acknowledged[next_batch] = memory.add(batch_records(next_batch), token=f"batch {next_batch}")
+      # Every other one is taken back before.
+      token, said = f"batch {next_batch}", acknowledged.get(next_batch - 1, [])
+      if token in memory.tokens() and report.runs % 2:
+        memory.undo(token)
+      outcomes = [(said, [1.0] * len(said), True)]
+      acknowledged[next_batch] = memory.add(batch_records(next_batch), token=token, outcomes=outcomes)
       problems += check(memory, acknowledged, next_batch + 1)[0]
+      if not memory.episodes == len(memory.tokens()) == next_batch + 1:
+        problems.append(f"{memory.episodes} episodes are counted, {len(memory.tokens())} of {next_batch + 1} are there")
+    problems += verify.verify(directory)
   except Pi0RagError as error:
     problems = [f"cannot be opened: {error}"]
     acknowledged.setdefault(next_batch, [])
@@ -171,11 +222,15 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--runs", type=int, default=200)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--child", metavar="DIR", help=argparse.SUPPRESS)
+  parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
+  parser.add_argument("--reopen", action="store_true", help=argparse.SUPPRESS)
   parser.add_argument("--first_batch", type=int, default=0, help=argparse.SUPPRESS)
   parser.add_argument("--capacity", type=int, default=ROOMY, help=argparse.SUPPRESS)
   arguments = parser.parse_args(argv)
+  if arguments.read:
+    read_forever(arguments.child)
   if arguments.child:
-    write_forever(arguments.child, arguments.first_batch, arguments.capacity)
+    write_forever(arguments.child, arguments.first_batch, arguments.capacity, arguments.reopen)
   started_s = time.monotonic()
   report = run(arguments.runs, arguments.seed)
   print(json.dumps(dataclasses.asdict(report) | {"wall_s": round(time.monotonic() - started_s, 1)}, indent=1))

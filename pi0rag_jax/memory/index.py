@@ -4,6 +4,7 @@ Failures, then corrections fill the rows from the first one up, anchors from the
 three ranges that are searched separately. Exact L2 search on float16 keys. Nothing here locks: the facade does.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import faiss
@@ -19,8 +20,10 @@ LANES = 16
 
 def build(header: Header, capacity: int, records) -> "MemoryIndex":
   """Returns the index of (id, Record) pairs."""
+  records = iter(records)
+  first = list(itertools.islice(records, 1))  # read before any array is made, since a header may be damaged
   index = MemoryIndex(header, capacity)
-  for identity, record in records:
+  for identity, record in itertools.chain(first, records):
     index.add(identity, record)
   return index
 

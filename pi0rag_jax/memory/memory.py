@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,17 +25,14 @@ class Memory:
   def __init__(self, records: store.Store, capacity: int, *, read_only: bool = False):
     if capacity < 1:
       raise Pi0RagError(f"capacity is {capacity}, must be 1 or more")
-    self.header, self.capacity, self.read_only = records.header, capacity, read_only
+    self.capacity, self.read_only = capacity, read_only
     self._store = records
     self._writing, self._searching, self._counting = threading.RLock(), threading.Lock(), threading.Lock()
     self._uses: collections.Counter[int] = collections.Counter()
     self._frozen, self._closed = 0, False
     self._session = {"queries": 0, "added": 0, "evicted": 0}
-    count = sum(records.breakdown("kind").values())
-    # What only reads needs no free rows; what was written with a larger capacity is still all there.
-    rows = max(count, 1 if read_only else capacity)
-    self._index = index.build(self.header, rows, records.scan())
-    self._clock = records.clock()
+    self._index, self._clock = self._read()
+    self.header = records.header
 
   @classmethod
   def open(
@@ -72,7 +68,7 @@ class Memory:
 
   @classmethod
   def _start(cls, directory, header, capacity, *, read_only, **options) -> "Memory":
-    records = store.SqliteStore(Path(directory), header, read_only=read_only, **options)
+    records = store.SqliteStore(directory, header, read_only=read_only, **options)
     try:
       return cls(records, capacity, read_only=read_only)
     except BaseException:
@@ -103,25 +99,36 @@ class Memory:
     with self._searching:
       return {kind: self._index.count(kind) for kind in KINDS}
 
-  def add(self, records, *, token: str | None = None) -> list[int]:
+  def add(self, records, *, token: str | None = None, outcomes=()) -> list[int]:
     """Returns the ids of `records`, all durable; at capacity others are evicted in the same transaction.
 
-    With a `token` the call may be repeated after a crash: what was added is not added again. A memory full
-    of corrections gives up incoming anchors and failures at once; their ids are returned all the same.
-    Errors: Pi0RagError for records that do not fit the header or the capacity; a memory that is read-only,
-      frozen or closed; a disk that takes no more.
+    What an episode teaches is whole with `outcomes` and a `token` of its own: its outcome, the clock and its records
+    are there together or not at all. A call that is repeated with its token, after a crash perhaps, does nothing and
+    returns the same ids; `undo` takes it back. A memory full of corrections gives up incoming anchors and failures at
+    once; their ids are returned all the same.
+
+    Args:
+      outcomes: (ids, says, success) of each episode that ended, counted before the records are added, as by
+        `record_outcome`.
+    Errors: Pi0RagError for records that do not fit the header or the capacity, for weights that are wrong; a memory
+      that is read-only, frozen or closed; a disk that takes no more.
     """
     records = list(records)
+    ended = [(_largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
     with self._writing:
       self._require_writable()
       if token is not None:
         seen = self._store.batch(token, records)
         if seen is not None:
           return seen
-      records = [dataclasses.replace(record, episode=self.episodes) for record in records]
+      episodes, successes = self.episodes + len(ended), self.successes + sum(success for _, success in ended)
+      records = [dataclasses.replace(record, episode=episodes) for record in records]
       victims, refused = self._make_room(records)
-      ids = self._store.add(records, token=token, evict=victims, refuse=refused)
+      ids = self._store.add(records, token=token, evict=victims, refuse=refused, outcomes=ended)
       with self._searching:
+        for episode, (says, success) in enumerate(ended, self.episodes + 1):
+          self._index.add_outcomes(says, success=success, episode=episode)
+        self._clock = episodes, successes
         self._index.remove(victims)
         for place, (identity, record) in enumerate(zip(ids, records)):
           if place not in refused:
@@ -129,6 +136,28 @@ class Memory:
         self._session["added"] += len(ids)
         self._session["evicted"] += len(victims) + len(refused)
       return ids
+
+  def tokens(self) -> list[str]:
+    """Returns the tokens that were added and not taken back, in the order of their commits."""
+    return self._store.tokens()
+
+  def undo(self, token: str) -> None:
+    """Takes back what was added with `token`, durably, so that the memory is as if it had never been.
+
+    Its records go and their ids are free again, those that it evicted return, the utilities that it counted and the
+    clock are what they were. Use counts alone stay. Only the last token can be taken back, then the one before it, for
+    the last 64; not past a change without a token (`add`, `remove` or `record_outcome`).
+    Errors: Pi0RagError for a token that cannot be taken back (nothing changes); otherwise as `add`.
+    """
+    with self._writing:
+      self._require_writable()
+      self._store.undo(token)
+      found, clock = self._read()
+      with self._searching:
+        self._index, self._clock = found, clock
+      with self._counting:
+        # Uses that wait for `flush` must not be counted for a later record of the same id.
+        self._uses = collections.Counter({i: n for i, n in self._uses.items() if i in found})
 
   def query(self, keys_BE, k: int, *, task: str | None = None, kinds=(CORRECTION, ANCHOR)) -> Neighbours:
     """Returns the k nearest records of each key, each kind with an equal share of the k places.
@@ -170,15 +199,11 @@ class Memory:
       success: how the episode ended.
     Errors: Pi0RagError for shapes that differ, or a weight that is negative or not finite.
     """
-    largest = _largest_says(np.asarray(ids), np.asarray(says, float))
     with self._writing:
       if self.read_only or self._frozen:
-        return
-      self._require_writable()
-      self._store.add_outcomes(largest, success=success)
-      with self._searching:
-        self._clock = (self.episodes + 1, self.successes + success)
-        self._index.add_outcomes(largest, success=success, episode=self.episodes)
+        _largest_says(ids, says)
+      else:
+        self.add([], outcomes=[(ids, says, success)])
 
   def flush(self) -> None:
     """Writes the use counts of `record_use` durably; those of a frozen memory wait for its end."""
@@ -250,10 +275,20 @@ class Memory:
     with self._writing:
       if self._closed:
         return
-      self._write_uses()
-      with self._searching:
-        self._closed = True
-      self._store.close()
+      try:
+        self._write_uses()
+      finally:
+        with self._searching:
+          self._closed = True
+        self._store.close()
+
+  def _read(self) -> tuple[index.MemoryIndex, tuple[int, int]]:
+    """Returns the index of what the store has, and its clock, both of one moment."""
+    with self._store.snapshot():
+      count = sum(self._store.breakdown("kind").values())
+      # What only reads needs no free rows; what was written with a larger capacity is still all there.
+      rows = max(count, 1 if self.read_only else self.capacity)
+      return index.build(self._store.header, rows, self._store.scan()), self._store.clock()
 
   def _make_room(self, records) -> tuple[list[int], list[int]]:
     """Returns what `eviction.choose` says for adding `records`."""
@@ -305,8 +340,9 @@ def shares(k: int, kinds: Sequence[str]) -> dict[str, int]:
   return {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)}
 
 
-def _largest_says(ids: np.ndarray, says: np.ndarray) -> dict[int, float]:
+def _largest_says(ids, says) -> dict[int, float]:
   """Returns the largest weight of each id that has one above 0."""
+  ids, says = np.asarray(ids), np.asarray(says, float)
   if ids.shape != says.shape:
     raise Pi0RagError(f"ids have shape {ids.shape}, their weights {says.shape}: must be equal")
   if not (np.isfinite(says) & (says >= 0)).all():

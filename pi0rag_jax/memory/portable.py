@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import os
+import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
 from pi0rag_jax.memory.memory import Memory
@@ -19,7 +20,9 @@ _ARRAYS = ("keys_ME", "base_MTA", "corrected_MTA")
 _FIELDS = (*codec.TEXTS, "use_count", "created")
 # Exports of older versions lack these: nothing is known.
 _UTILITY = ("helped", "hurt")
+_JSON = "memory.json"
 _BATCH = 256
+_SHOWN = 300  # characters of an error that a foreign file makes
 
 
 def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, int]:
@@ -27,12 +30,11 @@ def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, i
 
   Errors: Pi0RagError if `out` exists or cannot be written, or for a damaged record without `skip_damaged`.
   """
-  out = Path(out)
-  if out.exists():
-    raise Pi0RagError(f"{out} is there already: choose another name, or remove it first")
+  out = free_place(out)
   store = SqliteStore(directory, read_only=True)
   damaged: list[Pi0RagError] = []
-  pairs = list(store.scan(on_damage=damaged.append if skip_damaged else None))
+  with store.snapshot():
+    pairs = list(store.scan(on_damage=damaged.append if skip_damaged else None))
   shape = (len(pairs), *store.header.chunk_shape)
   arrays = {
     "keys_ME": _stacked([r.key for _, r in pairs], (len(pairs), store.header.key_dim), "float32"),
@@ -54,8 +56,10 @@ def import_memory(directory, source, *, capacity: int = 10_000) -> tuple[int, in
   Errors: Pi0RagError for a file that is not an export, another header, or more records than `capacity`.
   """
   header, records = read_export(source)
+  digests = [codec.digest(record, header) for record in records]
+  if len(set(digests)) > capacity:  # before a memory is made for them
+    raise Pi0RagError(f"0 records and {len(set(digests))} new ones exceed the capacity {capacity}: raise it")
   with Memory.open(directory, **dataclasses.asdict(header), capacity=capacity) as memory:
-    digests = [codec.digest(record, header) for record in records]
     seen = memory.known(digests)
     new = []
     for digest, record in zip(digests, records):
@@ -70,24 +74,68 @@ def import_memory(directory, source, *, capacity: int = 10_000) -> tuple[int, in
 
 
 def read_export(source) -> tuple[Header, list[Record]]:
-  """Returns (header, records) of an exported file. Errors: Pi0RagError if it is not one."""
+  """Returns (header, records) of an exported file, which cannot make more of itself than it has bytes.
+
+  Errors: Pi0RagError if it is not one.
+  """
+  source = Path(source).expanduser()
   try:
-    with np.load(source, allow_pickle=False) as file:
-      content = json.loads(file["memory.json"])
-      arrays = [file[name] for name in _ARRAYS]
-    if content["format"] != FORMAT:
-      raise Pi0RagError(f"format is {content['format']!r}, this code reads {FORMAT!r}")
-    header, rows = Header(**content["header"]), content["records"]
-    if any(len(array) != len(rows) for array in arrays):
-      raise Pi0RagError(f"{len(rows)} records with arrays of {[len(array) for array in arrays]} rows")
+    with zipfile.ZipFile(source) as archive:
+      _check_sizes(archive, source)
+      content = json.loads(archive.read(_JSON))
+      if content["format"] != FORMAT:
+        raise Pi0RagError(f"format is {content['format']!r}, this code reads {FORMAT!r}")
+      header, rows = Header(**content["header"]), content["records"]
+      shapes = ((len(rows), header.key_dim), *[(len(rows), *header.chunk_shape)] * 2)
+      dtypes = ("float32", header.chunk_dtype, header.chunk_dtype)
+      arrays = [_read_array(archive, *wanted) for wanted in zip(_ARRAYS, shapes, dtypes)]
     records = [
       Record(key, base, corrected, **{name: row[name] for name in _FIELDS},
              **{name: row.get(name, 0.0) for name in _UTILITY})
       for key, base, corrected, row in zip(*arrays, rows)
     ]
-  except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, Pi0RagError) as error:
-    raise Pi0RagError(f"{source} is not an exported memory: {error}") from error
+  except Exception as error:  # whatever the parsers of zip, JSON and arrays make of foreign bytes
+    details = " ".join(f"{error or type(error).__name__}".split())[:_SHOWN]
+    raise Pi0RagError(f"{source} is not an exported memory: {details}") from error
   return header, records
+
+
+def free_place(out) -> Path:
+  """Returns the path to write to. Errors: Pi0RagError if something is there, or its folder is not."""
+  out = Path(out).expanduser()
+  if out.exists():
+    raise Pi0RagError(f"{out} is there already: choose another name, or remove it first")
+  if not out.parent.is_dir():
+    raise Pi0RagError(f"{out} cannot be written: {out.parent} is no folder")
+  return out
+
+
+def _check_sizes(archive: zipfile.ZipFile, source: Path) -> None:
+  """Raises Pi0RagError unless the archive has an export's parts, not compressed, and no more bytes than its file."""
+  parts = archive.infolist()
+  wanted = sorted([_JSON, *(f"{name}.npy" for name in _ARRAYS)])
+  if sorted(part.filename for part in parts) != wanted:
+    raise Pi0RagError(f"it has the parts {sorted(part.filename for part in parts)[:5]}, must have {wanted}")
+  if any(part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size for part in parts):
+    raise Pi0RagError("its parts are compressed, an export's are not: take the original file")
+  declared, size = sum(part.file_size for part in parts), source.stat().st_size
+  if declared > size:
+    raise Pi0RagError(f"its parts are {declared} bytes, the file has {size}: it was cut")
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+  """Returns an array, read only after what it says of itself and its size agree with the header."""
+  info, wanted = archive.getinfo(f"{name}.npy"), np.dtype(dtype).newbyteorder("<")
+  with archive.open(info) as file:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+      raise Pi0RagError(f"{name} has array format {version}, must be (1, 0)")
+    found, fortran, kind = np.lib.format.read_array_header_1_0(file)
+    size = info.file_size - file.tell()
+    if (found, fortran, kind, size) != (shape, False, wanted, math.prod(shape) * wanted.itemsize):
+      raise Pi0RagError(f"{shape[0]} records with arrays of another size: {name} is {kind}{list(found)} in {size} "
+                        f"bytes, must be {wanted}{list(shape)}")
+    return np.frombuffer(file.read(), wanted).reshape(shape)
 
 
 def _stacked(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -99,14 +147,16 @@ def _stacked(arrays: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray], text: str) -> None:
-  """Writes under another name first, so that a whole file appears or none."""
-  part = out.with_name(out.name + ".part")
+  """Writes under another name first, so that a whole file appears or none; without dates, which may precede 1980."""
+
+  def fill(file):
+    with zipfile.ZipFile(file, "w") as archive:
+      for name, array in arrays.items():
+        with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as part:
+          np.lib.format.write_array(part, array, version=(1, 0), allow_pickle=False)
+      archive.writestr(zipfile.ZipInfo(_JSON), text)
+
   try:
-    with open(part, "wb") as file:
-      np.savez(file, **arrays)  # type: ignore[arg-type]
-    with zipfile.ZipFile(part, "a") as archive:
-      archive.writestr("memory.json", text)
-    os.replace(part, out)
+    files.write(out, fill)
   except OSError as error:
-    part.unlink(missing_ok=True)
     raise Pi0RagError(f"{out} cannot be written: {error}") from error

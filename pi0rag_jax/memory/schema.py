@@ -2,41 +2,60 @@
 
 import contextlib
 import dataclasses
-import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import lock
+from pi0rag_jax.memory import lock, seal
 from pi0rag_jax.memory.record import DamagedError, Header
 
 NAME = "memory.sqlite3"
 APPLICATION_ID = 0x70693052  # "pi0R"
-# 2 added columns; a version 1 is read as it is, and gets them when it is next written to.
-VERSION = 2
-READABLE = (1, 2)
+# 2 added columns, 3 the seal, what an undo needs, and LATER. Older files are read as they are, and brought to the
+# present version when they are next opened for writing.
+VERSION = 3
+READABLE = (1, 2, 3)
 BUSY_TIMEOUT_S = 5.0
-# Fields of the header that came with version 3, as a file without them is read.
-LATER = {"start": "zero", "actions": ""}
-# Where SQLite's file header has them (https://www.sqlite.org/fileformat.html, 1.3).
-_MAGIC, _HEAD_BYTES, _VERSION_AT, _APPLICATION_ID_AT = b"SQLite format 3\0", 100, 60, 68
-# Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
 ADDED = {"helped": "REAL NOT NULL DEFAULT 0", "hurt": "REAL NOT NULL DEFAULT 0",
          "episode": "INTEGER NOT NULL DEFAULT 0"}
-_TABLES = f"""
-CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
+# Rows of the header that came with version 3, with what a file without them is read as.
+LATER = {"start": "zero", "actions": ""}
+# Rows beside the header's own: how many episodes ended with the memory in use, and how many of them well.
+CLOCK = ("episodes", "successes")
+_COLUMNS = f"""
   kind TEXT NOT NULL, outcome TEXT NOT NULL, failure_kind TEXT NOT NULL,
   task TEXT NOT NULL, prompt TEXT NOT NULL, provenance TEXT NOT NULL, use_count INTEGER NOT NULL,
   created REAL NOT NULL, digest BLOB NOT NULL,
-  {", ".join(f"{name} {kind}" for name, kind in ADDED.items())});
+  {", ".join(f"{name} {kind}" for name, kind in ADDED.items())}"""
+_BLOBS = "key BLOB NOT NULL, base BLOB NOT NULL, corrected BLOB NOT NULL"
+# Blobs have their own table: scans of the small columns and updates of use counts then touch few pages.
+_TABLES = f"""
+CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (id INTEGER PRIMARY KEY AUTOINCREMENT, {_COLUMNS});
 CREATE INDEX records_digest ON records (digest);
-CREATE TABLE arrays (id INTEGER PRIMARY KEY, key BLOB NOT NULL, base BLOB NOT NULL, corrected BLOB NOT NULL);
+CREATE TABLE arrays (id INTEGER PRIMARY KEY, {_BLOBS});
 CREATE TABLE batches (
   token TEXT PRIMARY KEY, digest BLOB NOT NULL,
   first_id INTEGER NOT NULL, last_id INTEGER NOT NULL) WITHOUT ROWID;
 """
+_NUMBERED = {"number": "INTEGER NOT NULL DEFAULT 0"}
+_SINCE_3 = (
+  "CREATE TABLE IF NOT EXISTS undo (number INTEGER PRIMARY KEY, changes TEXT NOT NULL)",
+  f"CREATE TABLE IF NOT EXISTS evicted (number INTEGER NOT NULL, id INTEGER PRIMARY KEY, {_COLUMNS}, {_BLOBS})",
+)
+
+
+def locate(directory) -> Path:
+  """Returns the file of the memory in `directory`, with `~` expanded and links followed.
+
+  All names of one memory thus share the lock and the journal, which lie beside the file itself.
+  """
+  try:
+    return (Path(directory).expanduser() / NAME).resolve()
+  except (OSError, RuntimeError, ValueError) as error:
+    raise Pi0RagError(f"{directory} cannot be used for a memory: {error}") from None
 
 
 def create(path: Path, header: Header) -> None:
@@ -52,40 +71,43 @@ def create(path: Path, header: Header) -> None:
     new.with_name(new.name + suffix).unlink(missing_ok=True)
   with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
     connection.execute("PRAGMA synchronous = FULL")
-    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-    connection.executescript(marks + _TABLES)
+    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 2; {_TABLES}")
     fields = dataclasses.asdict(header).items()
     connection.executemany("INSERT INTO header VALUES (?, ?)", [(name, str(value)) for name, value in fields])
+    upgrade(connection)
     connection.execute("PRAGMA journal_mode = WAL")
-  sync(new)
+  files.sync(new)
   new.rename(path)
-  sync(path.parent)
+  files.sync(path.parent)
 
 
 @contextlib.contextmanager
-def snapshot(path: Path, *, locked: bool = False):
-  """Yields a connection that reads one consistent state and writes nothing to the file.
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+  """Yields a connection that sees the memory as it is at this moment, whatever is written meanwhile.
 
-  Without a writer and a journal the file is opened as immutable, which works on read-only media too.
-  `locked`: the caller holds the writer's lock, so that nobody else writes.
-  Errors: Pi0RagError for a file that is missing, foreign, or cannot be read.
+  It takes no lock that a writer waits for and changes nothing.
+  Errors: Pi0RagError for a file that is missing, foreign, or cannot be read; DamagedError if commits are missing.
   """
-  if not path.is_file():
-    raise Pi0RagError(f"no memory in {path.parent}: {path.name} is missing")
-  with reported(path), contextlib.nullcontext(True) if locked else lock.no_writer(path.parent) as alone:
-    if alone:
-      # Not through SQLite: a kill during a checkpoint leaves a file that is whole only with its journal.
-      # Not while a writer lives: closing the file would drop the locks of a writer in this process.
-      with open(path, "rb") as file:
-        _check_identity(path, file.read(_HEAD_BYTES))
-    wal = path.with_name(path.name + "-wal")
-    immutable = alone and not (wal.exists() and wal.stat().st_size)
-    with contextlib.closing(connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")) as connection:
+  with reported(path):
+    if not path.is_file():
+      raise Pi0RagError(f"no memory in {path.parent}: {path.name} is missing")
+    _check_identity(path)
+    known = lock.commits(path)  # read before the snapshot, which therefore has them all
+    connection, before = _reader(path)
+    with contextlib.closing(connection):
+      if seal.commits(connection) < known:
+        raise DamagedError(
+          f"{path} lacks {known - seal.commits(connection)} of {known} commits: its journal was cut or taken away, "
+          "or an older copy put in its place; bring the journal back, or remove "
+          f"{lock.path_of(path).name} beside it to go on with what is left"
+        )
       yield connection
+    if before is not None and before != _stamp(path):
+      raise Pi0RagError(f"{path} was written while it was read, where a reader cannot tell the writer: try again")
 
 
 def read_header(connection: sqlite3.Connection, path: Path) -> Header:
-  """Returns the header in the file, with LATER's values where it is older. Errors: Pi0RagError if it is not complete."""
+  """Returns the header in the file. Errors: DamagedError if it is not complete."""
   values = LATER | dict(connection.execute("SELECT name, value FROM header"))
   try:
     return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
@@ -94,11 +116,25 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-  """Brings a file of version 1 to the present one; the caller is its only writer."""
+  """Brings a file of an older version to the present one, at once or not at all; the caller is its only writer."""
   if version(connection) == VERSION:
     return
-  steps = [f"ALTER TABLE records ADD COLUMN {name} {kind}" for name, kind in ADDED.items()]
-  connection.executescript(f"BEGIN IMMEDIATE; {'; '.join(steps)}; PRAGMA user_version = {VERSION}; COMMIT")
+  connection.execute("BEGIN IMMEDIATE")
+  for table, added in {"records": ADDED, "batches": _NUMBERED}.items():
+    for name in added.keys() - columns(connection, table):
+      connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {added[name]}")
+  for statement in _SINCE_3:
+    connection.execute(statement)
+  rows = LATER | dict.fromkeys(CLOCK, "0")
+  connection.executemany("INSERT OR IGNORE INTO header VALUES (?, ?)", rows.items())
+  seal.make(connection)
+  connection.execute(f"PRAGMA user_version = {VERSION}")
+  connection.execute("COMMIT")
+
+
+def columns(connection: sqlite3.Connection, table: str) -> set[str]:
+  """Returns the names of a table's columns, whatever the file's version says."""
+  return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
 
 
 def version(connection: sqlite3.Connection) -> int:
@@ -138,22 +174,64 @@ def connect(path: Path, parameters: str) -> sqlite3.Connection:
   return connection
 
 
-def sync(path: Path) -> None:
-  """Makes a file's content or a directory's entries durable."""
-  fd = os.open(path, os.O_RDONLY)
+def _reader(path: Path) -> tuple[sqlite3.Connection, tuple | None]:
+  """Returns (a connection inside a transaction, the file's stamp where SQLite could not guard it from writers)."""
+  if _journal_bytes(path):
+    # Perhaps a killed writer's: opened for reading alone, which leaves it as it is.
+    return _begun(path, "mode=ro"), None
   try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
+    # Not for reading alone, which would leave behind what SQLite makes beside the file.
+    return _begun(path, "mode=rw"), None
+  except sqlite3.OperationalError as error:
+    if "locked" in str(error) or _journal_bytes(path):
+      raise
+    # Nothing can be made beside the file: read-only media, somebody else's directory, a full disk.
+    before = _stamp(path)
+    return _begun(path, "mode=ro&immutable=1"), before
 
 
-def _check_identity(path: Path, head: bytes) -> None:
-  """Raises Pi0RagError unless a file that begins with `head` is a memory of a version that this code knows."""
-  if len(head) < _HEAD_BYTES or not head.startswith(_MAGIC):
-    raise _foreign(path, "no SQLite file")
-  found, application_id = (int.from_bytes(head[at : at + 4], "big") for at in (_VERSION_AT, _APPLICATION_ID_AT))
+def _begun(path: Path, parameters: str) -> sqlite3.Connection:
+  connection = connect(path, parameters)
+  try:
+    connection.execute("PRAGMA query_only = 1")
+    connection.execute("BEGIN")
+    connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+  except BaseException:
+    connection.close()
+    raise
+  return connection
+
+
+def _journal_bytes(path: Path) -> int:
+  try:
+    return path.with_name(path.name + "-wal").stat().st_size
+  except FileNotFoundError:
+    return 0
+
+
+def _stamp(path: Path) -> tuple:
+  stat = path.stat()
+  return stat.st_mtime_ns, stat.st_size, _journal_bytes(path)
+
+
+def _check_identity(path: Path) -> None:
+  """Raises Pi0RagError unless the file is a memory of a version that this code knows.
+
+  Through SQLite: closing a file of our own would drop the locks that this process has on it. Immutable, so that a
+  foreign file is left alone; `writable_schema`, since a kill during a checkpoint leaves a file that is whole only with
+  its journal.
+  """
+  try:
+    with contextlib.closing(connect(path, "mode=ro&immutable=1")) as connection:
+      connection.execute("PRAGMA writable_schema = 1")
+      application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+      found = version(connection)
+  except sqlite3.OperationalError:
+    raise
+  except sqlite3.DatabaseError as error:
+    raise _foreign(path, str(error)) from None
   if application_id != APPLICATION_ID:
-    raise _foreign(path, f"application id {application_id:#x}, expected {APPLICATION_ID:#x}")
+    raise _foreign(path, f"application id {application_id & 0xFFFFFFFF:#x}, expected {APPLICATION_ID:#x}")
   if found not in READABLE:
     raise Pi0RagError(f"{path} has format version {found}, this code reads {', '.join(map(str, READABLE))}: use what "
                       "wrote it")

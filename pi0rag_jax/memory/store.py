@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec, lock, schema
+from pi0rag_jax.memory import codec, lock, schema, seal, undo
 from pi0rag_jax.memory.record import DamagedError, Header, Record, check_records
 
 _INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
 _PAGE = 64  # records read at a time
-# Rows beside the header's own: how many episodes ended with the memory in use, and how many of them well.
-CLOCK = ("episodes", "successes")
+_CHECKPOINT_WAIT_MS = 100  # for readers, who hold up nothing but the emptying of the log
 # What `breakdown` groups by, and the SQL that finds it.
 GROUPS = {
   "kind": "kind",
@@ -31,12 +31,15 @@ class Store(Protocol):
   header: Header
 
   def add(
-    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: Iterable[int] = ()
-  ) -> list[int]: ...
+    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: Iterable[int] = (),
+    outcomes: Iterable[tuple[Mapping[int, float], bool]] = (),
+  ) -> list[int]: ...  # fmt: skip
   def batch(self, token: str, records: Sequence[Record]) -> list[int] | None: ...
   def remove(self, ids: Iterable[int]) -> None: ...
   def add_uses(self, uses: Mapping[int, int]) -> None: ...
-  def add_outcomes(self, says: Mapping[int, float], *, success: bool) -> None: ...
+  def tokens(self) -> list[str]: ...
+  def undo(self, token: str) -> None: ...
+  def snapshot(self) -> contextlib.AbstractContextManager[None]: ...
   def clock(self) -> tuple[int, int]: ...
   def scan(self, on_damage: Callable[[Pi0RagError], None] | None = None) -> Iterator[tuple[int, Record]]: ...
   def get(self, ids: Iterable[int]) -> list[Record]: ...
@@ -45,15 +48,17 @@ class Store(Protocol):
   def bytes_on_disk(self) -> int: ...
   def cache_bytes(self) -> int: ...
   def check(self) -> None: ...
+  def sealed(self) -> bool: ...
   def compact(self) -> None: ...
   def close(self) -> None: ...
 
 
 def stored_header(directory) -> Header | None:
   """Returns the header of the memory in `directory`, None if there is none. Errors: as `SqliteStore`."""
-  path = Path(directory) / schema.NAME
-  if not path.exists():
-    return None
+  path = schema.locate(directory)
+  with schema.reported(path):
+    if not path.exists():
+      return None
   with schema.snapshot(path) as connection:
     return schema.read_header(connection, path)
 
@@ -64,18 +69,19 @@ class SqliteStore:
   Args:
     header: what the memory must be for; None takes an existing one as it is.
     create: make the memory if there is none.
-    read_only: take no lock and write nothing.
+    read_only: take no lock and write nothing; a writer may come and go meanwhile.
     lock_timeout_s: how long to wait for another writer.
   Errors: Pi0RagError for a missing, foreign, truncated or damaged file (left untouched), for another header
     than the file's, and for a memory that another process writes.
   """
 
   def __init__(self, directory, header: Header | None = None, *, create=True, read_only=False, lock_timeout_s=2.0):
-    self.path = Path(directory) / schema.NAME
-    self.read_only = read_only
-    self._mutex = threading.RLock()
     self._writer: sqlite3.Connection | None = None
     self._lock = None
+    self.path = schema.locate(directory)
+    self.read_only = read_only
+    self._mutex = threading.RLock()
+    self._moment = threading.local()  # its connection is this thread's snapshot
     if not read_only:
       self._lock = self._acquire(header, create, lock_timeout_s)
     try:
@@ -86,28 +92,41 @@ class SqliteStore:
       self._release()
       raise
 
-  def add(self, records, *, token=None, evict=(), refuse=()) -> list[int]:
-    """Returns the new ids after one durable transaction that adds `records` and removes `evict`.
+  def add(self, records, *, token=None, evict=(), refuse=(), outcomes=()) -> list[int]:
+    """Returns the new ids after one durable transaction: `outcomes` counted, `records` added, `evict` removed.
 
-    A `token` makes it safe to repeat: the second call adds nothing and returns the first one's ids.
-    The records at the places `refuse` get an id but are not kept.
+    A `token` makes it safe to repeat: the second call does nothing and returns the first one's ids; `undo` takes it
+    all back. The records at the places `refuse` get an id but are not kept.
+
+    Args:
+      outcomes: (what records had to say by id, success) of episodes that ended; unknown ids are ignored.
     Errors: Pi0RagError for records that do not fit the header, or a token seen with other records.
     """
     check_records(records, self.header)
     rows = [codec.encode(record, self.header) for record in records]
+    evict, outcomes = list(evict), list(outcomes)
     with self._transaction() as connection:
       seen = self._find_batch(connection, token, rows)
       if seen is not None:
         return seen
+      number = connection.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM batches").fetchone()[0]
+      if token is None:
+        undo.forget(connection)
+      else:
+        undo.note(connection, number, sorted({identity for says, _ in outcomes for identity in says}))
+      for says, success in outcomes:
+        _count_outcome(connection, says, success)
       ids = []
       for columns, blobs in rows:
         identity = connection.execute(_INSERT, columns).lastrowid
         connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
         ids.append(identity)
+      if token is not None:
+        undo.keep(connection, number, evict)
+        first, last = (ids[0], ids[-1]) if ids else (1, 0)
+        values = (token, codec.batch_digest(columns[-1] for columns, _ in rows), first, last, number)
+        connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", values)
       _delete(connection, [*evict, *(ids[place] for place in refuse)])
-      if token is not None and ids:
-        values = (token, codec.batch_digest(columns[-1] for columns, _ in rows), ids[0], ids[-1])
-        connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", values)
     return ids
 
   def batch(self, token: str, records) -> list[int] | None:
@@ -115,10 +134,32 @@ class SqliteStore:
     with self._reading() as connection, self._mutex:
       return self._find_batch(connection, token, [codec.encode(record, self.header) for record in records])
 
+  def tokens(self) -> list[str]:
+    """Returns the tokens of `add` that were not taken back, in the order of their commits."""
+    with self._reading() as connection, self._mutex:
+      order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
+      return [token for (token,) in connection.execute(f"SELECT token FROM batches ORDER BY {', '.join(order)}")]
+
+  def undo(self, token: str) -> None:
+    """Takes the last commit with a token back: rows, utilities, clock, and the next id are as they were before it.
+
+    Errors: Pi0RagError for a token that is not the last one, or that changes without a token rest on.
+    """
+    with self._transaction() as connection:
+      query = "SELECT token, number, first_id, last_id FROM batches ORDER BY number DESC, first_id DESC LIMIT 1"
+      last, number, first_id, last_id = connection.execute(query).fetchone() or (None, 0, 0, 0)
+      if token != last:
+        raise Pi0RagError(f"'{token}' cannot be taken back, the last token is {last!r}: take back in reverse order")
+      if not undo.possible(connection, number):
+        raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since, or it is "
+                          f"not one of the last {undo.KEPT}")
+      _delete(connection, range(first_id, last_id + 1))
+      undo.take_back(connection, number)
+      connection.execute("DELETE FROM batches WHERE token = ?", (token,))
+
   def remove(self, ids) -> None:
     """Removes records, durably; unknown ids are ignored."""
-    with self._transaction() as connection:
-      _delete(connection, ids)
+    self.add([], evict=ids)
 
   def add_uses(self, uses) -> None:
     """Adds to the use counts of records, durably; unknown ids are ignored."""
@@ -126,36 +167,44 @@ class SqliteStore:
       rows = [(count, identity) for identity, count in uses.items()]
       connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
 
-  def add_outcomes(self, says, *, success: bool) -> None:
-    """Counts an episode and what each record had to say in it, durably; unknown ids are ignored."""
-    with self._transaction() as connection:
-      episodes, successes = (now + step for now, step in zip(_clock(connection), (1, success)))
-      values = list(zip(CLOCK, map(str, (episodes, successes))))
-      connection.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", values)
-      change = f"helped = helped + ?, episode = {episodes}" if success else "hurt = hurt + ?"
-      rows = [(say, identity) for identity, say in says.items()]
-      connection.executemany(f"UPDATE records SET {change} WHERE id = ?", rows)
-
   def clock(self) -> tuple[int, int]:
-    """Returns (episodes, successes) that `add_outcomes` counted."""
+    """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
     with self._reading() as connection, self._mutex:
-      return _clock(connection)
+      values = dict(connection.execute("SELECT name, value FROM header"))
+    try:
+      episodes, successes = (int(values.get(name, 0)) for name in schema.CLOCK)
+    except ValueError:
+      raise DamagedError(f"{self.path} is damaged: its count of episodes is no number") from None
+    return episodes, successes
+
+  @contextlib.contextmanager
+  def snapshot(self):
+    """Inside the block this thread reads one moment, from the header on, whatever another process writes."""
+    with self._reading() as connection:
+      if not self.read_only:
+        yield
+        return
+      self.header = schema.read_header(connection, self.path)
+      self._moment.connection = connection
+      try:
+        yield
+      finally:
+        self._moment.connection = None
 
   def scan(self, on_damage=None):
     """Yields (id, Record) by rising id.
 
-    A damaged record raises DamagedError; with `on_damage` it is passed there and the scan goes on. While a
-    reader scans, no writer can open the memory.
+    A damaged record raises DamagedError; with `on_damage` it is passed there and the scan goes on.
     """
-    after = 0
+    after = -(2**63)  # damaged ids may be negative
     with self._reading() as connection:
       while True:
         with self._mutex, schema.reported(self.path):
-          query = f"{_select(connection)} WHERE id > ? ORDER BY id LIMIT {_PAGE}"
+          query = f"{_select(connection)} WHERE id >= ? ORDER BY id LIMIT {_PAGE}"
           rows = connection.execute(query, (after,)).fetchall()
         if not rows:
           return
-        after = rows[-1][0]
+        after = rows[-1][0] + 1
         for row in rows:
           try:
             decoded = codec.decode(row, self.header)
@@ -211,37 +260,49 @@ class SqliteStore:
     if strays:
       raise DamagedError(f"{self.path} is damaged: {strays} arrays without a record")
 
+  def sealed(self) -> bool:
+    """Returns whether header, clock, ids, counters and tokens are what was written. See `seal`."""
+    with self._reading() as connection, self._mutex:
+      return seal.holds(connection)
+
   def compact(self) -> None:
     """Gives unused pages back and empties the write-ahead log."""
     with self._mutex, schema.reported(self.path):
-      self._require_writer().execute("VACUUM")
-      self._require_writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+      connection = self._require_writer()
+      connection.execute("VACUUM")
+      connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
+      connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+      connection.execute(f"PRAGMA busy_timeout = {int(schema.BUSY_TIMEOUT_S * 1000)}")
 
   def close(self) -> None:
     """Ends the connection and lets the next writer in; a second call does nothing."""
     with self._mutex:
       self._release()
 
-  def _acquire(self, header: Header | None, create: bool, timeout_s: float) -> lock.DirectoryLock:
+  def _acquire(self, header: Header | None, create: bool, timeout_s: float) -> lock.WriterLock:
     """Returns the writer's lock, after making an empty memory where there is none and one is wanted."""
-    if not self.path.exists() and (header is None or not create):
-      raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
+    with schema.reported(self.path):
+      if not self.path.exists() and (header is None or not create):
+        raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
     try:
       _make_durable_directory(self.path.parent)
-      held = lock.DirectoryLock(self.path.parent, timeout_s)
+      held = lock.WriterLock(self.path, timeout_s)
     except OSError as error:
       raise Pi0RagError(f"{self.path.parent} cannot be used for a memory: {error}") from error
     try:
-      if not self.path.exists() and header is not None:
-        with schema.reported(self.path):
+      with schema.reported(self.path):
+        if not self.path.exists() and header is not None:
+          held.note(0)
           schema.create(self.path, header)
+        elif self.path.is_file() and self.path.stat().st_nlink > 1:
+          raise Pi0RagError(f"{self.path} has another name, a hard link, whose writers cannot be seen: copy it first")
     except BaseException:
       held.release()
       raise
     return held
 
   def _checked_header(self, wanted: Header | None) -> Header:
-    with schema.snapshot(self.path, locked=self._lock is not None) as connection:
+    with schema.snapshot(self.path) as connection:
       schema.check_file(connection, self.path)
       found = schema.read_header(connection, self.path)
     if wanted is not None:
@@ -251,9 +312,16 @@ class SqliteStore:
   def _open_writer(self) -> sqlite3.Connection:
     with schema.reported(self.path):
       connection = schema.connect(self.path, "mode=rw")
-      for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")
-      schema.upgrade(connection)
+      try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+          connection.execute(f"PRAGMA {pragma}")
+        schema.upgrade(connection)
+        self._changes = seal.Changes(connection)
+        if self._lock is not None:
+          self._lock.note(seal.commits(connection))
+      except BaseException:
+        connection.close()
+        raise
     return connection
 
   def _require_writer(self) -> sqlite3.Connection:
@@ -269,16 +337,24 @@ class SqliteStore:
       connection = self._require_writer()
       connection.execute("BEGIN IMMEDIATE")
       try:
+        self._changes.begin(connection)
         yield connection
+        number = self._changes.finish(connection)
         connection.execute("COMMIT")
       except BaseException:
         if connection.in_transaction:
           connection.execute("ROLLBACK")
         raise
+      if number is not None and self._lock is not None:
+        with contextlib.suppress(OSError):  # a disk that is full; only the check of the journal is weaker
+          self._lock.note(number)
 
   @contextlib.contextmanager
   def _reading(self):
-    if self.read_only:
+    if getattr(self._moment, "connection", None) is not None:
+      with schema.reported(self.path):
+        yield self._moment.connection
+    elif self.read_only:
       with schema.snapshot(self.path) as connection:
         yield connection
     else:
@@ -298,32 +374,36 @@ class SqliteStore:
     return list(range(row[1], row[2] + 1))
 
   def _release(self) -> None:
-    if self._writer is not None:
-      self._writer.close()
-      self._writer = None
-    if self._lock is not None:
-      self._lock.release()
-      self._lock = None
+    writer, held, self._writer, self._lock = self._writer, self._lock, None, None
+    try:
+      if writer is not None:
+        writer.close()
+    finally:
+      if held is not None:
+        held.release()
 
 
 def _make_durable_directory(directory: Path) -> None:
   missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
   directory.mkdir(parents=True, exist_ok=True)
   for folder in missing:
-    schema.sync(folder.parent)
+    files.sync(folder.parent)
 
 
 def _select(connection: sqlite3.Connection) -> str:
   """Returns the query of records; columns that an older file lacks are read as zero."""
-  lacking = schema.ADDED if schema.version(connection) < schema.VERSION else {}
+  lacking = schema.ADDED.keys() - schema.columns(connection, "records")
   names = [f"0 AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
   return f"SELECT id, {', '.join(names)} FROM records LEFT JOIN arrays USING (id)"
 
 
-def _clock(connection: sqlite3.Connection) -> tuple[int, int]:
-  values = dict(connection.execute("SELECT name, value FROM header"))
-  episodes, successes = (int(values.get(name, 0)) for name in CLOCK)
-  return episodes, successes
+def _count_outcome(connection: sqlite3.Connection, says: Mapping[int, float], success: bool) -> None:
+  """Counts an episode and what each record had to say in it."""
+  step = "UPDATE header SET value = CAST(value AS INTEGER) + 1 WHERE name = ?"
+  connection.executemany(step, [(name,) for name in schema.CLOCK[: 1 + success]])
+  change = "helped = helped + ?, episode = (SELECT CAST(value AS INTEGER) FROM header WHERE name = 'episodes')"
+  rows = [(say, identity) for identity, say in says.items()]
+  connection.executemany(f"UPDATE records SET {change if success else 'hurt = hurt + ?'} WHERE id = ?", rows)
 
 
 def _delete(connection: sqlite3.Connection, ids) -> None:

@@ -19,13 +19,16 @@ def verify(directory) -> list[str]:
   problems: list[str] = []
   try:
     store = store_lib.SqliteStore(directory, read_only=True)
-    store.check()
-    count = sum(store.breakdown("kind").values())
-    sound = store.scan(on_damage=lambda error: problems.append(str(error)))
-    index = index_lib.build(store.header, max(1, count), sound)
+    with store.snapshot():
+      store.check()
+      if not store.sealed():
+        problems.append("the header, the count of episodes, ids, counters or tokens are not what was written")
+      count = sum(store.breakdown("kind").values())
+      sound = store.scan(on_damage=lambda error: problems.append(str(error)))
+      index = index_lib.build(store.header, max(1, count), sound)
+      return problems or compare(store, index)
   except DamagedError as error:
     return [*problems, str(error)]
-  return problems or compare(store, index)
 
 
 def compare(store: store_lib.Store, index: index_lib.MemoryIndex) -> list[str]:

@@ -10,13 +10,14 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from flax import traverse_util
 
-from pi0rag_jax import errors
+from pi0rag_jax import errors, schema
 from pi0rag_jax.models import embedding
 from pi0rag_jax.models.backbones.light import LightBackbone
 from pi0rag_jax.models.observation import Observation
@@ -86,6 +87,17 @@ class KeyRecipe:
     return f"{self.source}{weights}{pool}{projection}+state{self.state_weight:g}{scale}"
 
 
+class _Stored(msgspec.Struct):
+  """What `key_stats.json` holds."""
+
+  recipe: KeyRecipe
+  mean: list[float]
+  std: list[float]
+  unit_distance: Annotated[float, msgspec.Meta(gt=0)] | None
+  state_mean: list[float] | None = None
+  state_std: list[float] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class KeyStats:
   """Where the keys of a policy lie, measured over its demonstrations."""
@@ -146,16 +158,18 @@ class KeyStats:
       flag = f" --name={name}" if name else ""
       raise errors.Pi0RagError(f"no {path.name} in {directory}{others}: make it from demonstrations with "
                                f"python -m train.calibrate --policy=DIR --data=DIR{flag}")
-    values = json.loads(path.read_text(encoding="utf8"))
-    recipe = KeyRecipe(**values["recipe"])
-    if (recipe.state_scale == "spread") != ("state_std" in values):
+    stored = schema.read(path, _Stored)
+    recipe = stored.recipe
+    if (recipe.state_scale == "spread") != (stored.state_std is not None and stored.state_mean is not None):
       raise _foreign(path, recipe)
+    if not stored.mean or len(stored.mean) != len(stored.std) or min(stored.std) < 0:
+      raise errors.Pi0RagError(f"{path}: {len(stored.mean)} means and {len(stored.std)} spreads; allowed: one of each "
+                               "per feature, spreads of 0 or more")
     arrays = _read_arrays(path.with_suffix(".npz"), recipe)
     encoder = {at.removeprefix(_ENCODER): a for at, a in arrays.items() if at.startswith(_ENCODER)}
-    unit_distance = None if values["unit_distance"] is None else float(values["unit_distance"])
-    return cls(recipe, np.asarray(values["mean"]), np.asarray(values["std"]), unit_distance,
-               arrays.get("components"), traverse_util.unflatten_dict(encoder, sep="/") if encoder else None,
-               *(np.asarray(values[at]) if at in values else None for at in ("state_mean", "state_std")))
+    return cls(recipe, np.asarray(stored.mean), np.asarray(stored.std), stored.unit_distance, arrays.get("components"),
+               traverse_util.unflatten_dict(encoder, sep="/") if encoder else None,
+               *(None if each is None else np.asarray(each) for each in (stored.state_mean, stored.state_std)))
 
   def key_dim(self, state_dim: int) -> int:
     """Returns the number of entries of a key for a robot with `state_dim` proprioceptive numbers."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,13 @@ class NetworkPolicy(Policy):
     """Returns the cameras of some inputs as the network orders them."""
     return [name for name in self.network.image_keys if name in inputs["image"]]
 
+  def read(self, outputs, state_BP) -> np.ndarray:
+    """Returns chunks float32[B, T, A] in the robot's units of what the model answered (host)."""
+    outputs, state_BP = np.asarray(outputs), np.asarray(state_BP, np.float32)
+    rows = [self._outputs({"state": state_P, "actions": output})["actions"]
+            for output, state_P in zip(outputs, state_BP)]
+    return np.stack(rows).astype(np.float32)
+
   def key_of(self, params: Params, prefix: pi0.PrefixOutput, observation: Observation, seen: PaliGemmaConfig) -> Array:
     """Returns the keys float32[B, E] of a batch; pure."""
     recipe = self.key_stats.recipe
@@ -81,12 +88,18 @@ class NetworkPolicy(Policy):
 class FlowPolicy(NetworkPolicy):
   """pi0 or pi0.5: a chunk is where the flow ends that starts at noise."""
 
-  has_flow = True
-
   def __init__(self, spec: PolicySpec, params: Params, *, robot: Robot, stats: Mapping[str, NormStats], **parts):
-    # What turns normalized actions into the robot's units, on the device.
-    self._units = _Units(spec, robot, stats)
+    # What turns normalized actions into the robot's units on the device; a robot that mixes them does so on the host.
+    self._units: _Units | None = None
+    try:
+      self._units = _Units(spec, robot, stats)
+    except Pi0RagError as error:
+      self._mixed = error
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
+
+  @property
+  def has_flow(self) -> bool:
+    return self._units is not None
 
   @staticmethod
   def laid_out(params: Params, sizes: PaliGemmaConfig, weights: str | None) -> tuple[Params, PaliGemmaConfig]:
@@ -124,19 +137,39 @@ class FlowPolicy(NetworkPolicy):
     return carry, Encoded(prefix, observation.state, self.key_of(params, prefix, observation, seen))
 
   def decode_fn(self, params: Params, encoded: Encoded, start_BTX) -> Array:
-    flow = self.flow_fn(params, encoded, start_BTX)
-    return flow.to_robot(flow.run(start_BTX))
+    return self._finished(self._run(params, encoded)(start_BTX), encoded.state_BP)
+
+  def decode(self, encoded: Encoded, noise_BTX=None) -> Array:
+    chunk = super().decode(encoded, noise_BTX)
+    return chunk if self._units else self.read(chunk, encoded.state_BP)
+
+  def sample(self, carry: Carry, inputs: dict, noise_BTX=None) -> tuple[Carry, Array]:
+    carry, chunk = super().sample(carry, inputs, noise_BTX)
+    return carry, chunk if self._units else self.read(chunk, inputs["state"])
 
   def sample_fn(self, params: Params, carry: Carry, inputs: dict, start_BTX) -> tuple[Carry, Array]:
     observation = Observation.from_dict(inputs)
     normalized_BTX = pi0.sample_actions(pi0.Pi0(self.network_of(inputs)), params["model"], observation, start_BTX,
                                         num_steps=self.spec.denoising_steps)
-    return carry, self._units.to_robot(normalized_BTX, observation.state)
+    return carry, self._finished(normalized_BTX, observation.state)
+
+  def _run(self, params: Params, encoded: Encoded) -> Callable[..., Array]:
+    return functools.partial(pi0.denoise, pi0.Pi0(self.network), params["model"], encoded.context, encoded.state_BP,
+                             num_steps=self.spec.denoising_steps)
+
+  def _finished(self, chunk_BTX, state_BP) -> Array:
+    """Returns a chunk in the robot's units; normalized still where only the host can convert it."""
+    return self._units.to_robot(chunk_BTX, state_BP) if self._units else chunk_BTX
+
+  def in_one(self, query, steer, *, runs_again: bool):
+    if self._units is None:
+      raise self._mixed
+    return super().in_one(query, steer, runs_again=runs_again)
 
   def flow_fn(self, params: Params, encoded: Encoded, start_BTX) -> Ode:
-    run = functools.partial(pi0.denoise, pi0.Pi0(self.network), params["model"], encoded.context, encoded.state_BP,
-                            num_steps=self.spec.denoising_steps)
-    return Ode(run, start_BTX, self.spec.denoising_steps,
+    if self._units is None:
+      raise self._mixed
+    return Ode(self._run(params, encoded), start_BTX, self.spec.denoising_steps,
                to_model=functools.partial(self._units.to_model, state_BP=encoded.state_BP),
                to_robot=functools.partial(self._units.to_robot, state_BP=encoded.state_BP))
 
@@ -171,21 +204,15 @@ class TokensPolicy(NetworkPolicy):
   def decode(self, encoded: Encoded, noise_BTX=None) -> np.ndarray:
     """See Policy.decode; waits for the device, since the host reads the tokens."""
     tokens_BM = self._decode(encoded, self.start_of_flow(len(encoded.key_BE), noise_BTX))
-    return self._read(tokens_BM, encoded.state_BP)
+    return self.read(tokens_BM, encoded.state_BP)
 
   def sample(self, carry: Carry, inputs: dict, noise_BTX=None) -> tuple[Carry, np.ndarray]:
     carry, tokens_BM = self._sample(carry, inputs, self.start_of_flow(len(inputs["state"]), noise_BTX))
-    return carry, self._read(tokens_BM, inputs["state"])
+    return carry, self.read(tokens_BM, inputs["state"])
 
   def in_one(self, query, steer, *, runs_again: bool):
     raise Pi0RagError("feeding 'callback' needs a chunk that is computed on the device; a pi0-FAST's is read from its "
                       "tokens on the host: use 'overlap'")
-
-  def _read(self, tokens_BM, state_BP) -> np.ndarray:
-    tokens_BM, state_BP = np.asarray(tokens_BM), np.asarray(state_BP, np.float32)
-    rows = [self._outputs({"state": state_P, "actions": tokens_M})["actions"]
-            for tokens_M, state_P in zip(tokens_BM, state_BP)]
-    return np.stack(rows).astype(np.float32)
 
 
 class _Units:

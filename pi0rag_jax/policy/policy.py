@@ -42,9 +42,6 @@ class Encoded:
 class Policy(abc.ABC):
   """A frozen policy. Batches are padded to powers of two: few executables, whatever the batch."""
 
-  # Whether a chunk comes of an ODE, which rules may lead elsewhere while it runs.
-  has_flow = False
-
   def __init__(self, spec: PolicySpec, robot: Robot, space: ActionSpace, params: Params, *, digest: Callable[[], str],
                key_name: str, key_dim: int, unit_distance: float | None, seed: int = 0):
     """Takes what all kinds have.
@@ -82,6 +79,11 @@ class Policy(abc.ABC):
   @abc.abstractmethod
   def noise_shape(self) -> tuple[int, ...]:
     """(T, X): one sample of noise; () where a chunk starts from none."""
+
+  @property
+  def has_flow(self) -> bool:
+    """Whether a chunk comes of an ODE, which rules may lead elsewhere while it runs."""
+    return False
 
   def memory_header(self) -> dict[str, Any]:
     """Returns what a memory of this policy must say, as arguments of `Memory.open`."""

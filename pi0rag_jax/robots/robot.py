@@ -165,8 +165,8 @@ class Robot:
     scale_A = matrix_XA[index_A, np.arange(len(index_A))]
     trial_TX = np.random.default_rng(0).standard_normal((4, model_dim))
     if not (scale_A.all() and np.allclose(outputs(trial_TX), trial_TX[:, index_A] * scale_A + shift_A, atol=1e-6)):
-      raise Pi0RagError(f"the robot '{self.name}' mixes entries of its actions: a memory steers robots whose actions "
-                        "are the model's entries, each scaled and shifted")
+      raise Pi0RagError(f"the robot '{self.name}' mixes entries of its actions: rules within the flow and the feeding "
+                        "'callback' need actions that are the model's entries, each scaled and shifted")
     # What is measured of a plain entry is one by rounding.
     near = lambda values_A, value: np.where(np.abs(values_A - value) < 1e-9, value, values_A)  # noqa: E731
     scale_A, shift_A = near(near(scale_A, 1.0), -1.0), near(shift_A, 0.0)

@@ -82,10 +82,12 @@ class Retriever:
     return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header))
 
   def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
-    memory = self._memory
+    memory, unit = self._memory, float(self._unit_distance)
+    # Without a unit nothing is near.
+    distance_BK = found.distances_BK / unit if math.isfinite(unit) else np.full_like(found.distances_BK, np.inf)
     answer = {
         "ids_BK": found.ids_BK.astype(np.int32),
-        "distance_BK": (found.distances_BK / float(self._unit_distance)).astype(np.float32),
+        "distance_BK": distance_BK.astype(np.float32),
         "mask_BK": found.mask_BK,
         "kind_BK": found.kind_BK,
         "trust_BK": credit.trust(found, self._config, episodes=memory.episodes, successes=memory.successes),

@@ -1,9 +1,11 @@
 """Small memories for tests: keys of 4 numbers, chunks of 3 steps by 2 actions."""
 
+import sqlite3
+
 import numpy as np
 import pytest
 
-from pi0rag_jax.memory import Header, Memory, Record
+from pi0rag_jax.memory import Header, Memory, Record, schema
 
 HEADER = Header(key_dim=4, action_horizon=3, action_dim=2, encoder="test", policy="policy 1")
 
@@ -45,3 +47,24 @@ def open_memory(tmp_path):
 def key():
   """Returns key(x, ...): float32[B, 4] with one row (x, 0, 0, 0) per argument."""
   return lambda *xs: np.array([[x, 0, 0, 0] for x in xs], np.float32)
+
+
+@pytest.fixture
+def older():
+  """Returns older(directory, version), which makes a memory's file as version 1 or 2 of the format wrote it."""
+
+  def make(directory, version):
+    (directory / "memory.lock").unlink()
+    with sqlite3.connect(directory / schema.NAME) as connection:
+      for table in ("seal", "undo", "evicted"):
+        connection.execute(f"DROP TABLE {table}")
+      connection.execute("ALTER TABLE batches DROP COLUMN number")
+      connection.execute("DELETE FROM header WHERE name IN ('start', 'actions')")
+      if version == 1:
+        for name in schema.ADDED:
+          connection.execute(f"ALTER TABLE records DROP COLUMN {name}")
+        connection.execute("DELETE FROM header WHERE name IN ('episodes', 'successes')")
+      connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+  return make

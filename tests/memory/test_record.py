@@ -87,8 +87,9 @@ def test_header_rejects_bad_fields():
 
 def test_header_names_every_difference():
   header = Header(2, 1, 2, "prefix", "p")
-  with pytest.raises(Pi0RagError, match=r"key_dim is 3, the memory has 2 \(another size of keys\); encoder is 'siglip', "
-                     r"the memory has 'prefix' \(another key recipe\). .*another directory for a new memory"):
+  message = (r"key_dim is 3, the memory has 2 \(another size of keys\); encoder is 'siglip', the memory has 'prefix' "
+             r"\(another key recipe\). .*another directory for a new memory")
+  with pytest.raises(Pi0RagError, match=message):
     header.require(Header(3, 1, 2, "siglip", "p"), "here")
   with pytest.raises(Pi0RagError, match=r"start is 'draw:3', the memory has 'zero' \(another start of the flow\)"):
     header.require(dataclasses.replace(header, start="draw:3"), "here")

@@ -165,10 +165,10 @@ def test_foreign_files_are_refused_and_untouched(tmp_path, header, make, message
 
 
 def test_another_version_is_refused(store, tmp_path, header):
-  store._writer.execute("PRAGMA user_version = 3")
+  store._writer.execute("PRAGMA user_version = 4")
   store.close()
   before = bytes_of(tmp_path)
-  with pytest.raises(Pi0RagError, match="format version 3, this code reads 1, 2"):
+  with pytest.raises(Pi0RagError, match="format version 4, this code reads 1, 2, 3"):
     SqliteStore(tmp_path, header)
   assert bytes_of(tmp_path) == before
 

@@ -14,7 +14,7 @@ from pi0rag_jax.policy.spec import PolicySpec
 @pytest.fixture
 def model(tiny_policy_dir):
   """Two cameras of 4 tokens each, then 16 of the prompt; width 16."""
-  return PolicySpec.load(tiny_policy_dir).model
+  return PolicySpec.load(tiny_policy_dir).network
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def prefix(model):
 ])
 def test_each_pool_is_the_mean_of_its_own_tokens(model, prefix, fields, expected):
   recipe = keys.KeyRecipe(**fields)
-  pooled_BD = keys.features(prefix, Observation({}, {}, jnp.zeros((1, 10))), recipe, model, {})
+  pooled_BD = keys.features(prefix, Observation({}, {}, jnp.zeros((1, 10))), recipe, model, {}, seen=model.image_keys)
   np.testing.assert_allclose(pooled_BD, np.repeat(expected, 16)[None], rtol=1e-6)
   assert pooled_BD.shape[-1] == keys.feature_width(recipe, model)
 
@@ -131,3 +131,40 @@ def test_proprioception_by_its_spread_shows_what_the_policy_does_not_see(tmp_pat
   (tmp_path / keys.FILE_NAME).write_text(text)
   with pytest.raises(Pi0RagError, match=r"does not belong to the keys 'hidden\+state1-spread'"):
     keys.KeyStats.load(tmp_path)
+
+
+def test_a_camera_that_is_absent_pools_to_zeros(model, prefix):
+  """The key keeps its width, whatever cameras a batch has."""
+  alone = PrefixOutput(prefix.hidden_BSD[:, 4:], prefix.mask_BS[:, 4:], prefix.kv_cache, prefix.tokens_BSD[:, 4:])
+  pooled_BD = keys.features(alone, Observation({}, {}, jnp.zeros((1, 10))), keys.KeyRecipe(pool="parts"), model, {},
+                            seen=model.image_keys[1:])
+  np.testing.assert_allclose(pooled_BD, np.repeat([0, 2, 4], 16)[None], rtol=1e-6)
+
+
+def test_keys_that_nobody_calibrated_say_so(model, tmp_path):
+  stats = keys.KeyStats.uncalibrated(model)
+  assert stats.name == "values+state1-uncalibrated" and stats.unit_distance is None
+  stats.save(tmp_path)
+  assert keys.KeyStats.load(tmp_path).name == stats.name
+
+
+def test_the_unit_is_the_median_distance_to_another_episode():
+  keys_NE = np.array([[0.0], [0.1], [1.0], [5.0]])
+  assert keys.unit_distance(keys_NE, np.array([0, 0, 1, 2])) == pytest.approx(np.median([1.0, 0.9, 0.9, 4.0]))
+
+
+def test_damaged_statistics_are_one_line(model, tmp_path):
+  """Every byte of the file changed in turn: read as other numbers, or refused by name."""
+  keys.KeyStats(keys.KeyRecipe(state_scale="spread"), np.arange(3.0), np.ones(3), 0.5, state_mean=np.zeros(2),
+                state_std=np.ones(2)).save(tmp_path)
+  path = tmp_path / keys.FILE_NAME
+  whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+  for at in range(len(whole)):
+    cut = whole[:at] if rng.random() < 0.5 else whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :]
+    path.write_bytes(cut)
+    try:
+      keys.KeyStats.load(tmp_path)
+    except Pi0RagError as error:
+      refused += 1
+      assert str(path.name) in str(error) or ("key " in str(error) and "\n" not in str(error))
+  assert refused > len(whole) / 2

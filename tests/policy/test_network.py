@@ -1,7 +1,6 @@
 """Policies by name: what openpi's do is checked in tests/eval/test_policy_parity.py, their own behaviour here."""
 
 import dataclasses
-import functools
 import shutil
 import warnings
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import FLOW, TOKENS, droid_observation, fresh, stats
 
 from configs import my_robot
 from pi0rag_jax.errors import Pi0RagError
@@ -24,23 +24,6 @@ from pi0rag_jax.robots import pipeline
 from pi0rag_jax.robots.action_tokens import BinningCodec
 from pi0rag_jax.robots.transforms import compose
 from pi0rag_jax.steering.agent import Agent
-
-# Sizes that run in a moment, for the two kinds of sampling.
-FLOW = dataclasses.replace(registry.model("dummy"), image_keys=OPENPI_CAMERAS, action_dim=16, max_token_len=96,
-                           vocab_size=1024, pi05=True)
-TOKENS = dataclasses.replace(registry.model("dummy_fast"), action_dim=8, max_token_len=96, vocab_size=1024)
-
-
-@functools.cache
-def fresh(model):
-  """Random parameters, drawn by numpy: the initializers are slow to compile."""
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
-  return jax.tree.map(lambda x: rng.normal(scale=0.1, size=x.shape).astype(x.dtype), shapes)
-
-
-def stats(dim):
-  return {"mean": np.zeros(dim), "std": np.ones(dim), "q01": np.full(dim, -2.0), "q99": np.full(dim, 2.0)}
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +56,6 @@ def droid_policy(make):
 @pytest.fixture
 def droid(droid_policy):
   return Agent(droid_policy)
-
-
-def droid_observation(**changes):
-  rng = np.random.default_rng(0)
-  image = rng.integers(0, 256, (60, 80, 3), np.uint8)
-  return {"observation/exterior_image_1_left": image, "observation/wrist_image_left": image,
-          "observation/joint_position": rng.normal(size=7), "observation/gripper_position": np.array([0.5]),
-          "prompt": "stack the cups", **changes}
 
 
 def test_actions_are_in_the_robots_form(droid):

@@ -1,0 +1,52 @@
+"""Files of plain values are checked once, as they are read: against a type, before any work.
+
+A type is whatever msgspec reads: a dataclass, a `msgspec.Struct`, `dict[str, list[float]]`. JSON's numbers are finite,
+so that what was read holds no NaN.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pi0rag_jax.errors import Pi0RagError
+
+Kind = TypeVar("Kind")
+
+
+def read(path: str | os.PathLike, kind: type[Kind]) -> Kind:
+  """Returns the values of a JSON file. Errors: Pi0RagError that names the file, the entry and what is expected."""
+  try:
+    text = Path(path).read_bytes()
+  except OSError as error:
+    raise Pi0RagError(f"{path}: {error.strerror}") from error
+  return parse(text, kind, str(path))
+
+
+def parse(text: bytes | str, kind: type[Kind], where: str) -> Kind:
+  """Returns the values of a JSON text; errors as of `read`."""
+  try:
+    return msgspec.json.decode(text, type=kind)
+  except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    raise _said(error, where) from error
+
+
+def convert(values: Any, kind: type[Kind], where: str) -> Kind:
+  """Returns plain values as a type; errors as of `read`."""
+  try:
+    return msgspec.convert(values, kind)
+  except (msgspec.MsgspecError, RecursionError) as error:
+    raise _said(error, where) from error
+
+
+def require_fields(values: Mapping, wanted: set[str], where: str) -> None:
+  """Raises Pi0RagError where a mapping has other entries than these."""
+  if set(values) != wanted:
+    raise Pi0RagError(f"{where}: missing {sorted(wanted - set(values))}, unknown {sorted(set(values) - wanted)}")
+
+
+def _said(error: Exception, where: str) -> Pi0RagError:
+  text = str(error) or type(error).__name__
+  return Pi0RagError(f"{where}: {text[0].lower()}{text[1:]}")

@@ -1,0 +1,45 @@
+"""What a policy asks of its memory; and the unit of distance of one that nobody calibrated."""
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.record import Record
+from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.retrieval import Retriever, UnitDistance
+
+
+@pytest.fixture
+def memory(tmp_path):
+  with Memory.open(tmp_path, key_dim=2, action_horizon=4, action_dim=5, encoder="test", policy="test") as opened:
+    yield opened
+
+
+def record(key_E, episode: int) -> Record:
+  chunk_TA = np.zeros((4, 5), np.float32)
+  return Record(key=np.asarray(key_E, np.float32), base_chunk=chunk_TA, corrected_chunk=chunk_TA + 0.01,
+                kind="correction", outcome="success", provenance={"source": "human", "episode": episode})
+
+
+def test_the_unit_of_an_uncalibrated_memory_comes_of_its_first_episodes(memory):
+  unit = UnitDistance(memory)
+  memory.add([record([0, 0], 0), record([0, 0.5], 0)])
+  assert float(unit) == np.inf  # of one episode nothing can be said: nothing is near
+  alone = Retriever(memory, rules.preset("residual"), ACTIONS, unit_distance=None)(np.zeros((1, 2), np.float32))
+  assert alone["mask_BK"].sum() == 2 and np.isinf(alone["distance_BK"]).all()
+  memory.add([record([0, 2.5], 1)])
+  assert float(unit) == pytest.approx(2.0)  # distances 2.5, 2, 2
+  memory.add([record([100.0 * i, 0], i) for i in range(2, 20)])
+  settled = float(unit)
+  memory.add([record([100.0 * i, 1], i) for i in range(20, 40)])
+  assert float(unit) == settled > 2.0
+
+
+def test_distances_are_in_units(memory):
+  memory.add([record([0, 0], 0), record([0, 2], 1)])
+  key_BE = np.array([[0, 1]], np.float32)
+  distances = {unit: Retriever(memory, rules.preset("residual"), ACTIONS, unit_distance=unit)(key_BE)["distance_BK"]
+               for unit in (0.5, None)}
+  np.testing.assert_allclose(np.sort(distances[0.5][0])[:2], 2.0, rtol=1e-3)
+  np.testing.assert_allclose(np.sort(distances[None][0])[:2], 0.5, rtol=1e-3)
