@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax.data import columns
 from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.loader import Loader

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pi0_aloha_sim_lora, pi0_full_fsdp, pi0_libero_lora, pi05_droid_lora
+from pi0rag_jax.data import columns
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.openpi import checkpoints
