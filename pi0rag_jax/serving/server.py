@@ -136,13 +136,12 @@ def admission(values, token: str | None, example: Mapping | None) -> "Admission"
   """Returns whom the flags let in; a message may be as large as an observation like the example can be."""
   from pi0rag_jax.serving.admission import Admission
 
-  plain = Admission(token=token, origins=tuple(values.allow_origin), connections=values.max_clients,
-                    idle_s=values.idle_s)
   if values.max_message_mb is not None:
     size = values.max_message_mb << 20
   else:
-    size = plain.message_bytes if example is None else _needed_bytes(example) + OTHER_BYTES
-  return plain.limited_to(size)
+    size = Admission.message_bytes if example is None else _needed_bytes(example) + OTHER_BYTES
+  return Admission(token=token, origins=tuple(values.allow_origin), connections=values.max_clients,
+                   idle_s=values.idle_s, message_bytes=size)
 
 
 def _needed_bytes(node) -> int:
