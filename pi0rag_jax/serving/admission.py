@@ -13,6 +13,7 @@ from pi0rag_jax.serving import messages
 try:
   from websockets.asyncio.server import Request, Response, ServerConnection
   from websockets.exceptions import ProtocolError
+  from websockets.frames import DATA_OPCODES
 except ImportError as error:
   raise Pi0RagError(f"a policy server needs websockets: {messages.EXTRA}") from error
 
@@ -52,8 +53,8 @@ class Admission:
 class Clients:
   """All connections of a server, and the bytes that each has sent and has no answer to yet.
 
-  Beyond the limit the oldest unfinished message gives way: a robot's takes milliseconds to arrive. Where all are
-  complete and wait for the policy, who sends more waits with them.
+  Beyond the limit the oldest unfinished message gives way, of those first who never got an answer: a robot's takes
+  milliseconds to arrive. Where all are complete and wait for the policy, who sends more waits with them.
   """
 
   def __init__(self, admission: Admission):
@@ -77,7 +78,7 @@ class Clients:
     """Counts what a client sent."""
     self._unanswered[client] = self._unanswered.get(client, 0) + size
     total = sum(self._unanswered.values())
-    for other in list(self._unanswered):
+    for other in sorted(self._unanswered, key=lambda other: other.answers > 0):
       if total <= 2 * self.admission.message_bytes:
         return
       if other is not client and not other.waits:
@@ -137,8 +138,10 @@ class Client(ServerConnection):
       self._second, self._frames = now, 0
     self._frames += 1
     if self._frames > _MAX_FRAMES:
+      self.drop()
       raise ProtocolError(f"more than {_MAX_FRAMES} frames in a second")
     self._receive_frame(dataclasses.replace(frame))
+    self.waits |= frame.fin and frame.opcode in DATA_OPCODES
     frame.data = b""  # the parser keeps it until the next one comes
 
   def done(self, message: bytes | str) -> None:
@@ -148,9 +151,9 @@ class Client(ServerConnection):
     self.waits = False
 
   def drop(self) -> None:
-    """Ends the connection at once."""
+    """Ends the connection, after what is being written: asyncio logs every write to one that is lost."""
     self.admitted = False
-    self.transport.abort()
+    self.loop.call_soon(self.transport.abort)
 
 
 class CalmLog:

@@ -164,7 +164,6 @@ class WebsocketPolicyServer:
       began = time.perf_counter()  # the client's own time counts in prev_total_ms, as in openpi
       async with asyncio.timeout(self._admission.idle_s):
         request = await connection.recv()
-      connection.waits = True
       try:
         answer = await infer(self._worker, _answer, session, request, more_timing)
       finally:
