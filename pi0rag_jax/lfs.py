@@ -26,3 +26,8 @@ def pointer_in(folder: str | Path) -> Path | None:
 def reason(path: str | Path, error: object) -> str:
   """Returns why a file cannot be read: it is a pointer, or what was raised."""
   return ADVICE if is_pointer(path) else str(error)
+
+
+def damaged(path: str | Path, error: object) -> str:
+  """Returns the message for a file of weights that cannot be read."""
+  return f"{path} {ADVICE}" if is_pointer(path) else f"{path} is damaged or was not copied whole: {error}"

@@ -52,7 +52,7 @@ def test_a_data_sets_statistics_are_those_of_its_episodes_one_after_the_other(re
     state.update(data.state)
     actions.update(action_chunks(data.actions, np.arange(len(data)), 10)[0])
   for workers in (1, 3):
-    found = running_stats.compute_norm_stats(dataset, horizon=10, workers=workers)
+    found = running_stats.compute_norm_stats(dataset, horizon=10, workers=workers, openpi_quantiles=True)
     for name in NAMES:
       np.testing.assert_array_equal(getattr(found["state"], name), getattr(state.result(), name))
       np.testing.assert_array_equal(getattr(found["actions"], name), getattr(actions.result(), name))
