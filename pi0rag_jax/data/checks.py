@@ -41,7 +41,7 @@ def shown(value: Any) -> str:
   """Returns a value for a message, cut."""
   if isinstance(value, int) and value.bit_length() > 4 * _SHOWN:
     return f"a number of {value.bit_length()} bits"
-  text = repr(value)
+  text = repr(value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value)
   return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
