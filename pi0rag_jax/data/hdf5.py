@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,7 +195,8 @@ def stored(group: Any, name: str) -> Any:
 
 def checked(item: Any) -> Any:
   """Returns a dataset whose announced size its stored bytes can make; reading another would only fill memory."""
-  if item.nbytes > MAX_EXPANSION * item.id.get_storage_size() + FREE_BYTES:
+  # Small ones are not asked: HDF5 counts an array's chunks one by one.
+  if item.nbytes > FREE_BYTES and item.nbytes > MAX_EXPANSION * item.id.get_storage_size() + FREE_BYTES:
     raise ValueError(f"'{item.name}' announces {item.nbytes} bytes, stored are {item.id.get_storage_size()}")
   return item
 
@@ -270,16 +271,19 @@ def _add_arrays(found: Arrays, group: Any, frames: int, prefix: str) -> None:
       continue
     if isinstance(item, h5py.Group):
       _add_arrays(found, item, frames, f"{prefix}{name}/")
-    elif isinstance(item, h5py.Dataset) and item.dtype.kind in "fiub" and item.ndim and not is_picture(item):
-      if len(item) == frames:
+    elif isinstance(item, h5py.Dataset):
+      shape, dtype = item.shape or (), item.dtype
+      if not shape or dtype.kind not in "fiub" or is_picture(shape, dtype):
+        continue
+      if shape[0] == frames:
         found.add(f"{prefix}{name}", lambda item=item: checked(item)[()])
       else:
-        found.unread[f"{prefix}{name}"] = f"it has {len(item)} rows, the episode {frames}"
+        found.unread[f"{prefix}{name}"] = f"it has {shape[0]} rows, the episode {frames}"
 
 
-def is_picture(item: Any) -> bool:
-  """Returns whether a dataset holds pictures, or rows of compressed bytes."""
-  return (item.dtype.kind == "u" and item.ndim >= (2 if item.dtype == np.uint8 else 3)) or item.ndim == 4
+def is_picture(shape: Sequence[int], dtype: np.dtype) -> bool:
+  """Returns whether an array of numbers holds pictures, or rows of compressed bytes."""
+  return len(shape) == 4 or (dtype.kind == "u" and len(shape) >= (2 if dtype == np.uint8 else 3))
 
 
 def texts_of(group: Any, name: str, frames: int) -> list[str]:
