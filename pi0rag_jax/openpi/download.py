@@ -45,7 +45,7 @@ def local_checkpoint(path) -> pathlib.Path:
   Of a remote checkpoint directory all but `train_state` is taken, part by part: each part is there whole or not at all.
   """
   if not is_remote(path):
-    return pathlib.Path(path)
+    return pathlib.Path(os.path.expanduser(path))
   url = str(path).rstrip("/")
   local = cached_path(url)
   if local.name in WEIGHTS or local.suffix == ".npz":
