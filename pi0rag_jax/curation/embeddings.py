@@ -14,13 +14,11 @@ from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import PaliGemmaBackbone
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.openpi.norm_stats import load_norm_stats
 from pi0rag_jax.policy import feature_cache
+from pi0rag_jax.policy.directory import load_stats, tokenizer_of
 from pi0rag_jax.policy.feature_cache import CacheKey, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.robots.normalize import NormStats
-from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.policy.spec import PolicySpec
 
 # What a build holds in memory and a kill loses: a 3.2 B model's tokens are 6.7 MB a frame.
 SHARD_BYTES = 1 << 26
@@ -54,11 +52,11 @@ def policy_extractor(directory, *, layer: str = "hidden", pool: str = "mean") ->
     layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence.
   """
   spec = PolicySpec.load(directory)
-  backbone = PaliGemmaBackbone(spec.model, layer, pool)
+  backbone = PaliGemmaBackbone(spec.network, layer, pool)
   params = checkpoints.load_params(directory, template=jax.eval_shape(backbone.init, jax.random.key(0)))
-  stats = NormStats.from_dict(load_norm_stats(directory, spec.asset_id)["state"])
-  tokenizer = SentencePieceTokenizer(Path(directory, TOKENIZER_NAME))
-  return FeatureExtractor(backbone, params, stats, tokenizer=tokenizer)
+  stats, tokenizer = load_stats(spec, directory)["state"], tokenizer_of(Path(directory))
+  return FeatureExtractor(backbone, params, stats, tokenizer=tokenizer, quantile=spec.model.use_quantile_norm,
+                          state_in_prompt=bool(spec.model.discrete_state_input))
 
 
 def build(dataset: Dataset, extractor: FeatureExtractor, root, *, every: int = 1, batch_size: int = 64,

@@ -16,7 +16,7 @@ from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
 from pi0rag_jax.policy import compiling, keys
 from pi0rag_jax.policy.policy import PROMPT_BUCKET, Carry, Encoded, Policy, params_digest, stacked
 from pi0rag_jax.policy.spec import PolicySpec
-from pi0rag_jax.robots.normalize import EPSILON, NormStats
+from pi0rag_jax.robots.normalize import EPSILON, NormStats, affine
 from pi0rag_jax.robots.robot import ActionMap, ActionSpace, Robot
 from pi0rag_jax.robots.transforms import TransformGroup, compose
 from pi0rag_jax.typing import Array, Params
@@ -76,7 +76,7 @@ class NetworkPolicy(Policy):
     outputs, state_BP = np.asarray(outputs), np.asarray(state_BP, np.float32)
     rows = [self._outputs({"state": state_P, "actions": output})["actions"]
             for output, state_P in zip(outputs, state_BP)]
-    return np.stack(rows).astype(np.float32)
+    return np.stack(rows).astype(np.float32)[..., : self.space.dim]
 
   def key_of(self, params: Params, prefix: pi0.PrefixOutput, observation: Observation, seen: PaliGemmaConfig) -> Array:
     """Returns the keys float32[B, E] of a batch; pure."""
@@ -215,13 +215,14 @@ class TokensPolicy(NetworkPolicy):
                       "tokens on the host: use 'overlap'")
 
 
+
 class _Units:
   """Normalized actions and the robot's own, by arithmetic that runs on the device."""
 
   def __init__(self, spec: PolicySpec, robot: Robot, stats: Mapping[str, NormStats]):
     self._dim, quantile = spec.network.action_dim, spec.model.use_quantile_norm
-    self._actions = _affine(_plain_stats(stats, "actions", spec), quantile)
-    self._state = _affine(_plain_stats(stats, "state", spec), quantile)
+    self._actions = affine(_plain_stats(stats, "actions", spec), quantile=quantile)
+    self._state = affine(_plain_stats(stats, "state", spec), quantile=quantile)
     self._map: ActionMap = robot.action_map(self._dim)
 
   def to_robot(self, chunk_BTX, state_BP):
@@ -242,15 +243,6 @@ class _Units:
     """Returns the state as the model has it before normalization, float32[B, P]."""
     mean_P, scale_P = self._state
     return state_BP[..., : len(mean_P)] * scale_P + mean_P if any(self._map.relative) else None
-
-
-def _affine(stats: NormStats, quantile: bool):
-  """Returns float32 (mean, scale) with x = normalized * scale + mean, as `normalize.unnormalize` has it."""
-  if not quantile:
-    return np.asarray(stats.mean, np.float32), np.asarray(stats.std + EPSILON, np.float32)
-  assert stats.q01 is not None and stats.q99 is not None, "check_stats wants quantiles"
-  half_D = (stats.q99 - stats.q01 + EPSILON) / 2
-  return np.asarray(stats.q01 + half_D, np.float32), np.asarray(half_D, np.float32)
 
 
 def _plain_stats(stats: Mapping[str, NormStats], name: str, spec: PolicySpec) -> NormStats:

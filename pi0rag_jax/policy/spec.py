@@ -80,6 +80,12 @@ class PolicySpec:
     return self.sizes
 
   @property
+  def image_size(self) -> tuple[int, int]:
+    """(height, width) of the pictures that it was trained on, px."""
+    height, width = self.head["image_size"] if self.head is not None else self.network.image_size
+    return height, width
+
+  @property
   def cameras(self) -> tuple[str, ...]:
     """The model's cameras."""
     return tuple(self.head["cameras"]) if self.head is not None else self.network.image_keys
