@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax.data import columns
 from pi0rag_jax.data.cache import build_cache
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.loader import Loader
@@ -35,7 +36,7 @@ from pi0rag_jax.robots import transforms
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.robots.robot import robot_transforms
 from pi0rag_jax.typing import Config, Params
-from train import columns, data_entries, metrics, parallel, partition, tokenizers
+from train import data_entries, metrics, parallel, partition, tokenizers
 from train.checkpoint import CheckpointStore
 from train.data_entries import Entry
 from train.task import POLICY, Task

@@ -1,31 +1,40 @@
 """Human interventions as memory records: `python -m pi0rag_jax.learning.interventions --data=DIR --memory=DIR`.
 
 An episode carries a flag per frame that says where a person had taken over, in any format that `data` reads. At the
-frames of an intervention the policy is asked for its key and its own chunk; what the person did from there on is the
-better one. Shortly before it, the same path without the detour that the policy made is.
+frames of an intervention the policy, whichever it is, is asked for its key and its own chunk; what the person did from
+there on is the better one. Shortly before it, the same path without the detour that the policy made is.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 
 from pi0rag_jax import cli
-from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.data import columns
+from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
+from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Record
-from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import ActionLayout, PolicySpec
-from pi0rag_jax.robots.images import resize_with_pad
+from pi0rag_jax.policy import directory
+from pi0rag_jax.policy.policy import Policy, padded_size
+from pi0rag_jax.policy.spec import NEW, ZERO
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 from pi0rag_jax.steering import paths
+from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
 # Rounding of the recorder, in shares of an action entry's range.
 _BEYOND_LIMITS = 0.01
+# What makes a robot's dictionary of a data set's sample.
+ToRobot = Callable[[Mapping[str, Any]], dict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +58,33 @@ class Counts:
 
 
 def learn(memory: Memory, policy: Policy, dataset: Dataset, config: InterventionConfig = InterventionConfig(), *,
-          task: str = "", failure_kind: str = "") -> Counts:
+          to_robot: ToRobot = dict, task: str = "", failure_kind: str = "") -> Counts:
   """Returns what was learned from a data set; each episode is durable as a whole, and a second call adds nothing.
 
+  Args:
+    to_robot: makes the robot's dictionary of a sample: `image`, `state`, `actions` and `prompt` of one frame. By
+      default the robot has these entries itself.
   Errors: Pi0RagError for a data set that does not fit the policy, or has no such flag; damaged episodes raise or are
     left out as the data set was opened.
   """
-  check_fit(dataset, policy.spec)
   counts = Counts()
   for episode, data in dataset.iterate():
-    flag_F = intervened(data, config.flag, dataset.episode_name(episode))
-    check_limits(data, policy.spec.action_layout, dataset.episode_name(episode))
+    name = dataset.episode_name(episode)
+    flag_F = intervened(data, config.flag, name)
     frames, starts = chosen_frames(flag_F, config)
     records = []
-    for part in range(0, len(frames), config.batch):
-      records += _records(policy, dataset, episode, data, frames[part : part + config.batch],
-                          starts[part : part + config.batch], task=task, failure_kind=failure_kind)
+    if len(frames):
+      seen = _Seen(dataset, episode, data, to_robot)
+      actions_FA = own_units(seen, policy.robot, name)
+      check_limits(actions_FA, policy.space, name)
+      corrected_NTA = corrected_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
+      records = [
+        Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected_TA, kind=CORRECTION,
+               outcome="success" if frame == start else "failure", failure_kind=failure_kind, task=task,
+               prompt=data.prompts[frame],
+               provenance={"source": "human", "data": str(dataset.path), "episode": episode, "tick": int(frame)})
+        for (frame, key_E, base_TA), start, corrected_TA in zip(
+          _decisions(policy, seen, frames, config.batch), starts, corrected_NTA)]
     if records:
       memory.add(records, token=f"{COMMAND} {dataset.fingerprint()} {config} {episode}")
     interventions = int((np.diff(flag_F.astype(int), prepend=0) == 1).sum())
@@ -103,73 +123,102 @@ def chosen_frames(flag_F: np.ndarray, config: InterventionConfig) -> tuple[np.nd
 
 
 def corrected_chunks(actions_FA: np.ndarray, frames: np.ndarray, starts: np.ndarray, horizon: int,
-                     layout: ActionLayout) -> np.ndarray:
+                     space: ActionSpace) -> np.ndarray:
   """Returns float32[N, T, A]: from each frame, the way to the path that was taken from its start on, and along it.
 
-  For a frame that is its own start these are the recorded actions. After the episode's end nothing moves any more and
-  the gripper stays as it was.
+  For a frame that is its own start these are the recorded actions. Places are gone to as they are; of changes per tick
+  the detour up to the start is added to the path. After the episode's end nothing moves any more.
   """
-  deltas = [*layout.position, *layout.rotation]
-  still_A = actions_FA[-1].copy()
-  still_A[deltas] = 0.0
+  integrates_A = np.array(space.integrates)
+  still_A = np.where(integrates_A, 0.0, actions_FA[-1])
   actions_FA = np.concatenate([actions_FA, np.tile(still_A, (horizon, 1))]).astype(np.float32)
   chunks_NTA, _ = action_chunks(actions_FA, starts, horizon)
-  detours_NA = np.zeros((len(frames), layout.dim), np.float32)
+  detours_NA = np.zeros((len(frames), space.dim), np.float32)
   for row, (frame, start) in enumerate(zip(frames, starts)):
-    detours_NA[row, deltas] = actions_FA[frame:start, deltas].sum(axis=0)
-  path_NTA = paths.to_path(chunks_NTA, layout) + detours_NA[:, None]
-  shortened_NTA = np.asarray(paths.from_path(path_NTA, layout))
+    detours_NA[row, integrates_A] = actions_FA[frame:start, integrates_A].sum(axis=0)
+  path_NTA = paths.to_path(chunks_NTA, space) + detours_NA[:, None]
+  shortened_NTA = np.asarray(paths.from_path(path_NTA, space))
   return np.where((frames == starts)[:, None, None], chunks_NTA, shortened_NTA)
 
 
-def check_fit(dataset: Dataset, spec: PolicySpec) -> None:
-  """Raises Pi0RagError where sizes, rate or cameras of the data are not the policy's."""
-  found = {"numbers of state": dataset.state_dim, "numbers of action": dataset.action_dim, "frames per s": dataset.fps}
-  wanted = {"numbers of state": spec.state_dim, "numbers of action": spec.action_layout.dim,
-            "frames per s": spec.control_hz}
-  for name, value in found.items():
-    if value != wanted[name]:
-      raise Pi0RagError(f"'{dataset.path}' has {value} {name}, policy '{spec.name}' has {wanted[name]}: records keep "
-                        "actions in the robot's units, one for each of the policy's control ticks")
-  for camera in spec.model.image_keys:
-    if camera not in dataset.cameras:
-      raise unknown_name(f"camera of '{dataset.path}'", camera, dataset.cameras)
+def check_rate(fps: float, policy: Policy, path) -> None:
+  """Raises Pi0RagError where frames do not come as often as the policy's actions."""
+  wanted = policy.spec.control_hz
+  if not np.isclose(fps, wanted):
+    raise Pi0RagError(f"'{path}' has {fps:g} frames per s, policy '{policy.spec.name}' acts {wanted:g} times: records "
+                      "keep an action for each of its control ticks. --fps corrects a data set that says a wrong rate")
 
 
-def check_limits(data: EpisodeData, layout: ActionLayout, name: str) -> None:
+def check_limits(actions_FA: np.ndarray, space: ActionSpace, name: str) -> None:
   """Raises Pi0RagError where actions are beyond what the robot takes: they are in other units, or absolute."""
-  if data.actions.ndim != 2:
-    raise Pi0RagError(f"{name} stores whole chunks {list(data.actions.shape)}, expected the executed actions [F, A]")
-  low_A, high_A = np.array(layout.low), np.array(layout.high)
-  slack_A = _BEYOND_LIMITS * (high_A - low_A)
-  beyond_FA = (data.actions < low_A - slack_A) | (data.actions > high_A + slack_A) | ~np.isfinite(data.actions)
+  if actions_FA.shape[-1] != space.dim:
+    raise Pi0RagError(f"{name} has {actions_FA.shape[-1]} numbers of action, the policy's robot has {space.dim}")
+  low_A, high_A = np.array(space.low), np.array(space.high)
+  limited_A = np.isfinite(low_A) & np.isfinite(high_A)
+  slack_A = _BEYOND_LIMITS * np.subtract(high_A, low_A, out=np.zeros(space.dim), where=limited_A)
+  beyond_FA = (actions_FA < low_A - slack_A) | (actions_FA > high_A + slack_A) | ~np.isfinite(actions_FA)
   if beyond_FA.any():
     frame, entry = np.argwhere(beyond_FA)[0].tolist()
-    raise Pi0RagError(f"{name}: entry {entry} of the action at frame {frame} is {data.actions[frame, entry]:g}, the "
+    raise Pi0RagError(f"{name}: entry {entry} of the action at frame {frame} is {actions_FA[frame, entry]:g}, the "
                       f"policy's robot takes {low_A[entry]:g} to {high_A[entry]:g}: convert the actions to its units")
 
 
-def _records(policy: Policy, dataset: Dataset, episode: int, data: EpisodeData, frames: np.ndarray,
-             starts: np.ndarray, *, task: str, failure_kind: str) -> Iterator[Record]:
-  """Yields the record of each frame: what the policy would do there, and what the person did."""
-  encoded = policy.encode(_observations(policy.spec, dataset, episode, data, frames))
-  base_NTA = np.asarray(policy.denoise(encoded, None))[: len(frames)]
-  corrected_NTA = corrected_chunks(data.actions, frames, starts, policy.chunk_shape[0], policy.spec.action_layout)
-  for row, frame in enumerate(map(int, frames)):
-    yield Record(
-        key=np.asarray(encoded.key_BE)[row], base_chunk=base_NTA[row], corrected_chunk=corrected_NTA[row],
-        kind=CORRECTION, outcome="success" if frame == starts[row] else "failure", failure_kind=failure_kind,
-        task=task, prompt=data.prompts[frame],
-        provenance={"source": "human", "data": str(dataset.path), "episode": episode, "tick": frame})
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+  """An episode as the robot saw it."""
+
+  dataset: Dataset
+  episode: int
+  data: EpisodeData
+  to_robot: ToRobot
+
+  def dictionaries(self, frames: Sequence[int]) -> list[dict]:
+    """Returns the robot's dictionaries at frames, each with the actions of the whole episode."""
+    images = self.dataset.read_frames(self.episode, frames)
+    made = [self.to_robot({"image": {name: pictures[row] for name, pictures in images.items()},
+                           "state": self.data.state[frame], "actions": self.data.actions,
+                           "prompt": self.data.prompts[frame]}) for row, frame in enumerate(frames)]
+    # An empty prompt is none: the policy's default comes in.
+    return [{name: value for name, value in each.items() if name != "prompt" or value.strip()} for each in made]
+
+  def observations(self, frames: Sequence[int]) -> list[dict]:
+    """Returns the same without actions."""
+    return [{name: value for name, value in each.items() if name != "actions"} for each in self.dictionaries(frames)]
 
 
-def _observations(spec: PolicySpec, dataset: Dataset, episode: int, data: EpisodeData,
-                  frames: np.ndarray) -> list[dict[str, Any]]:
-  cameras = spec.model.image_keys
-  images = {name: resize_with_pad(frames_NHWC, spec.image_size, spec.image_size)
-            for name, frames_NHWC in dataset.read_frames(episode, frames, cameras).items()}
-  return [{"image": {name: images[name][row] for name in cameras}, "state": data.state[frame],
-           "prompt": data.prompts[frame]} for row, frame in enumerate(map(int, frames))]
+def own_units(seen: _Seen, robot: Robot, name: str) -> np.ndarray:
+  """Returns the recorded actions float[F, A] in the units of the policy's chunks: through the robot and back."""
+  if seen.data.actions.ndim != 2:
+    raise Pi0RagError(f"{name} stores whole chunks {list(seen.data.actions.shape)}, expected the executed actions "
+                      "[F, A]")
+  first = seen.dictionaries([0])[0]
+  if "actions" not in first:
+    raise Pi0RagError(f"{name}: the columns name no 'actions'; they name {', '.join(sorted(first))}")
+  sample = robot.observe(first)
+  return robot.to_robot(sample["actions"], sample["state"])
+
+
+def _decisions(policy: Policy, seen: _Seen, frames: np.ndarray, batch: int) -> Iterator[tuple[int, Any, Any]]:
+  """Yields (frame, key [E], the policy's own chunk [T, A]) at rising frames."""
+  if jax.tree.leaves(policy.start(1)):
+    yield from _remembering(policy, seen, frames)
+    return
+  for part in (frames[first : first + batch].tolist() for first in range(0, len(frames), batch)):
+    _, encoded = policy.encode((), policy.prepare(seen.observations(part)))
+    yield from zip(part, np.asarray(encoded.key_BE), np.asarray(policy.decode(encoded)))
+
+
+def _remembering(policy: Policy, seen: _Seen, frames: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
+  """As `_decisions`, of a policy whose chunk depends on what it saw before, at its own pace, in the episode."""
+  step, wanted, found = policy.spec.execute_steps, set(frames.tolist()), {}
+  phases = np.unique(frames % step)  # rows: each is asked every `step` frames, and all of them meet every frame wanted
+  carry = policy.start(padded_size(len(phases)))
+  for first in range(0, int(frames.max()) + 1, step):
+    at = np.minimum(first + phases, len(seen.data) - 1).tolist()
+    carry, encoded = policy.encode(carry, policy.prepare(seen.observations(at)))
+    keys_BE, base_BTA = np.asarray(encoded.key_BE), np.asarray(policy.decode(encoded))
+    found |= {frame: (frame, keys_BE[row], base_BTA[row]) for row, frame in enumerate(at) if frame in wanted}
+  yield from (found[frame] for frame in frames.tolist())
 
 
 def main(argv) -> None:
@@ -182,31 +231,68 @@ def main(argv) -> None:
 
 def run(values) -> None:
   """See `main`; `values` are the flags."""
-  from pi0rag_jax.data.dataset import Fields
-  from pi0rag_jax.data.formats import open_dataset
-  from pi0rag_jax.policy import shipped
-
-  policy = Policy.load(shipped.directory(values.policy))
-  cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
-  fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt)
-  dataset = open_dataset(values.data, fields=fields, skip_bad=values.skip_bad)
-  horizon, action_dim = policy.chunk_shape
-  with Memory.open(values.memory, key_dim=policy.key_dim, action_horizon=horizon, action_dim=action_dim,
-                   encoder=policy.key_stats.recipe.name, policy=policy.fingerprint) as memory:
+  spec, _ = directory.describe(values.policy, values.checkpoint)
+  # A policy of new draws has no chunk of its own that a correction could be compared with.
+  start = start_with(values.memory, spec, values.start) or (ZERO if spec.start == NEW else None)
+  policy = directory.load(values.policy, checkpoint=values.checkpoint, start=start, key_name=values.key_name,
+                          default_prompt=values.prompt)
+  dataset, to_robot = opened(values, policy)
+  check_rate(values.fps or dataset.fps, policy, dataset.path)
+  with Memory.open(pathlib.Path(values.memory).expanduser(), **policy.memory_header()) as memory:
     config = InterventionConfig(flag=values.flag, stride=values.stride, before=values.before)
-    counts = learn(memory, policy, dataset, config, task=values.task, failure_kind=values.failure_kind)
+    counts = learn(memory, policy, dataset, config, to_robot=to_robot, task=values.task,
+                   failure_kind=values.failure_kind)
   print(f"{counts.records} records of {counts.interventions} interventions in {counts.episodes} episodes are in "
         f"{values.memory}")
   for what, reason in dataset.damaged.items():
     print(f"left out: {what}: {reason}")
 
 
+def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
+  """Returns the data set of the flags, and what makes the robot's dictionaries of its samples."""
+  repack = read_columns(values.columns) if values.columns else policy.spec.data.repack
+  named = values.state or values.actions or values.cameras
+  if repack is None and not named and not _has_plain_entries(policy.robot):
+    raise Pi0RagError(f"policy '{policy.spec.name}' does not say which columns its data set has: give --columns, the "
+                      "robot's keys by column names, as configs/my_robot.py does in `repack`")
+  if repack is not None and not named:
+    return columns.open_columns(values.data, repack, action_columns=(str(repack.get("actions")),),
+                                skip_bad=values.skip_bad)
+  cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
+  fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt)
+  return open_dataset(values.data, fields=fields, skip_bad=values.skip_bad), dict
+
+
+def read_columns(text: str) -> dict:
+  """Returns the robot's keys by column names of a flag in JSON."""
+  try:
+    found = json.loads(text)
+  except ValueError as error:
+    raise Pi0RagError(f"--columns is no JSON: {error}") from error
+  if not isinstance(found, dict) or "actions" not in found:
+    raise Pi0RagError(f"--columns is {text}; allowed: a JSON object of the robot's keys, 'actions' among them, by "
+                      "column names")
+  return found
+
+
+def _has_plain_entries(robot: Robot) -> bool:
+  """Returns whether a robot's dictionary has the entries of a data set's sample."""
+  return robot.example is not None and set(robot.example()) <= {"image", "image_mask", "state", "prompt"}
+
+
 if __name__ == "__main__":
-  flags.DEFINE_string("policy", "panda_small", "A shipped policy or a policy's directory.")
+  flags.DEFINE_string("policy", "panda_small", "Any policy, as the server takes it.")
+  flags.DEFINE_string("checkpoint", None, "Checkpoint of an openpi configuration, as the server takes it.")
+  flags.DEFINE_string("key_name", "", "Key statistics of the policy; its own by default.")
+  flags.DEFINE_string("start", None, "Where the flow starts: zero or draw:SEED. By default as the policy or an "
+                      "existing memory says, and zero where that is new for each decision.")
   flags.DEFINE_string("data", None, "Data set with interventions, of any format that pi0rag_jax.data reads.")
   flags.DEFINE_string("memory", None, "Folder of the memory, which is made if there is none.")
   flags.DEFINE_string("flag", "intervention", "Stored field that is not 0 where a person had taken over.")
-  flags.DEFINE_string("state", None, "Stored field of the state; the format's own by default.")
+  flags.DEFINE_string("columns", None, "The robot's keys by the data set's columns, JSON; by default as the policy's "
+                      "configuration says in `repack`.")
+  flags.DEFINE_float("fps", None, "Frames per second, where the data set says none or a wrong one.", lower_bound=0.1)
+  flags.DEFINE_string("state", None, "Without columns, the stored field of the state; the format's own by default.")
   flags.DEFINE_string("actions", None, "Stored field of the actions, in the policy's units.")
   flags.DEFINE_list("cameras", None, "The policy's camera=stored camera, for each; by default they have one name.")
   flags.DEFINE_string("prompt", None, "Prompt, where the data set has none.")

@@ -27,8 +27,10 @@ HEAD = "head"
 # Where the flow starts: at zero, at one draw of noise that a seed fixes, or at a new draw for every decision.
 ZERO, NEW = "zero", "new"
 _DRAW = re.compile(r"draw:(\d+)")
-# Fields of DataConfig and of ModelConfig that decide how a policy runs; the rest is for training.
-_DATA_FIELDS = ("default_prompt", "delta_mask", "adapt_to_pi", "action_space", "asset_id")
+# Fields of DataConfig and of ModelConfig that decide how a policy runs, and which columns its data have; the rest is
+# for training.
+_DATA_FIELDS = ("default_prompt", "delta_mask", "adapt_to_pi", "action_space", "asset_id", "repack")
+_LATER = {"repack": None}  # of older files
 _MODEL_FIELDS = ("family", "discrete_state_input", "action_tokenizer", "action_tokenizer_path")
 # Of version 1, which knew the simulated Panda alone.
 _VERSION_1 = {"name", "model", "state_dim", "action_layout", "asset_id", "task", "renderer", "image_size",
@@ -139,6 +141,7 @@ class PolicySpec:
   def _of_values(cls, values: dict, directory: pathlib.Path) -> "PolicySpec":
     if values["version"] != VERSION:
       raise Pi0RagError(f"version {values['version']}; this code reads versions 1 and {VERSION}")
+    values = _LATER | values
     _require_fields(values, {"version", "name", "robot", "sizes", *_MODEL_FIELDS, *_DATA_FIELDS, *_OWN_FIELDS})
     robot, head = values["robot"], values["head"]
     if robot == ROBOT_FILE:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.robots import images
+from pi0rag_jax.robots import images, transforms
 
 # Of the observations that policies are compiled with: pictures of any size become the model's.
 EXAMPLE_PX = 224
@@ -46,10 +46,7 @@ def read_group(data: Mapping, key: str) -> Mapping:
 
 def passed_on(data: Mapping) -> dict:
   """Returns the entries that no robot changes: the prompt."""
-  if "prompt" not in data:
-    return {}
-  prompt = data["prompt"]
-  return {"prompt": prompt.decode("utf-8") if isinstance(prompt, bytes) else prompt}
+  return {"prompt": transforms.read_prompt(data)} if "prompt" in data else {}
 
 
 def _read(data: Mapping, key: str):

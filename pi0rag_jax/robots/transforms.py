@@ -19,6 +19,8 @@ Transform: TypeAlias = Callable[[dict], dict]
 # A state this far out, in normalized units, is of another robot, in other units, or of a broken sensor.
 FAR_OUT = 10.0
 SHOWN_DIMS = 4
+# Several times what the longest model takes, which cuts the rest off.
+PROMPT_CHARACTERS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,8 +281,13 @@ def read_prompt(data: Mapping) -> str:
   if "prompt" not in data:
     raise errors.Pi0RagError("the observation has no 'prompt' and the configuration no default_prompt: give either")
   prompt = data["prompt"]
-  prompt = prompt.item() if isinstance(prompt, np.ndarray) and prompt.ndim == 0 else prompt
-  prompt = prompt.decode("utf-8") if isinstance(prompt, bytes) else prompt
+  prompt = prompt.item() if isinstance(prompt, np.ndarray) and prompt.size == 1 else prompt
+  if isinstance(prompt, str | bytes) and len(prompt) > PROMPT_CHARACTERS:
+    raise errors.Pi0RagError(f"prompt has {len(prompt)} characters; allowed: {PROMPT_CHARACTERS}")
+  try:
+    prompt = prompt.decode("utf-8") if isinstance(prompt, bytes) else prompt
+  except UnicodeDecodeError as error:
+    raise errors.Pi0RagError(f"prompt is no UTF-8: {error}") from error
   if not isinstance(prompt, str):
     raise errors.Pi0RagError(f"prompt is {type(prompt).__name__}; allowed: one string")
   return prompt

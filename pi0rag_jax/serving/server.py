@@ -1,13 +1,17 @@
-"""Serves a policy to robots: `python -m pi0rag_jax.serving.server --config=pi0_aloha_sim --port=8000`.
+"""Serves a policy to robots: `python -m pi0rag_jax.serving.server --policy=pi0_aloha_sim --port=8000`.
 
-It speaks openpi's protocol: clients are `pi0rag_jax.serving.client` and openpi's own. `--config` is one of openpi's
-policies, `--policy` a shipped one or one of your own with its `--memory`.
+It speaks openpi's protocol: clients are `pi0rag_jax.serving.client` and openpi's own. `--policy` is whatever
+`policy.directory.load` takes, `--memory` steers it. Each connection is a robot of its own: a head's window begins anew
+with it. (openpi's `reset` is the client's own affair: nothing of it is sent. A new episode is a new connection.)
 """
 
 import contextlib
 import logging
+import os
+import pathlib
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from absl import app, flags
@@ -17,9 +21,14 @@ from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError
 
 if TYPE_CHECKING:
-  from pi0rag_jax.serving.policies import Served
+  from pi0rag_jax.serving.admission import Admission
+  from pi0rag_jax.steering.agent import Agent
 
 COMMAND = "pi0rag_jax.serving.server"
+TOKEN_VARIABLE = "PI0RAG_JAX_TOKEN"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# A picture may come in more pixels than the example's: 1280 x 720, or 640 x 480 in single precision.
+PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
 
 
 def main(argv) -> None:
@@ -30,59 +39,84 @@ def main(argv) -> None:
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to say Ctrl-C
   try:
     with cli.user_errors(COMMAND):
-      require_one_policy()
-      run(flags.FLAGS.host, flags.FLAGS.port)
+      if bool(flags.FLAGS.config) == bool(flags.FLAGS.policy):
+        raise Pi0RagError("give one --policy: a shipped one, a directory, one of openpi's configurations, or a file "
+                          "like configs/my_robot.py (--config is an older name for the last two)")
+      run(flags.FLAGS)
   except KeyboardInterrupt:
     pass
   print("\nStopped.")
 
 
-def require_one_policy() -> None:
-  """Raises Pi0RagError unless the flags name one policy, and nothing that belongs to another."""
-  values = flags.FLAGS
-  if bool(values.config) == bool(values.policy):
-    raise Pi0RagError("give either --config (one of openpi's policies) or --policy (a shipped one or a directory)")
-  if values.checkpoint and not values.config:
-    raise Pi0RagError("--checkpoint belongs to --config: a --policy has its parameters in its directory")
-  if values.memory and not values.policy:
-    raise Pi0RagError("--memory belongs to --policy: openpi's policies are served as they are")
-
-
-def run(host: str, port: int) -> None:
+def run(values) -> None:
   """Loads the policy of the flags, compiles it and serves it. A port in use is told before the long part."""
+  token = read_token(values.token, values.token_file)
   # Late, so that a wrong flag is answered before a model library is loaded.
   from pi0rag_jax.policy import compiling
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 
-  reserved = reserve(host, port)
+  reserved = reserve(values.host, values.port)
   compiling.keep_programs()
-  with open_policy() as served:
-    warm_up(served)
-    server = WebsocketPolicyServer(served.policy, metadata=served.metadata, reserved=reserved)
-    print(f"Serving at ws://{host}:{server.port} (Ctrl-C ends it)", flush=True)
+  with open_agent(values) as agent:
+    example = example_of(agent, values.default_prompt)
+    warm_up(agent, example, all_prompts=values.all_prompts)
+    server = WebsocketPolicyServer(agent, metadata=agent.metadata, reserved=reserved,
+                                   admission=admission(values, token, example))
+    if token is None and values.host not in LOOPBACK:
+      print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
+    print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True)
     server.serve_forever()
 
 
+def read_token(token: str | None, file: str | None) -> str | None:
+  """Returns the key that clients must know: of the flag, of a file, or of the environment; None for none."""
+  if token is not None and file is not None:
+    raise Pi0RagError("give either --token or --token_file")
+  if file is not None:
+    try:
+      token = pathlib.Path(file).expanduser().read_text(encoding="utf8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+      raise Pi0RagError(f"cannot read --token_file {file}: {error}") from error
+  token = os.environ.get(TOKEN_VARIABLE) if token is None else token
+  if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+    raise Pi0RagError("the token is empty, or has other characters than a header may have: use letters and digits")
+  return token
+
+
 @contextlib.contextmanager
-def open_policy():
-  """Yields the policy that the flags name."""
-  from pi0rag_jax.serving import policies
+def open_agent(values) -> Iterator["Agent"]:
+  """Yields the policy that the flags name, with its memory, which is read as it is now."""
+  from pi0rag_jax.memory.memory import Memory
+  from pi0rag_jax.policy import directory
+  from pi0rag_jax.steering.agent import Agent, start_with
 
-  values = flags.FLAGS
   began = time.perf_counter()
-  options = {name: getattr(values, name) for name in ("default_prompt", "denoising_steps", "weights")}
-  if values.config:
-    opened = contextlib.nullcontext(policies.openpi_policy(values.config, values.checkpoint, **options))
-  else:
-    opened = policies.own_policy(values.policy, values.memory, **options)
-  with opened as served:
-    print(f"Loaded {values.config or values.policy} in {time.perf_counter() - began:.1f} s", flush=True)
-    yield served
+  name = values.policy or values.config
+  spec, _ = directory.describe(name, values.checkpoint)
+  policy = directory.load(
+    name, checkpoint=values.checkpoint, start=start_with(values.memory, spec, values.start),
+    denoising_steps=values.denoising_steps, weights=values.weights, default_prompt=values.default_prompt,
+    key_name=values.key_name)
+  with contextlib.ExitStack() as opened:
+    memory = values.memory and opened.enter_context(Memory.open(
+      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=False, read_only=True))
+    agent = Agent(policy, memory or None)
+    opened.callback(agent.close)
+    print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
+    yield agent
 
 
-def warm_up(served: "Served") -> None:
+def example_of(agent: "Agent", default_prompt: str | None) -> dict | None:
+  """Returns an observation to compile with: the robot's example, with a prompt of the length to expect."""
+  if agent.policy.robot.example is None:
+    return None
+  prompt = default_prompt or agent.policy.spec.data.default_prompt
+  return {**agent.policy.robot.example(), **({"prompt": prompt} if prompt else {})}
+
+
+def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool) -> None:
   """Compiles the policy, so that no client waits for that."""
-  if served.example is None:
+  if example is None:
     print("Not compiled yet: the first request will wait for that. A configuration file with example_observation() "
           "is compiled before it is served", flush=True)
     return
@@ -90,30 +124,63 @@ def warm_up(served: "Served") -> None:
 
   began = time.perf_counter()
   with compiling.counted() as programs:
-    served.policy.compile(served.example, all_prompts=flags.FLAGS.all_prompts)
-    served.policy.infer(served.example)
+    agent.compile(example, all_prompts=all_prompts)
   compiled = time.perf_counter()
-  served.policy.infer(served.example)
+  agent.session().decide(agent.policy.start(1), [example])
   infer_ms = (time.perf_counter() - compiled) * 1000
   print(f"Compiled in {compiled - began:.1f} s: {programs.needed} programs, {programs.found} of them found on disk; an "
         f"inference takes {infer_ms:.0f} ms", flush=True)
 
 
+def admission(values, token: str | None, example: Mapping | None) -> "Admission":
+  """Returns whom the flags let in; a message may be as large as an observation like the example can be."""
+  from pi0rag_jax.serving.admission import Admission
+
+  plain = Admission(token=token, origins=tuple(values.allow_origin), connections=values.max_clients,
+                    idle_s=values.idle_s)
+  if values.max_message_mb is not None:
+    size = values.max_message_mb << 20
+  else:
+    size = plain.message_bytes if example is None else _needed_bytes(example) + OTHER_BYTES
+  return plain.limited_to(size)
+
+
+def _needed_bytes(node) -> int:
+  """Returns how large a part of an observation can be."""
+  if isinstance(node, Mapping):
+    return sum(_needed_bytes(value) for value in node.values())
+  size = getattr(node, "nbytes", 0)
+  return max(PICTURE_BYTES, 4 * size) if getattr(node, "ndim", 0) >= 3 else 8 * size
+
+
 if __name__ == "__main__":
-  flags.DEFINE_string("config", None, "One of openpi's configuration names, or a Python file with get_config() as "
-                      "configs/my_robot.py.")
-  flags.DEFINE_string("checkpoint", None, "Checkpoint of --config: a directory or a gs:// address; openpi's release if "
-                      "left out.")
-  flags.DEFINE_string("policy", None, "Instead of --config: a shipped policy, or a directory that train.launch made.")
-  flags.DEFINE_string("memory", None, "Memory that steers --policy: a directory, read as it is at the start.")
+  flags.DEFINE_string("policy", None, "A shipped policy, a directory that train.launch made, an openpi checkpoint "
+                      "whose folder has a configuration's name, one of openpi's configuration names, or a Python file "
+                      "with get_config() as configs/my_robot.py; directories may be at gs://.")
+  flags.DEFINE_string("config", None, "Older name of --policy.")
+  flags.DEFINE_string("checkpoint", None, "Checkpoint of a configuration: a directory or a gs:// address; openpi's "
+                      "release if left out.")
+  flags.DEFINE_string("memory", None, "Memory that steers the policy: a directory, read as it is at the start.")
+  flags.DEFINE_string("key_name", "", "Key statistics of the policy, as train.calibrate --name wrote them; its own by "
+                      "default.")
+  flags.DEFINE_string("start", None, "Where the flow starts: zero, draw:SEED or new. By default as the policy says; "
+                      "where that is new, as openpi's, as the memory says.")
   flags.DEFINE_string("default_prompt", None, "Prompt of observations that have none.")
   flags.DEFINE_integer("denoising_steps", None, "Steps of the flow, instead of the policy's own; docs/speed.md says "
                        "what fewer cost.", lower_bound=1)
   flags.DEFINE_string("weights", None, "int8: matrices take half the memory of bfloat16; docs/speed.md says what that "
                       "costs.")
-  flags.DEFINE_bool("all_prompts", False, "Compile --config for prompts of every length, not only of about "
-                    "--default_prompt's: no request waits for that, the start takes longer.")
-  flags.DEFINE_string("host", "0.0.0.0", "Address to listen at; 0.0.0.0 is all of the machine's. There is no password: "
-                      "127.0.0.1 lets only this machine in.")
+  flags.DEFINE_bool("all_prompts", False, "Compile for prompts of every length, not only of about --default_prompt's: "
+                    "no request waits for that, the start takes longer.")
+  flags.DEFINE_string("host", "127.0.0.1", "Address to listen at: by default only this machine is let in. 0.0.0.0 is "
+                      "all of the machine's addresses, where openpi's server listens.")
   flags.DEFINE_integer("port", 8000, "TCP port; 0 takes a free one.", lower_bound=0, upper_bound=65535)
+  flags.DEFINE_string("token", None, "Key that clients must send, as openpi's do with api_key=TOKEN. Others can see a "
+                      f"command line: --token_file and the variable {TOKEN_VARIABLE} hide it.")
+  flags.DEFINE_string("token_file", None, "File with the key, instead of --token.")
+  flags.DEFINE_list("allow_origin", [], "Web pages whose browsers may connect, as https://example.com; * is any.")
+  flags.DEFINE_integer("max_clients", 64, "Connections at a time.", lower_bound=1)
+  flags.DEFINE_integer("max_message_mb", None, "Largest request, MB; by default what the policy's observation needs.",
+                       lower_bound=1)
+  flags.DEFINE_float("idle_s", 1800.0, "Seconds after which a client that asks nothing is let go.", lower_bound=1.0)
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

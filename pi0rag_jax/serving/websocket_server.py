@@ -1,12 +1,13 @@
 """openpi's websocket protocol around any policy: metadata first, then an answer to each observation.
 
-All messages are those of `messages`. A failed inference is answered with a text frame, the traceback, and the
-connection is closed with 1011; the server goes on. `GET /healthz` answers OK, during an inference too.
+All messages are those of `messages`. A failed inference is answered with a text frame, one line, and the connection is
+closed with 1011; the server goes on. `GET /healthz` answers OK, during an inference too.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import http
 import logging
 import signal
@@ -18,6 +19,7 @@ from typing import Protocol
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
+from pi0rag_jax.serving.admission import Admission, CalmLog, Client, Clients, health_check
 
 try:
   from websockets.asyncio.server import Request, Response, ServerConnection, serve
@@ -26,37 +28,49 @@ try:
 except ImportError as error:
   raise Pi0RagError(f"a policy server needs websockets: {messages.EXTRA}") from error
 
-HEALTH_PATH = "/healthz"
-CLOSE_REASON = "Internal server error. Traceback included in previous frame."
+CLOSE_TIMEOUT_S = 2.0
+CLOSE_REASON = "Internal server error. The previous frame says which."
 
 logger = logging.getLogger(__name__)
+# websockets logs tracebacks of every handshake that fails; what matters of them is logged here.
+_silent = logging.Logger("websockets", logging.CRITICAL + 1)
 
 
-class ServablePolicy(Protocol):
-  """What can be served."""
+class Session(Protocol):
+  """A policy for one client."""
 
   def infer(self, observation: Mapping, /) -> Mapping:
     """Returns `actions` [T, A] and whatever else clients are told, nothing but what `messages.pack` takes."""
     ...
 
 
-class WebsocketPolicyServer:
-  """Serves a policy to any number of clients, one inference at a time."""
+class ServablePolicy(Protocol):
+  """What can be served: `steering.agent.Agent`."""
 
-  def __init__(self, policy: ServablePolicy, host: str = "0.0.0.0", port: int | None = None,
-               metadata: Mapping | None = None, *, reserved: socket.socket | None = None):
+  def session(self) -> Session:
+    """Returns the policy for another client: what it remembers of an episode is the client's own."""
+    ...
+
+
+class WebsocketPolicyServer:
+  """Serves a policy to several clients, one inference at a time."""
+
+  def __init__(self, policy: ServablePolicy, host: str = "127.0.0.1", port: int | None = None,
+               metadata: Mapping | None = None, *, admission: Admission | None = None,
+               reserved: socket.socket | None = None):
     """Reserves the port; clients are refused, and try again, until `serve_forever`.
 
     Args:
-      host: the address to listen at; 0.0.0.0 is every one of the machine. Nobody is asked for a key or password.
+      host: the address to listen at; 0.0.0.0 is every one of the machine.
       port: None takes a free one.
       metadata: told to each client first.
       reserved: what `reserve` gave, instead of host and port.
     Errors: Pi0RagError when address or port cannot be had.
     """
-    self._policy = policy
+    self._policy, self._admission = policy, admission or Admission()
     self._metadata = messages.pack(dict(metadata or {}))
     self._socket = reserve(host, port or 0) if reserved is None else reserved
+    self._clients, self._log = Clients(self._admission), CalmLog(logger)
     # Its only thread infers; the event loop answers pings, health checks and new clients meanwhile.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
 
@@ -82,55 +96,103 @@ class WebsocketPolicyServer:
 
   async def run(self) -> None:
     """Serves until the task is cancelled. Errors: Pi0RagError when another server took the port meanwhile."""
+    asyncio.get_running_loop().set_exception_handler(self._log_trouble)
     with self._worker, contextlib.closing(self._socket):
       try:
         # Pings keep idle connections open in routers, but a late pong closes none: a client may stop for long.
-        server = await serve(self._handle, sock=self._socket, compression=None, max_size=None, ping_timeout=None,
-                             process_request=_health_check)
+        server = await serve(
+          self._handle, sock=self._socket, compression=None, max_size=self._admission.message_bytes, ping_timeout=None,
+          close_timeout=CLOSE_TIMEOUT_S, process_request=self._admit, logger=_silent,
+          create_connection=functools.partial(Client, clients=self._clients))
       except OSError as error:
         raise Pi0RagError(f"cannot listen at port {self.port}: {error.strerror}; choose another port") from error
       async with server:
         await server.serve_forever()
 
-  async def _handle(self, connection: ServerConnection) -> None:
-    """Serves one client until it goes or an inference fails."""
-    logger.info("Connection from %s opened", connection.remote_address)
+  def _log_trouble(self, loop, context: Mapping) -> None:
+    """Logs what asyncio reports, such as used-up descriptors, many times a second."""
+    self._log(logging.WARNING, "%s (%s)", context["message"], context.get("exception") or "no exception")
+
+  def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    """Returns the refusal of a client, or the answer to a health check; None lets a client go on."""
+    assert isinstance(connection, Client), "as `serve` was told"
+    if (healthy := health_check(connection, request)) is not None:
+      return healthy
+    refusal = self._admission.refusal(request)
+    if refusal is None and not self._clients.make_room():
+      refusal = http.HTTPStatus.SERVICE_UNAVAILABLE, f"all {self._admission.connections} places are taken\n"
+    if refusal is not None:
+      self._log(logging.WARNING, "A client at %s is refused: %s", connection.remote_address, refusal[1].strip())
+      return connection.respond(*refusal)
+    if self._admission.token is None and self._admission.key(request):
+      self._log(logging.WARNING, "The client at %s sends a key, which nobody checks: this server has no --token",
+                connection.remote_address)
+    connection.admitted = True
+    return None
+
+  async def _handle(self, connection: Client) -> None:
+    """Serves one client until it goes, asks nothing for long, or an inference fails."""
+    self._log(logging.INFO, "Connection from %s opened", connection.remote_address)
+    self._clients.answered(connection)  # the handshake
     try:
-      await connection.send(self._metadata)
+      async with asyncio.timeout(self._admission.idle_s):
+        await connection.send(self._metadata)
       await self._answer_all(connection)
     except ConnectionClosed:
-      logger.info("Connection from %s closed", connection.remote_address)
+      self._log(logging.INFO, "Connection from %s closed", connection.remote_address)
+    except TimeoutError:
+      self._log(logging.INFO, "Connection from %s closed: idle", connection.remote_address)
+      await self._close(connection, CloseCode.GOING_AWAY, f"idle for {self._admission.idle_s:g} s")
     except Exception as error:  # whatever it is, the client is told, and the others are served on
-      logger.error("Connection from %s failed: %s", connection.remote_address, error,
-                   exc_info=not isinstance(error, Pi0RagError))
-      with contextlib.suppress(ConnectionClosed):
-        await connection.send(traceback.format_exc())
-        await connection.close(CloseCode.INTERNAL_ERROR, CLOSE_REASON)
+      await self._fail(connection, error)
 
-  async def _answer_all(self, connection: ServerConnection) -> None:
-    loop = asyncio.get_running_loop()
+  async def _answer_all(self, connection: Client) -> None:
+    infer = asyncio.get_running_loop().run_in_executor
+    session = await infer(self._worker, self._policy.session)
     more_timing: dict[str, float] = {}
     while True:
       began = time.perf_counter()  # the client's own time counts in prev_total_ms, as in openpi
-      request = await connection.recv()
-      answer = await loop.run_in_executor(self._worker, self._answer, request, more_timing)
-      await connection.send(answer)
+      async with asyncio.timeout(self._admission.idle_s):
+        request = await connection.recv()
+      connection.waits = True
+      try:
+        answer = await infer(self._worker, _answer, session, request, more_timing)
+      finally:
+        connection.done(request)
+      async with asyncio.timeout(self._admission.idle_s):
+        await connection.send(answer)
+      connection.answers += 1
       more_timing = {"prev_total_ms": _since_ms(began)}
 
-  def _answer(self, request, more_timing: dict[str, float]) -> bytes:
-    """Returns the packed answer to a packed observation (on the worker's thread)."""
-    observation = messages.unpack(request)
-    if not isinstance(observation, dict):
-      raise Pi0RagError(f"a request is a map, the observation; got a {type(observation).__name__}")
-    began = time.perf_counter()
-    answer = self._policy.infer(observation)
-    timing = {"infer_ms": _since_ms(began), **more_timing}
-    return messages.pack({**answer, "server_timing": timing})
+  async def _fail(self, connection: Client, error: Exception) -> None:
+    """Tells a client in one line why it has no answer, and lets it go."""
+    self._log(logging.ERROR, "Connection from %s failed: %s", connection.remote_address, error)
+    if isinstance(error, Pi0RagError):
+      reason = messages.shown(error)
+    else:
+      reason = f"the inference failed with a {type(error).__name__}: the server's log says more"
+      places = [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)]
+      self._log(logging.ERROR, "It is a bug, %s at %s", type(error).__name__, " < ".join(places[:-8:-1]))
+    await asyncio.sleep(self._admission.failed_s)
+    with contextlib.suppress(ConnectionClosed, TimeoutError):
+      async with asyncio.timeout(self._admission.idle_s):
+        await connection.send(reason)
+    await self._close(connection, CloseCode.INTERNAL_ERROR, CLOSE_REASON)
+
+  async def _close(self, connection: Client, code: CloseCode, reason: str) -> None:
+    with contextlib.suppress(ConnectionClosed):
+      await connection.close(code, reason)
 
 
-def _health_check(connection: ServerConnection, request: Request) -> Response | None:
-  """Returns the answer to a health check; None lets a client go on."""
-  return connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == HEALTH_PATH else None
+def _answer(session: Session, request, more_timing: dict[str, float]) -> bytes:
+  """Returns the packed answer to a packed observation (on the worker's thread)."""
+  observation = messages.unpack(request)
+  if not isinstance(observation, dict):
+    raise Pi0RagError(f"a request is a map, the observation; got a {type(observation).__name__}")
+  began = time.perf_counter()
+  answer = session.infer(observation)
+  timing = {"infer_ms": _since_ms(began), **more_timing}
+  return messages.pack({**answer, "server_timing": timing})
 
 
 def reserve(host: str, port: int) -> socket.socket:

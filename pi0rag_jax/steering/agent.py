@@ -6,6 +6,7 @@ The batched decisions of sweeps and the one observation at a time of a server ar
 import copy
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +15,19 @@ import jax
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory import bridge
+from pi0rag_jax.memory import bridge, store
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
+from pi0rag_jax.policy.spec import NEW, PolicySpec
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.retrieval import Retriever
 
 FEEDING = ("overlap", "callback")
+# A normalized state beyond this is no robot's, whatever little its demonstrations moved.
+ABSURD_STATE = 1e7
+# Networks leave the space of their actions by a little, untrained ones by some ranges; beyond these it is a fault.
+ABSURD_RANGES, ABSURD_COST = 10.0, 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Agent:
     """
     clock = _Clock()
     inputs, batch = self.policy.prepare(raws), len(raws)
+    _check_state(inputs.get("state", ()))
     clock.lap("prepare")
     if self.memory is not None and self._feeding == "callback":
       carry, decision = self._in_one_call(carry, inputs, batch, noise_BTX, trust_B, clock)
@@ -160,12 +168,15 @@ class Agent:
     Returns:
       `actions` float64[T, A] in the robot's units, as openpi gives them; with a memory `neighbours_used`, how many of
       its records had a say, 0 for the policy's own actions; `policy_timing` with `infer_ms` and each stage's.
-    Errors: Pi0RagError when an entry is missing or not of the robot's shape or range; what was seen before is kept.
+    Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, and for actions that are no
+      numbers or far outside the robot's space; what was seen before is kept.
     """
     if noise is not None:
       noise = np.asarray(noise)
       noise = noise[None] if noise.ndim == len(self.policy.noise_shape) else noise
-    self._carry, decision = self.decide(self._carry, [observation], noise)
+    carry, decision = self.decide(self._carry, [observation], noise)
+    check_actions(decision.actions_BTA, self.policy.space)
+    self._carry = carry
     stages = dict(decision.latency_ms)
     timing = {"infer_ms": stages.pop("total"), **{f"{stage}_ms": ms for stage, ms in stages.items()}}
     used = {} if self.memory is None else {"neighbours_used": int(decision.used_B[0])}
@@ -197,6 +208,38 @@ def check_rule(policy: Policy, rule: rules.SteeringConfig) -> None:
   if rule.flow != rules.AFTER and not policy.has_flow:
     raise Pi0RagError(f"steering flow '{rule.flow}' leads a flow elsewhere, which a {policy.spec.family} policy has "
                       f"none of; allowed for it: '{rules.AFTER}', as in the preset 'residual'")
+
+
+def start_with(memory_dir, spec: PolicySpec, asked: str | None = None) -> str | None:
+  """Returns where a policy's flow starts that is run with a memory; None leaves it to the policy.
+
+  That is as asked, else as the policy says, and where that is new for each decision, as the memory's header says.
+  """
+  if asked or not memory_dir or spec.start != NEW:
+    return asked
+  header = store.stored_header(pathlib.Path(memory_dir).expanduser())
+  return None if header is None else header.start
+
+
+def check_actions(actions_BTA: np.ndarray, space: ActionSpace) -> None:
+  """Raises Pi0RagError for actions that are no numbers, or far outside the robot's space."""
+  low_A, high_A = np.asarray(space.low), np.asarray(space.high)
+  with np.errstate(invalid="ignore"):  # infinity less infinity, where there is no limit
+    slack_A = np.where(np.isfinite(low_A) & np.isfinite(high_A), ABSURD_RANGES * (high_A - low_A), 0.0)
+  inside = (actions_BTA >= low_A - slack_A) & (actions_BTA <= high_A + slack_A)
+  inside &= np.abs(actions_BTA) * np.asarray(space.cost) <= ABSURD_COST  # False for NaN
+  if not inside.all():
+    place = tuple(np.argwhere(~inside)[0].tolist())
+    entry = place[-1]
+    raise Pi0RagError(f"the policy answers with {actions_BTA[place]:g} for entry {entry} of the action in step "
+                      f"{place[-2]}; the robot takes {low_A[entry]:g} to {high_A[entry]:g}: nothing is sent. Check "
+                      "observation and statistics")
+
+
+def _check_state(state_BP) -> None:
+  if not (np.abs(state_BP) <= ABSURD_STATE).all():
+    raise Pi0RagError(f"the state is absurd, up to {np.abs(state_BP).max():g} times the spread of the policy's "
+                      "demonstrations: the observation is not of a working robot, or of another one")
 
 
 def _padded(found: dict, retriever: Retriever, missing: int) -> dict:

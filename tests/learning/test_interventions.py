@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import h5py
 import numpy as np
@@ -17,9 +18,11 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import interventions
 from pi0rag_jax.learning.interventions import InterventionConfig
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+from pi0rag_jax.policy import directory
+from pi0rag_jax.robots import aloha, panda
 from pi0rag_jax.robots.images import resize_with_pad
+from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.robot import ActionSpace
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 FRAMES, FLAG = 24, np.isin(np.arange(24), range(12, 18))
@@ -85,13 +88,12 @@ def _png(rng):
 
 @pytest.fixture(scope="module")
 def policy(tiny_policy_dir):
-  return Policy.load(tiny_policy_dir)
+  return directory.load(tiny_policy_dir)
 
 
 @pytest.fixture
 def memory(tmp_path, policy):
-  with Memory.open(tmp_path / "memory", key_dim=policy.key_dim, action_horizon=16, action_dim=5, encoder="e",
-                   policy="p") as memory:
+  with Memory.open(tmp_path / "memory", **policy.memory_header()) as memory:
     yield memory
 
 
@@ -105,7 +107,7 @@ def test_frames_within_and_before_an_intervention():
 
 
 def test_what_the_person_did_and_the_way_to_it():
-  chunks = interventions.corrected_chunks(actions(), np.array([8, 16]), np.array([12, 16]), 16, LAYOUT)
+  chunks = interventions.corrected_chunks(actions(), np.array([8, 16]), np.array([12, 16]), 16, panda.ACTIONS)
   # From frame 8: the 4 mm forward of frames 8 to 11 less the first 1 mm back, at once; then the person's path.
   np.testing.assert_allclose(chunks[0, :8, 0], [0.003, *[-0.001] * 5, 0.001, 0.001], atol=1e-6)
   np.testing.assert_allclose(chunks[1, :, 0], [-0.001] * 2 + [0.001] * 6 + [0.0] * 8, atol=1e-6)
@@ -131,21 +133,71 @@ def test_records_of_a_data_set(tmp_path, policy, memory, form):
   images = {camera: resize_with_pad(pictures, 64, 64) for camera, pictures in episode.images.items()}
   seen = [{"image": {camera: images[camera][frame] for camera in CAMERAS}, "state": episode.state[frame],
            "prompt": "pick up the red cube"} for frame in (4, 8, 12, 14, 16)]
-  encoded = policy.encode(seen)
+  _, encoded = policy.encode((), policy.prepare(seen))
   np.testing.assert_allclose([r.key for r in records], np.asarray(encoded.key_BE)[:5], atol=1e-2)
-  np.testing.assert_allclose([r.base_chunk for r in records], np.asarray(policy.denoise(encoded, None))[:5], atol=1e-3)
+  np.testing.assert_allclose([r.base_chunk for r in records], np.asarray(policy.decode(encoded))[:5], atol=1e-3)
 
 
 @pytest.mark.parametrize(("write", "fields", "message"), [
     ({"flag": None}, Fields(), "unknown field for the intervention.*'intervention'"),
     ({"flag": np.zeros(24, bool)}, Fields(), "no frame in which 'intervention' is set, in 1 episodes"),
     ({"scale": 1000.0}, Fields(), "takes -0.015 to 0.015: convert"),
-    ({}, Fields(fps=10.0), "10.0 frames per s, policy 'tiny' has 20.0"),
     ({}, Fields(cameras=["base_0_rgb"]), "left_wrist_0_rgb"),
-    ({}, Fields(state=["state", "state"]), "20 numbers of state"),
+    ({}, Fields(state=["state", "state"]), "state has 20 numbers, the robot has 10"),
 ])
 def test_data_that_do_not_fit_are_refused(tmp_path, policy, memory, write, fields, message):
   dataset = open_dataset(write_hdf5(tmp_path / "a.hdf5", **write), fields=fields)
   with pytest.raises(Pi0RagError, match=message):
     interventions.learn(memory, policy, dataset, CONFIG)
   assert len(memory) == 0
+
+
+def test_another_rate_is_refused(policy):
+  with pytest.raises(Pi0RagError, match=r"'x' has 10 frames per s, policy 'tiny' acts 20 times: .*--fps"):
+    interventions.check_rate(10.0, policy, "x")
+  interventions.check_rate(20.0000001, policy, "x")
+
+
+def test_places_are_the_path_themselves():
+  """Of absolute joints the way to the person's path is the path; where no limit is known, nothing is cut off."""
+  actions_FA = np.linspace(0, 1, FRAMES)[:, None] * np.ones(14, np.float32)
+  for space in (aloha.ACTIONS, ActionSpace.of_stats(NormStats(np.zeros(14), np.ones(14)))):
+    chunks = interventions.corrected_chunks(actions_FA, np.array([8, 20]), np.array([12, 20]), 6, space)
+    np.testing.assert_allclose(chunks[0], actions_FA[12:18], atol=1e-6)
+    np.testing.assert_allclose(chunks[1], actions_FA[[20, 21, 22, 23, 23, 23]], atol=1e-6)
+    interventions.check_limits(actions_FA, space, "x")
+  with pytest.raises(Pi0RagError, match=r"x: entry 6 of the action at frame 1 is 4.34783, .* takes -1 to 2"):
+    interventions.check_limits(100 * actions_FA, aloha.ACTIONS, "x")
+  with pytest.raises(Pi0RagError, match="14 numbers of action, the policy's robot has 5"):
+    interventions.check_limits(actions_FA, panda.ACTIONS, "x")
+
+
+class Remembering:
+  """A policy whose chunk is how many frames it has seen, and the last of them."""
+
+  spec = types.SimpleNamespace(execute_steps=4)
+
+  def start(self, rows):
+    return np.zeros(rows)
+
+  def prepare(self, raws):
+    return np.array([raw["state"][0] for raw in raws])
+
+  def encode(self, carry, inputs):
+    carry = carry.copy()
+    carry[: len(inputs)] += 1
+    return carry, types.SimpleNamespace(key_BE=inputs[:, None], count_B=carry)
+
+  def decode(self, encoded):
+    return encoded.count_B[:, None, None]
+
+
+def test_what_remembers_meets_the_episode_at_its_own_pace(tmp_path):
+  path = write_hdf5(tmp_path / "a.hdf5")
+  with h5py.File(path, "a") as file:
+    file["episode_0/state"][:, 0] = np.arange(FRAMES)
+  dataset = open_dataset(path)
+  seen = interventions._Seen(dataset, 0, dataset.read_episode(0, images=False), dict)
+  found = list(interventions._decisions(Remembering(), seen, np.array([3, 8, 11, 23]), 32))
+  assert [(frame, int(key_E[0]), int(chunk_TA[0, 0])) for frame, key_E, chunk_TA in found] == [
+      (3, 3, 1), (8, 8, 3), (11, 11, 3), (23, 23, 6)]

@@ -12,9 +12,18 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.serving import client
+from pi0rag_jax.serving.admission import Admission
 from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
 
 HOST = "127.0.0.1"
+PROMPT = Admission(failed_s=0.0)  # who makes a mistake is told at once
+
+
+class Alone:
+  """A policy that remembers nothing: one for all clients."""
+
+  def session(self):
+    return self
 
 
 def as_arrays(node):
@@ -85,7 +94,7 @@ def connect():
   """Returns a function: a client of a policy, served until the test ends."""
   with contextlib.ExitStack() as opened:
     def start(policy, metadata=None):
-      server = opened.enter_context(running(WebsocketPolicyServer(policy, HOST, metadata=metadata)))
+      server = opened.enter_context(running(WebsocketPolicyServer(policy, HOST, metadata=metadata, admission=PROMPT)))
       served = client.WebsocketClientPolicy(HOST, server.port)
       opened.callback(served.close)
       return served

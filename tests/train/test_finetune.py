@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pi0rag_jax.policy.openpi_policy import create_policy
 
 from configs import pi0_aloha_sim_lora, pi0_full_fsdp, pi0_libero_lora, pi05_droid_lora
+from pi0rag_jax.data import columns
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy.openpi_policy import create_policy
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
-from train import columns, debug_data, finetune, loop
+from train import debug_data, finetune, loop
 from train.checkpoint import CheckpointStore
 
 
