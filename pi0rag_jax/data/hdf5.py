@@ -139,8 +139,11 @@ class Hdf5Dataset(Dataset):
     return length
 
   def _inspected(self, path: Path, group: str) -> Facts:
-    with self._hdf5.open(path) as file:
-      return self._inspect(file[group])
+    try:
+      with self._hdf5.open(path) as file:
+        return self._inspect(file[group])
+    except Pi0RagError as error:  # of a value that the file says: damage of this file alone
+      raise ValueError(str(error)) from error
 
   @abc.abstractmethod
   def _episode_groups(self, file: h5py.File) -> list[str]:

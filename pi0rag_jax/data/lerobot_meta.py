@@ -89,8 +89,9 @@ def is_camera(feature: Mapping[str, Any]) -> bool:
 def _feature(feature: Any, where: str) -> dict[str, Any]:
   """Returns a feature with its dtype and shape checked."""
   feature = checks.mapping(feature, where)
-  shape = checks.shape(feature.get("shape"), f"{where}, shape")
-  return {**feature, "dtype": checks.text(feature.get("dtype"), f"{where}, dtype"), "shape": shape}
+  dtype = checks.text(feature.get("dtype"), f"{where}, dtype")
+  stated = [1] if feature.get("shape") is None and dtype not in IMAGE_DTYPES else feature.get("shape")
+  return {**feature, "dtype": dtype, "shape": checks.shape(stated, f"{where}, shape")}
 
 
 def _why_not_rgb(name: str, feature: Mapping[str, Any]) -> str:
