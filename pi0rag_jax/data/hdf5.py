@@ -236,8 +236,8 @@ def is_encoded(item: Any) -> bool:
 
 
 def _row_bytes(row: Any) -> bytes:
-  if isinstance(row, bytes | np.bytes_ | np.void):
-    return bytes(row)
+  if isinstance(row, bytes | np.void):
+    return row if isinstance(row, bytes) else row.tobytes()
   if isinstance(row, str):
     raise ValueError("a text is stored where a picture's bytes are expected")
   return np.asarray(row).astype(np.uint8).tobytes()

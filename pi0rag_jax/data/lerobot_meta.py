@@ -70,7 +70,7 @@ def read_meta(root: Path) -> LerobotMeta:
   features = {name: _feature(feature, f"{where}feature '{name}'") for name, feature in features.items()}
   robot_type = info.get("robot_type")
   damaged: dict[str, str] = {}
-  tasks, episodes = readers[version](root, info | {"features": features}, damaged)
+  tasks, episodes = readers[version](root, {**info, "features": features}, damaged)
   announced = checks.integer(info.get("total_episodes", len(episodes)), f"{where}total_episodes")
   episodes = sorted(episodes, key=lambda episode: episode.index)
   counts = collections.Counter(episode.index for episode in episodes)

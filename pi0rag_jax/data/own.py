@@ -55,7 +55,7 @@ class OwnDataset(hdf5.Hdf5Dataset):
       prompts=[prompt_or_default(text, self.fields.default_prompt) for text in prompts],
       timestamps=np.arange(length) / self.episode_fps(episode) if times is None else np.asarray(times, np.float64),
       extras={name: value for name, value in arrays.items() if name not in (STATE, ACTIONS, TIMES)},
-      metadata=attributes | metadata,
+      metadata={**attributes, **metadata},
     )
 
   def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:
