@@ -110,8 +110,8 @@ def _open(arguments) -> Dataset:
   return open_dataset(arguments.directory, arguments.format, fields=fields, skip_bad=True)
 
 
-def _folder(path: str) -> Path:
-  path = expanded(path)
+def _folder(directory: str) -> Path:
+  path = expanded(directory)
   return path if path.is_dir() else path.parent
 
 

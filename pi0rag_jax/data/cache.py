@@ -205,7 +205,12 @@ def _read_header(folder: Path) -> dict:
 
 def _read_prompts(folder: Path) -> list[str]:
   file = folder / PROMPTS
-  return [json.loads(line) for line in file.read_text("utf8").splitlines()] if file.is_file() else []
+  try:
+    return [checks.text(json.loads(line), f"'{file}'") for line in file.read_text("utf8").splitlines()]
+  except FileNotFoundError:
+    return []
+  except (OSError, ValueError) as error:
+    raise Pi0RagError(f"the cache '{folder}' is damaged ({error}): remove it") from error
 
 
 def _append_prompts(folder: Path, prompts: dict[str, int], texts: list[str]) -> None:

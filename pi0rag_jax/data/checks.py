@@ -55,18 +55,20 @@ def integer(value: Any, where: str, *, low: int = 0, high: int = MAX_INDEX) -> i
   """Returns a whole number; those in texts and whole floats count."""
   if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value):
     value = int(value)
-  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not is_number or not low <= value <= high or value != int(value):
+  if not _is_number(value) or not low <= value <= high or value != int(value):
     raise refused(where, value, f"whole numbers from {low} to {high}")
   return int(value)
 
 
 def number(value: Any, where: str, *, low: float = -math.inf, high: float = math.inf) -> float:
   """Returns a finite number above `low` and not above `high`."""
-  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not is_number or not math.isfinite(value) or not low < value <= high:
+  if not _is_number(value) or not math.isfinite(value) or not low < value <= high:
     raise refused(where, value, f"finite numbers above {low:g}, up to {high:g}")
   return float(value)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def text(value: Any, where: str) -> str:

@@ -36,7 +36,8 @@ class Columns:
   def __call__(self, sample: Mapping) -> dict:
     """Returns the dictionary that the robot's transforms take; pictures as LeRobot has them, [3, H, W].
 
-    A sample without pictures, as statistics are computed from, gets black ones of one pixel.
+    A sample without a text gets no prompt. One without pictures, as statistics are computed from, gets black ones of
+    one pixel.
     """
     found: dict[str, Any] = {self.actions: sample["actions"]}
     for camera in self.cameras:
@@ -50,8 +51,10 @@ class Columns:
       found[part] = found[column][first:end]
     found |= dict.fromkeys(PROMPT_COLUMNS, sample["prompt"])
     # A column's name may contain '/', which the structure's leaves are looked up by.
-    robot = Repack(self.repack)(found)
-    return robot if "prompt" in robot else {**robot, "prompt": sample["prompt"]}
+    robot = {"prompt": sample["prompt"], **Repack(self.repack)(found)}
+    if not robot["prompt"].strip():  # the data set holds no text: a configuration's default prompt takes its place
+      del robot["prompt"]
+    return robot
 
 
 def open_columns(path: str | Path, repack: Mapping[str, Any], *, action_columns: Sequence[str], skip_bad: bool = False,

@@ -74,9 +74,10 @@ class Arrays(dict[str, np.ndarray]):
 
   def alias(self, prefix: str) -> None:
     """Lets what is stored below a group be asked for without it."""
-    for known in (self, self.unread):
-      for name in [name for name in known if name.startswith(prefix)]:
-        known.setdefault(name.removeprefix(prefix), known[name])
+    for name in [name for name in self if name.startswith(prefix)]:
+      self.setdefault(name.removeprefix(prefix), self[name])
+    for name in [name for name in self.unread if name.startswith(prefix)]:
+      self.unread.setdefault(name.removeprefix(prefix), self.unread[name])
 
   def joined(self, names: str | Sequence[str], *, what: str) -> np.ndarray:
     """Returns the named arrays joined in their last dimension; those of one number per frame become one column.

@@ -53,7 +53,8 @@ def open_dataset(
       raise unknown_name(f"option of the format {format}", option, reader.options)
   dataset = reader(path, fields=fields, skip_bad=skip_bad, **options)
   if not dataset.num_episodes:
-    raise Pi0RagError(f"'{path}' ({format}) holds no episode that can be read")
+    reasons = "; ".join(list(dataset.damaged.values())[:3])
+    raise Pi0RagError(f"'{path}' ({format}) holds no episode that can be read{reasons and f': {reasons}'}")
   return dataset
 
 
@@ -90,7 +91,8 @@ def hdf5_files(path: Path) -> list[Path]:
 def is_hidden(path: Path, folder: Path) -> bool:
   """Returns whether a path below a folder is an editor's or a file system's: hidden, or a backup of another file."""
   parts = path.relative_to(folder).parts
-  return any(part.startswith((".", "~", "#", "__MACOSX")) or part.endswith(("~", "#")) for part in parts)
+  return any(part.startswith((".", "~", "__MACOSX")) or part.endswith("~") or part[:1] == part[-1:] == "#"
+             for part in parts)
 
 
 def find_zarr(path: Path) -> Path | None:

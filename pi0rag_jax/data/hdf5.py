@@ -139,8 +139,11 @@ class Hdf5Dataset(Dataset):
     return length
 
   def _inspected(self, path: Path, group: str) -> Facts:
-    with self._hdf5.open(path) as file:
-      return self._inspect(file[group])
+    try:
+      with self._hdf5.open(path) as file:
+        return self._inspect(file[group])
+    except Pi0RagError as error:  # of a value that the file says: damage of this file alone
+      raise ValueError(str(error)) from error
 
   @abc.abstractmethod
   def _episode_groups(self, file: h5py.File) -> list[str]:
@@ -233,8 +236,8 @@ def is_encoded(item: Any) -> bool:
 
 
 def _row_bytes(row: Any) -> bytes:
-  if isinstance(row, bytes | np.bytes_ | np.void):
-    return bytes(row)
+  if isinstance(row, bytes | np.void):
+    return row if isinstance(row, bytes) else row.tobytes()
   if isinstance(row, str):
     raise ValueError("a text is stored where a picture's bytes are expected")
   return np.asarray(row).astype(np.uint8).tobytes()

@@ -107,7 +107,7 @@ class LerobotDataset(Dataset):
           table[name], lerobot_meta.feature_shape(feature)))
       else:
         arrays.unread[name] = "the file lacks the column, or it is damaged"
-    if "frame_index" in table.column_names and not (np.diff(table["frame_index"].to_numpy()) > 0).all():
+    if "frame_index" in table.column_names and (np.diff(_scalars(table["frame_index"])) <= 0).any():
       raise ValueError("frame_index does not rise: the rows are not in order")
     return EpisodeData(
       state=arrays.joined(state, what="state"),
@@ -146,7 +146,7 @@ class LerobotDataset(Dataset):
   def _remembered(self, episode: int, table: Any) -> np.ndarray:
     """Returns float64[F], the rows' own times, and keeps them for the videos."""
     try:
-      times_s = table["timestamp"].to_numpy().astype(np.float64).reshape(-1)
+      times_s = _scalars(table["timestamp"])
     except KeyError:
       times_s = np.arange(len(table)) / self.meta.fps
     with self._lock:
@@ -284,6 +284,12 @@ class LerobotDataset(Dataset):
 
 def _listed(names: str | Sequence[str]) -> list[str]:
   return [names] if isinstance(names, str) else list(names)
+
+
+def _scalars(column: Any) -> np.ndarray:
+  """Returns float64[F] of a column of numbers, or of lists of one each; NaN where one is missing."""
+  values = column.to_numpy()
+  return (lerobot_meta.column_array(column, ()) if values.dtype == object else values).astype(np.float64)
 
 
 def _values(table: Any, column: str) -> list[Any]:

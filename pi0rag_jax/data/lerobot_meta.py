@@ -70,7 +70,7 @@ def read_meta(root: Path) -> LerobotMeta:
   features = {name: _feature(feature, f"{where}feature '{name}'") for name, feature in features.items()}
   robot_type = info.get("robot_type")
   damaged: dict[str, str] = {}
-  tasks, episodes = readers[version](root, info | {"features": features}, damaged)
+  tasks, episodes = readers[version](root, {**info, "features": features}, damaged)
   announced = checks.integer(info.get("total_episodes", len(episodes)), f"{where}total_episodes")
   episodes = sorted(episodes, key=lambda episode: episode.index)
   counts = collections.Counter(episode.index for episode in episodes)
@@ -89,8 +89,9 @@ def is_camera(feature: Mapping[str, Any]) -> bool:
 def _feature(feature: Any, where: str) -> dict[str, Any]:
   """Returns a feature with its dtype and shape checked."""
   feature = checks.mapping(feature, where)
-  shape = checks.shape(feature.get("shape"), f"{where}, shape")
-  return {**feature, "dtype": checks.text(feature.get("dtype"), f"{where}, dtype"), "shape": shape}
+  dtype = checks.text(feature.get("dtype"), f"{where}, dtype")
+  stated = [1] if feature.get("shape") is None and dtype not in IMAGE_DTYPES else feature.get("shape")
+  return {**feature, "dtype": dtype, "shape": checks.shape(stated, f"{where}, shape")}
 
 
 def _why_not_rgb(name: str, feature: Mapping[str, Any]) -> str:

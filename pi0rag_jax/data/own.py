@@ -42,7 +42,8 @@ class OwnDataset(hdf5.Hdf5Dataset):
     length = int(self.lengths[episode])
     with self._group(episode) as group:
       arrays = hdf5.numeric_arrays(group, frames=length)
-      prompts = hdf5.texts_of(group, self.fields.prompt or "prompt", length)
+      said = self.fields.prompt is not None or "prompt" in group.attrs
+      prompts = hdf5.texts_of(group, self.fields.prompt or "prompt", length) if said else [""] * length
       attributes = {name: hdf5.plain(value) for name, value in group.attrs.items() if name != "metadata"}
       metadata = hdf5.json_of(group.attrs, "metadata")
       if BY in group:
@@ -54,7 +55,7 @@ class OwnDataset(hdf5.Hdf5Dataset):
       prompts=[prompt_or_default(text, self.fields.default_prompt) for text in prompts],
       timestamps=np.arange(length) / self.episode_fps(episode) if times is None else np.asarray(times, np.float64),
       extras={name: value for name, value in arrays.items() if name not in (STATE, ACTIONS, TIMES)},
-      metadata=attributes | metadata,
+      metadata={**attributes, **metadata},
     )
 
   def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:

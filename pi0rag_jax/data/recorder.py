@@ -170,8 +170,9 @@ class EpisodeWriter:
     group.create_dataset("state", data=np.stack([frame.state_P for frame in self._frames]))
     group.create_dataset("actions", data=np.stack([frame.action_A for frame in self._frames]))
     group.create_dataset("timestamps", data=np.asarray([frame.time_s for frame in self._frames], np.float64))
-    if self._frames[0].label_A is not None:
-      group.create_dataset(LABEL, data=np.stack([frame.label_A for frame in self._frames]))
+    labels = [frame.label_A for frame in self._frames if frame.label_A is not None]
+    if labels:
+      group.create_dataset(LABEL, data=np.stack(labels))
     if any(frame.by for frame in self._frames):
       group.create_dataset(BY, data=np.asarray([frame.by for frame in self._frames], f"S{max(map(len, ACTORS))}"))
     group.attrs.update(attributes)

@@ -60,12 +60,13 @@ class RldsDataset(Dataset):
     self._check_number(split)
 
   def _shards(self, split: str) -> list[Path]:
-    files = sorted((f for f in self._folder.iterdir() if SHARD.fullmatch(f.name)), key=natural_key)
-    files = [file for file in files if not is_hidden(file, self._folder)]
-    splits = {file: SHARD.fullmatch(file.name)["split"] for file in files}
-    if split not in splits.values():
-      raise unknown_name(f"split of '{self._folder}'", split, set(splits.values()))
-    return [file for file in files if splits[file] == split]
+    splits = {}
+    for file in sorted(self._folder.iterdir(), key=natural_key):
+      if (match := SHARD.fullmatch(file.name)) and not is_hidden(file, self._folder):
+        splits.setdefault(match["split"], []).append(file)
+    if split not in splits:
+      raise unknown_name(f"split of '{self._folder}'", split, splits)
+    return splits[split]
 
   def _check_number(self, split: str) -> None:
     """Counts as damaged what dataset_info.json announces and no shard holds."""

@@ -100,9 +100,9 @@ class VideoFile:
     start_s = float(stored_s[stretch.before])
     if abs(start_s - announced_s) > tolerance_s:
       if np.diff(stored_s).max(initial=0.0) > 1.5 * np.median(np.diff(stored_s)):
-        raise ValueError(f"from_timestamp says that the episode starts at {announced_s:.3f} s, the lengths of the "
+        raise ValueError(f"timestamps say that the episode starts at {announced_s:.3f} s, the lengths of the "
                          f"file's episodes say {start_s:.3f} s, and frames are missing: neither can be trusted")
-      self._warn(f"from_timestamp says that the episode starts at {announced_s:.3f} s, the lengths of the file's "
+      self._warn(f"timestamps say that the episode starts at {announced_s:.3f} s, the lengths of the file's "
                  f"episodes say {start_s:.3f} s: as the video has a frame for every row, the lengths are followed")
     rows = stretch.before + indices
     apart_s = np.abs(stored_s[rows] - (start_s - float(times_s_F[0]) + times_s_F[indices]))

@@ -73,11 +73,12 @@ def _read_group(group, where: str) -> dict[str, np.ndarray | None]:
   shapes = {key: array.shape for key, array in arrays.items() if array is not None}
   if len(set(shapes.values())) != 1:
     raise Pi0RagError(f"{where} has arrays of different shapes: {shapes}")
-  if (arrays["std"] < 0).any():
-    raise Pi0RagError(f"{where}, std[{np.argmin(arrays['std'])}] is {arrays['std'].min():g}, allowed: 0 or more")
-  if arrays["q01"] is not None and arrays["q99"] is not None and (arrays["q01"] > arrays["q99"]).any():
-    dim = int(np.argmax(arrays["q01"] - arrays["q99"]))
-    raise Pi0RagError(f"{where}: q01[{dim}] is {arrays['q01'][dim]:g}, above q99[{dim}], {arrays['q99'][dim]:g}")
+  std, q01, q99 = (arrays[key] for key in ("std", "q01", "q99"))
+  if std is not None and (std < 0).any():
+    raise Pi0RagError(f"{where}, std[{np.argmin(std)}] is {std.min():g}, allowed: 0 or more")
+  if q01 is not None and q99 is not None and (q01 > q99).any():
+    dim = int(np.argmax(q01 - q99))
+    raise Pi0RagError(f"{where}: q01[{dim}] is {q01.flat[dim]:g}, above q99[{dim}], {q99.flat[dim]:g}")
   return arrays
 
 

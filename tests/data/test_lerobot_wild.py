@@ -331,6 +331,13 @@ def test_pointers_of_git_lfs_are_called_that(pattern, tmp_path, write_lerobot):
     formats.open_dataset(tmp_path / "set").read_episode(0)
 
 
+def test_a_pointer_in_the_place_of_lines_is_told_with_skip_bad_too(tmp_path):
+  path = write_v21(tmp_path / "set")
+  (path / "meta/episodes.jsonl").write_text(POINTER)
+  with pytest.raises(Pi0RagError, match=r"holds no episode that can be read: .*is a git-lfs pointer"):
+    formats.open_dataset(path, skip_bad=True)
+
+
 def test_pictures_of_several_sizes_name_the_frames(tmp_path):
   path = write_v21(tmp_path / "set", columns=lambda c: c | {CAMERA: pa.array(
     [{"bytes": png(np.zeros((8 + (i == 2), 12, 3), np.uint8)), "path": None} for i in range(4)])})
