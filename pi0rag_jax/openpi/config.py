@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pi0rag_jax import errors
-from pi0rag_jax.models import registry
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models import family, registry
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 
-# Horizon and prompt length that openpi takes where a configuration names none.
-_DEFAULT_LENGTHS = {"pi0": (50, 48), "pi05": (50, 200), "pi0_fast": (32, 250)}
-FAMILIES = tuple(_DEFAULT_LENGTHS)
 ACTION_TOKENIZERS = ("fast", "binning", "fsq")
 SIGLIP = "So400m/14"
 
@@ -22,7 +19,7 @@ SIGLIP = "So400m/14"
 class ModelConfig:
   """A model by the names of its sizes; the lengths default to those of its family."""
 
-  family: str = "pi0"  # one of FAMILIES
+  family: str = "pi0"  # one of pi0rag_jax.models.family
   action_dim: int = 32
   action_horizon: int = 0  # steps; 0 for the family's
   max_token_len: int = 0  # 0 for the family's
@@ -35,36 +32,36 @@ class ModelConfig:
   action_tokenizer_path: str | None = None  # None for the published FAST; 'fsq' needs one
 
   def __post_init__(self):
-    if self.family not in FAMILIES:
-      raise errors.unknown_name("model family", self.family, FAMILIES)
+    kind = family.named(self.family)
     if self.action_tokenizer not in ACTION_TOKENIZERS:
       raise errors.unknown_name("action tokenizer", self.action_tokenizer, ACTION_TOKENIZERS)
-    horizon, length = _DEFAULT_LENGTHS[self.family]
-    object.__setattr__(self, "action_horizon", self.action_horizon or horizon)
-    object.__setattr__(self, "max_token_len", self.max_token_len or length)
+    object.__setattr__(self, "action_horizon", self.action_horizon or kind.horizon)
+    object.__setattr__(self, "max_token_len", self.max_token_len or kind.prompt_tokens)
     if self.discrete_state_input is None:
-      object.__setattr__(self, "discrete_state_input", self.family == "pi05")
+      object.__setattr__(self, "discrete_state_input", kind.state_in_prompt)
 
   @property
   def use_quantile_norm(self) -> bool:
     """Whether states and actions are normalized by quantiles instead of z-scores."""
-    return self.family != "pi0"
+    return family.named(self.family).quantiles
 
   @property
   def has_lora(self) -> bool:
-    return "lora" in self.paligemma_variant or (self.family != "pi0_fast" and "lora" in self.action_expert_variant)
+    expert = "" if family.named(self.family).writes_tokens else self.action_expert_variant
+    return "lora" in self.paligemma_variant or "lora" in expert
 
   def build(self) -> PaliGemmaConfig:
     """Returns the configuration that the networks take, with all its sizes."""
-    shared = {
+    kind = family.named(self.family)
+    sizes = {
       "action_dim": self.action_dim, "action_horizon": self.action_horizon, "max_token_len": self.max_token_len,
       "dtype": self.dtype, "paligemma": registry.gemma(self.paligemma_variant), "siglip": registry.siglip(SIGLIP),
     }
     if self.image_keys is not None:
-      shared["image_keys"] = self.image_keys
-    if self.family == "pi0_fast":
-      return Pi0FastConfig(**shared)
-    return Pi0Config(**shared, expert=registry.gemma(self.action_expert_variant), pi05=self.family == "pi05")
+      sizes["image_keys"] = self.image_keys
+    if not kind.writes_tokens:
+      sizes["expert"] = registry.gemma(self.action_expert_variant)
+    return kind.sizes(**sizes, **kind.fixed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

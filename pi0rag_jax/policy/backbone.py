@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import backbones
+from pi0rag_jax.models import backbones, family
 from pi0rag_jax.models.backbones.base import BACKBONES, Backbone
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi import checkpoints, download
 from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.typing import Params
@@ -48,11 +48,7 @@ def read_model(openpi: str, sizes: Mapping, cameras: tuple[str, ...]) -> tuple[P
   Cameras that a robot lacks are left out, which gives the same features as openpi's black ones that are masked.
   """
   named = get_config(openpi)
-  if sizes:
-    kind = Pi0FastConfig if named.model.family == "pi0_fast" else Pi0Config
-    model = kind.from_dict({**sizes, **({"pi05": named.model.family == "pi05"} if kind is Pi0Config else {})})
-  else:
-    model = named.model.build()
+  model = family.named(named.model.family).read_sizes(sizes) if sizes else named.model.build()
   return dataclasses.replace(model, image_keys=cameras), named.checkpoint or named.weights
 
 

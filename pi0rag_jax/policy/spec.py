@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import family
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.openpi.config_file import load_module
 from pi0rag_jax.robots import panda
@@ -148,9 +149,9 @@ class PolicySpec:
       robot = load_module(directory / ROBOT_FILE).robot
     data = DataConfig(robot=robot, **{name: values[name] for name in _DATA_FIELDS if name != "delta_mask"},
                       delta_mask=None if values["delta_mask"] is None else tuple(values["delta_mask"]))
-    family = "pi0" if head is not None else values["family"]
-    sizes = None if head is not None else _sizes(family).from_dict(values["sizes"])
-    model = _model_config(sizes, **{**{name: values[name] for name in _MODEL_FIELDS}, "family": family})
+    kind = "pi0" if head is not None else values["family"]
+    sizes = None if head is not None else family.named(kind).read_sizes(values["sizes"])
+    model = _model_config(sizes, **{**{name: values[name] for name in _MODEL_FIELDS}, "family": kind})
     own = {name: values[name] for name in _OWN_FIELDS}
     return cls(name=values["name"], model=model, sizes=sizes, data=data, **{**own, "tasks": tuple(own["tasks"])})
 
@@ -162,7 +163,7 @@ class PolicySpec:
       raise Pi0RagError("a policy of version 1 for another robot than the simulated Panda: train or export it anew")
     sizes = Pi0Config.from_dict(values["model"])
     return cls(
-      name=values["name"], sizes=sizes, model=_model_config(sizes, family="pi05" if sizes.pi05 else "pi0"),
+      name=values["name"], sizes=sizes, model=_model_config(sizes, family=family.of(sizes).name),
       data=DataConfig(robot="panda", asset_id=values["asset_id"]), control_hz=values["control_hz"],
       execute_steps=values["execute_steps"], denoising_steps=values["denoising_steps"],
       tasks=tuple(filter(None, values["task"].split("+"))), renderer=values["renderer"])
@@ -183,13 +184,6 @@ def draw_seed(start: str) -> int | None:
   """Returns the seed of a fixed draw, None for the other starts."""
   found = _DRAW.fullmatch(start)
   return int(found[1]) if found else None
-
-
-def _sizes(family: str) -> type[PaliGemmaConfig]:
-  known = {"pi0": Pi0Config, "pi05": Pi0Config, "pi0_fast": Pi0FastConfig}
-  if family not in known:
-    raise unknown_name("model family", str(family), known)
-  return known[family]
 
 
 def _model_config(sizes: PaliGemmaConfig | None, **fields) -> ModelConfig:
