@@ -31,8 +31,8 @@ from pi0rag_jax.steering import paths
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
-# Rounding of the recorder, in shares of an action entry's range.
-_BEYOND_LIMITS = 0.01
+# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
+_BEYOND_LIMITS = 0.1
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 

@@ -90,7 +90,8 @@ class Agent:
         all of it.
     """
     clock = _Clock()
-    inputs, batch = self.policy.prepare(raws), len(raws)
+    with np.errstate(over="ignore"):  # of what is refused in the next line
+      inputs, batch = self.policy.prepare(raws), len(raws)
     _check_state(inputs.get("state", ()))
     clock.lap("prepare")
     if self.memory is not None and self._feeding == "callback":
@@ -238,7 +239,7 @@ def check_actions(actions_BTA: np.ndarray, space: ActionSpace) -> None:
 
 def _check_state(state_BP) -> None:
   if not (np.abs(state_BP) <= ABSURD_STATE).all():
-    raise Pi0RagError(f"the state is absurd, up to {np.abs(state_BP).max():g} times the spread of the policy's "
+    raise Pi0RagError(f"the state is absurd, more than {ABSURD_STATE:g} times the spread of the policy's "
                       "demonstrations: the observation is not of a working robot, or of another one")
 
 
