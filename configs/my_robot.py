@@ -1,10 +1,8 @@
 """A robot of one's own, as a worked example: a UR5e with a gripper and two cameras, fine-tuned from pi0.5.
 
-    from configs import my_robot
-    from pi0rag_jax.policy.openpi_policy import create_policy
-
-    policy = create_policy(my_robot.get_config(), "checkpoints/my_robot/20000")
-    chunk_TA = policy.infer(my_robot.example_observation())["actions"]  # float[50, 7]: joint positions (rad), gripper
+    python -m train.launch --config=configs/pi0_libero_lora.py --config.openpi=configs/my_robot.py --workdir=DIR \
+      --config.data="({'path': 'my_data'},)"
+    python -m pi0rag_jax.serving.server --policy=DIR/policy
 
 To make it yours, copy this file and change, in this order:
 1. `example_observation`: what your robot measures, under names of your own.
@@ -65,7 +63,10 @@ def robot(data: DataConfig, family: str) -> TransformGroup:
 
 
 def get_config() -> TrainConfig:
-  """Returns the configuration, in the form of openpi's named ones (pi0rag_jax/openpi/named_configs.py)."""
+  """Returns the configuration, in the form of openpi's named ones (pi0rag_jax/openpi/named_configs.py).
+
+  `train.launch` takes from it what its own configuration leaves open, such as the number of steps.
+  """
   return TrainConfig(
     name="my_robot",
     model=ModelConfig(family="pi05"),

@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
 
 from eval import parity
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
 from pi0rag_jax.openpi.named_configs import ALOHA_DELTA, DROID_DELTA, LIBERO_DELTA, get_config
-from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
 from pi0rag_jax.robots.action_tokens import TOKENIZER_FILE, FastCodec
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 

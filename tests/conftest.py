@@ -5,6 +5,7 @@ without LLVM's optimizations and share one cache of executables for the session.
 """
 
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -14,8 +15,9 @@ import pytest
 
 from pi0rag_jax.models import pi0
 from pi0rag_jax.openpi import checkpoints, norm_stats
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.policy import keys
-from pi0rag_jax.policy.spec import PANDA_ACTIONS, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.robots import tokenizer
 
 TINY_MODEL = {
@@ -60,9 +62,11 @@ def tiny_policy_dir(tmp_path_factory):
   norm_stats.save_norm_stats(directory, "panda_sim", stats)
   prompts = [f"pick up the {colour} cube and place it on the white pad" for colour in ("red", "green", "blue")]
   tokenizer.train_tokenizer(prompts, directory / TOKENIZER_NAME, vocab_size=64)
-  spec = PolicySpec("tiny", config, state_dim=10, action_layout=PANDA_ACTIONS, asset_id="panda_sim",
-                    task="pick_and_place", renderer="raycast", image_size=64, control_hz=20.0, execute_steps=4,
-                    denoising_steps=2)
+  spec = PolicySpec(
+    name="tiny", model=ModelConfig(family="pi0", action_dim=5, action_horizon=16, max_token_len=16, dtype="float32",
+                                   image_keys=config.image_keys),
+    sizes=config, data=DataConfig(robot="panda", asset_id="panda_sim"), control_hz=20.0, execute_steps=4,
+    denoising_steps=2, tasks=("pick_and_place",), renderer="raycast")
   spec.save(directory)
   keys.KeyStats.identity(keys.KeyRecipe(), 16).save(directory)
   return directory
@@ -77,3 +81,10 @@ def observations():
       "state": rng.standard_normal(10).astype(np.float32),
       "prompt": f"pick up the {colour} cube and place it on the white pad",
   } for colour in ("red", "blue")]
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+  """A sentencepiece model of 1024 pieces, laid out like PaliGemma's."""
+  return tokenizer.SentencePieceTokenizer(
+    pathlib.Path(__file__).parent / "robots" / "recorded" / "tokenizer" / "tiny_paligemma_like.model")

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pi0rag_jax import cli
-from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi import norm_stats
 from pi0rag_jax.robots.normalize import EPSILON, NormStats
 from pi0rag_jax.typing import Config
-from train import batches, config_check, finetune, flow, head_data, metrics
+from train import config_check, head_data, metrics, policy_data
+from train.named import filled, named_config, read_model
 
 COMMAND = "train.norm_stats"
 MAX_RATIO = 3.0  # of the spreads, either way
@@ -33,24 +33,12 @@ NAMES = ("state", "actions")
 Report = Callable[[int, int], None]  # of how many readings, of how many, are done
 
 
-def flow_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'flow'; `folder` is not used."""
-  del folder
-  frames = flow.load_frames(config)
-  report(1, 2)
-  train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
-  targets = tuple(config.auxiliary_targets)
-  found = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
-  report(2, 2)
-  return found
-
-
-def openpi_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'openpi'; `folder` takes synthetic data."""
-  named = finetune.adjusted(config, finetune.read_config(config.openpi))
-  opened, splits = finetune.open_sources(config, named, folder)
-  return finetune.compute_stats(named, opened, [split["train"] for split in splits], workers=config.threads,
-                                horizon=finetune.read_model(config, named).action_horizon, progress=report)
+def policy_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'policy'; `folder` takes synthetic data."""
+  named = named_config(config)
+  parts = policy_data.open_parts(config, named, folder)
+  return policy_data.compute_stats(config, named, parts, workers=config.threads,
+                                   horizon=read_model(config, named).action_horizon, progress=report)
 
 
 def head_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
@@ -63,7 +51,7 @@ def head_stats(config: Config, folder: Path, report: Report) -> dict[str, NormSt
 
 
 KINDS: dict[str, Callable[[Config, Path, Report], dict[str, NormStats]]] = {
-  "flow": flow_stats, "head": head_stats, "openpi": openpi_stats}
+  "head": head_stats, "policy": policy_stats, "openpi": policy_stats}
 
 
 def compute(config: Config, folder: Path, console: Console | None = None) -> dict[str, NormStats]:
@@ -77,6 +65,7 @@ def compute(config: Config, folder: Path, console: Console | None = None) -> dic
   config_check.check(config)
   if config.kind not in KINDS:
     raise unknown_name("kind of training with statistics", config.kind, KINDS)
+  config = filled(config)
   console = console or Console(stderr=True)
   with Progress(console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task("episodes, read twice", total=None)
@@ -154,7 +143,7 @@ def main(argv) -> None:
   metrics.log.setLevel("INFO")
   values = flags.FLAGS
   with cli.user_errors(COMMAND):
-    config, out = cli.read_config(), Path(values.out)
+    config, out = filled(cli.read_config()), Path(values.out)
     if out.is_file():
       raise Pi0RagError(f"--out='{out}' is a file: give a folder")
     theirs = load(values.checkpoint, values.checkpoint_asset or config.asset_id) if values.checkpoint else None

@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
-import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import registry
@@ -25,8 +24,7 @@ from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.network import FAMILIES
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import FILE_NAME, HEAD, NEW, TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.robots import action_tokens, checks
-from pi0rag_jax.robots.fields import EXAMPLE_PROMPT
+from pi0rag_jax.robots import action_tokens, checks, plain
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.robots.pipeline import as_stats, policy_transforms
 from pi0rag_jax.robots.registry import make_robot
@@ -122,7 +120,7 @@ def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.Ke
   if dtype == "auto":
     dtype = "bfloat16" if sizes.dtype == "bfloat16" else None
   params = checkpoints.load_params(directory, dtype=dtype, template=_parameter_shapes(sizes), drop_extra=True)
-  return FAMILIES[type(sizes)](spec, params, robot=_robot(spec), group=group, stats=stats, key_stats=key_stats,
+  return FAMILIES[type(sizes)](spec, params, robot=_robot(spec, stats), group=group, stats=stats, key_stats=key_stats,
                                weights=weights, seed=seed)
 
 
@@ -218,19 +216,13 @@ def _recorded(directory: pathlib.Path) -> dict:
   return found if isinstance(found, dict) else {}
 
 
-def _robot(spec: PolicySpec) -> Robot:
-  """Returns the robot; the one without entries of its own gets its model's."""
-  robot = make_robot(spec.data, spec.model.family)
-  if robot.example is None and robot.name == "fake":
-    robot = dataclasses.replace(robot, example=functools.partial(_model_example, spec.network))
-  return robot
-
-
-def _model_example(sizes: PaliGemmaConfig) -> dict:
-  picture = np.zeros((*sizes.image_size, 3), np.uint8)
-  return {"image": dict.fromkeys(sizes.image_keys, picture),
-          "image_mask": dict.fromkeys(sizes.image_keys, np.True_),
-          "state": np.zeros(sizes.action_dim, np.float32), "prompt": EXAMPLE_PROMPT}
+def _robot(spec: PolicySpec, stats: Mapping[str, NormStats]) -> Robot:
+  """Returns the robot; one without entries of its own gets an example with its model's."""
+  robot, sizes = make_robot(spec.data, spec.model.family), spec.network
+  if robot.name not in ("fake", plain.NAME):
+    return robot
+  state_dim = stats["state"].dim if stats else sizes.action_dim
+  return plain.with_example(robot, sizes.image_keys, state_dim, sizes.image_size)
 
 
 def _key_stats(directory: pathlib.Path, name: str, sizes: PaliGemmaConfig) -> keys.KeyStats:

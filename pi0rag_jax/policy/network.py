@@ -85,7 +85,7 @@ class FlowPolicy(NetworkPolicy):
 
   def __init__(self, spec: PolicySpec, params: Params, *, robot: Robot, stats: Mapping[str, NormStats], **parts):
     # What turns normalized actions into the robot's units, on the device.
-    self._units = _Units(spec, robot, stats)
+    self._units = Units(spec, robot, stats)
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
 
   @staticmethod
@@ -188,7 +188,7 @@ class TokensPolicy(NetworkPolicy):
     return np.stack(rows).astype(np.float32)
 
 
-class _Units:
+class Units:
   """Normalized actions and the robot's own, by arithmetic that runs on the device."""
 
   def __init__(self, spec: PolicySpec, robot: Robot, stats: Mapping[str, NormStats]):

@@ -165,7 +165,7 @@ _OWN_FIELDS = tuple(field.name for field in dataclasses.fields(PolicySpec)
 
 def check_start(start: str) -> None:
   """Raises Pi0RagError for what is no start of a flow."""
-  if not isinstance(start, str) or ((start not in (ZERO, NEW) and not _DRAW.fullmatch(start))):
+  if not isinstance(start, str) or (start not in (ZERO, NEW) and not _DRAW.fullmatch(start)):
     raise Pi0RagError(f"the flow starts at {start!r}; allowed: 'zero', 'draw:SEED' (one draw of noise for all "
                       "decisions) or 'new' (another one for each)")
 
