@@ -65,33 +65,20 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RldsDataset:
-  """One RLDS data set of a mixture."""
-
-  name: str
-  version: str
-  weight: float
-  filter_dict_path: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
   """A robot, where its data and statistics are, and what turns its dictionaries into the model's."""
 
-  # A name of pi0rag_jax.robots.robot.ROBOTS, or a function of one's own: (DataConfig, family) -> TransformGroup.
+  # A name of pi0rag_jax.robots.registry.ROBOTS, or your own function: (DataConfig, family) -> Robot or TransformGroup.
   robot: str | Callable[["DataConfig", str], Any]
   repo_id: str | None = None  # LeRobot data set
-  assets_dir: str | None = None  # where the statistics are while training; None: with the configuration
   asset_id: str | None = None  # folder of the statistics within; None: repo_id
   repack: Mapping[str, Any] | None = None  # keys of the data set by keys of the robot, see transforms.Repack
   default_prompt: str | None = None  # where an observation has none
   delta_mask: tuple[bool, ...] | None = None  # actions that are predicted relative to the state
   adapt_to_pi: bool = True  # ALOHA: data in the standard units of ALOHA, unlike those of the base models
   action_sequence_keys: tuple[str, ...] = ("actions",)  # columns that chunks are cut from
-  prompt_from_task: bool = False  # the data set's task is the prompt
-  rlds_data_dir: str | None = None
+  prompt_from_task: bool = False  # the data set's text is the prompt; else only where `repack` names it
   action_space: str | None = None  # of RLDS data: 'joint_position' or 'joint_velocity'
-  datasets: tuple[RldsDataset, ...] = ()
 
   @property
   def stats_id(self) -> str | None:
@@ -110,32 +97,19 @@ class CosineSchedule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdamW:
-  """The optimizer, after clipping of the gradient's global norm."""
-
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 1e-10
-  clip_gradient_norm: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """Everything that a policy is trained and served with. Adapters, where the model has any, freeze the rest of it."""
+  """Everything that a policy is trained and served with. Adapters, where the model has any, freeze the rest of it.
+
+  What it says of training is what `train.launch` does unless its own configuration says otherwise.
+  """
 
   name: str
   model: ModelConfig
   data: DataConfig
   weights: str | None = None  # the `params` that training starts from; None is a fresh start
-  checkpoint: str | None = None  # released checkpoint that `create_policy` serves by default
+  checkpoint: str | None = None  # released checkpoint that is served by default
   lr_schedule: CosineSchedule = CosineSchedule()
-  optimizer: AdamW = AdamW()
   ema_decay: float | None = 0.99
-  seed: int = 42
   batch_size: int = 32
   num_train_steps: int = 30_000
-  log_interval: int = 100
-  save_interval: int = 1_000
-  keep_period: int | None = 5_000
   policy_metadata: Mapping[str, Any] | None = None  # told to clients of a server

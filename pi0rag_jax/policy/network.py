@@ -90,9 +90,9 @@ class FlowPolicy(NetworkPolicy):
 
   def __init__(self, spec: PolicySpec, params: Params, *, robot: Robot, stats: Mapping[str, NormStats], **parts):
     # What turns normalized actions into the robot's units on the device; a robot that mixes them does so on the host.
-    self._units: _Units | None = None
+    self._units: Units | None = None
     try:
-      self._units = _Units(spec, robot, stats)
+      self._units = Units(spec, robot, stats)
     except Pi0RagError as error:
       self._mixed = error
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
@@ -216,7 +216,7 @@ class TokensPolicy(NetworkPolicy):
 
 
 
-class _Units:
+class Units:
   """Normalized actions and the robot's own, by arithmetic that runs on the device."""
 
   def __init__(self, spec: PolicySpec, robot: Robot, stats: Mapping[str, NormStats]):
