@@ -6,13 +6,14 @@ A policy directory has `params/`, `assets/`, `policy.json` and, where the tokeni
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import family, registry
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
@@ -211,11 +212,7 @@ def _sizes_in(directory: pathlib.Path) -> PaliGemmaConfig | None:
 def _recorded(directory: pathlib.Path) -> dict:
   """Returns what a training's record says; nothing where there is none."""
   path = directory / RECORD_NAME
-  try:
-    found = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-  except ValueError as error:
-    raise Pi0RagError(f"{path} is no JSON: {error}") from error
-  return found if isinstance(found, dict) else {}
+  return schema.read(path, dict[str, Any]) if path.is_file() else {}
 
 
 def _robot(spec: PolicySpec, stats: Mapping[str, NormStats]) -> Robot:
