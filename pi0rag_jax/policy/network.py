@@ -185,7 +185,7 @@ class TokensPolicy(NetworkPolicy):
     tokens_BM, state_BP = np.asarray(tokens_BM), np.asarray(state_BP, np.float32)
     rows = [self._outputs({"state": state_P, "actions": tokens_M})["actions"]
             for tokens_M, state_P in zip(tokens_BM, state_BP)]
-    return np.stack(rows).astype(np.float32)[..., : self.space.dim]
+    return np.stack(rows).astype(np.float32)
 
 
 class _Units:
