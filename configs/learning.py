@@ -33,14 +33,14 @@ def get_config() -> ConfigDict:
   config.stream.learning.corrections.failed_chunks = 2  # for 'repulsion' and 'best_of_n'
   config.evaluation.episodes = 200
   config.evaluation.policies = (
-      ("base", "gaussian", ""),
-      ("base_z0", "zero", ""),
-      ("memory", "zero", "residual"),
+      {"name": "base", "start": "new"},
+      {"name": "base_z0", "start": "zero"},
+      {"name": "memory", "steering": "residual"},
   )
   config.focus.conditions = tuple(f"{task}/{condition}" for task, condition in FOCUS.items())
   config.focus.streams = 3
   config.focus.episodes = 1000
-  config.focus.policies = tuple((name, "zero", name) for name in (
+  config.focus.policies = tuple({"name": name, "steering": name} for name in (
       "textbook", "absolute", "no_anchors", "raw", "aligned", "mean", "injection", "guidance", "warm_start",
       "repulsion", "best_of_n", "placebo", "placebo_keys"))
   config.focus.evaluation_episodes = 100

@@ -43,6 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.fields.state = ""  # the stored field; '' is the format's default
   config.fields.actions = ""
   config.fields.cameras = ConfigDict({"base_0_rgb": "front", "left_wrist_0_rgb": "wrist"})  # stored names
+  config.robot = "plain"  # whose dictionaries the policy takes, see pi0rag_jax/robots; 'panda' is the simulated one
   config.skip_bad = False  # leaves out episodes whose numbers cannot be read
   config.asset_id = "mobile_vla"  # assets/<asset_id>/norm_stats.json
   config.quantile_norm = False  # by quantiles instead of z-scores

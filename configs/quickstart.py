@@ -13,7 +13,6 @@ def get_config() -> ConfigDict:
   config.policy = "panda_small"  # a shipped policy, or the directory of one's own
   config.task = "pick_and_place"
   config.conditions = ("camera_shift", "wrist_camera_turn")  # of the task; 'task/condition' names another task's
-  config.renderer = "raycast"  # must be the one that the policy was trained with
 
   # While the memory learns.
   config.stream = ConfigDict()
@@ -36,12 +35,13 @@ def get_config() -> ConfigDict:
   config.evaluation.episodes = 100
   config.evaluation.latency_episodes = 2  # of each policy, run one robot at a time to time its decisions
   config.evaluation.clips = 3  # seeds shown with and without memory
-  # Name, start of the flow (z = 0 or a Gaussian draw), steering ('' is the policy without memory).
+  # Where the flow starts ('zero', 'new' for a draw at each decision; without it the policy's own start), and the
+  # steering preset; without one it is the policy alone.
   config.evaluation.policies = (
-      ("base", "gaussian", ""),
-      ("base_z0", "zero", ""),
-      ("textbook", "zero", "textbook"),
-      ("memory", "zero", "residual"),
+      {"name": "base", "start": "new"},
+      {"name": "base_z0", "start": "zero"},
+      {"name": "textbook", "steering": "textbook"},
+      {"name": "memory", "steering": "residual"},
   )
 
   # Conditions that are looked at more closely; see configs/learning.py.

@@ -129,18 +129,17 @@ def policy_traces(policy: str, task: str, condition: str, seeds: Sequence[int], 
   Args:
     policy: the name of a shipped one, or a directory.
   """
-  from pi0rag_jax.policy import shipped
-  from pi0rag_jax.policy.policy import Policy
-  from pi0rag_jax.steering.agent import SteeredPolicy
+  from pi0rag_jax.policy import directory
+  from pi0rag_jax.steering.agent import Agent
   from pi0rag_jax.worlds import rollout
-  from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+  from pi0rag_jax.worlds.batch import BatchEnv
 
-  base = Policy.load(shipped.directory(policy))
-  env_config = EnvConfig(task, condition, base.spec.renderer, base.spec.image_size, base.spec.model.action_horizon,
-                         witness=True)
+  spec, _ = directory.describe(policy)
+  env_config = rollout.env_config(spec, task, condition, witness=True)
+  agent = Agent(directory.load(policy))
   jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
   with BatchEnv(env_config, slots=slots, processes=processes) as env:
-    yield from rollout.run(env, SteeredPolicy(base), jobs, stochastic=False)
+    yield from rollout.run(env, agent, jobs)
 
 
 def disturbed_traces(task: str, condition: str, seeds: Sequence[int]) -> Iterator[Trace]:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,20 +16,18 @@ from eval.plan import Evaluate, Fork, Learn, Method, Place, Stream
 from eval.progress import SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
-from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import shipped
+from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import PolicySpec
-from pi0rag_jax.sim.render import RENDERERS
 from pi0rag_jax.sim.tasks import get_task
 from pi0rag_jax.steering import rules
-from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.agent import Agent, check_rule
 from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig, Start
+from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 
 WALL_CLOCK_NAME = "wall_clock.json"
@@ -38,21 +37,30 @@ CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
-  steps = plan.steps(config)
-  tasks = {step.place.task for step in steps if isinstance(step, Evaluate)}
+  places = {step.place for step in plan.steps(config) if isinstance(step, Evaluate)}
   rules.preset(config.stream.steering)
-  for task in tasks:
-    online_config(config, task)
-  if config.renderer not in RENDERERS:
-    raise unknown_name("renderer", config.renderer, RENDERERS)
-  spec = PolicySpec.load(shipped.directory(config.policy))
-  if spec.renderer != config.renderer:
-    raise Pi0RagError(f"policy '{config.policy}' was trained on pictures of renderer '{spec.renderer}', the "
-                      f"configuration asks for '{config.renderer}': set renderer='{spec.renderer}'")
-  trained = spec.task.split("+")
-  for task in tasks:
-    if task not in trained:
-      raise Pi0RagError(f"policy '{config.policy}' was trained on {', '.join(trained)}, not on '{task}'")
+  spec, _ = directory.describe(config.policy)
+  for place in places:
+    online_config(config, place.task)
+    rollout.env_config(spec, place.task, place.condition)
+
+
+def _check_methods(config: Config, policy: Policy) -> None:
+  """Raises Pi0RagError for ways to run and to steer that a policy of this kind does not have."""
+  name, own_start = policy.spec.name, policy.spec.start
+  for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
+    if method.start is not None and not policy.noise_shape:
+      raise Pi0RagError(f"'{method.name}' starts the flow at '{method.start}', but policy '{name}' "
+                        f"({policy.spec.family}) starts from no noise: leave `start` out")
+    if method.steering is None:
+      continue
+    check_rule(policy, rules.preset(method.steering))
+    if method.start not in (None, own_start):
+      raise Pi0RagError(f"'{method.name}' starts the flow at '{method.start}', its memory learns where policy '{name}' "
+                        f"does, at '{own_start}': leave `start` out")
+  check_rule(policy, rules.preset(config.stream.steering))
+  if config.stream.learning.get("retries", 0) and not policy.noise_shape:
+    raise Pi0RagError(f"policy '{name}' ({policy.spec.family}) would do the same again: set stream.learning.retries=0")
 
 
 def online_config(config: Config, task: str) -> OnlineConfig:
@@ -74,7 +82,7 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
   with SweepProgress(console) as progress, _Runner(config, out, progress) as runner:
     for step in steps:
       films += runner.carry_out(step)
-  facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=config.renderer,
+  facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
   return report.summarize(runner.log.records, facts, memory_bytes=_read_json(out / MEMORY_SIZES_NAME, {})), films
 
@@ -84,7 +92,8 @@ class _Runner:
 
   def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
     self._config, self._out, self._progress = config, out, progress
-    self._policy = Policy.load(shipped.directory(config.policy), key_name=config.memory.key_name)
+    self.policy = directory.load(config.policy, key_name=config.memory.key_name)
+    _check_methods(config, self.policy)
     self.log = RecordLog(out / "records.jsonl")
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
@@ -109,22 +118,19 @@ class _Runner:
         return self._film(step)
     return []
 
-  def _env_config(self, place: Place) -> EnvConfig:
-    spec = self._policy.spec
-    return EnvConfig(place.task, place.condition, self._config.renderer, spec.image_size, spec.model.action_horizon)
-
   def _env(self, place: Place) -> BatchEnv:
     """Returns the environments of a place; those of the last place are closed."""
     if self._here is None or self._here[0] != place:
       self._envs.close()
-      env = BatchEnv(self._env_config(place), slots=self._config.slots, processes=self._config.processes)
+      env = BatchEnv(rollout.env_config(self.policy.spec, place.task, place.condition), slots=self._config.slots,
+                     processes=self._config.processes)
       self._here = place, self._envs.enter_context(env)
     return self._here[1]
 
   def _learn(self, step: Learn) -> None:
     """Runs what is left of the stream up to an episode; the memory is durable after each."""
     c, source = self._config.stream, step.stream
-    cell = Cell("stream", "memory", source.place.task, source.place.condition, source.name)
+    cell = Cell("stream", "memory", source.place.task, source.place.condition, source.name, came_from=source.came_from)
     jobs, done = self._missing(cell, source.seeds[: step.until])
     if not jobs:
       return
@@ -135,7 +141,7 @@ class _Runner:
     config, online = rules.preset(c.steering), online_config(self._config, source.place.task)
     with self._open_memory(source, read_only=False) as memory:
       stream.forget_unlogged(memory, source.seeds, {record.seed for record in done})
-      learner = self._steered(memory, config)
+      learner = self._agent(memory, config)
       corrected = sum(record.corrected for record in done)
       for record in stream.run(self._env(source.place), learner, cell, jobs, online, corrected=corrected,
                                logged=sorted(done, key=lambda record: record.index)):
@@ -180,7 +186,8 @@ class _Runner:
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
     seeds = step.seeds[: self._config.evaluation.latency_episodes]
-    with BatchEnv(self._env_config(step.place), slots=1, processes=min(1, self._config.processes)) as env:
+    env_config = rollout.env_config(self.policy.spec, step.place.task, step.place.condition)
+    with BatchEnv(env_config, slots=1, processes=min(1, self._config.processes)) as env:
       for method in step.methods:
         jobs, _ = self._missing(self._cell(step, method), seeds)
         if jobs:
@@ -193,11 +200,10 @@ class _Runner:
 
     They are kept beside the results, so that a finished sweep films nothing again.
     """
-    treatment = next((method for method in step.methods if method.name == TREATMENT), None)
-    if not self._config.evaluation.clips or treatment is None or step.stream is None:
+    methods = {method.name: method for method in plan.read_methods(self._config.evaluation.policies)}
+    if not (self._config.evaluation.clips and step.stream and {CONTROL, TREATMENT} <= methods.keys()):
       return []
-    control = Evaluate(step.place, (Method(CONTROL, stochastic=False, steering=""),), step.seeds)
-    both = ((control, control.methods[0]), (step, treatment))
+    both = ((step, methods[CONTROL]), (step, methods[TREATMENT]))
     before, after = ({r.seed: r.outcome for r in self._records(self._cell(*one))} for one in both)
     seeds = clips.choose(before, after, self._config.evaluation.clips)
     path = self._out / "clips" / f"{step.stream.directory}.npz"
@@ -207,14 +213,14 @@ class _Runner:
     env = self._env(step.place)
     without, with_memory = (self._traces(env, *one, seeds) for one in both)
     filmed = clips.film(env, seeds, without, with_memory, task=step.place.task, condition=step.place.condition,
-                        execute_steps=self._policy.spec.execute_steps)
+                        execute_steps=self.policy.spec.execute_steps)
     clips.save(path, seeds, filmed)
     return filmed
 
   def _traces(self, env: BatchEnv, step: Evaluate, method: Method, seeds) -> dict[int, Trace]:
     jobs = collections.deque(Job(seed, index) for index, seed in enumerate(seeds))
-    with self._policy_of(step, method) as policy:
-      return {t.job.seed: t for t in rollout.run(env, policy, jobs, stochastic=method.stochastic)}
+    with self._agent_of(step, method) as agent:
+      return {t.job.seed: t for t in rollout.run(env, agent, jobs, start=method.start)}
 
   def _episodes(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False):
     """Yields the records of a frozen policy's episodes, each once it is in the log."""
@@ -222,9 +228,9 @@ class _Runner:
       return
     cell = self._cell(step, method)
     detectors = online_config(self._config, step.place.task).detectors
-    with self._policy_of(step, method) as policy:
-      records = 0 if policy.memory is None else len(policy.memory)
-      for trace in rollout.run(env, policy, collections.deque(jobs), stochastic=method.stochastic):
+    with self._agent_of(step, method) as agent:
+      records = 0 if agent.memory is None else len(agent.memory)
+      for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start):
         failed = trace.outcome == "failure"
         kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
         record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
@@ -243,43 +249,43 @@ class _Runner:
     return [Job(seed, seed - first) for seed in seeds if seed not in done], list(done.values())
 
   def _cell(self, step: Evaluate, method: Method) -> Cell:
-    source = step.stream.name if step.stream and method.steering else ""
-    return Cell("eval", method.name, step.place.task, step.place.condition, source, step.after if source else 0)
+    cell = Cell("eval", method.name, step.place.task, step.place.condition)
+    if step.stream is None or method.steering is None:
+      return cell
+    return dataclasses.replace(cell, stream=step.stream.name, stream_episodes=step.after,
+                               came_from=step.stream.came_from)
 
   @contextlib.contextmanager
-  def _policy_of(self, step: Evaluate, method: Method):
-    """Yields the policy of a method; its memory, if it has one, is only read."""
-    if not method.steering:
-      yield SteeredPolicy(self._policy)
+  def _agent_of(self, step: Evaluate, method: Method):
+    """Yields the agent of a method; its memory, if it has one, is only read."""
+    if method.steering is None:
+      yield Agent(self.policy)
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
     with self._open_memory(step.stream, read_only=True) as memory:
-      policy = self._steered(memory, rules.preset(method.steering))
+      agent = self._agent(memory, rules.preset(method.steering))
       try:
-        yield policy
+        yield agent
       finally:
-        policy.close()
+        agent.close()
 
-  def _steered(self, memory: Memory, config: rules.SteeringConfig) -> SteeredPolicy:
+  def _agent(self, memory: Memory, rule: rules.SteeringConfig) -> Agent:
     c = self._config.memory
-    return SteeredPolicy(self._policy, memory, config, feeding=c.feeding, deadline_ms=c.deadline_ms or None)
+    return Agent(self.policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None)
 
   def _memory_dir(self, source: Stream) -> pathlib.Path:
     return self._out / "memory" / source.directory
 
   def _open_memory(self, source: Stream, *, read_only: bool) -> Memory:
-    horizon, action_dim = self._policy.chunk_shape
-    return Memory.open(self._memory_dir(source), key_dim=self._policy.key_dim, action_horizon=horizon,
-                       action_dim=action_dim, encoder=self._policy.key_stats.recipe.name,
-                       policy=self._policy.fingerprint, capacity=self._config.memory.capacity,
+    return Memory.open(self._memory_dir(source), **self.policy.memory_header(), capacity=self._config.memory.capacity,
                        create=not read_only, read_only=read_only)
 
   def _warm_up(self, env: BatchEnv, step: Evaluate, method: Method) -> None:
     """Compiles a method for a batch of one, so that no latency holds a compilation."""
     moment = env.run({0: Start(step.seeds[0])})[0]
-    with self._policy_of(step, method) as policy:
-      policy.infer([moment.observation])
+    with self._agent_of(step, method) as agent:
+      agent.compile(moment.observation)
 
 
 def _total_wall_clock(out: pathlib.Path, seconds: float) -> float:

@@ -151,7 +151,7 @@ def _learning_drawing(stream, curve, reference) -> Callable[[Axes], None]:
 def frozen_panels(summary: Mapping[str, Any]) -> list[Panel]:
   """Returns one panel per task: success on unseen seeds of the memory frozen after so many episodes, by condition."""
   panels = []
-  cells = [c for c in summary["cells"] if c["n"] and "<" not in c["stream"]]
+  cells = [c for c in summary["cells"] if c["n"] and not c["came_from"]]
   for task in dict.fromkeys(cell["task"] for cell in cells):
     curves = {}
     for stream in dict.fromkeys(c["stream"] for c in cells if c["task"] == task and c["policy"] == "memory"):

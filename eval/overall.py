@@ -46,7 +46,7 @@ def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[
   """
   groups: dict[tuple[str, int], list[CellName]] = {}
   for task, condition, policy, stream, episodes in cells:
-    if stream and "<" not in stream:
+    if stream and not cells[task, condition, policy, stream, episodes][0].came_from:
       groups.setdefault((policy, episodes), []).append((task, condition, policy, stream, episodes))
   found = []
   for (policy, episodes), names in groups.items():

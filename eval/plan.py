@@ -7,15 +7,17 @@ wrong any more; that comes after everything else.
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.policy.spec import NEW, ZERO
 from pi0rag_jax.sim.collect import EVALUATION_SEEDS, STREAM_SEEDS
 from pi0rag_jax.sim.conditions import get_condition
 from pi0rag_jax.sim.tasks import get_task
 from pi0rag_jax.steering import rules
 from pi0rag_jax.typing import Config
 
-STARTS = {"gaussian": True, "zero": False}
+STARTS = (ZERO, NEW)
 # Between the first seeds of two streams in the same place.
 STREAM_SPACING = 10_000
 
@@ -25,8 +27,8 @@ class Method:
   """One policy of an evaluation."""
 
   name: str
-  stochastic: bool
-  steering: str  # preset, '' for the policy without memory
+  start: str | None = None  # where its flow starts, one of STARTS; None is the policy's own start
+  steering: str | None = None  # preset; None is the policy without memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,21 @@ class Place:
 class Stream:
   """Episodes in which one memory learns."""
 
-  name: str
   place: Place
   seeds: range
+  replicate: int = 0  # of the streams in the same place
+  came_from: str = ""  # condition in which the memory learned before; '' begins with an empty one
+
+  @property
+  def name(self) -> str:
+    """What it is called; tells it from all others."""
+    parts = [f"stream {self.replicate + 1}"] * (self.replicate > 0) + [f"after {self.came_from}"] * bool(self.came_from)
+    return ", ".join([self.place.name, *parts])
 
   @property
   def directory(self) -> str:
     """The name of its memory's folder."""
-    return self.name.replace("/", "-")
+    return self.name.replace("/", "-").replace(", ", "-").replace(" ", "_")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,15 +130,23 @@ def place(entry: str, task: str) -> Place:
   return found
 
 
-def read_methods(policies) -> tuple[Method, ...]:
-  """Returns the methods that triples of name, start of the flow and preset describe."""
-  found = []
-  for name, start, preset in policies:
-    if start not in STARTS:
-      raise unknown_name("start of the flow", start, STARTS)
-    if preset:
-      rules.preset(preset)
-    found.append(Method(name, STARTS[start], preset))
+def read_methods(policies: Iterable[Mapping]) -> tuple[Method, ...]:
+  """Returns the methods that dictionaries with a `name` and, unless the defaults are meant, `start` and `steering` say.
+  """
+  known, found = [field.name for field in dataclasses.fields(Method)], []
+  for values in policies:
+    if not isinstance(values, Mapping) or "name" not in values:
+      raise Pi0RagError(f"a policy to evaluate is {values!r}; allowed: a dictionary, such as "
+                        "{'name': 'base', 'start': 'new'} or {'name': 'memory', 'steering': 'residual'}")
+    for name in values:
+      if name not in known:
+        raise unknown_name("entry of a policy to evaluate", name, known)
+    method = Method(**values)
+    if method.start not in (None, *STARTS):
+      raise unknown_name("start of the flow", method.start, STARTS)
+    if method.steering is not None:
+      rules.preset(method.steering)
+    found.append(method)
   return tuple(found)
 
 
@@ -167,7 +184,7 @@ def _back_to_nominal(config: Config, stream: Stream, alone, steered, seeds: rang
   nominal = Place(stream.place.task, "nominal")
   count = config.focus.return_episodes
   start = stream.seeds[0] + STREAM_SPACING // 2
-  back = Stream(f"{nominal.name}<{stream.place.condition}", nominal, range(start, start + count))
+  back = Stream(nominal, range(start, start + count), came_from=stream.place.condition)
   return [Evaluate(nominal, alone, seeds), Fork(stream, back), Evaluate(nominal, steered, seeds, back, 0),
           Learn(back, count), Evaluate(nominal, steered, seeds, back, count)]
 
@@ -175,7 +192,7 @@ def _back_to_nominal(config: Config, stream: Stream, alone, steered, seeds: rang
 def _stream(config: Config, here: Place, replicate: int, *, longer: bool = False) -> Stream:
   episodes = max(config.stream.episodes, config.focus.episodes) if longer else config.stream.episodes
   first = config.stream.first_seed + replicate * STREAM_SPACING
-  return Stream(here.name + (f"#{replicate}" if replicate else ""), here, range(first, first + episodes))
+  return Stream(here, range(first, first + episodes), replicate)
 
 
 def _check_seeds(config: Config, found: list[Step]) -> None:

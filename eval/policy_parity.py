@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from eval import parity
+from eval.recorded import SAMPLING_GATE, Deviation, read_config
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.openpi.named_configs import ALOHA_DELTA, DROID_DELTA, LIBERO_DELTA, get_config
-from pi0rag_jax.policy.openpi_policy import OpenpiPolicy, create_policy
+from pi0rag_jax.policy import directory
+from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.spec import NEW, PolicySpec
 from pi0rag_jax.robots.action_tokens import TOKENIZER_FILE, FastCodec
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 
@@ -30,6 +32,8 @@ DATA_CONFIGS = {
   "LeRobotLiberoDataConfig": ("pi0_libero", {"delta_mask": LIBERO_DELTA}, {"delta_mask": None}),
   "SimpleDataConfig": ("pi0_droid", {"delta_mask": None}, {"delta_mask": DROID_DELTA}),
 }
+# Of PolicySpec, by openpi's names.
+SAMPLING_FIELDS = {"num_steps": "denoising_steps", "max_decoding_steps": "decoding_steps", "temperature": "temperature"}
 FAMILIES = {"pi0": "pi0", "pi05": "pi05", "fast": "pi0_fast"}
 # '/' in the keys of a robot's dictionary is written so.
 SLASH = "|"
@@ -44,7 +48,7 @@ def is_policy_case(path) -> bool:
   return bool(facts) and all(isinstance(entry, dict) and "data_config" in entry for entry in facts.values())
 
 
-def run_case(path, tokenizers) -> Iterator[parity.Deviation]:
+def run_case(path, tokenizers) -> Iterator[Deviation]:
   """Yields the deviations of every policy of a case: all that goes into the model, and the actions.
 
   Args:
@@ -75,8 +79,10 @@ def run_policy(siblings: pathlib.Path, entry: dict, recorded: dict, tokenizers: 
   complete = []
   for policy, found in trials.items():
     if _failures(found) == fewest:
-      out = policy.infer(observation, noise=recorded.get("in/noise"))
-      complete.append([*found, *_compare_outputs(out, entry, recorded)])
+      noise_TX = recorded.get("in/noise")
+      _, chunk_BTA = policy.sample(policy.start(1), policy.prepare([observation]),
+                                   None if noise_TX is None else noise_TX.reshape(1, *policy.noise_shape))
+      complete.append([*found, _compare("out/actions", chunk_BTA[0], recorded["out/actions"], SAMPLING_GATE)])
   return min(complete, key=lambda found: (_failures(found), found[-1].value))
 
 
@@ -100,7 +106,7 @@ def data_configs(entry: dict) -> list[DataConfig]:
   return [dataclasses.replace(data, **fields) for fields in variants]
 
 
-def load_policy(siblings: pathlib.Path, entry: dict, data: DataConfig, recorded: dict, tokenizers) -> OpenpiPolicy:
+def load_policy(siblings: pathlib.Path, entry: dict, data: DataConfig, recorded: dict, tokenizers) -> Policy:
   """Returns the policy that an entry of a case describes."""
   case = siblings / entry["checkpoint"]
   if not (case / "case.json").is_file():
@@ -108,32 +114,26 @@ def load_policy(siblings: pathlib.Path, entry: dict, data: DataConfig, recorded:
   facts = json.loads((case / "case.json").read_text())
   family = FAMILIES[facts["kind"]]
   cameras = dict.fromkeys(f"in/image/{name}" for name in entry["image_keys"])
-  config = TrainConfig(name=entry["checkpoint"], model=ModelConfig(family=family, **entry["model_kw"]), data=data)
   text = SentencePieceTokenizer(_only(tokenizers, "*.model"))
   prompt = None if entry["prompt"] is not None else _recorded_prompt(text, recorded)
   codec = FastCodec(_only(tokenizers, f"*/{TOKENIZER_FILE}").parent) if family == "pi0_fast" else None
-  return create_policy(config, case / "checkpoint", model=parity.read_config(facts["kind"], facts["config"], cameras),
-                       text_tokenizer=text, action_codec=codec, sample_kwargs=entry["sample_kwargs"],
-                       default_prompt=prompt)
+  drawn = entry["sample_kwargs"] or {}
+  spec = PolicySpec(
+    name=entry["checkpoint"], model=ModelConfig(family=family, **entry["model_kw"]), data=data, start=NEW,
+    sizes=read_config(facts["kind"], facts["config"], cameras), control_hz=1.0, execute_steps=1,
+    **{SAMPLING_FIELDS[name]: value for name, value in drawn.items()})
+  return directory.build(spec, case / "checkpoint", text_tokenizer=text, action_codec=codec, default_prompt=prompt,
+                         dtype="bfloat16")
 
 
-def _compare_inputs(inputs: dict, recorded: dict) -> Iterator[parity.Deviation]:
+def _compare_inputs(inputs: dict, recorded: dict) -> Iterator[Deviation]:
   """Yields the deviations of all that goes into the model."""
   for key in sorted(k for k in recorded if k.startswith("model_input/")):
     gate = STATE_GATE if key == "model_input/state" else 0.0
     yield _compare(key, _look_up(inputs, key.split("/")[1:]), recorded[key], gate)
 
 
-def _compare_outputs(out: dict, entry: dict, recorded: dict) -> Iterator[parity.Deviation]:
-  """Yields the deviation of the actions. Errors: Pi0RagError for other outputs, or actions of another dtype."""
-  if sorted(out) != sorted(entry["out_keys"]):
-    raise Pi0RagError(f"outputs are {sorted(out)}, recorded are {sorted(entry['out_keys'])}")
-  if str(out["actions"].dtype) != entry["actions_dtype"]:
-    raise Pi0RagError(f"actions are {out['actions'].dtype}, recorded are {entry['actions_dtype']}")
-  yield _compare("out/actions", out["actions"], recorded["out/actions"], parity.SAMPLING_GATE)
-
-
-def _failures(found: list[parity.Deviation]) -> int:
+def _failures(found: list[Deviation]) -> int:
   return sum(not deviation.passed for deviation in found)
 
 
@@ -151,11 +151,11 @@ def _look_up(inputs: dict, path: Sequence[str]):
   return inputs[path[0]][path[1]] if len(path) > 1 else inputs[path[0]]
 
 
-def _compare(name: str, seen, wanted, gate: float) -> parity.Deviation:
+def _compare(name: str, seen, wanted, gate: float) -> Deviation:
   seen, wanted = np.asarray(seen), np.asarray(wanted)
   if seen.shape != wanted.shape:
     raise Pi0RagError(f"{name} has shape {seen.shape}, recorded is {wanted.shape}")
-  return parity.Deviation(name, float(np.abs(seen.astype(float) - wanted.astype(float)).max()), gate, "max abs")
+  return Deviation(name, float(np.abs(seen.astype(float) - wanted.astype(float)).max()), gate, "max abs")
 
 
 def _only(directory: pathlib.Path, pattern: str) -> pathlib.Path:

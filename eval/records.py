@@ -46,6 +46,7 @@ class EpisodeRecord:
   error: str = ""  # Traceback of a crashed episode.
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   stream_episodes: int = 0  # of the stream that had taught the memory when it was frozen; 0 while it learns
+  came_from: str = ""  # Condition in which the stream's memory had learned before; '' began with an empty one.
 
   def __post_init__(self):
     if self.phase not in PHASES:
@@ -121,8 +122,11 @@ def read_records(path: str | os.PathLike) -> list[EpisodeRecord]:
 
 def _from_line(line: bytes, where: str) -> EpisodeRecord:
   try:
-    return EpisodeRecord(**json.loads(line))
-  except (ValueError, TypeError, Pi0RagError) as error:
+    values = json.loads(line)
+    if "came_from" not in values:  # of a sweep whose streams said so in their names
+      values["came_from"] = values["stream"].partition("<")[2]
+    return EpisodeRecord(**values)
+  except (ValueError, TypeError, KeyError, Pi0RagError) as error:
     message = f"{where} is not an episode record ({error}): mend or delete this line, its episode runs again"
     raise Pi0RagError(message) from error
 

@@ -38,7 +38,7 @@ CONTROLS = ("base_z0", "base")  # What the headline compares with: the harder co
 HEADLINE_POLICY = "memory"
 BLOCK_EPISODES = 50  # Of a learning curve.
 BOOTSTRAP_SEED = 0
-STAGES = ("prefix", "denoise", "retrieval", "steer", "total")
+STAGES = ("prepare", "policy", "search", "steer", "device", "total")
 
 Summary = dict[str, Any]
 Name = TypeVar("Name", bound=Hashable)
@@ -104,6 +104,7 @@ def _cell(cells, name: tuple, baselines: Sequence[str]) -> dict[str, Any]:
     "condition": condition,
     "stream": stream,
     "stream_episodes": stream_episodes,
+    "came_from": cells[name][0].came_from,
     "n": rate.n,
     "successes": sum(r.policy_succeeded for r in ended),
     "success_rate": number(rate.value),

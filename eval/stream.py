@@ -11,7 +11,7 @@ from eval.records import EpisodeRecord
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.trust import Trust
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Plan
 from pi0rag_jax.worlds.episode import Job, Trace
@@ -27,28 +27,28 @@ class Cell:
   condition: str
   stream: str = ""
   stream_episodes: int = 0  # that had taught the memory; 0 while it learns
+  came_from: str = ""
 
 
-def run(env: BatchEnv, policy: SteeredPolicy, cell: Cell, jobs: Sequence[Job], config: OnlineConfig, *,
+def run(env: BatchEnv, agent: Agent, cell: Cell, jobs: Sequence[Job], config: OnlineConfig, *,
         corrected: int, logged: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
-  """Yields a record per stream episode, once what it taught is durable in the policy's memory.
+  """Yields a record per stream episode, once what it taught is durable in the agent's memory.
 
   Args:
     jobs: the episodes still to run, in order.
     corrected: take-overs spent before, when a stream is resumed.
     logged: the episodes of a stream that is resumed.
   """
-  memory = policy.memory
-  assert memory is not None, "a stream teaches a memory: give the policy one"
-  learner = OnlineLearner(memory, policy.policy.spec.action_layout, task=cell.task,
-                          condition=cell.condition, config=config, corrected=corrected,
-                          expert_plan=lambda snapshots: expert_plans(env, snapshots))
+  memory = agent.memory
+  assert memory is not None, "a stream teaches a memory: give the agent one"
+  learner = OnlineLearner(memory, agent.policy.space, task=cell.task, condition=cell.condition, config=config,
+                          corrected=corrected, expert_plan=lambda snapshots: expert_plans(env, snapshots))
   trust = Trust(config.trust)
   for record in logged:
     if not record.crashed:
       trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
   queue = collections.deque(jobs)
-  for trace in rollout.run(env, policy, queue, stochastic=False, launch=trust.launch):
+  for trace in rollout.run(env, agent, queue, launch=trust.launch):
     lesson = learner.learn(trace)
     if lesson.next_job is not None:
       queue.appendleft(lesson.next_job)

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from eval import parity
+from eval.recorded import BF16_GATE, STAGE_GATE, Deviation, read_config, read_observation
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import adapters, pi0, pi0_fast, registry
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
@@ -36,7 +36,7 @@ def is_train_case(path) -> bool:
   return (path / "case.json").is_file() and (path / PARAMS_FILES["init"]).is_file()
 
 
-def run_case(path) -> Iterator[parity.Deviation]:
+def run_case(path) -> Iterator[Deviation]:
   """Yields the deviations of losses, norms, learning rates, gradients, parameters and their average."""
   path = pathlib.Path(path)
   facts, io, config = read_case(path)
@@ -64,8 +64,8 @@ def run_case(path) -> Iterator[parity.Deviation]:
     seen |= {"grad_norm": optax.tree.norm(grads), "param_norm": step.parameter_norm(whole), "lr": schedule(number)}
     for name in sorted(recorded):
       error = abs(float(seen[name]) - recorded[name]) / abs(recorded[name])
-      gate = parity.BF16_GATE if bf16 else parity.STAGE_GATE
-      yield parity.Deviation(f"step{number}/{name}", error, gate, "relative")
+      gate = BF16_GATE if bf16 else STAGE_GATE
+      yield Deviation(f"step{number}/{name}", error, gate, "relative")
     clipping = max(float(seen["grad_norm"]) / facts["optimizer"]["clip_gradient_norm"], 1.0)
     sizes = {path: np.abs(leaf) / clipping for path, leaf in _flat(grads).items()}
     smallest = {path: np.minimum(size, smallest.get(path, size)) for path, size in sizes.items()}
@@ -89,7 +89,7 @@ def read_case(path: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], PaliGemm
   model = {name: recorded[name] for name in ("action_dim", "action_horizon", "max_token_len")}
   model = {"paligemma_variant": "gemma_2b", "action_expert_variant": "gemma_300m", "dtype": "float32",
            "pi05": kind == "pi05"} | model | recorded["kw"]
-  return facts, io, parity.read_config(kind, {**recorded, "model": model}, io)
+  return facts, io, read_config(kind, {**recorded, "model": model}, io)
 
 
 def read_schedule(recorded: dict) -> optax.Schedule:
@@ -114,7 +114,7 @@ def recorded_loss(model, trainable, frozen, batch, rng):
 
 def _batch(io, number: int) -> dict:
   drawn = {name: jnp.asarray(io[key]) for name in ("noise", "time") if (key := f"in/step{number}/{name}") in io}
-  return {"observation": parity.read_observation(io), "actions": jnp.asarray(io["in/actions"]), **drawn}
+  return {"observation": read_observation(io), "actions": jnp.asarray(io["in/actions"]), **drawn}
 
 
 def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -122,15 +122,15 @@ def _load(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {key: arrays[key] for key in arrays.files}
 
 
-def _count(name: str, different: set) -> parity.Deviation:
-  return parity.Deviation(name, float(len(different)), 0.0, "other names")
+def _count(name: str, different: set) -> Deviation:
+  return Deviation(name, float(len(different)), 0.0, "other names")
 
 
 def _flat(tree) -> dict[str, np.ndarray]:
   return {path: np.asarray(leaf, np.float32) for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
 
 
-def _compare_gradients(name: str, seen, wanted, *, bf16: bool) -> Iterator[parity.Deviation]:
+def _compare_gradients(name: str, seen, wanted, *, bf16: bool) -> Iterator[Deviation]:
   """Yields the difference of the paths, and the worst entry's error; in bfloat16 that of all."""
   seen = _flat(seen)
   yield _count(f"{name}/paths", set(seen) ^ set(wanted))
@@ -138,22 +138,22 @@ def _compare_gradients(name: str, seen, wanted, *, bf16: bool) -> Iterator[parit
   off = np.concatenate([(seen[path] - wanted[path]).ravel() for path in shared])
   if bf16:
     size = float(np.linalg.norm(off) / np.linalg.norm(np.concatenate([wanted[path].ravel() for path in shared])))
-    yield parity.Deviation(name, size, parity.BF16_GATE, "relative rms")
+    yield Deviation(name, size, BF16_GATE, "relative rms")
   else:
-    yield parity.Deviation(name, float(np.abs(off).max()), parity.STAGE_GATE, "max abs")
+    yield Deviation(name, float(np.abs(off).max()), STAGE_GATE, "max abs")
 
 
-def _compare_params(name: str, seen, wanted, *, start, smallest, bf16: bool) -> Iterator[parity.Deviation]:
+def _compare_params(name: str, seen, wanted, *, start, smallest, bf16: bool) -> Iterator[Deviation]:
   """Yields the difference of the paths, the worst entry's error where gradients count, and that of the way."""
   yield _count(f"{name}/paths", set(seen) ^ set(wanted))
   shared = sorted(set(seen) & set(wanted))
   off = np.concatenate([(seen[path] - wanted[path]).ravel() for path in shared])
   way = np.concatenate([(wanted[path] - start[path]).ravel() for path in shared])
-  gate = parity.BF16_GATE if bf16 else UPDATE_GATE
-  yield parity.Deviation(f"{name}/way", float(np.linalg.norm(off) / np.linalg.norm(way)), gate, "relative rms")
+  gate = BF16_GATE if bf16 else UPDATE_GATE
+  yield Deviation(f"{name}/way", float(np.linalg.norm(off) / np.linalg.norm(way)), gate, "relative rms")
   if bf16:
     return
   # What is frozen has no gradient, and must not move at all.
   size = np.concatenate([smallest.get(path, np.full(seen[path].shape, np.inf)).ravel() for path in shared])
   worst = float(np.abs(off[size > SMALLEST_GRADIENT]).max())
-  yield parity.Deviation(name, worst, parity.STAGE_GATE, "max abs")
+  yield Deviation(name, worst, STAGE_GATE, "max abs")

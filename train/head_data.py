@@ -21,12 +21,12 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import feature_cache
 from pi0rag_jax.policy.feature_cache import SHARD_ROWS, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.head_policy import HeadUnits
-from pi0rag_jax.policy.head_windows import WindowRows, window_rows
-from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.policy.head import HeadUnits
+from pi0rag_jax.robots.normalize import NormStats, normalize
 from pi0rag_jax.typing import Config
 from train import data_entries, metrics, parallel
 from train.data_entries import Entry
+from train.head_windows import WindowRows, window_rows
 
 TRAIN, VALIDATION = "train", "validation"
 # Every shard is an open file; processes may have about a thousand.
@@ -45,6 +45,7 @@ class Part:
   actions_FA: np.ndarray  # float32
   prompts_F: np.ndarray  # of texts
   episode_F: np.ndarray  # int64
+  simulated: frozenset[tuple[str, str]] = frozenset()  # (task, renderer) of what our simulator recorded
 
   @property
   def first_E(self) -> np.ndarray:
@@ -92,18 +93,21 @@ def open_part(config: Config, entry: Entry) -> Part:
   state_FP = np.zeros((dataset.num_frames, dataset.state_dim), np.float32)
   actions_FA = np.zeros((dataset.num_frames, dataset.action_dim), np.float32)
   prompts_F = np.full(dataset.num_frames, "", object)
-  first_E, readable = np.cumsum(dataset.lengths) - dataset.lengths, []
+  first_E, readable, simulated = np.cumsum(dataset.lengths) - dataset.lengths, [], set()
   for episode, data in dataset.iterate():
     here = slice(first_E[episode], first_E[episode] + len(data))
     state_FP[here], prompts_F[here] = data.state, data.prompts
     # Of stored chunks the first step: chunks are cut from single actions here.
     actions_FA[here] = data.actions if data.actions.ndim == 2 else data.actions[:, 0]
     readable.append(episode)
+    if "renderer" in data.metadata:
+      simulated.add((str(data.metadata["task"]), str(data.metadata["renderer"])))
   fractions = (1 - config.validation_fraction, config.validation_fraction, 0.0)
   split = split_episodes(len(readable), fractions=fractions, seed=config.split_seed)
   splits = {name: [readable[i] for i in split[name]] for name in (TRAIN, VALIDATION)}
   episode_F = np.repeat(np.arange(dataset.num_episodes), dataset.lengths)
-  return Part(dataset, entry.weight, splits, state_FP, actions_FA, prompts_F, episode_F)
+  return Part(dataset, entry.weight, splits, state_FP, actions_FA, prompts_F, episode_F,
+              frozenset(simulated))
 
 
 def compute_stats(parts: Sequence[Part]) -> dict[str, NormStats]:
@@ -177,7 +181,8 @@ class Table:
     """Normalizes states, and makes labels of actions."""
     self._caches, self._units = caches, units
     self._first = [part.first_E for part in parts]
-    self._state = [extractor.normalized_state([{"state": state_P} for state_P in part.state_FP]) for part in parts]
+    self._state = [normalize(part.state_FP, extractor.state_stats, quantile=extractor.quantile).astype(np.float32)
+                   for part in parts]
     self._labels = [units.labels(part.actions_FA) for part in parts]
     config = units.config
     self._windows: list[WindowRows] = [

@@ -1,7 +1,7 @@
 """Training of a policy head on a frozen backbone, from features that were computed once: the kind 'head'.
 
-The backbone never enters a step or a checkpoint. What is exported is a HeadPolicy's directory with the tokenizer and
-the configuration, from which `load_policy` finds the backbone again.
+The backbone never enters a step or a checkpoint. What is exported is a policy directory of the family 'head', see
+policy/head.py.
 """
 
 import functools
@@ -13,19 +13,18 @@ from pathlib import Path
 import flax.linen as nn
 import flax.struct
 import jax
-from ml_collections import ConfigDict
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.heads import base, losses, presets, registry
 from pi0rag_jax.models.heads.base import HeadConfig
-from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import head_policy
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig
+from pi0rag_jax.policy import backbone
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.head_policy import HeadPolicy, HeadUnits
-from pi0rag_jax.policy.spec import TOKENIZER_NAME
+from pi0rag_jax.policy.head import HeadUnits, check_actions, description
+from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Config, Params
-from train import gripper_metrics, head_backbone, head_data, metrics, parallel
+from train import gripper_metrics, head_backbone, head_data, metrics, parallel, tokenizers
 from train.checkpoint import CheckpointStore
 from train.gripper_metrics import GripperCounts
 from train.head_data import TRAIN, VALIDATION, Part
@@ -56,25 +55,25 @@ def make_task(config: Config, workdir: Path) -> Task:
   samplers = {split: head_data.make_sampler(config, parts, split) for split in (TRAIN, VALIDATION)}
   for split, sampler in samplers.items():
     metrics.log.info("%d windows in the split '%s'", sampler.mixture.num_frames, split)
-  head = registry.make(head_config)
-  params = jax.jit(functools.partial(base.init, head))(jax.random.key(config.seed))
+  network = registry.make(head_config)
+  params = jax.jit(functools.partial(base.init, network))(jax.random.key(config.seed))
   metrics.log.info("%d parameters in the head", sum(x.size for x in jax.tree.leaves(params)))
   return Task(
     trainable={POLICY: params},
     frozen={},
-    loss=functools.partial(batch_loss, head),
-    validate=functools.partial(validation_metrics, head),
+    loss=functools.partial(batch_loss, network),
+    validate=functools.partial(validation_metrics, network),
     train_batch=functools.partial(head_data.sampled_batch, table, samplers[TRAIN]),
     validation_batches=functools.partial(validation_batches, config, table, samplers[VALIDATION]),
     stats=stats,
     record=functools.partial(data_record, parts, caches),
-    export=functools.partial(export_policy, extractor, units, workdir),
+    export=functools.partial(export_policy, config, make_spec(config, extractor, units, parts), workdir),
   )
 
 
 def make_head_config(config: Config, feature_dim: int, stats: Mapping[str, NormStats]) -> HeadConfig:
   """Returns the head that `config.head` describes: a preset or a kind by its name, and changes of its fields."""
-  changes = {key: head_backbone.as_tuple(value) for key, value in config.head.to_dict().items()}
+  changes = {key: backbone.as_tuple(value) for key, value in config.head.to_dict().items()}
   name, preset = changes.pop("name", ""), changes.pop("preset", "")
   if bool(name) == bool(preset):
     raise Pi0RagError(f"config.head has name '{name}' and preset '{preset}': give one of them; names: "
@@ -145,34 +144,42 @@ def data_record(parts: Sequence[Part], caches) -> dict:
   }
 
 
-def export_policy(extractor: FeatureExtractor, units: HeadUnits, workdir: Path, store: CheckpointStore, best: int,
-                  record: dict) -> Path:
-  """Returns `<workdir>/policy`, replaced as a whole: a HeadPolicy's directory, its tokenizer and record.json."""
+def make_spec(config: Config, extractor: FeatureExtractor, units: HeadUnits, parts: Sequence[Part]) -> PolicySpec:
+  """Returns what the policy says of itself; raises where its data are not of `config.robot`."""
+  first, simulated = parts[0], frozenset().union(*(part.simulated for part in parts))
+  (observation,) = first.observations(first.first_E[first.splits[TRAIN][:1]])
+  extractor.model_input(observation)
+  check_actions(extractor.robot, units)
+  fields, chosen = config.fields.to_dict(), config.backbone.to_dict()
+  _, chosen["checkpoint"] = backbone.make(chosen, tuple(config.fields.cameras))
+  size = observation["image"][extractor.backbone.image_keys[0]].shape[:2]
+  renderers = {renderer for _, renderer in simulated}
+  tick_hz = first.dataset.fps if first.dataset.says_fps else 1 / extractor.robot.tick_s
+  return PolicySpec(
+    name=config.name, model=ModelConfig(), sizes=None, control_hz=float(tick_hz), execute_steps=config.stride,
+    data=DataConfig(robot=config.robot, asset_id=config.asset_id, default_prompt=fields.get("default_prompt") or None),
+    tasks=tuple(sorted({task for task, _ in simulated})), renderer=renderers.pop() if len(renderers) == 1 else "",
+    head=description(extractor, units, backbone=chosen, image_size=list(size), fields=fields,
+                          state_in_prompt=config.state_in_prompt))
+
+
+def export_policy(config: Config, spec: PolicySpec, workdir: Path, store: CheckpointStore, best: int, record: dict
+                  ) -> Path:
+  """Returns `<workdir>/policy`, replaced as a whole: what `policy.directory.load` loads, and record.json."""
   target, draft = workdir / "policy", workdir / "policy.tmp"
   if parallel.is_first():
     shutil.rmtree(draft, ignore_errors=True)
-    HeadPolicy(extractor, units, checkpoints.load_params(store.folder(best))).save(draft)
-    if (tokenizer := workdir / TOKENIZER_NAME).exists():
+    draft.mkdir()
+    for item in ("params", "assets"):
+      shutil.copytree(store.folder(best) / item, draft / item)
+    tokenizer = Path(config.text_tokenizer) if config.text_tokenizer != tokenizers.TRAINED else workdir / TOKENIZER_NAME
+    if tokenizer.is_file():
       shutil.copyfile(tokenizer, draft / TOKENIZER_NAME)
-    if (weights := workdir / head_backbone.FRESH_FOLDER).exists():
-      shutil.copytree(weights, draft / head_backbone.FRESH_FOLDER)
+    if (weights := workdir / backbone.FOLDER).exists():
+      shutil.copytree(weights, draft / backbone.FOLDER)
+    spec.save(draft)
     (draft / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
   parallel.wait_for_all("policy exported")
   return target
-
-
-def load_policy(directory: str | Path) -> HeadPolicy:
-  """Returns the policy of a directory that training exported, on the backbone that its configuration names.
-
-  Raises:
-    Pi0RagError: something is missing, or the backbone is not the one that the head was trained on.
-  """
-  directory = Path(directory)
-  if not (directory / RECORD_FILE).is_file():
-    raise Pi0RagError(f"no {RECORD_FILE} in '{directory}': a head's policy directory has one, see train/heads.py")
-  config = ConfigDict(json.loads((directory / RECORD_FILE).read_text(encoding="utf8"))["config"])
-  stats = checkpoints.load_norm_stats(directory, head_policy.ASSET_ID)["state"]
-  extractor = head_backbone.make_extractor(config, NormStats.from_dict(stats), directory)
-  return HeadPolicy.load(directory, extractor)

@@ -5,7 +5,8 @@
 
 The file is openpi's, `DIR/assets/<asset_id>/norm_stats.json`, of the training episodes as `train.launch` would compute
 it; for fine-tuning, `--config.norm_stats=DIR` reads it. `--checkpoint` compares the statistics that a checkpoint brings
-with those of the data, and warns of every dimension that they do not fit.
+with those of the data, and warns of every dimension that they do not fit. Quantiles are exact;
+`--openpi_quantiles` gives those of openpi's histograms.
 """
 
 import time
@@ -18,12 +19,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pi0rag_jax import cli
-from pi0rag_jax.data import pipeline
+from pi0rag_jax.data.dataset import expanded
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi import norm_stats
 from pi0rag_jax.robots.normalize import EPSILON, NormStats
 from pi0rag_jax.typing import Config
-from train import batches, config_check, finetune, flow, head_data, metrics
+from train import config_check, head_data, metrics, policy_data
+from train.named import filled, named_config, read_model
 
 COMMAND = "train.norm_stats"
 MAX_RATIO = 3.0  # of the spreads, either way
@@ -33,28 +35,17 @@ NAMES = ("state", "actions")
 Report = Callable[[int, int], None]  # of how many readings, of how many, are done
 
 
-def flow_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'flow'; `folder` is not used."""
-  del folder
-  frames = flow.load_frames(config)
-  report(1, 2)
-  train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
-  targets = tuple(config.auxiliary_targets)
-  found = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
-  report(2, 2)
-  return found
+def policy_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'policy'; `folder` takes synthetic data."""
+  named = named_config(config)
+  parts = policy_data.open_parts(config, named, folder)
+  return policy_data.compute_stats(config, named, parts, workers=config.threads, openpi_quantiles=openpi_quantiles,
+                                   horizon=read_model(config, named).action_horizon, progress=report)
 
 
-def openpi_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'openpi'; `folder` takes synthetic data."""
-  named = finetune.adjusted(config, finetune.read_config(config.openpi))
-  opened, splits = finetune.open_sources(config, named, folder)
-  return finetune.compute_stats(named, opened, [split["train"] for split in splits], workers=config.threads,
-                                horizon=finetune.read_model(config, named).action_horizon, progress=report)
-
-
-def head_stats(config: Config, folder: Path, report: Report) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'head'; `folder` takes synthetic data."""
+def head_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'head', in openpi's way always; `folder` takes synthetic data."""
+  del openpi_quantiles
   parts = head_data.open_parts(config, folder)
   report(1, 2)
   found = head_data.compute_stats(parts)
@@ -62,21 +53,25 @@ def head_stats(config: Config, folder: Path, report: Report) -> dict[str, NormSt
   return found
 
 
-KINDS: dict[str, Callable[[Config, Path, Report], dict[str, NormStats]]] = {
-  "flow": flow_stats, "head": head_stats, "openpi": openpi_stats}
+KINDS: dict[str, Callable[..., dict[str, NormStats]]] = {
+  "head": head_stats, "policy": policy_stats, "openpi": policy_stats}
 
 
-def compute(config: Config, folder: Path, console: Console | None = None) -> dict[str, NormStats]:
+def compute(
+  config: Config, folder: Path, console: Console | None = None, *, openpi_quantiles: bool = False
+) -> dict[str, NormStats]:
   """Returns the statistics of `state` and `actions` of a configuration's training episodes, and shows progress.
 
   Args:
     config: of one of KINDS.
     folder: takes the synthetic data of debug configurations.
     console: where a bar is shown, if it is a terminal; the default is standard error.
+    openpi_quantiles: see `compute_norm_stats`.
   """
   config_check.check(config)
   if config.kind not in KINDS:
     raise unknown_name("kind of training with statistics", config.kind, KINDS)
+  config = filled(config)
   console = console or Console(stderr=True)
   with Progress(console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task("episodes, read twice", total=None)
@@ -89,7 +84,7 @@ def compute(config: Config, folder: Path, console: Console | None = None) -> dic
         told_s = time.monotonic()
         metrics.log.info("statistics: %d of %d readings of an episode", done, total)
 
-    found = KINDS[config.kind](config, folder, report)
+    found = KINDS[config.kind](config, folder, report, openpi_quantiles=openpi_quantiles)
   return {name: found[name] for name in NAMES}
 
 
@@ -154,11 +149,11 @@ def main(argv) -> None:
   metrics.log.setLevel("INFO")
   values = flags.FLAGS
   with cli.user_errors(COMMAND):
-    config, out = cli.read_config(), Path(values.out)
+    config, out = filled(cli.read_config()), expanded(values.out)
     if out.is_file():
       raise Pi0RagError(f"--out='{out}' is a file: give a folder")
     theirs = load(values.checkpoint, values.checkpoint_asset or config.asset_id) if values.checkpoint else None
-    found = compute(config, out)
+    found = compute(config, out, openpi_quantiles=values.openpi_quantiles)
     norm_stats.save_norm_stats(out, config.asset_id, {name: stats.to_dict() for name, stats in found.items()})
     metrics.log.info("written to %s", out / "assets" / config.asset_id / "norm_stats.json")
     if theirs is not None:
@@ -174,5 +169,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "The folder whose assets/<asset_id>/norm_stats.json is written.")
   flags.DEFINE_string("checkpoint", None, "A checkpoint, also at gs://, whose statistics are compared with the data.")
   flags.DEFINE_string("checkpoint_asset", None, "Its asset id, where it is not the configuration's.")
+  flags.DEFINE_bool("openpi_quantiles", False, "Quantiles as openpi's histograms give them, instead of exact ones.")
   flags.mark_flag_as_required("out")
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

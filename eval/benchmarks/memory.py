@@ -10,7 +10,7 @@ import numpy as np
 from eval.benchmarks import device_memory
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.robots.robot import ActionSpace
 
 
 def memory(flags: argparse.Namespace) -> list[dict]:
@@ -36,6 +36,6 @@ def _record(rng: np.random.Generator, memory: Memory, i: int) -> Record:
                 kind=kind, outcome="success", provenance={"source": "policy"})
 
 
-def joints(count: int) -> ActionLayout:
-  """Returns the layout of so many joint positions."""
-  return ActionLayout(position=tuple(range(count)), rotation=(), gripper=(), low=(-1.0,) * count, high=(1.0,) * count)
+def joints(count: int) -> ActionSpace:
+  """Returns the actions of so many joints that are told where to be, in rad."""
+  return ActionSpace((False,) * count, (3.0,) * count, (-3.0,) * count, (3.0,) * count)

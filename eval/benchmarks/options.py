@@ -6,16 +6,17 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eval.benchmarks import timing
 from pi0rag_jax import statistics
 from pi0rag_jax.models import flow as flow_matching
-from pi0rag_jax.policy import shipped
+from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Encoded, Policy
-from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig, Start
+from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 
 POLICY, TASK, CONDITIONS = "panda_tasks", "pick_and_place", ("nominal", "camera_shift")
@@ -46,46 +47,46 @@ def options(flags: argparse.Namespace) -> list[dict]:
   return rows
 
 
-def _decisions(policies: dict[str, Policy], *, repeats: int) -> dict[str, np.ndarray]:
+def _decisions(policies: "dict[str, Policy | WarmStarted]", *, repeats: int) -> dict[str, np.ndarray]:
   """Returns the ms of a decision for one robot, of all options in turn; it has a last chunk to go on from."""
   policy = next(iter(policies.values()))
-  with BatchEnv(_env_config(policy, CONDITIONS[0]), slots=1, processes=0) as env:
+  with BatchEnv(rollout.env_config(policy.spec, TASK, CONDITIONS[0]), slots=1, processes=0) as env:
     observation = env.run({0: Start(FIRST_SEED - 1)})[0].observation
   calls = {}
   for name, policy in policies.items():
     start = np.zeros((1, *policy.chunk_shape)) if isinstance(policy, WarmStarted) else None
-    calls[name] = functools.partial(_actions, SteeredPolicy(policy), observation, start)
+    calls[name] = functools.partial(_actions, Agent(policy), observation, start)
   return timing.interleaved(calls, repeats=repeats)
 
 
-def _actions(policy: SteeredPolicy, observation: dict, start: np.ndarray | None) -> np.ndarray:
-  return policy.infer([observation], start).actions_BTA
+def _actions(agent: Agent, observation: dict, start: np.ndarray | None) -> np.ndarray:
+  return agent.decide(agent.policy.start(1), [observation], start)[1].actions_BTA
 
 
-def _successes(policies: dict[str, Policy], condition: str, episodes: int) -> dict[str, np.ndarray]:
+def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, episodes: int) -> dict[str, np.ndarray]:
   """Returns bool[episodes] of each option, by seed."""
-  config = _env_config(next(iter(policies.values())), condition)
+  config = rollout.env_config(next(iter(policies.values())).spec, TASK, condition)
   succeeded = {}
   with BatchEnv(config, slots=SLOTS, processes=PROCESSES) as env:
     for name, policy in policies.items():
       jobs = collections.deque(Job(FIRST_SEED + i, i) for i in range(episodes))
       start = policy.last_chunk if isinstance(policy, WarmStarted) else None
-      traces = list(rollout.run(env, SteeredPolicy(policy), jobs, stochastic=False, start=start))
+      traces = list(rollout.run(env, Agent(policy), jobs, start=start))
       crashed = [trace.error for trace in traces if trace.outcome == "crashed"]
       assert not crashed, crashed[0]
       succeeded[name] = np.array([t.outcome == "success" for t in sorted(traces, key=lambda t: t.job.seed)])
   return succeeded
 
 
-def _env_config(policy: Policy, condition: str) -> EnvConfig:
-  spec = policy.spec
-  return EnvConfig(TASK, condition, spec.renderer, spec.image_size, spec.model.action_horizon)
-
-
-class WarmStarted(Policy):
+class WarmStarted:
   """A policy that takes only the last steps of its flow, from where its last chunk was going."""
 
-  first_step = 0
+  def __init__(self, policy: Policy, steps: int):
+    self._policy, self._first_step = policy, policy.spec.denoising_steps - steps
+    self._resumed = policy.compiled(self._resume)
+
+  def __getattr__(self, name: str):
+    return getattr(self._policy, name)
 
   def last_chunk(self, trace: Trace) -> np.ndarray:
     """Returns what is left of an episode's last chunk, held at its end, float[T, A]; NaN where it has none."""
@@ -94,43 +95,32 @@ class WarmStarted(Policy):
     chunk_TA = trace.steps[-1].base_TA
     return chunk_TA[np.minimum(np.arange(len(chunk_TA)) + self.spec.execute_steps, len(chunk_TA) - 1)]
 
-  def denoise(self, encoded: Encoded, noise_BTA: np.ndarray | None) -> jax.Array:
-    """As `Policy.denoise`, from last chunks in the robot's units; all steps from z = 0 for rows without one."""
-    own = functools.partial(super().denoise, encoded, None)
-    if noise_BTA is None:
-      return own()
-    chunk_BTA = np.zeros((len(encoded.state_BA), *self.chunk_shape), np.float32)
-    chunk_BTA[: len(noise_BTA)] = noise_BTA
-    first_B = np.isnan(chunk_BTA[:, 0, 0])
-    resumed_BTA = self._resumed(self.params, encoded.prefix, encoded.state_BA, np.nan_to_num(chunk_BTA))
-    return jax.numpy.where(first_B[:, None, None], own(), resumed_BTA) if first_B.any() else resumed_BTA
+  def decode(self, encoded: Encoded, chunk_BTA: np.ndarray | None = None) -> jax.Array:
+    """As `Policy.decode`, from last chunks in the robot's units; all steps from z = 0 for rows without one."""
+    if chunk_BTA is None:
+      return self._policy.decode(encoded)
+    padded_BTA = np.zeros((len(encoded.state_BP), *self.chunk_shape), np.float32)
+    padded_BTA[: len(chunk_BTA)] = chunk_BTA
+    first_B = np.isnan(padded_BTA[:, 0, 0])
+    resumed_BTA = self._resumed(encoded, np.nan_to_num(padded_BTA))
+    if not first_B.any():
+      return resumed_BTA
+    return jnp.where(first_B[:, None, None], self._policy.decode(encoded), resumed_BTA)
 
-  @functools.cached_property
-  def _resumed(self) -> Callable[..., jax.Array]:
-    time = float(flow_matching.times(self.spec.denoising_steps)[self.first_step])
-
-    def resumed(params, prefix, state_BA, chunk_BTA):
-      flow = self.flow_fn(params, prefix, state_BA, jax.numpy.zeros((len(chunk_BTA), *self.noise_shape)))
-      # On the straight way from z = 0 to the chunk.
-      return flow.to_robot(flow.run((1 - time) * flow.to_model(chunk_BTA), first=self.first_step))
-
-    return jax.jit(resumed)
+  def _resume(self, params, encoded: Encoded, chunk_BTA):
+    flow = self._policy.flow_fn(params, encoded, jnp.zeros((len(chunk_BTA), *self.noise_shape)))
+    time = float(flow_matching.times(self.spec.denoising_steps)[self._first_step])
+    # On the straight way from z = 0 to the chunk.
+    return flow.to_robot(flow.run((1 - time) * flow.to_model(chunk_BTA), first=self._first_step))
 
 
 def _load(**options) -> Policy:
-  return Policy.load(shipped.directory(POLICY), **options)
-
-
-def _warm(steps: int) -> Policy:
-  """Returns the policy that takes the last steps alone."""
-  policy = WarmStarted.load(shipped.directory(POLICY))
-  policy.first_step = policy.spec.denoising_steps - steps
-  return policy
+  return directory.load(POLICY, **options)
 
 
 # What loads each; the first is what the others are compared with.
-OPTIONS: dict[str, Callable[[], Policy]] = {
+OPTIONS: dict[str, Callable[[], Policy | WarmStarted]] = {
     **{f"{n} steps": functools.partial(_load, denoising_steps=n) for n in (10, 5, 3, 2, 1)},
     "int8 weights": functools.partial(_load, weights="int8"),
-    **{f"last {n} of 10 steps": functools.partial(_warm, n) for n in (7, 5, 3)},
+    **{f"last {n} of 10 steps": functools.partial(lambda n: WarmStarted(_load(), n), n) for n in (7, 5, 3)},
 }

@@ -14,11 +14,11 @@ import numpy as np
 
 from eval.benchmarks import memory
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import shipped
+from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+from pi0rag_jax.worlds.batch import BatchEnv
 from pi0rag_jax.worlds.episode import Job
 
 POLICY, TASK, CONDITION = "panda_tasks", "pick_and_place", "camera_shift"
@@ -37,19 +37,18 @@ def sweep(flags: argparse.Namespace) -> list[dict]:
   nothing. It is the least of the turns, since a busy machine only adds.
   """
   with contextlib.ExitStack() as stack:
-    policy = Policy.load(shipped.directory(POLICY))
-    spec, meter = policy.spec, _Meter()
-    config = EnvConfig(TASK, CONDITION, spec.renderer, spec.image_size, spec.model.action_horizon)
+    policy, meter = directory.load(POLICY), _Meter()
+    config = rollout.env_config(policy.spec, TASK, CONDITION)
     envs = {slots: stack.enter_context(BatchEnv(config, slots=slots, processes=min(slots, PROCESSES)))
             for slots in flags.slots}
-    policies = {0: SteeredPolicy(policy), flags.records: stack.enter_context(_remembering(policy, flags.records))}
-    stack.enter_context(meter.sparing(policies.values()))
-    turns = {(records, slots): [] for records in policies for slots in envs}
+    agents = {0: Agent(policy), flags.records: stack.enter_context(_remembering(policy, flags.records))}
+    stack.enter_context(meter.sparing(agents.values()))
+    turns = {(records, slots): [] for records in agents for slots in envs}
     for records, slots in turns:
-      _run(envs[slots], policies[records], slots, FIRST_SEED - slots)  # compiles
+      _run(envs[slots], agents[records], slots, FIRST_SEED - slots)  # compiles
     for _ in range(TURNS):
       for (records, slots), rates in turns.items():
-        rates.append(_rates(envs[slots], policies[records], flags.episodes, meter))
+        rates.append(_rates(envs[slots], agents[records], flags.episodes, meter))
   rows = []
   for (records, slots), rates in turns.items():
     rows.append({"task": TASK, "condition": CONDITION, "records": records, "environments": slots,
@@ -61,32 +60,30 @@ def sweep(flags: argparse.Namespace) -> list[dict]:
   return rows
 
 
-def _rates(env: BatchEnv, policy: SteeredPolicy, episodes: int, meter: "_Meter") -> dict[str, float]:
+def _rates(env: BatchEnv, agent: Agent, episodes: int, meter: "_Meter") -> dict[str, float]:
   """Returns how fast so many episodes were."""
   start_s, python_s = time.perf_counter(), meter.read()
-  decisions = _run(env, policy, episodes, FIRST_SEED)
+  decisions = _run(env, agent, episodes, FIRST_SEED)
   seconds = time.perf_counter() - start_s
   return {"episodes_per_minute": 60 * episodes / seconds, "decisions_per_s": decisions / seconds,
           "python_ms": 1000 * (meter.read() - python_s) / decisions}
 
 
-def _run(env: BatchEnv, policy: SteeredPolicy, episodes: int, first_seed: int) -> int:
+def _run(env: BatchEnv, agent: Agent, episodes: int, first_seed: int) -> int:
   """Returns the number of decisions of so many episodes."""
   jobs = collections.deque(Job(first_seed + i, i) for i in range(episodes))
-  return sum(len(trace.steps) for trace in rollout.run(env, policy, jobs, stochastic=False))
+  return sum(len(trace.steps) for trace in rollout.run(env, agent, jobs))
 
 
 @contextlib.contextmanager
-def _remembering(policy: Policy, records: int) -> Iterator[SteeredPolicy]:
-  """Yields the policy with a memory of so many random records."""
-  horizon, action_dim = policy.chunk_shape
-  with tempfile.TemporaryDirectory() as directory, Memory.open(
-      directory, key_dim=policy.key_dim, action_horizon=horizon, action_dim=action_dim,
-      encoder=policy.key_stats.recipe.name, policy=policy.fingerprint, capacity=records) as filled:
+def _remembering(policy: Policy, records: int) -> Iterator[Agent]:
+  """Yields an agent with a memory of so many random records."""
+  with tempfile.TemporaryDirectory() as folder, Memory.open(
+      folder, **policy.memory_header(), capacity=records) as filled:
     memory.fill(filled, records)
-    steered = SteeredPolicy(policy, filled)
-    yield steered
-    steered.close()
+    agent = Agent(policy, filled)
+    yield agent
+    agent.close()
 
 
 class _Meter:
@@ -101,10 +98,10 @@ class _Meter:
     return sum(map(time.clock_gettime, clocks)) - sum(self._spared_s)
 
   @contextlib.contextmanager
-  def sparing(self, policies) -> Iterator[None]:
-    """Spares the compiled calls of some policies and the search of their memories."""
-    calls = [(policy.policy, name) for policy in policies for name in ("_encode", "_denoise")]
-    calls += [(policy, "_steer_after") for policy in policies if policy.memory is not None]
+  def sparing(self, agents) -> Iterator[None]:
+    """Spares the compiled calls of some agents and the search of their memories."""
+    calls = [(agent.policy, name) for agent in agents for name in ("_encode", "_decode")]
+    calls += [(agent, "_steer") for agent in agents if agent.memory is not None]
     calls.append((faiss.IndexScalarQuantizer, "search"))
     before = [(owner, name, getattr(owner, name)) for owner, name in dict.fromkeys(calls)]
     for owner, name, call in before:

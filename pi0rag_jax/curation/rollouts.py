@@ -17,10 +17,11 @@ from pi0rag_jax import files
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.spec import NEW, ZERO
 from pi0rag_jax.sim.tasks import Task
-from pi0rag_jax.steering.agent import SteeredPolicy
+from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+from pi0rag_jax.worlds.batch import BatchEnv
 from pi0rag_jax.worlds.episode import Job, Trace
 
 SETTINGS_NAME = "rollouts.json"
@@ -59,11 +60,10 @@ def run(policy: Policy, seeds: Sequence[int], config: RolloutConfig, *, keep_obs
     config: see RolloutConfig.
     keep_observations: see `learning.rollout.run`.
   """
-  spec = policy.spec
-  place = EnvConfig(config.task, config.condition, spec.renderer, spec.image_size, spec.model.action_horizon)
+  place = rollout.env_config(policy.spec, config.task, config.condition)
   jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
   with BatchEnv(place, slots=config.slots, processes=config.processes) as env:
-    yield from rollout.run(env, SteeredPolicy(policy), jobs, stochastic=config.stochastic,
+    yield from rollout.run(env, Agent(policy), jobs, start=NEW if config.stochastic else ZERO,
                            keep_observations=keep_observations)
 
 

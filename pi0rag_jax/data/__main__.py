@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pi0rag_jax.data import splits, summary, throughput, validation
-from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, Fields
+from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, Fields, expanded
 from pi0rag_jax.data.formats import READERS, open_dataset
 from pi0rag_jax.errors import Pi0RagError
 
@@ -34,18 +34,22 @@ def validate(arguments) -> int:
 
 
 def summarize(arguments) -> int:
-  """Prints what the data set holds."""
+  """Prints what the data set holds; 1 if no episode can be read."""
   dataset = _open(arguments)
   found = summary.summarize(dataset, validation.Schema.load(arguments.directory))
+  status = 0 if found["episodes"] else 1
   if arguments.json:
     print(json.dumps(found, indent=1))
-    return 0
+    return status
+  reasons = found.pop("reasons")
   for name, value in found.items():
     if isinstance(value, dict):
       shown = [f"{key or '(none)'} {number}" for key, number in list(value.items())[:SHOWN_PROMPTS]]
       value = ", ".join(shown) + (", ..." if len(value) > SHOWN_PROMPTS else "") or "-"
     print(f"{name:20} {value}")
-  return 0
+    if name == "damaged":
+      print("".join(f"  {reason}\n" for reason in reasons), end="")
+  return status
 
 
 def split(arguments) -> int:
@@ -106,8 +110,9 @@ def _open(arguments) -> Dataset:
   return open_dataset(arguments.directory, arguments.format, fields=fields, skip_bad=True)
 
 
-def _folder(path: str) -> Path:
-  return Path(path) if Path(path).is_dir() else Path(path).parent
+def _folder(directory: str) -> Path:
+  path = expanded(directory)
+  return path if path.is_dir() else path.parent
 
 
 if __name__ == "__main__":

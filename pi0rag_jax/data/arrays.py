@@ -69,7 +69,8 @@ class ArrayDataset(Dataset):
 
   def __init__(
     self, path: str | Path, *, images: Mapping[str, Any], state: Any, actions: Any, prompt_index: Any,
-    prompts: Sequence[str], starts: np.ndarray, lengths: np.ndarray, fps: float, skip_bad: bool = False,
+    prompts: Sequence[str], starts: np.ndarray, lengths: np.ndarray, fps: float, rates: np.ndarray | None = None,
+    skip_bad: bool = False,
   ):
     """
     Args:
@@ -81,11 +82,13 @@ class ArrayDataset(Dataset):
       prompts: all texts.
       starts, lengths: int64[episodes], rows of every episode.
       fps: frames per second.
+      rates: float64[episodes], the same of every episode where they differ.
       skip_bad: damage met in reading is counted instead of raised.
     """
     super().__init__(path, fields=DEFAULT_FIELDS, skip_bad=skip_bad)
     self._images, self._state, self._actions, self._prompt_index = images, state, actions, prompt_index
     self._prompts, self._starts, self.lengths, self.fps = list(prompts), starts, lengths, fps
+    self._rates = np.full(len(lengths), fps) if rates is None else rates
     self.camera_keys = {name: name for name in images}
 
   @property
@@ -98,6 +101,9 @@ class ArrayDataset(Dataset):
 
   def episode_name(self, episode: int) -> str:
     return f"episode {episode} in '{self.path}'"
+
+  def episode_fps(self, episode: int) -> float:
+    return float(self._rates[self._checked(episode)])
 
   def files(self) -> list[Path]:
     arrays = [self._state, self._actions, self._prompt_index, *self._images.values()]
@@ -112,12 +118,17 @@ class ArrayDataset(Dataset):
       left = self.lengths[episodes] - frames
       actions_BTA, is_pad_BT = self._chunks(rows, left, horizon)
       return {
-        "image": {name: self._images[name][rows] for name in (self.cameras if cameras is None else cameras)},
+        "image": self.read_pictures(episodes, frames, self.cameras if cameras is None else cameras),
         "state": self._state[rows],
         "actions": actions_BTA,
         "actions_is_pad": is_pad_BT,
         "prompt": [self._prompts[index] for index in self._prompt_index[rows].tolist()],
       }
+
+  def read_pictures(self, episodes: np.ndarray, frames: np.ndarray, cameras: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {camera: uint8[N, H, W, 3]} of frames int[N] of episodes int[N]."""
+    rows = self._starts[episodes] + frames
+    return {name: self._images[name][rows] for name in cameras}
 
   def _chunks(self, rows: np.ndarray, left: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (actions_BTA, is_pad_BT) of chunks at rows with `left` frames to the end of their episodes."""
@@ -133,7 +144,7 @@ class ArrayDataset(Dataset):
     length = int(self.lengths[episode])
     rows = slice(int(self._starts[episode]), int(self._starts[episode]) + length)
     prompts = [self._prompts[index] for index in self._prompt_index[rows].tolist()]
-    return EpisodeData(self._state[rows], self._actions[rows], prompts, np.arange(length) / self.fps)
+    return EpisodeData(self._state[rows], self._actions[rows], prompts, np.arange(length) / self._rates[episode])
 
   def _read_camera(self, episode: int, key: str, indices: np.ndarray) -> np.ndarray:
     return self._images[key][self._starts[episode] + indices]
@@ -151,7 +162,7 @@ def load_into_memory(
   """
   names = dataset.cameras if cameras is None else tuple(cameras)
   images: dict[str, np.ndarray] = {}
-  parts, prompts, stop = [], {}, 0
+  parts, prompts, rates, stop = [], {}, [], 0
   for episode, data in dataset.iterate():
     start, stop = stop, stop + len(data)
     for name, frames in dataset.read_frames(episode, np.arange(len(data)), names).items():
@@ -162,6 +173,7 @@ def load_into_memory(
         raise Pi0RagError(f"camera '{name}' of {dataset.episode_name(episode)} has pictures of shape "
                           f"{list(frames.shape[1:])}, those before {list(images[name].shape[1:])}: give an image size")
       images[name][start:stop] = frames
+    rates.append(dataset.episode_fps(episode))
     index = [prompts.setdefault(text, len(prompts)) for text in data.prompts]
     parts.append((data.state.astype(np.float32), data.actions.astype(np.float32), np.asarray(index, np.int32)))
   if not parts:
@@ -171,7 +183,7 @@ def load_into_memory(
   return ArrayDataset(
     dataset.path, images={name: frames[:stop] for name, frames in images.items()}, state=state, actions=actions,
     prompt_index=prompt_index, prompts=list(prompts), starts=np.cumsum(lengths) - lengths, lengths=lengths,
-    fps=dataset.fps, skip_bad=dataset.skip_bad,
+    fps=dataset.fps, rates=np.asarray(rates), skip_bad=dataset.skip_bad,
   )
 
 

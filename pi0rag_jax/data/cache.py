@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax import files
+from pi0rag_jax.data import checks
 from pi0rag_jax.data.arrays import ArrayDataset, FileRows, resized
-from pi0rag_jax.data.dataset import DEFAULT_FIELDS, DamagedEpisode, Dataset, Fields
+from pi0rag_jax.data.dataset import DEFAULT_FIELDS, DamagedEpisode, Dataset, Fields, expanded
 from pi0rag_jax.data.formats import CACHE_HEADER
 from pi0rag_jax.errors import Pi0RagError
 
-VERSION = 1
+VERSION = 2  # 1 kept prompts and frames that are read otherwise now
 PENDING, DONE, DAMAGED = 0, 1, 2
 PROMPTS, MARKS, LOCK = "prompts.jsonl", "done.u8", "lock"
 # Frames decoded at once, which bounds the memory that building takes.
@@ -36,9 +37,12 @@ class CachedDataset(ArrayDataset):
   format = "cache"
 
   def __init__(self, path, *, fields: Fields = DEFAULT_FIELDS, skip_bad: bool = False):
-    folder = Path(path)
+    folder = expanded(path)
     header = _read_header(folder)
-    marks = np.fromfile(folder / MARKS, np.uint8)
+    try:
+      marks = np.fromfile(folder / MARKS, np.uint8)
+    except OSError as error:
+      raise Pi0RagError(f"the cache '{folder}' is damaged ({error}): remove it") from error
     if len(marks) != len(header["lengths"]) or (marks == PENDING).any():
       raise Pi0RagError(f"the cache '{folder}' is not whole: build it again, what is there is kept")
     if fields != DEFAULT_FIELDS:
@@ -51,7 +55,8 @@ class CachedDataset(ArrayDataset):
       raise Pi0RagError(f"the cache '{folder}' is damaged ({error}): remove it") from error
     super().__init__(
       folder, images=images, state=state, actions=actions, prompt_index=index, prompts=_read_prompts(folder),
-      starts=starts[kept], lengths=lengths[kept], fps=header["fps"], skip_bad=skip_bad)
+      starts=starts[kept], lengths=lengths[kept], skip_bad=skip_bad,
+      fps=header["fps"], rates=np.asarray(header["rates"], float)[kept])
 
 
 def build_cache(
@@ -72,7 +77,7 @@ def build_cache(
   """
   names = list(dataset.cameras if cameras is None else cameras)
   key = hashlib.sha256(f"{VERSION} {dataset.fingerprint()} {image_size} {names}".encode()).hexdigest()[:16]
-  folder = Path(root) / f"{dataset.path.name}-{key}"
+  folder = expanded(root) / f"{dataset.path.name}-{key}"
   folder.mkdir(parents=True, exist_ok=True)
   with _locked(folder):
     if not (folder / CACHE_HEADER).is_file():
@@ -142,6 +147,7 @@ def _write_header(folder: Path, dataset: Dataset, names: list[str], image_size: 
     raise Pi0RagError(f"no episode in '{dataset.path}' can be read")
   header = {
     "version": VERSION, "source": str(dataset.path), "format": dataset.format, "fps": dataset.fps,
+    "rates": [dataset.episode_fps(episode) for episode in range(dataset.num_episodes)],
     "lengths": dataset.lengths.tolist(), "state": list(data.state.shape[1:]), "actions": list(data.actions.shape[1:]),
     "images": {name: list(resized(frames[name], image_size).shape[1:]) for name in names},
   }
@@ -178,14 +184,33 @@ def _read_header(folder: Path) -> dict:
     header = json.loads((folder / CACHE_HEADER).read_text())
   except (OSError, ValueError) as error:
     raise Pi0RagError(f"'{folder}' is no cache of ours: {error}") from error
+  where = f"'{folder / CACHE_HEADER}'"
+  header = checks.mapping(header, where)
   if header.get("version") != VERSION:
-    raise Pi0RagError(f"the cache '{folder}' has version {header.get('version')}, read is {VERSION}: remove it")
-  return header
+    raise Pi0RagError(f"the cache '{folder}' has version {checks.shown(header.get('version'))}, read is {VERSION}: "
+                      "remove it")
+  checks.number(header.get("fps"), f"{where}: fps", low=0, high=checks.MAX_FPS)
+  for name in ("lengths", "rates", "state", "actions"):
+    if not isinstance(header.get(name), list):
+      raise checks.refused(f"{where}: {name}", header.get(name), "a list")
+  for name in ("state", "actions"):
+    checks.shape(header[name], f"{where}: {name}")
+  for length, rate in zip(header["lengths"], header["rates"], strict=True):
+    checks.integer(length, f"{where}: lengths", low=1, high=checks.MAX_FRAMES)
+    checks.number(rate, f"{where}: rates", low=0, high=checks.MAX_FPS)
+  for name, shape in checks.mapping(header.get("images"), f"{where}: images").items():
+    checks.shape(shape, f"{where}: images, '{name}'")
+  return dict(header)
 
 
 def _read_prompts(folder: Path) -> list[str]:
   file = folder / PROMPTS
-  return [json.loads(line) for line in file.read_text("utf8").splitlines()] if file.is_file() else []
+  try:
+    return [checks.text(json.loads(line), f"'{file}'") for line in file.read_text("utf8").splitlines()]
+  except FileNotFoundError:
+    return []
+  except (OSError, ValueError) as error:
+    raise Pi0RagError(f"the cache '{folder}' is damaged ({error}): remove it") from error
 
 
 def _append_prompts(folder: Path, prompts: dict[str, int], texts: list[str]) -> None:

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,9 +32,9 @@ class Fields:
 
   state: str | Sequence[str] | None = None  # several are put side by side
   actions: str | Sequence[str] | None = None
-  prompt: str | None = None  # the field that holds the text
+  prompt: str | None = None  # the field that holds the text, or numbers of tasks where there is a list of them
   cameras: Sequence[str] | Mapping[str, str] | None = None  # stored names, or our name -> stored name; None: all
-  default_prompt: str | None = None  # where the data set holds no text
+  default_prompt: str | None = None  # where the data set holds no text, or an empty one
   fps: float | None = None  # frames per second, where the data set does not say
 
 
@@ -45,9 +47,10 @@ class EpisodeData:
 
   state: np.ndarray  # [F, P]
   actions: np.ndarray  # [F, A], or [F, T, A] where whole chunks are stored
-  prompts: Sequence[str]  # F texts: the task can change within an episode
+  prompts: Sequence[str]  # F texts, '' where nothing says one: the task can change within an episode
   timestamps: np.ndarray  # float64[F], s
-  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # other numbers per frame, [F, ...]
+  # What else is stored per frame, [F, ...]; numbers, and texts such as who acted.
+  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the whole episode
   images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # camera -> uint8[F, H, W, 3]
 
@@ -55,22 +58,66 @@ class EpisodeData:
     return len(self.state)
 
 
+class Arrays(dict[str, np.ndarray]):
+  """The arrays of an episode by name; `unread` says of others why not, and raises only where one is asked for."""
+
+  def __init__(self):
+    super().__init__()
+    self.unread: dict[str, str] = {}
+
+  def add(self, name: str, read: Callable[[], np.ndarray]) -> None:
+    """Adds what `read` returns, or notes why it cannot be read."""
+    try:
+      self[name] = read()
+    except Exception as error:
+      self.unread[name] = reason(error)
+
+  def alias(self, prefix: str) -> None:
+    """Lets what is stored below a group be asked for without it."""
+    for name in [name for name in self if name.startswith(prefix)]:
+      self.setdefault(name.removeprefix(prefix), self[name])
+    for name in [name for name in self.unread if name.startswith(prefix)]:
+      self.unread.setdefault(name.removeprefix(prefix), self.unread[name])
+
+  def joined(self, names: str | Sequence[str], *, what: str) -> np.ndarray:
+    """Returns the named arrays joined in their last dimension; those of one number per frame become one column.
+
+    Args:
+      names: one or more, of shapes [F] or [F, n] (or [F, T, n]).
+      what: `state` or `actions`, for the message.
+    Raises:
+      Pi0RagError: there is none of a name.
+      ValueError: one cannot be read.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+      if name in self.unread:
+        raise ValueError(f"'{name}', of the {what}: {self.unread[name]}")
+      if name not in self:
+        is_group = any(known.startswith(f"{name}/") for known in self)
+        hint = f"; '{name}' is a group: give Fields({what}=...) its parts in their order" if is_group else ""
+        raise Pi0RagError(f"{unknown_name(f'field for the {what}', name, self)}{hint}")
+    columns = [self[name] if self[name].ndim > 1 else self[name][:, None] for name in names]
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+
+
 class Dataset(abc.ABC):
   """Episodes 0 to num_episodes - 1. Reading is safe from several threads."""
 
   format: ClassVar[str]
   options: ClassVar[tuple[str, ...]] = ()  # what `open_dataset` takes for this format beside `fields`
-  # What the format's libraries raise on broken files.
-  library_errors: tuple[type[BaseException], ...] = ()
+  library_errors: tuple[type[BaseException], ...] = ()  # nothing sets it any more; views still copy it
 
   path: Path
-  fps: float
+  fps: float  # of the first file, where files differ: see `episode_fps`
   says_fps: bool = True  # else `fps` is what is usual
   lengths: np.ndarray  # int64[num_episodes]
   camera_keys: dict[str, str]  # our name -> stored name
 
   def __init__(self, path: str | Path, *, fields: Fields, skip_bad: bool):
-    self.path, self.fields, self.skip_bad = Path(path), fields, skip_bad
+    self.path, self.fields, self.skip_bad = expanded(path), fields, skip_bad
+    if fields.fps is not None and not (math.isfinite(fields.fps) and fields.fps > 0):
+      raise Pi0RagError(f"Fields(fps=...) is {fields.fps}, allowed: finite numbers above 0")
     self.damaged: dict[str, str] = {}  # what could not be read -> why
 
   @property
@@ -100,6 +147,11 @@ class Dataset(abc.ABC):
 
   def episode_length(self, episode: int) -> int:
     return int(self.lengths[self._checked(episode)])
+
+  def episode_fps(self, episode: int) -> float:
+    """Returns frames per second of one episode, as its file says."""
+    self._checked(episode)
+    return self.fps
 
   def read_episode(self, episode: int, *, images: bool = True) -> EpisodeData:
     """Returns one episode, with all frames of all cameras where `images`.
@@ -218,43 +270,46 @@ class Dataset(abc.ABC):
 
   @contextlib.contextmanager
   def _damage(self, what: str) -> Iterator[None]:
-    """Turns what libraries raise on broken contents into DamagedEpisode."""
-    errors = (OSError, ValueError, KeyError, IndexError, RuntimeError, SyntaxError, TypeError, *self.library_errors)
+    """Turns whatever decoders raise on broken contents into DamagedEpisode; their errors have no common base."""
     try:
       yield
-    except errors as error:
-      raise DamagedEpisode(f"{what} cannot be read: {_reason(error)}") from error
+    except Pi0RagError:
+      raise
+    except Exception as error:
+      raise DamagedEpisode(f"{what} cannot be read: {reason(error)}") from error
 
 
-def choose_cameras(stored: Sequence[str], chosen: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def expanded(path: str | Path) -> Path:
+  """Returns the path with the home folder in the place of '~'."""
+  return Path(os.path.expanduser(path))
+
+
+def prompt_or_default(text: str | None, default: str | None) -> str:
+  """Returns the text that is stored, else the default, else ''."""
+  return text if text and text.strip() else default or ""
+
+
+def choose_cameras(
+  stored: Mapping[str, str], chosen: Sequence[str] | Mapping[str, str] | None
+) -> dict[str, str]:
   """Returns our name -> stored name for the cameras that are chosen.
 
+  Args:
+    stored: name -> why its pictures are no RGB, '' where they are.
+    chosen: see Fields; None takes all that are RGB.
   Raises:
-    Pi0RagError: a chosen one is not stored.
+    Pi0RagError: a chosen one is not stored, or no RGB.
   """
+  usable = [name for name, why_not in stored.items() if not why_not]
   if chosen is None:
-    return {name: name for name in stored}
+    return {name: name for name in usable}
   pairs = dict(chosen) if isinstance(chosen, Mapping) else {name: name for name in chosen}
   for key in pairs.values():
     if key not in stored:
-      raise unknown_name("camera", key, stored)
+      raise unknown_name("camera", key, usable)
+    if stored[key]:
+      raise Pi0RagError(f"'{key}' is no RGB camera: {stored[key]}. Cameras: {', '.join(usable) or 'none'}")
   return pairs
-
-
-def side_by_side(arrays: Mapping[str, np.ndarray], names: str | Sequence[str], *, what: str) -> np.ndarray:
-  """Returns the named arrays joined in their last dimension; those of one number per frame become one column.
-
-  Args:
-    arrays: name -> [F] or [F, n] (or [F, T, n]).
-    names: one or more of them.
-    what: `state` or `actions`, for the message.
-  """
-  names = [names] if isinstance(names, str) else list(names)
-  for name in names:
-    if name not in arrays:
-      raise unknown_name(f"field for the {what}", name, arrays)
-  columns = [arrays[name] if arrays[name].ndim > 1 else arrays[name][:, None] for name in names]
-  return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
 
 
 def import_extra(module: str, purpose: str) -> Any:
@@ -270,6 +325,8 @@ def import_extra(module: str, purpose: str) -> Any:
                       "pip install 'pi0rag-jax[data]'") from error
 
 
-def _reason(error: BaseException) -> str:
-  text = " ".join(str(error).split()) or "no reason given"
-  return f"{type(error).__name__}: {text[:300]}"
+def reason(error: BaseException) -> str:
+  """Returns what was raised in one line, cut; the type is told where the text does not speak for itself."""
+  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  text = " ".join(text.split())[:300]
+  return text if text and isinstance(error, ValueError | KeyError) else f"{type(error).__name__}: {text or 'no reason'}"

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pi0rag_jax.data.dataset import expanded
 from pi0rag_jax.errors import Pi0RagError
 
 FORMAT_NAME = "pi0rag_jax-episodes"
@@ -69,7 +70,7 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> Path:
   Raises:
     Pi0RagError: the file exists (files are never changed), or a seed occurs twice.
   """
-  path = Path(path)
+  path = expanded(path)
   if path.exists():
     raise Pi0RagError(f"'{path}' exists; episode files are never changed: write the new episodes to another file")
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
   Raises:
     Pi0RagError: no such file, truncated or no HDF5, of another project or version, or a group lacks an entry.
   """
-  path = Path(path)
+  path = expanded(path)
   if not path.is_file():
     raise Pi0RagError(f"no episode file '{path}'")
   try:
@@ -110,8 +111,8 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
 
 def episode_files(folder: str | Path) -> list[Path]:
   """Returns the episode files in a folder and the folders in it, sorted, without a killed writer's leftovers."""
-  folder = Path(folder)
-  files = sorted(folder.rglob(f"*{SUFFIX}"))
+  folder = expanded(folder)
+  files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
   if not files:
     raise Pi0RagError(f"no episode files (*{SUFFIX}) in '{folder}'")
   return files

@@ -6,7 +6,8 @@ from typing import Any
 
 import h5py
 
-from pi0rag_jax.data.dataset import DEFAULT_FIELDS, Dataset, Fields
+from pi0rag_jax import lfs
+from pi0rag_jax.data.dataset import DEFAULT_FIELDS, Dataset, Fields, expanded
 from pi0rag_jax.data.episodes import FORMAT_NAME
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
@@ -17,6 +18,7 @@ READERS = {
   "aloha": ("pi0rag_jax.data.aloha", "AlohaDataset"),
   "rlds": ("pi0rag_jax.data.rlds", "RldsDataset"),
   "episodes": ("pi0rag_jax.data.own", "OwnDataset"),
+  "zarr": ("pi0rag_jax.data.zarr", "ZarrDataset"),
   "cache": ("pi0rag_jax.data.cache", "CachedDataset"),
 }
 HDF5_SUFFIXES = (".hdf5", ".h5")
@@ -38,7 +40,7 @@ def open_dataset(
   Raises:
     Pi0RagError: nothing there that we read, an option that the format lacks, or damage.
   """
-  path = Path(path)
+  path = expanded(path)
   if not path.exists():
     raise Pi0RagError(f"no data set at '{path}'")
   format = format or detect_format(path)
@@ -51,13 +53,14 @@ def open_dataset(
       raise unknown_name(f"option of the format {format}", option, reader.options)
   dataset = reader(path, fields=fields, skip_bad=skip_bad, **options)
   if not dataset.num_episodes:
-    raise Pi0RagError(f"'{path}' ({format}) holds no episode that can be read")
+    reasons = "; ".join(list(dataset.damaged.values())[:3])
+    raise Pi0RagError(f"'{path}' ({format}) holds no episode that can be read{reasons and f': {reasons}'}")
   return dataset
 
 
 def detect_format(path: str | Path) -> str:
   """Returns the name of the format at `path`, judged by what files are there."""
-  path = Path(path)
+  path = expanded(path)
   if (path / "meta" / "info.json").is_file():
     return "lerobot"
   if (path / CACHE_HEADER).is_file():
@@ -67,10 +70,12 @@ def detect_format(path: str | Path) -> str:
     try:
       if found := _hdf5_format(file):
         return found
-    except OSError as error:
-      broken.append(f"'{file}' cannot be opened: {error}")
-  if path.is_dir() and next(path.rglob("*.tfrecord*"), None):
+    except Exception as error:  # of h5py: what a broken file raises has no common base
+      broken.append(f"'{file}' cannot be opened: {lfs.reason(file, error)}")
+  if path.is_dir() and any(not is_hidden(file, path) for file in path.rglob("*.tfrecord*")):
     return "rlds"
+  if find_zarr(path):
+    return "zarr"
   seen = "; ".join(broken[:3]) or f"formats: {', '.join(sorted(READERS))}"
   raise Pi0RagError(f"'{path}' holds no data set that we know; {seen}")
 
@@ -78,8 +83,32 @@ def detect_format(path: str | Path) -> str:
 def hdf5_files(path: Path) -> list[Path]:
   """Returns the HDF5 files at or below `path`, those with numbers in the order of the numbers."""
   if path.is_file():
-    return [path]
-  return sorted((f for f in path.rglob("*") if f.suffix in HDF5_SUFFIXES and f.is_file()), key=natural_key)
+    return [] if path.suffix == ".zip" else [path]
+  found = (f for f in path.rglob("*") if f.suffix in HDF5_SUFFIXES and f.is_file() and not is_hidden(f, path))
+  return sorted(found, key=natural_key)
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+  """Returns whether a path below a folder is an editor's or a file system's: hidden, or a backup of another file."""
+  parts = path.relative_to(folder).parts
+  return any(part.startswith((".", "~", "__MACOSX")) or part.endswith("~") or part[:1] == part[-1:] == "#"
+             for part in parts)
+
+
+def find_zarr(path: Path) -> Path | None:
+  """Returns the replay buffer at a path or one level below it, a folder or a zip file; None where there is none.
+
+  Raises:
+    Pi0RagError: there are several.
+  """
+  if path.is_file():
+    return path if path.suffix == ".zip" else None
+  below = sorted(file for file in path.iterdir() if not is_hidden(file, path)) if path.is_dir() else []
+  found = [f for f in (path, *below) if (f / "meta" / "episode_ends").is_dir() or f.name.endswith(".zarr.zip")]
+  if len(found) > 1:
+    names = ", ".join(file.name for file in found[:4])
+    raise Pi0RagError(f"'{path}' holds several replay buffers, {names}: give the path of one")
+  return found[0] if found else None
 
 
 def natural_key(path: Path | str) -> list:

@@ -3,14 +3,14 @@
 import collections
 import concurrent.futures
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.data import samples
 from pi0rag_jax.data.arrays import resized
-from pi0rag_jax.data.dataset import DamagedEpisode
+from pi0rag_jax.data.dataset import DamagedEpisode, Dataset
 from pi0rag_jax.data.sampling import Rows, Sampler
 from pi0rag_jax.errors import Pi0RagError
 
@@ -95,6 +95,7 @@ class Loader:
     chosen = self._sampler.mixture.sources[source]
     batch = chosen.dataset.read_samples(
       rows.episode[slots], rows.frame[slots], horizon=self._horizon, cameras=self._cameras)
+    _refuse_gaps(batch, chosen.dataset, rows, slots)
     batch["image"] = {name: resized(frames, self._size) for name, frames in batch["image"].items()}
     if chosen.transform is None:
       return batch
@@ -119,3 +120,14 @@ class Loader:
           attempt += 1
       skipped += attempt > 0
     return samples.interleave(parts, [np.asarray([i]) for i in range(len(parts))]), skipped
+
+
+def _refuse_gaps(batch: Mapping[str, Any], dataset: Dataset, rows: Rows, slots: np.ndarray) -> None:
+  """Raises DamagedEpisode where a number is missing: a gradient that is not finite would spoil every parameter."""
+  for name in ("state", "actions"):
+    finite = np.isfinite(batch[name])
+    if not finite.all():
+      slot, dim = (int(np.argwhere(~finite)[0][axis]) for axis in (0, -1))
+      episode, frame = int(rows.episode[slots[slot]]), int(rows.frame[slots[slot]])
+      raise DamagedEpisode(f"{name}[{dim}] of {dataset.episode_name(episode)} is not finite at frame {frame}"
+                           f"{' or after it' if name == 'actions' else ''}")

@@ -1,25 +1,36 @@
-"""openpi's running statistics of states and actions, and the same over a whole data set, in parallel.
+"""Statistics of states and actions over whole data sets, in parallel: with exact quantiles, or as openpi counts them.
 
-Source of the numbers: openpi's `shared/normalize.py`; the recorded case `running_stats` holds this file to it.
+Source of openpi's numbers: its `shared/normalize.py`; the recorded case `running_stats` holds this file to it. Where a
+batch exceeds the range so far, its histogram moves what it holds by up to a bin per growth (openpi PR #1041: a q01 of
+2.0 where 0 is right), and pi0.5 normalizes with those quantiles: exact ones are the default here.
 """
 
 import concurrent.futures
 import dataclasses
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.data.dataset import DamagedEpisode
+from pi0rag_jax.data.quantiles import Quantiles
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.sampling import Mixture
-from pi0rag_jax.data.statistics import HIGH_QUANTILE, LOW_QUANTILE
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.normalize import NormStats
 
 NAMES = ("state", "actions")
+LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 BINS = 5000
 # The first range is widened by this, so that a constant dimension has bins.
 MARGIN = 1e-10
+# A dimension whose 1 % and 99 % quantiles are no further apart hardly varies: in its own units, relative to its mean,
+# and relative to its deviation, where a few frames are far from all others.
+SMALL_SPREAD, SMALL_SHARE_OF_MEAN, SMALL_SHARE_OF_STD = 1e-4, 1e-6, 1e-2
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +112,7 @@ class RunningStats:
 
   def result(self) -> NormStats:
     """Returns the statistics, float64[P] each; the deviation is the population's."""
-    if self.count < 2:
-      raise Pi0RagError(f"statistics need two vectors or more, seen: {self.count}")
+    _refuse_few(self.count)
     variance_P = np.maximum(0, self._mean_of_squares_P - self._mean_P**2)
     return NormStats(self._mean_P, np.sqrt(variance_P), self._quantile(LOW_QUANTILE), self._quantile(HIGH_QUANTILE))
 
@@ -125,55 +135,163 @@ def histogram(rows_XP: np.ndarray, edges_PX: np.ndarray) -> np.ndarray:
 
 def compute_norm_stats(
   data, *, horizon: int, transform: Callable[[dict], dict] | None = None, workers: int = 2,
-  progress: Callable[[int, int], None] = lambda done, total: None,
+  progress: Callable[[int, int], None] = lambda done, total: None, openpi_quantiles: bool = False,
 ) -> dict[str, NormStats]:
-  """Returns {`state`, `actions`} over every frame, and every step of every frame's chunk, as openpi counts them.
+  """Returns {`state`, `actions`} over every frame, and every step of every frame's chunk; warns of what hardly varies.
 
-  The result is, to the last bit, that of one RunningStats updated with one episode after the other, whatever
-  `workers` is: threads find each episode's range, which fixes the bins that each one is counted in, and then count.
+  The result does not depend on `workers`.
 
   Args:
-    data: a Dataset or a Mixture, whose weights do not matter here. Damaged episodes are left out where it skips them.
+    data: a Dataset or a Mixture, whose weights do not matter here. Damaged episodes, and those with numbers that are
+      not finite, are left out where it skips them.
     horizon: steps of an action chunk; beyond an episode's end its last action is repeated.
     transform: of one sample {`state` [P], `actions` [T, A], `prompt`}, after the source's own; such as delta actions.
     workers: threads.
     progress: is told how many readings of an episode, of how many, are done; each episode is read twice.
+    openpi_quantiles: gives, to the last bit, what one of openpi's RunningStats gives that is updated with one episode
+      after the other; else quantiles are those of `np.quantile` over all rows as float32.
+  Raises:
+    DamagedEpisode: an episode cannot be read, or has a number that is not finite.
+    Pi0RagError: fewer than two frames.
   """
-  mixture = data if isinstance(data, Mixture) else Mixture(data)
+  readings = _Readings(data, horizon, transform, workers, progress)
+  with readings:
+    stats = (_openpi_stats if openpi_quantiles else _exact_stats)(readings)
+  for name, each in stats.items():
+    for text in hardly_varying(each):
+      _log.warning("%s%s", name, text)
+  return stats
 
-  def rows_of(place: tuple[int, int]) -> dict[str, np.ndarray]:
-    return _episode_rows(mixture, place, horizon, transform)
 
-  def summarize(place: tuple[int, int]) -> dict[str, Summary] | None:
+def hardly_varying(stats: NormStats) -> list[str]:
+  """Returns, for each dimension that is nearly constant, what normalizing by it does."""
+  if stats.q01 is None or stats.q99 is None:
+    return []
+  spread_P = stats.q99 - stats.q01
+  small_P = np.maximum(SMALL_SPREAD, SMALL_SHARE_OF_MEAN * np.abs(stats.mean))
+  small_P = np.maximum(small_P, SMALL_SHARE_OF_STD * stats.std)
+  return [f"[{dim}] hardly varies: q99 - q01 is {spread_P[dim]:.3g}, the deviation {stats.std[dim]:.3g}; "
+          "normalized by that, a small change becomes a large number"
+          for dim in np.flatnonzero(spread_P <= small_P).tolist()]
+
+
+class _Readings:
+  """Reads all episodes of a mixture, as often as asked, by threads."""
+
+  def __init__(self, data, horizon: int, transform, workers: int, progress: Callable[[int, int], None]):
+    self._mixture = data if isinstance(data, Mixture) else Mixture(data)
+    self._horizon, self._transform, self._workers, self._progress = horizon, transform, workers, progress
+    mixture = self._mixture
+    self.places = [(number, int(e)) for number in range(len(mixture.sources)) for e in mixture.episodes(number)]
+    self._read = 0
+
+  def __enter__(self) -> "_Readings":
+    self._pool = concurrent.futures.ThreadPoolExecutor(self._workers)
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._pool.shutdown(cancel_futures=True)
+
+  def once(self, function: Callable[[int, dict[str, np.ndarray]], Any]) -> Iterator[Any]:
+    """Yields `function`'s results of (number, rows) for every place, in order.
+
+    The first time, damaged places are dropped where their data set skips them; those that are left must stay readable.
+    """
+    first, kept = self._read == 0, []
+    tasks = list(enumerate(self.places))
+    total = self._read + len(tasks) * (2 if first else 1)
+    for place, (result, error) in zip(self.places, self._ordered(lambda task: self._one(function, *task), tasks)):
+      self._read += 1
+      self._progress(self._read, total)
+      if error is None:
+        kept.append(place)
+        yield result
+      elif first:
+        dataset = self._mixture.sources[place[0]].dataset
+        dataset.count_damage(dataset.episode_name(place[1]), error)
+      else:
+        raise error
+    self.places = kept
+
+  def _one(self, function, number: int, place: tuple[int, int]) -> tuple[Any, DamagedEpisode | None]:
     try:
-      return {name: Summary.of(rows) for name, rows in rows_of(place).items()}
+      rows = _episode_rows(self._mixture, place, self._horizon, self._transform)
+      self._refuse_gaps(rows, place)
+      return function(number, rows), None
     except DamagedEpisode as error:
-      dataset = mixture.sources[place[0]].dataset
-      dataset.count_damage(dataset.episode_name(place[1]), error)
-      return None
+      return None, error
 
-  def count(task: tuple[tuple[int, int], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    place, edges = task
-    rows = rows_of(place)
-    return {name: histogram(rows[name], edges[name]) for name in edges}
+  def _refuse_gaps(self, rows: Mapping[str, np.ndarray], place: tuple[int, int]) -> None:
+    for name, rows_XP in rows.items():
+      with np.errstate(over="ignore"):
+        finite_XP = np.isfinite(rows_XP.astype(np.float32))
+      if not finite_XP.all():
+        row, dim = np.argwhere(~finite_XP)[0].tolist()
+        dataset, value = self._mixture.sources[place[0]].dataset, rows_XP[row, dim]
+        frame = row if name == "state" else row // self._horizon
+        raise DamagedEpisode(f"{name}[{dim}] of {dataset.episode_name(place[1])} is {value} at frame {frame}"
+                             f"{'' if name == 'state' else ' or in the chunk that starts there'}, in the data set "
+                             f"'{dataset.path}': statistics need finite numbers")
 
-  places = [(number, int(e)) for number in range(len(mixture.sources)) for e in mixture.episodes(number)]
-  with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-    found = []
-    for summary in pool.map(summarize, places):
-      found.append(summary)
-      progress(len(found), 2 * len(places))
-    read = len(places)
-    places = [place for place, summary in zip(places, found) if summary is not None]
-    summaries = [summary for summary in found if summary is not None]
-    tasks = list(zip(places, _bins_of_the_time(summaries)))
-    stats = {name: RunningStats() for name in NAMES}
-    for done, (summary, counts) in enumerate(zip(summaries, _ordered(pool, count, tasks, ahead=4 * workers)), start=1):
-      progress(read + done, read + len(tasks))
-      for name, part in summary.items():
-        stats[name].extend_range(part)
-        stats[name].add(part, counts[name])
+  def _ordered(self, function, tasks: list) -> Iterator:
+    """Yields the results in order, with few tasks begun before they are wanted."""
+    ahead = 4 * self._workers
+    for start in range(0, len(tasks), ahead):
+      yield from self._pool.map(function, tasks[start : start + ahead])
+
+
+def _exact_stats(readings: _Readings) -> dict[str, NormStats]:
+  """Returns the statistics with exact quantiles; means and deviations are merged episode by episode (Chan et al.)."""
+  counters: dict[str, Quantiles] = {}
+  lock = threading.Lock()
+
+  def first(number: int, rows: Mapping[str, np.ndarray]) -> dict[str, tuple[int, np.ndarray, np.ndarray]]:
+    with lock:
+      for name, rows_XP in rows.items():
+        counters.setdefault(name, Quantiles(rows_XP.shape[1], (LOW_QUANTILE, HIGH_QUANTILE)))
+    found = {}
+    for name, rows_XP in rows.items():
+      counters[name].first(rows_XP)
+      mean_P = rows_XP.mean(0)
+      found[name] = len(rows_XP), mean_P, ((rows_XP - mean_P) ** 2).sum(0)
+    return found
+
+  moments = list(readings.once(first))
+  for counter in counters.values():
+    counter.turn()
+  for _ in readings.once(lambda number, rows: [counters[name].second(rows_XP) for name, rows_XP in rows.items()]):
+    pass
+  stats = {}
+  for name in NAMES:
+    count, mean_P, squares_P = 0, np.zeros(()), np.zeros(())
+    for part_count, part_mean_P, part_squares_P in (moment[name] for moment in moments):
+      apart_P, both = part_mean_P - mean_P, count + part_count
+      mean_P = mean_P + apart_P * (part_count / both)
+      squares_P = squares_P + part_squares_P + apart_P**2 * (count * part_count / both)
+      count = both
+    _refuse_few(count)
+    stats[name] = NormStats(mean_P, np.sqrt(squares_P / count), *counters[name].result())
+  return stats
+
+
+def _openpi_stats(readings: _Readings) -> dict[str, NormStats]:
+  """Returns openpi's statistics: the first reading finds each episode's range, which fixes the bins for the second."""
+  summaries = list(readings.once(
+    lambda number, rows: {name: Summary.of(rows_XP) for name, rows_XP in rows.items()}))
+  bins = list(_bins_of_the_time(summaries))
+  counted = readings.once(lambda number, rows: {
+    name: histogram(rows_XP, bins[number][name]) for name, rows_XP in rows.items()})
+  stats = {name: RunningStats() for name in NAMES}
+  for summary, counts in zip(summaries, counted):
+    for name, part in summary.items():
+      stats[name].extend_range(part)
+      stats[name].add(part, counts[name])
   return {name: each.result() for name, each in stats.items()}
+
+
+def _refuse_few(count: int) -> None:
+  if count < 2:
+    raise Pi0RagError(f"statistics need two vectors or more, seen: {count}")
 
 
 def _bins_of_the_time(summaries: Sequence[Mapping[str, Summary]]) -> Iterator[dict[str, np.ndarray]]:
@@ -183,12 +301,6 @@ def _bins_of_the_time(summaries: Sequence[Mapping[str, Summary]]) -> Iterator[di
     for name, part in summary.items():
       ranges[name].extend_range(part)
     yield {name: each.edges_PX for name, each in ranges.items() if each.edges_PX is not None}
-
-
-def _ordered(pool, function, tasks, *, ahead: int) -> Iterator:
-  """Yields the results in order, with few tasks begun before they are wanted."""
-  for start in range(0, len(tasks), ahead):
-    yield from pool.map(function, tasks[start : start + ahead])
 
 
 def _episode_rows(

@@ -1,12 +1,13 @@
 """Training, validation and test episodes, drawn once and kept in a file beside the data."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pi0rag_jax import files
+from pi0rag_jax.data import checks
+from pi0rag_jax.data.dataset import expanded
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 SPLITS = ("train", "validation", "test")
@@ -41,7 +42,7 @@ def split_episodes(
 def save_splits(path: str | Path, splits: Mapping[str, Sequence[int]], *, num_episodes: int) -> None:
   """Writes the parts; the file is replaced atomically."""
   try:
-    files.write_json(path, {"num_episodes": num_episodes, "splits": splits})
+    files.write_json(expanded(path), {"num_episodes": num_episodes, "splits": splits})
   except OSError as error:
     raise Pi0RagError(f"cannot write '{path}' ({error.strerror}): choose another place") from error
 
@@ -54,12 +55,16 @@ def load_split(path: str | Path, name: str, *, num_episodes: int) -> list[int]:
     name: train, validation or test.
     num_episodes: of the data set, which must be those that were split.
   """
-  path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+  path = expanded(path)
+  path = path / FILE_NAME if path.is_dir() else path
   try:
-    stored = json.loads(path.read_text())
-    splits, total = stored["splits"], int(stored["num_episodes"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise Pi0RagError(f"no splits in '{path}' ({error!r}): make them with python -m pi0rag_jax.data split") from error
+    stored = checks.mapping(checks.read_json(path), f"'{path}'")
+    total = checks.integer(stored.get("num_episodes"), f"'{path}': num_episodes")
+    splits = {
+      part: [checks.integer(e, f"'{path}': {part}", high=total - 1) for e in episodes]
+      for part, episodes in checks.mapping(stored.get("splits"), f"'{path}': splits").items()}
+  except (Pi0RagError, TypeError) as error:
+    raise Pi0RagError(f"no splits in '{path}' ({error}): make them with python -m pi0rag_jax.data split") from error
   if name not in splits:
     raise unknown_name("split", name, splits)
   if total != num_episodes:

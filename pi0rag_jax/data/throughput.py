@@ -66,7 +66,8 @@ def sparse_cache(folder: Path, size_bytes: int) -> Dataset:
   shape = [LARGE_PX, LARGE_PX, 3]
   episodes = max(1, size_bytes // (EPISODE_FRAMES * CAMERAS * LARGE_PX * LARGE_PX * 3))
   header = {"version": cache.VERSION, "source": "synthetic", "format": "synthetic", "fps": 10.0, "state": [8],
-            "actions": [7], "lengths": [EPISODE_FRAMES] * episodes, "images": {"base": shape, "wrist": shape}}
+            "actions": [7], "lengths": [EPISODE_FRAMES] * episodes,
+            "rates": [10.0] * episodes, "images": {"base": shape, "wrist": shape}}
   (folder / CACHE_HEADER).write_text(json.dumps(header))
   (folder / cache.MARKS).write_bytes(bytes([cache.DONE]) * episodes)
   (folder / cache.PROMPTS).write_text(json.dumps("nothing") + "\n")

@@ -1,13 +1,18 @@
 """Frames of a video file by their time, exactly, whatever the codec: B-frames, AV1, any distance of key frames."""
 
 import collections
+import dataclasses
+import logging
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import lfs
+from pi0rag_jax.data import pictures
 from pi0rag_jax.data.dataset import import_extra
 
 # A wanted time may be this many frame distances away from a stored one.
@@ -17,6 +22,22 @@ OPEN_FILES = 8
 DECODER_THREADS = 2
 # Which key frames before a frame are tried as entry points, nearest first, and then the start.
 KEYS_BACK = (0, 1, 4)
+# Pixel formats of depth: one channel of more than 8 bits.
+DEEP_FORMATS = ("gray9", "gray1", "gray3", "grayf", "ya16")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+  """Where an episode lies in a video, and what the file's other episodes tell about it."""
+
+  file: Path
+  start_s: float  # as announced
+  before: int = 0  # frames of the episodes before it in the file
+  total: int = -1  # frames of all the file's episodes; -1: not known
+  earlier: tuple[float, int] = (-math.inf, 0)  # the announced start and the frames of the episode before it
+  later_s: float = math.inf  # the announced start of the episode after it
 
 
 class VideoFile:
@@ -34,8 +55,12 @@ class VideoFile:
     if not self._container.streams.video:
       raise ValueError("no video stream")
     self._stream = self._container.streams.video[0]
-    if self._stream.codec_context is None:
+    context = self._stream.codec_context
+    if context is None:
       raise ValueError("no decoder for its codec")
+    pictures.check_size(context.height, context.width)
+    if (context.pix_fmt or "").startswith(DEEP_FORMATS):
+      raise pictures.NotRgbError(f"its pixels are {context.pix_fmt}, no 8-bit grey or colour")
     self._stream.thread_type = "AUTO"
     self._stream.codec_context.thread_count = DECODER_THREADS
     # Without this, H.264 decoders paint over what is broken.
@@ -47,7 +72,51 @@ class VideoFile:
     self._key_rows = np.flatnonzero(np.isin(self.pts, [p.pts for p in packets if p.is_keyframe]))
     self._seconds = float(self._stream.time_base)
     self._decoded: Iterator[Any] | None = None
-    self._last_row = -1
+    self._last_row, self._warned = -1, False
+
+  def rows_of(self, stretch: Stretch, times_s_F: np.ndarray, indices: np.ndarray, fps: float) -> np.ndarray:
+    """Returns int[N], the numbers of an episode's frames, in the order of display.
+
+    The rows' own times decide. Where the video has exactly as many frames as its episodes have rows, counting tells
+    as well which frame belongs to which row, and the times must agree with it; an announced start may be wrong then.
+
+    Args:
+      stretch: of the episode.
+      times_s_F: of all its rows.
+      indices: int[N], of rows.
+      fps: nominal; half of one frame is the tolerance.
+    Raises:
+      ValueError: times, counts and announced starts contradict one another, or there is no frame at a time.
+    """
+    stored_s, tolerance_s = self.times_s(fps), (TOLERANCE_FRAMES + 1e-3) / fps
+    announced_s = stretch.start_s + float(times_s_F[0])
+    if stretch.total != len(stored_s):
+      before_s, before = stretch.earlier
+      end_s = stretch.start_s + float(times_s_F[-1]) + 1 / fps
+      if before_s + before / fps > announced_s + tolerance_s or end_s > stretch.later_s + tolerance_s:
+        raise ValueError(f"from_timestamp {stretch.start_s:.3f} s lets episodes overlap, and the video has "
+                         f"{len(stored_s)} frames for {stretch.total} rows: nothing tells whose frames they are")
+      return self.rows_at(stretch.start_s + times_s_F[indices], fps)
+    start_s = float(stored_s[stretch.before])
+    if abs(start_s - announced_s) > tolerance_s:
+      if np.diff(stored_s).max(initial=0.0) > 1.5 * np.median(np.diff(stored_s)):
+        raise ValueError(f"timestamps say that the episode starts at {announced_s:.3f} s, the lengths of the "
+                         f"file's episodes say {start_s:.3f} s, and frames are missing: neither can be trusted")
+      self._warn(f"timestamps say that the episode starts at {announced_s:.3f} s, the lengths of the file's "
+                 f"episodes say {start_s:.3f} s: as the video has a frame for every row, the lengths are followed")
+    rows = stretch.before + indices
+    apart_s = np.abs(stored_s[rows] - (start_s - float(times_s_F[0]) + times_s_F[indices]))
+    if (apart_s > tolerance_s).any():
+      worst = int(apart_s.argmax())
+      raise ValueError(f"row {indices[worst]} and its frame are {apart_s[worst]:.3f} s apart by their times, more than "
+                       f"half a frame: the rate of the video or the timestamps are wrong (the video has "
+                       f"{len(stored_s)} frames, one for every row)")
+    return rows
+
+  def times_s(self, fps: float) -> np.ndarray:
+    """Returns float64[M], when every frame is shown; the first frame is time 0 in every data set."""
+    stored_s = self.pts * self._seconds
+    return stored_s - stored_s[0] if stored_s[0] > TOLERANCE_FRAMES / fps else stored_s
 
   def rows_at(self, times_s: np.ndarray, fps: float) -> np.ndarray:
     """Returns int[N], the numbers of the frames nearest to the times, in the order of display.
@@ -55,9 +124,7 @@ class VideoFile:
     Raises:
       ValueError: none is within half a frame.
     """
-    stored = self.pts * self._seconds
-    if stored[0] > TOLERANCE_FRAMES / fps:  # the first frame is time 0 in every data set
-      stored = stored - stored[0]
+    stored = self.times_s(fps)
     right = np.clip(np.searchsorted(stored, times_s), 1, max(len(stored) - 1, 1))
     right = np.minimum(right, len(stored) - 1)
     left = np.maximum(right - 1, 0)
@@ -77,6 +144,12 @@ class VideoFile:
     """
     found = [self._frame(int(row)).to_ndarray(format="rgb24") for row in rows]
     return np.stack(found) if found else np.zeros((0, self._stream.height, self._stream.width, 3), np.uint8)
+
+  def _warn(self, text: str) -> None:
+    """Says something about the file once."""
+    if not self._warned:
+      self._warned = True
+      _log.warning("video '%s': %s", self.path, text)
 
   def close(self) -> None:
     self._decoded = None
@@ -127,14 +200,14 @@ class VideoReader:
     self._open_files = open_files
     self._local = threading.local()
 
-  def read(self, path: Path, times_s: np.ndarray, fps: float) -> np.ndarray:
-    """Returns uint8[N, H, W, 3], the frames at rising times in s from the start of the file."""
+  def read(self, path: Path, rows: Callable[[VideoFile], np.ndarray]) -> np.ndarray:
+    """Returns uint8[N, H, W, 3], the frames whose rising numbers `rows` tells."""
     if not hasattr(self._local, "files"):
       self._local.files = collections.OrderedDict()
     files = self._local.files
-    file = files.pop(path, None) or VideoFile(path)
+    file = files.pop(path, None) or self._opened(path)
     try:
-      frames = file.frames(file.rows_at(times_s, fps))
+      frames = file.frames(rows(file))
     except BaseException:
       file.close()  # a decoder that failed is in no known state
       raise
@@ -142,3 +215,12 @@ class VideoReader:
     while len(files) > self._open_files:
       files.popitem(last=False)[1].close()
     return frames
+
+  @staticmethod
+  def _opened(path: Path) -> VideoFile:
+    try:
+      return VideoFile(path)
+    except pictures.NotRgbError:
+      raise
+    except Exception as error:
+      raise ValueError(lfs.reason(path, error)) from error

@@ -17,7 +17,7 @@ from pi0rag_jax.learning.detectors import DetectorConfig, Findings, detect
 from pi0rag_jax.learning.rewind import RewindConfig
 from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds.episode import Job, Trace
 
 
@@ -99,10 +99,10 @@ class OnlineLearner:
     corrected: take-overs already spent, when a stream is resumed.
   """
 
-  def __init__(self, memory: Memory, layout: ActionLayout, *, task: str, condition: str,
+  def __init__(self, memory: Memory, space: ActionSpace, *, task: str, condition: str,
                expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, corrected: int = 0):
     self._memory = memory
-    self._layout = layout
+    self._space = space
     self._task = task
     self._condition = condition
     self._expert_plan = expert_plan
@@ -174,9 +174,9 @@ class OnlineLearner:
 
   def _rewind(self, trace: Trace, findings: Findings, rule: str) -> int:
     if rule == rewind.DETECTED:
-      return rewind.detected(trace.steps, findings, self._layout, self._config.rewind)
+      return rewind.detected(trace.steps, findings, self._space, self._config.rewind)
     expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
-    return rewind.privileged(trace.steps, expert_NTA, self._layout, self._config.rewind)
+    return rewind.privileged(trace.steps, expert_NTA, self._space, self._config.rewind)
 
   def _tell_outcome(self, trace: Trace) -> None:
     """Tells the memory how an episode ended in which it had a say."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.learning.detectors import TIMEOUT, Findings
-from pi0rag_jax.policy.spec import ActionLayout
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
 
@@ -37,14 +37,14 @@ class RewindConfig:
       raise unknown_name("rewind rule", self.rule, RULES)
 
 
-def privileged(steps: Sequence[Step], expert_NTA: np.ndarray, layout: ActionLayout, config: RewindConfig) -> int:
+def privileged(steps: Sequence[Step], expert_NTA: np.ndarray, space: ActionSpace, config: RewindConfig) -> int:
   """Returns the index of the first decision from which the executed chunks disagree with the expert's.
 
   The largest disagreement, when none persists.
   """
   executed_NTA = np.stack([step.actions_TA for step in steps])
-  residual_NTA = paths.aligned_residual(executed_NTA, expert_NTA, layout, band=config.band)
-  cost_N = paths.disagreement(residual_NTA, layout)
+  residual_NTA = paths.aligned_residual(executed_NTA, expert_NTA, space, band=config.band)
+  cost_N = paths.disagreement(residual_NTA, space)
   over_N = cost_N > config.expert_cost
   for i in range(len(steps) - config.persistence + 1):
     if over_N[i : i + config.persistence].all():
@@ -52,7 +52,7 @@ def privileged(steps: Sequence[Step], expert_NTA: np.ndarray, layout: ActionLayo
   return int(cost_N.argmax())
 
 
-def detected(steps: Sequence[Step], findings: Findings, layout: ActionLayout, config: RewindConfig) -> int:
+def detected(steps: Sequence[Step], findings: Findings, space: ActionSpace, config: RewindConfig) -> int:
   """Returns the index of the decision at which the policy lost its way, as far as it can tell by itself.
 
   That is the first, after something was held last and before the failure was noticed, from which it keeps
@@ -64,7 +64,7 @@ def detected(steps: Sequence[Step], findings: Findings, layout: ActionLayout, co
   end = cause.onset if cause is not None else int(ticks_N[-1]) + 1
   first, last = np.searchsorted(ticks_N, (findings.recovered, end)).tolist()
   first = min(first, len(steps) - 1)
-  cost_N = contradiction(steps, layout)
+  cost_N = contradiction(steps, space)
   window = np.ones(config.own_window) / config.own_window
   mean_N = np.convolve(np.append(cost_N, np.zeros(config.own_window - 1)), window, "valid")  # of what follows
   lost = np.flatnonzero(np.minimum(cost_N, mean_N)[first:last] > config.own_cost)
@@ -75,7 +75,7 @@ def detected(steps: Sequence[Step], findings: Findings, layout: ActionLayout, co
   return first + int(mean_N[first:].argmax())
 
 
-def contradiction(steps: Sequence[Step], layout: ActionLayout) -> np.ndarray:
+def contradiction(steps: Sequence[Step], space: ActionSpace) -> np.ndarray:
   """Returns by how much each chunk disagrees with the one before where both speak of the same ticks, float[N].
 
   The first has none before it: 0. So have chunks that begin after the end of the one before.
@@ -83,8 +83,8 @@ def contradiction(steps: Sequence[Step], layout: ActionLayout) -> np.ndarray:
   cost_N = np.zeros(len(steps))
   for i, (before, after) in enumerate(itertools.pairwise(steps), 1):
     passed = after.tick - before.tick
-    meant_TA = paths.to_path(before.actions_TA[passed:], layout)
+    meant_TA = paths.to_path(before.actions_TA[passed:], space)
     if len(meant_TA):
-      means_TA = paths.to_path(after.actions_TA[: len(meant_TA)], layout)
-      cost_N[i] = paths.disagreement(means_TA - meant_TA, layout)
+      means_TA = paths.to_path(after.actions_TA[: len(meant_TA)], space)
+      cost_N[i] = paths.disagreement(means_TA - meant_TA, space)
   return cost_N

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import IO
 
 import numpy as np
 
@@ -104,24 +105,25 @@ def kill_once(
   """
   arguments = ["--first_batch", str(first_batch), "--capacity", str(capacity)]
   with contextlib.ExitStack() as stack:
-    reader = stack.enter_context(_child(directory, "--read")) if readings is not None else None
-    child = stack.enter_context(_child(directory, *arguments))
-    text = child.stdout.readline()
-    if reader is not None and rng.random() < _BESIDE_SHARE:
-      readings.append(reader.stdout.readline())
+    children = [stack.enter_context(_child(directory, *arguments))]
+    if readings is not None:
+      children.append(stack.enter_context(_child(directory, "--read")))
+    text = _output(children[0]).readline()
+    if readings is not None and rng.random() < _BESIDE_SHARE:
+      readings.append(_output(children[1]).readline())
     # A quarter of the kills comes early, while the file is made, checked or indexed.
     if rng.random() < _EARLY_SHARE:
       time.sleep(rng.uniform(0, _EARLY_S))
     else:
-      text += child.stdout.readline()
+      text += _output(children[0]).readline()
       time.sleep(rng.uniform(0, _LATE_S))
-    ended = [process.poll() for process in (child, reader) if process is not None]
-    for process in rng.permutation([process for process in (child, reader) if process is not None]):
-      process.kill()
-    if reader is not None:
-      readings += reader.stdout.read().split("\n")[:-1]
-    lines = (text + child.stdout.read()).split("\n")[1:-1]  # what follows the last newline was cut off
-  if any(status is not None for status in ended):
+    ended = [child.poll() for child in children]
+    for child in children[:: rng.choice((1, -1))]:
+      child.kill()
+    lines = (text + _output(children[0]).read()).split("\n")[1:-1]  # what follows the last newline was cut off
+    if readings is not None:
+      readings += _output(children[1]).read().split("\n")[:-1]
+  if ended != [None] * len(ended):
     raise Pi0RagError(f"writer or reader ended by themselves with status {ended}")
   split = [line.split(" ") for line in lines]
   return {int(number): [int(i) for i in ids.split(",")] for number, ids in split}
@@ -130,6 +132,11 @@ def kill_once(
 def _child(directory: str, *options: str) -> subprocess.Popen:
   command = [sys.executable, "-m", "pi0rag_jax.memory.durability", "--child", directory, *options]
   return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _output(child: subprocess.Popen) -> IO[str]:
+  assert child.stdout is not None
+  return child.stdout
 
 
 def check(memory: Memory, acknowledged: dict[int, list[int]], next_batch: int) -> tuple[list[str], bool]:

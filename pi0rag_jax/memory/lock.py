@@ -22,8 +22,6 @@ class WriterLock:
   Errors: Pi0RagError naming the holding process if another writer keeps it longer than `timeout_s`.
   """
 
-  _file = None
-
   def __init__(self, memory: Path, timeout_s: float):
     # A forked child must not unlock what its parent holds.
     self._owner = os.getpid()
@@ -41,13 +39,15 @@ class WriterLock:
 
   def release(self) -> None:
     """Lets the next writer in; a second call does nothing."""
-    if self._file is not None and not self._file.closed:
+    if not self._file.closed:
       # Not by closing alone: a forked child may have inherited the descriptor, and the lock with it.
       if os.getpid() == self._owner:
         fcntl.flock(self._file, fcntl.LOCK_UN)
       self._file.close()
 
-  __del__ = release
+  def __del__(self):
+    if "_file" in vars(self):  # not where it could not be opened
+      self.release()
 
   def _wait(self, memory: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s

@@ -10,7 +10,7 @@ import numpy as np
 
 from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec
+from pi0rag_jax.memory import codec, schema
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import Header, Record
 from pi0rag_jax.memory.store import SqliteStore
@@ -22,7 +22,6 @@ _FIELDS = (*codec.TEXTS, "use_count", "created")
 _UTILITY = ("helped", "hurt")
 _JSON = "memory.json"
 _BATCH = 256
-_SHOWN = 300  # characters of an error that a foreign file makes
 
 
 def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, int]:
@@ -95,8 +94,7 @@ def read_export(source) -> tuple[Header, list[Record]]:
       for key, base, corrected, row in zip(*arrays, rows)
     ]
   except Exception as error:  # whatever the parsers of zip, JSON and arrays make of foreign bytes
-    details = " ".join(f"{error or type(error).__name__}".split())[:_SHOWN]
-    raise Pi0RagError(f"{source} is not an exported memory: {details}") from error
+    raise Pi0RagError(f"{source} is not an exported memory: {schema.one_line(error)}") from error
   return header, records
 
 

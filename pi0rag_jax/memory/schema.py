@@ -18,6 +18,7 @@ APPLICATION_ID = 0x70693052  # "pi0R"
 VERSION = 3
 READABLE = (1, 2, 3)
 BUSY_TIMEOUT_S = 5.0
+_SHOWN = 300  # characters of what SQLite or a parser says
 ADDED = {"helped": "REAL NOT NULL DEFAULT 0", "hurt": "REAL NOT NULL DEFAULT 0",
          "episode": "INTEGER NOT NULL DEFAULT 0"}
 # Rows of the header that came with version 3, with what a file without them is read as.
@@ -112,7 +113,7 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
   try:
     return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
   except (KeyError, ValueError, Pi0RagError) as error:
-    raise _damaged(path, f"no usable header: {error!r}") from error
+    raise _damaged(path, f"no usable header: {one_line(repr(error))}") from error
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
@@ -147,7 +148,7 @@ def check_file(connection: sqlite3.Connection, path: Path, *, thorough: bool = F
   check = "integrity_check" if thorough else "quick_check"
   found = [row[0] for row in connection.execute(f"PRAGMA {check}(5)")]
   if found != ["ok"]:
-    raise _damaged(path, "; ".join(line.replace("\n", " ") for line in found))
+    raise _damaged(path, one_line("; ".join(map(str, found))))
 
 
 @contextlib.contextmanager
@@ -155,14 +156,17 @@ def reported(path: Path):
   """Turns SQLite's errors inside the block into Pi0RagErrors that say what to do."""
   try:
     yield
-  except sqlite3.OperationalError as error:
-    if "locked" in str(error) or "busy" in str(error):
+  except (sqlite3.OperationalError, OSError) as error:
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
       raise Pi0RagError(f"{path} is in use by another process since {BUSY_TIMEOUT_S:g} s: try again") from error
-    raise Pi0RagError(f"{path} cannot be read or written: {error}") from error
-  except sqlite3.DatabaseError as error:
-    raise _damaged(path, str(error)) from error
-  except OSError as error:
-    raise Pi0RagError(f"{path} cannot be read or written: {error}") from error
+    raise Pi0RagError(f"{path} cannot be read or written: {one_line(error)}") from error
+  except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError) as error:  # the latter from messages and lengths
+    raise _damaged(path, one_line(error)) from error
+
+
+def one_line(error: object) -> str:
+  """Returns an error's text, which may quote a damaged file, as the start of one line."""
+  return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def connect(path: Path, parameters: str) -> sqlite3.Connection:
@@ -229,7 +233,7 @@ def _check_identity(path: Path) -> None:
   except sqlite3.OperationalError:
     raise
   except sqlite3.DatabaseError as error:
-    raise _foreign(path, str(error)) from None
+    raise _foreign(path, one_line(error)) from None
   if application_id != APPLICATION_ID:
     raise _foreign(path, f"application id {application_id & 0xFFFFFFFF:#x}, expected {APPLICATION_ID:#x}")
   if found not in READABLE:

@@ -153,6 +153,8 @@ class SqliteStore:
       if not undo.possible(connection, number):
         raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since, or it is "
                           f"not one of the last {undo.KEPT}")
+      if not seal.holds(connection):
+        raise DamagedError(f"'{token}' cannot be taken back: {self.path} is not what was written; see its `verify`")
       _delete(connection, range(first_id, last_id + 1))
       undo.take_back(connection, number)
       connection.execute("DELETE FROM batches WHERE token = ?", (token,))

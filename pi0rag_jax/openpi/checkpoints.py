@@ -6,6 +6,7 @@ directory wherever a path is taken to read from.
 """
 
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -104,7 +105,7 @@ def save_params(path, params: Params) -> None:
   Raises:
     Pi0RagError: the `params` directory exists.
   """
-  directory = pathlib.Path(path).absolute()
+  directory = pathlib.Path(os.path.expanduser(path)).absolute()
   directory = directory if directory.name == PARAMS_DIR else directory / PARAMS_DIR
   if directory.exists():
     raise Pi0RagError(f"{directory} exists: remove it first, or save under another name")
@@ -121,7 +122,7 @@ def save_checkpoint(path, params: Params, stats: Mapping[str, Mapping]) -> None:
   Raises:
     Pi0RagError: the directory exists.
   """
-  directory = pathlib.Path(path).absolute()
+  directory = pathlib.Path(os.path.expanduser(path)).absolute()
   if directory.exists():
     raise Pi0RagError(f"{directory} exists: remove it first, or save under another name")
   draft = directory.with_name(directory.name + ".partial")
@@ -136,8 +137,9 @@ def check_template(params: Params, template, *, source: str) -> None:
   """Raises Pi0RagError naming the first paths where tree or shapes differ from the template's."""
   seen = {key: tuple(array.shape) for key, array in traverse_util.flatten_dict(params, sep="/").items()}
   wanted = {key: tuple(array.shape) for key, array in traverse_util.flatten_dict(template, sep="/").items()}
-  problems = [f"missing {key} {wanted[key]}" for key in sorted(wanted.keys() - seen.keys())]
-  problems += [f"unexpected {key} {seen[key]}" for key in sorted(seen.keys() - wanted.keys())]
+  missing = [f"missing {key} {wanted[key]}" for key in sorted(wanted.keys() - seen.keys())]
+  unexpected = [f"unexpected {key} {seen[key]}" for key in sorted(seen.keys() - wanted.keys())]
+  problems = sources.both_kinds(missing, unexpected)
   problems += [
     f"{key} is {seen[key]}, the model wants {wanted[key]}"
     for key in sorted(seen.keys() & wanted.keys()) if seen[key] != wanted[key]

@@ -1,10 +1,14 @@
 """Files at addresses such as gs://bucket/name, downloaded once into the cache that openpi itself uses."""
 
+import base64
+import hashlib
 import logging
 import os
 import pathlib
 import shutil
+import socket
 import urllib.parse
+from collections.abc import Mapping
 
 from pi0rag_jax.errors import Pi0RagError
 
@@ -16,6 +20,10 @@ EXTRA = "pip install 'pi0rag-jax[gcs]'"
 # Parts of a checkpoint that only resuming a training run needs: twice the weights or more.
 SKIPPED = ("train_state",)
 WEIGHTS = ("params", "model.safetensors")
+STORE, CONNECT_S = ("storage.googleapis.com", 443), 10.0
+# With one of these set, the store is reached in another way than directly.
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "STORAGE_EMULATOR_HOST")
+BLOCK_BYTES = 16 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +53,7 @@ def local_checkpoint(path) -> pathlib.Path:
   Of a remote checkpoint directory all but `train_state` is taken, part by part: each part is there whole or not at all.
   """
   if not is_remote(path):
-    return pathlib.Path(path)
+    return pathlib.Path(os.path.expanduser(path))
   url = str(path).rstrip("/")
   local = cached_path(url)
   if local.name in WEIGHTS or local.suffix == ".npz":
@@ -107,6 +115,28 @@ def _download(url: str, draft: pathlib.Path) -> None:
   short = [target for target, size in zip(targets, sizes.values()) if target.stat().st_size != size]
   if short:
     raise Pi0RagError(f"downloading {url} fell short: {short[0].name} and {len(short) - 1} more; try again")
+  wrong = [target for target, name in zip(targets, sizes) if not _fits(target, found[name] or {})]
+  if wrong:
+    raise Pi0RagError(f"downloading {url} went wrong: {wrong[0].name} and {len(wrong) - 1} more have another checksum "
+                      "than the store says; try again")
+
+
+def _fits(file: pathlib.Path, info: Mapping) -> bool:
+  """Returns whether a file has the checksum that the store tells: CRC-32C, or MD5 without the package for that."""
+  try:
+    import google_crc32c
+  except ImportError:
+    google_crc32c = None
+  if google_crc32c is not None and info.get("crc32c"):
+    digest, wanted = google_crc32c.Checksum(), info["crc32c"]
+  elif info.get("md5Hash"):
+    digest, wanted = hashlib.md5(usedforsecurity=False), info["md5Hash"]
+  else:
+    return True
+  with open(file, "rb") as stream:
+    while block := stream.read(BLOCK_BYTES):
+      digest.update(block)
+  return base64.b64encode(digest.digest()).decode() == wanted
 
 
 def _children(url: str) -> list[str]:
@@ -131,11 +161,25 @@ def _open(url: str):
   parts = urllib.parse.urlparse(url)
   options = {"token": "anon"} if parts.scheme in ("gs", "gcs") and parts.netloc in PUBLIC_BUCKETS else {}
   try:
-    return fsspec.core.url_to_fs(url, **options)
+    opened = fsspec.core.url_to_fs(url, **options)
   except ImportError as error:
     raise Pi0RagError(f"reading {url} needs a package that is not installed ({error}): {EXTRA}") from error
   except ValueError as error:
     raise Pi0RagError(f"{url}: {error}") from error
+  if parts.scheme in ("gs", "gcs"):
+    _refuse_offline(url)
+  return opened
+
+
+def _refuse_offline(url: str) -> None:
+  """Raises Pi0RagError where the store cannot be reached; its client would try for a minute before it says so."""
+  if any(os.environ.get(name) for name in PROXIES):
+    return
+  try:
+    socket.create_connection(STORE, timeout=CONNECT_S).close()
+  except OSError as error:
+    raise Pi0RagError(f"downloading {url} failed: {STORE[0]} cannot be reached ({error}); what was whole before stays "
+                      f"in the cache, {cached_path(url)}") from error
 
 
 def _import_filelock(url: str):

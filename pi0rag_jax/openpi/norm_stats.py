@@ -1,11 +1,12 @@
 """openpi's normalization statistics: `assets/<asset id>/norm_stats.json` of a checkpoint."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, lfs
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import download
 
@@ -14,6 +15,8 @@ FILE_NAME = "norm_stats.json"
 REQUIRED = ("mean", "std")
 # Absent or null where only z-scores were computed.
 OPTIONAL = ("q01", "q99")
+MAX_BYTES = 64 * 2**20
+LARGEST = 3.4e38  # of float32, in which policies compute
 
 
 def load_norm_stats(path, asset_id: str) -> dict[str, dict[str, np.ndarray | None]]:
@@ -35,10 +38,13 @@ def load_norm_stats(path, asset_id: str) -> dict[str, dict[str, np.ndarray | Non
     present = sorted(str(f.parent.relative_to(assets)) for f in assets.rglob(FILE_NAME))
     raise Pi0RagError(f"no norm stats for asset '{asset_id}' in {assets}; present: {', '.join(present) or None}")
   try:
+    if file.stat().st_size > MAX_BYTES:
+      raise Pi0RagError(f"{file} has {file.stat().st_size} bytes, read are up to {MAX_BYTES}")
     groups = json.loads(file.read_text())["norm_stats"]
     return {name: _read_group(group, f"{file}: {name}") for name, group in groups.items()}
-  except (ValueError, KeyError, AttributeError, TypeError) as error:
-    raise Pi0RagError(f"{file}: expected openpi's {{'norm_stats': {{...}}}} ({error!r})") from error
+  except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    reason = lfs.reason(file, repr(error))
+    raise Pi0RagError(f"{file}: expected openpi's {{'norm_stats': {{...}}}} ({reason})") from error
 
 
 def save_norm_stats(path, asset_id: str, stats) -> None:
@@ -53,7 +59,7 @@ def save_norm_stats(path, asset_id: str, stats) -> None:
 
 
 def _assets_directory(path) -> pathlib.Path:
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.expanduser(path))
   return path if path.name == ASSETS_DIR else path / ASSETS_DIR
 
 
@@ -62,9 +68,28 @@ def _read_group(group, where: str) -> dict[str, np.ndarray | None]:
   missing = [key for key in REQUIRED if group.get(key) is None]
   if missing:
     raise Pi0RagError(f"{where} lacks {', '.join(missing)}")
-  arrays = {key: None if group.get(key) is None else np.asarray(group[key], np.float64)
+  arrays = {key: None if group.get(key) is None else _read_array(group[key], f"{where}, {key}")
             for key in REQUIRED + OPTIONAL}
   shapes = {key: array.shape for key, array in arrays.items() if array is not None}
   if len(set(shapes.values())) != 1:
     raise Pi0RagError(f"{where} has arrays of different shapes: {shapes}")
+  std, q01, q99 = (arrays[key] for key in ("std", "q01", "q99"))
+  if std is not None and (std < 0).any():
+    raise Pi0RagError(f"{where}, std[{np.argmin(std)}] is {std.min():g}, allowed: 0 or more")
+  if q01 is not None and q99 is not None and (q01 > q99).any():
+    dim = int(np.argmax(q01 - q99))
+    raise Pi0RagError(f"{where}: q01[{dim}] is {q01.flat[dim]:g}, above q99[{dim}], {q99.flat[dim]:g}")
   return arrays
+
+
+def _read_array(values, where: str) -> np.ndarray:
+  """Returns a list of finite numbers as float64[...]."""
+  if not isinstance(values, list):
+    raise Pi0RagError(f"{where} is {repr(values)[:80]}, expected a list of numbers")
+  flat = np.asarray(values, object).ravel()
+  for place, value in enumerate(flat.tolist()):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) < LARGEST:
+      raise Pi0RagError(f"{where}[{place}] is {repr(value)[:80]}, allowed: finite numbers (in a norm_stats.json that "
+                        "a NaN or a null in the data has spoilt, all of them must be computed again)")
+  return np.asarray(values, np.float64)

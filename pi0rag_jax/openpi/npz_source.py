@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax import lfs
 from pi0rag_jax.errors import Pi0RagError
 
 URL = "gs://vertex-model-garden-paligemma-us/paligemma/pt_224.npz"
@@ -44,7 +45,7 @@ class NpzSource:
       with zipfile.ZipFile(self._file) as archive:
         yield archive
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-      raise Pi0RagError(f"{self._file} is damaged or was not copied whole: {error}") from error
+      raise Pi0RagError(lfs.damaged(self._file, error)) from error
 
 
 def _read_array(archive: zipfile.ZipFile, member: str, dtype) -> np.ndarray:

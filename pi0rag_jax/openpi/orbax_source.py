@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax import traverse_util
 
+from pi0rag_jax import lfs
 from pi0rag_jax.errors import Pi0RagError
 
 ITEM = "params"
@@ -60,7 +61,7 @@ class OrbaxSource:
       self._driver = "zarr3" if stored.get("use_zarr3") else "zarr"
       # Old checkpoints leave out pieces that are all zero; in all others a missing piece is a lost one.
       self._all_stored = bool(stored.get("store_array_data_equal_to_fill_value"))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # of Orbax: what a broken item raises has no common base
       raise _damaged(self._directory, str(error)) from error
     if metadata is None:
       raise _damaged(self._directory, "Orbax finds no readable item in it; copy it again with all its files")
@@ -126,6 +127,8 @@ def _pieces(shape: Sequence[int], piece_shape: Sequence[int]) -> Iterator[tuple[
 
 
 def _damaged(directory: pathlib.Path, reason: str) -> Pi0RagError:
+  if pointer := lfs.pointer_in(directory):
+    return Pi0RagError(f"{pointer} {lfs.ADVICE}")
   first_line = reason.splitlines()[0][:300] if reason else "no reason given"
   return Pi0RagError(f"{directory} is damaged or was not copied whole: {first_line}")
 

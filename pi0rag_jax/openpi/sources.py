@@ -5,6 +5,7 @@ before the next one is read, the largest arrays first: the stored form of the la
 else is, so that the peak is that of the result plus one array.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -81,6 +82,12 @@ def place(array: np.ndarray, path: str, placement):
     return jax.block_until_ready(jax.device_put(array, placement))
   # Copies only what each local device holds, also where other processes have the rest.
   return jax.block_until_ready(jax.make_array_from_callback(array.shape, placement, lambda index: array[index]))
+
+
+def both_kinds(missing: Sequence[str], unexpected: Sequence[str]) -> list[str]:
+  """Returns all problems, of both kinds in turn: names that differ show best beside one another."""
+  pairs = itertools.zip_longest(missing, unexpected)
+  return [text for pair in pairs for text in pair if text is not None]
 
 
 def _stored_bytes(shape: jax.ShapeDtypeStruct) -> int:

@@ -6,6 +6,7 @@ tower on axis 0, keys with values and gate with up on the next one, and splits a
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -19,10 +20,35 @@ EMBEDDING = f"{LANGUAGE}.embed_tokens.weight"
 TIED_EMBEDDING = f"{PALIGEMMA}.lm_head.weight"
 # A vocabulary head that an action expert never uses; it holds random numbers.
 UNUSED = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight"})
+# Of every pi0 and pi0.5; what precedes it in a file precedes all names there.
+ACTION_HEAD = "action_out_proj.weight"
+# Statistics that LeRobot once kept beside the weights.
+LEROBOT_STATISTICS = re.compile(r"(un)?normalize_(inputs|targets|outputs)\..*")
+# Where transformers before 4.52, and so LeRobot's older checkpoints, had parts of PaliGemma.
+OLDER_NAMES = {
+  f"{PALIGEMMA}.language_model.model.": f"{LANGUAGE}.",
+  f"{PALIGEMMA}.language_model.lm_head.": f"{PALIGEMMA}.lm_head.",
+  f"{PALIGEMMA}.vision_tower.": f"{PALIGEMMA}.model.vision_tower.",
+  f"{PALIGEMMA}.multi_modal_projector.": f"{PALIGEMMA}.model.multi_modal_projector.",
+}
 # There in pi0.5 only.
 ADAPTIVE_NORM = f"{EXPERT}.norm.dense.weight"
 
 Layout = Callable[[np.ndarray, int], np.ndarray]
+
+
+def ported_name(name: str, prefix: str) -> str | None:
+  """Returns a stored tensor's name in openpi's port, None for what is no weight.
+
+  Args:
+    name: as stored; wrappers (`model.` of LeRobot, `module.`, `_orig_mod.`) put a prefix before every name.
+    prefix: that of the file.
+  """
+  if LEROBOT_STATISTICS.fullmatch(name.removeprefix(prefix)):
+    return None
+  name = name.removeprefix(prefix)
+  older = next((old for old in OLDER_NAMES if name.startswith(old)), None)
+  return name if older is None else OLDER_NAMES[older] + name.removeprefix(older)
 
 
 def same(tensor, heads):

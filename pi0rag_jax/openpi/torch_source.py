@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax import lfs
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.openpi import torch_names
+from pi0rag_jax.openpi import sources, torch_names
 
 FILE_NAME = "model.safetensors"
 EXTRA = "pip install 'pi0rag-jax[torch]'"
@@ -49,7 +50,7 @@ class TorchSource:
     for index, name in self._indexed_names(rule):
       # Opened anew each time: the pages of an open file's tensors would count as memory in use.
       with _open(self._file) as tensors:
-        array[index] = rule.layout(tensors.get_tensor(name), self._heads[rule.heads])
+        array[index] = rule.layout(tensors.get_tensor(self._stored[name]), self._heads[rule.heads])
     return array
 
   def _read_header(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -60,14 +61,22 @@ class TorchSource:
       if foreign:
         seen, known = ", ".join(sorted(foreign)), ", ".join(DTYPES)
         raise Pi0RagError(f"{self._file} has tensors of type {seen}; expected {known}")
+      head = next((name for name in slices if name.endswith(torch_names.ACTION_HEAD)), "")
+      self._stored: dict[str, str] = {}  # the port's name -> the file's
+      for name in slices:
+        port = torch_names.ported_name(name, head.removesuffix(torch_names.ACTION_HEAD))
+        if port in self._stored:
+          raise Pi0RagError(f"{self._file} has {port} twice, as {self._stored[port]} and {name}")
+        if port is not None:
+          self._stored[port] = name
       return {name: jax.ShapeDtypeStruct(tuple(part.get_shape()), jnp.dtype(DTYPES[str(part.get_dtype())]))
-              for name, part in slices.items()}
+              for name, part in ((name, slices[stored]) for name, stored in self._stored.items())}
 
   def _check_names(self) -> None:
     expected = {name for rule in self._rules.values() for _, name in self._indexed_names(rule)}
     known = expected | torch_names.UNUSED | {torch_names.EMBEDDING, torch_names.TIED_EMBEDDING}
-    problems = [f"missing {name}" for name in sorted(expected - self._tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(self._tensors.keys() - known)]
+    problems = sources.both_kinds([f"missing {name}" for name in sorted(expected - self._tensors.keys())],
+                                  [f"unexpected {name}" for name in sorted(self._tensors.keys() - known)])
     if problems:
       shown = "\n  ".join(problems[:SHOWN])
       raise Pi0RagError(f"{self._file} is no pi0 or pi0.5 of openpi's PyTorch port, {len(problems)} tensors differ; "
@@ -119,4 +128,4 @@ def _open(file: pathlib.Path):
   try:
     return safetensors.safe_open(file, framework="numpy")
   except (safetensors.SafetensorError, OSError) as error:
-    raise Pi0RagError(f"{file} is damaged or was not copied whole: {error}") from error
+    raise Pi0RagError(lfs.damaged(file, error)) from error

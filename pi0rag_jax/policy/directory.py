@@ -6,27 +6,26 @@ A policy directory has `params/`, `assets/`, `policy.json` and, where the tokeni
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
-import numpy as np
 
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models import registry
+from pi0rag_jax.models import family, registry
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi import checkpoints, download
-from pi0rag_jax.openpi.config import ModelConfig, TrainConfig
+from pi0rag_jax.openpi.config import TrainConfig
 from pi0rag_jax.openpi.config_file import config_of, load_module, read_config
 from pi0rag_jax.openpi.named_configs import CONFIGS
-from pi0rag_jax.policy import keys
-from pi0rag_jax.policy.network import FAMILIES
+from pi0rag_jax.policy import head, keys
+from pi0rag_jax.policy.network import FlowPolicy, TokensPolicy
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import FILE_NAME, HEAD, NEW, TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.robots import action_tokens, checks
-from pi0rag_jax.robots.fields import EXAMPLE_PROMPT
+from pi0rag_jax.robots import action_tokens, checks, plain
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.robots.pipeline import as_stats, policy_transforms
 from pi0rag_jax.robots.registry import make_robot
@@ -110,12 +109,13 @@ def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.Ke
   Errors: as `load`.
   """
   if spec.family == HEAD:
-    from pi0rag_jax.policy import head
-
-    return head.build(spec, directory, key_name=key_name, key_stats=key_stats, seed=seed)
+    if weights is not None:
+      raise Pi0RagError(f"weights '{weights}' of a head; allowed: None, since only pi0 and pi0.5 are packed")
+    return head.build(spec, _local(directory), key_name=key_name, key_stats=key_stats, default_prompt=default_prompt,
+                      seed=seed)
   sizes = spec.network
   checks.check_model(sizes, spec.model.family)
-  local = pathlib.Path(directory if not download.is_remote(directory) else download.cached_path(directory))
+  local = _local(directory)
   # Everything that can be wrong is found before the large arrays are read.
   stats = load_stats(spec, directory) if stats is None else stats
   group = policy_transforms(
@@ -125,8 +125,9 @@ def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.Ke
   if dtype == "auto":
     dtype = "bfloat16" if sizes.dtype == "bfloat16" else None
   params = checkpoints.load_params(directory, dtype=dtype, template=_parameter_shapes(sizes), drop_extra=True)
-  return FAMILIES[type(sizes)](spec, params, robot=_robot(spec), group=group, stats=stats, key_stats=key_stats,
-                               weights=weights, seed=seed)
+  kind = TokensPolicy if family.of(sizes).writes_tokens else FlowPolicy
+  return kind(spec, params, robot=_robot(spec, stats), group=group, stats=stats, key_stats=key_stats, weights=weights,
+              seed=seed)
 
 
 def load_stats(spec: PolicySpec, directory) -> dict[str, NormStats]:
@@ -158,8 +159,6 @@ def _described_directory(directory: pathlib.Path) -> PolicySpec:
   """Returns the spec of a directory: its own, one of an older format converted, or that of openpi's configuration."""
   if (directory / FILE_NAME).is_file():
     return PolicySpec.load(directory)
-  from pi0rag_jax.policy import head
-
   if (directory / head.FILE_NAME).is_file():
     return head.describe(directory)
   recorded = _recorded(directory)
@@ -207,39 +206,34 @@ def _sizes_in(directory: pathlib.Path) -> PaliGemmaConfig | None:
   recorded = _recorded(directory)
   if "openpi" not in recorded or "model" not in recorded:
     return None
-  family = read_config(recorded["openpi"]).model.family
-  return type(ModelConfig(family=family).build()).from_dict(recorded["model"])
+  return family.named(read_config(recorded["openpi"]).model.family).read_sizes(recorded["model"])
 
 
 def _recorded(directory: pathlib.Path) -> dict:
   """Returns what a training's record says; nothing where there is none."""
   path = directory / RECORD_NAME
-  try:
-    found = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-  except ValueError as error:
-    raise Pi0RagError(f"{path} is no JSON: {error}") from error
-  return found if isinstance(found, dict) else {}
+  return schema.read(path, dict[str, Any]) if path.is_file() else {}
 
 
-def _robot(spec: PolicySpec) -> Robot:
-  """Returns the robot; the one without entries of its own gets its model's."""
-  robot = make_robot(spec.data, spec.model.family)
-  if robot.example is None and robot.name == "fake":
-    robot = dataclasses.replace(robot, example=functools.partial(_model_example, spec.network))
-  return robot
+def _robot(spec: PolicySpec, stats: Mapping[str, NormStats]) -> Robot:
+  """Returns the robot; one without entries of its own gets an example with its model's."""
+  robot, sizes = make_robot(spec.data, spec.model.family), spec.network
+  if robot.name not in ("fake", plain.NAME):
+    return robot
+  state_dim = stats["state"].dim if stats else sizes.action_dim
+  return plain.with_example(robot, sizes.image_keys, state_dim, sizes.image_size)
 
 
-def _model_example(sizes: PaliGemmaConfig) -> dict:
-  picture = np.zeros((*sizes.image_size, 3), np.uint8)
-  return {"image": dict.fromkeys(sizes.image_keys, picture),
-          "image_mask": dict.fromkeys(sizes.image_keys, np.True_),
-          "state": np.zeros(sizes.action_dim, np.float32), "prompt": EXAMPLE_PROMPT}
+def _local(directory) -> pathlib.Path:
+  return download.cached_path(directory) if download.is_remote(directory) else pathlib.Path(directory)
 
 
 def _key_stats(directory: pathlib.Path, name: str, sizes: PaliGemmaConfig) -> keys.KeyStats:
   """Returns a policy's own keys, or those of a name; the default of a policy without demonstrations at hand."""
   if name or keys.stats_path(directory).is_file():
-    return keys.KeyStats.load(directory, name)
+    loaded = keys.KeyStats.load(directory, name)
+    keys.feature_width(loaded.recipe, sizes)  # refuses a head's
+    return loaded
   return keys.KeyStats.uncalibrated(sizes)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,24 +10,29 @@ import numpy as np
 from pi0rag_jax import errors
 from pi0rag_jax.models.backbones.base import Backbone
 from pi0rag_jax.models.observation import Observation
+from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.policy.feature_cache import CacheKey, fingerprint
-from pi0rag_jax.robots import images, normalize
+from pi0rag_jax.policy.policy import stacked
+from pi0rag_jax.robots import checks, normalize, plain, transforms
+from pi0rag_jax.robots.registry import make_robot
+from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
 from pi0rag_jax.typing import Params
 
 # Counts up when the same observation comes to give other model inputs: caches of older ones are then left alone.
 PREPROCESSING_VERSION = 1
+BACKBONE_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask")
 
 
 class FeatureExtractor:
-  """A backbone with its parameters, tokenizer and the statistics of the robot's state.
+  """A backbone with its parameters, tokenizer, the robot and the statistics of its state.
 
-  An observation is a dict with `image` {camera: uint8[H, W, 3], or floats in [0, 1]}, `state` float[P] and, for a
-  backbone that reads one, `prompt`. Pictures are brought to the backbone's size in their own aspect ratio.
+  Pictures are brought to the backbone's size in their own aspect ratio.
   """
 
   def __init__(self, backbone: Backbone, params: Params, state_stats: normalize.NormStats, *,
-               tokenizer: SentencePieceTokenizer | None = None, quantile: bool = False, state_in_prompt: bool = False):
+               tokenizer: SentencePieceTokenizer | None = None, quantile: bool = False, state_in_prompt: bool = False,
+               robot: Robot | None = None, default_prompt: str | None = None):
     """Takes the parts.
 
     Args:
@@ -37,6 +41,8 @@ class FeatureExtractor:
       tokenizer: of prompts; None where the backbone reads none.
       quantile: normalizes the state by quantiles instead of z-scores.
       state_in_prompt: writes the state into the prompt, as pi0.5 does.
+      robot: whose observations it takes; None is a plain one, see robots.plain.
+      default_prompt: where an observation has none.
     """
     if bool(backbone.max_token_len) != (tokenizer is not None):
       raise errors.Pi0RagError(f"the backbone reads {backbone.max_token_len} tokens of a prompt: it takes "
@@ -44,8 +50,16 @@ class FeatureExtractor:
     if state_in_prompt and tokenizer is None:
       raise errors.Pi0RagError("state_in_prompt needs a backbone that reads a prompt")
     self.backbone, self.params = backbone, jax.device_put(params)
+    self.robot = robot or make_robot(DataConfig(robot=plain.NAME), "")
     self.state_stats, self.quantile = state_stats, quantile
     self._tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
+    prompt = () if tokenizer is None else (
+      transforms.TokenizePrompt(tokenizer, backbone.max_token_len, state_in_prompt),)
+    # A raw observation to one sample of the backbone's input: `image`, `image_mask`, `state`, `tokenized_prompt`, ...
+    self.model_input = transforms.compose((
+      transforms.InjectDefaultPrompt(default_prompt), self.robot.inputs, checks.CheckEntries(backbone.image_keys),
+      self._cameras, transforms.Normalize({"state": state_stats}, quantile, padded_dim=0),
+      transforms.ResizeImages(*backbone.image_size), *prompt))
 
   @functools.cached_property
   def weights(self) -> str:
@@ -65,44 +79,20 @@ class FeatureExtractor:
     """Returns the key of the features of a data set with this fingerprint."""
     return CacheKey(self.weights, self.preprocessing, dataset)
 
-  def normalized_state(self, observations: Sequence[Mapping]) -> np.ndarray:
-    """Returns float32[B, P]. Errors: Pi0RagError when a state does not fit the statistics, or has NaN."""
-    state_BP = np.stack([np.asarray(o["state"], np.float32) for o in observations])
-    if state_BP.shape[-1] != self.state_stats.dim:
-      raise errors.Pi0RagError(f"state has {state_BP.shape[-1]} dims, the norm stats have {self.state_stats.dim}")
-    if not np.isfinite(state_BP).all():
-      raise errors.Pi0RagError("state has NaN or infinity: the observation is not of a working robot")
-    return normalize.normalize(state_BP, self.state_stats, quantile=self.quantile).astype(np.float32)
-
-  def model_input(self, observations: Sequence[Mapping]) -> Observation:
-    """Returns the backbone's input of a batch of raw observations."""
-    state_BP = self.normalized_state(observations)
-    data: dict[str, Any] = {
-      "image": {name: self._camera(observations, name) for name in self.backbone.image_keys}, "state": state_BP}
-    if self._tokenizer is not None:
-      states = state_BP if self._state_in_prompt else [None] * len(observations)
-      tokens, masks = zip(*[self._prompt(o, state_P) for o, state_P in zip(observations, states)])
-      data |= {"tokenized_prompt": np.stack(tokens), "tokenized_prompt_mask": np.stack(masks)}
-    return Observation.from_dict(data)
+  def batch(self, samples: Sequence[Mapping]) -> dict:
+    """Returns the arrays of samples that `model_input` made, one after the other."""
+    return stacked([{key: sample[key] for key in BACKBONE_KEYS if key in sample} for sample in samples])
 
   def encode(self, observations: Sequence[Mapping]) -> jax.Array:
     """Returns the features float32[B, D] of a batch of raw observations (asynchronous); one program per batch size."""
-    return encode(self.backbone, self.params, self.model_input(observations))
+    inputs = self.batch([self.model_input(o) for o in observations])
+    return encode(self.backbone, self.params, Observation.from_dict(inputs))
 
-  def _camera(self, observations, name: str) -> np.ndarray:
-    pictures = []
-    for observation in observations:
-      if name not in observation["image"]:
-        raise errors.unknown_name("camera", name, observation["image"])
-      picture_HWC = images.parse_image(observation["image"][name], f"camera {name}")
-      pictures.append(images.resize_with_pad(picture_HWC, *self.backbone.image_size))
-    return np.stack(pictures)
-
-  def _prompt(self, observation: Mapping, state_P):
-    if "prompt" not in observation:
-      raise errors.Pi0RagError(f"the backbone reads a prompt, the observation has {', '.join(sorted(observation))}")
-    assert self._tokenizer is not None
-    return self._tokenizer.encode_prompt(str(observation["prompt"]), self.backbone.max_token_len, state=state_P)
+  def _cameras(self, data: dict) -> dict:
+    """Returns the sample with the backbone's cameras alone; one without a mask is there."""
+    masks = data.get("image_mask", {})
+    return {**data, "image": {name: data["image"][name] for name in self.backbone.image_keys},
+            "image_mask": {name: np.bool_(masks.get(name, True)) for name in self.backbone.image_keys}}
 
 
 @functools.partial(jax.jit, static_argnums=0)

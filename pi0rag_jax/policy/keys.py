@@ -35,7 +35,8 @@ TOKEN_SOURCES = {
     "tokens": lambda prefix: prefix.tokens_BSD,
     "values": lambda prefix: prefix.kv_cache[1][-1].reshape(*prefix.mask_BS.shape, -1),
 }
-SOURCES = (*TOKEN_SOURCES, LIGHT)
+FEATURES = "features"  # of a head's frozen backbone, pooled by it already
+SOURCES = (*TOKEN_SOURCES, LIGHT, FEATURES)
 # `mean`: over all tokens, or cameras. `camera`: each camera's, one after the other. `parts`: those and the prompt's.
 POOLS = ("mean", "camera", "parts")
 # `random`: Gaussian, keeps distances on average. `pca`: the directions in which demonstrations differ most.
@@ -72,6 +73,9 @@ class KeyRecipe:
         raise errors.unknown_name(f"key {field}", getattr(self, field), known)
     if self.source == LIGHT and self.pool == "parts":
       raise errors.Pi0RagError("key pool 'parts' needs the prompt, which the light encoder does not read: mean, camera")
+    if self.source == FEATURES and self.pool != "mean":
+      raise errors.Pi0RagError(f"key pool '{self.pool}' of the source '{FEATURES}': the backbone has pooled them; "
+                               "allowed: mean")
     if self.projection_dim < 0 or self.state_weight < 0:
       raise errors.Pi0RagError(f"projection_dim is {self.projection_dim}, state_weight {self.state_weight}; allowed is "
                                "0 or more")
@@ -223,7 +227,10 @@ def features(prefix: PrefixOutput, observation: Observation, recipe: KeyRecipe, 
 
 
 def feature_width(recipe: KeyRecipe, model: PaliGemmaConfig) -> int:
-  """Returns the D of `features`."""
+  """Returns the D of `features`. Errors: Pi0RagError for a head's keys."""
+  if recipe.source == FEATURES:
+    raise errors.Pi0RagError(f"the keys '{recipe.name}' are of a head's backbone; a policy with a network of its own "
+                             f"has {', '.join((*TOKEN_SOURCES, LIGHT))}")
   if recipe.source == LIGHT:
     return light_encoder(recipe, model).hidden_size
   tower = model.paligemma

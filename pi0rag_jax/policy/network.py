@@ -12,11 +12,11 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import packing, pi0, pi0_fast
 from pi0rag_jax.models.flow import Ode
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.policy import compiling, keys
 from pi0rag_jax.policy.policy import PROMPT_BUCKET, Carry, Encoded, Policy, params_digest, stacked
 from pi0rag_jax.policy.spec import PolicySpec
-from pi0rag_jax.robots.normalize import EPSILON, NormStats
+from pi0rag_jax.robots.normalize import EPSILON, NormStats, affine
 from pi0rag_jax.robots.robot import ActionMap, ActionSpace, Robot
 from pi0rag_jax.robots.transforms import TransformGroup, compose
 from pi0rag_jax.typing import Array, Params
@@ -76,7 +76,7 @@ class NetworkPolicy(Policy):
     outputs, state_BP = np.asarray(outputs), np.asarray(state_BP, np.float32)
     rows = [self._outputs({"state": state_P, "actions": output})["actions"]
             for output, state_P in zip(outputs, state_BP)]
-    return np.stack(rows).astype(np.float32)
+    return np.stack(rows).astype(np.float32)[..., : self.space.dim]
 
   def key_of(self, params: Params, prefix: pi0.PrefixOutput, observation: Observation, seen: PaliGemmaConfig) -> Array:
     """Returns the keys float32[B, E] of a batch; pure."""
@@ -90,9 +90,9 @@ class FlowPolicy(NetworkPolicy):
 
   def __init__(self, spec: PolicySpec, params: Params, *, robot: Robot, stats: Mapping[str, NormStats], **parts):
     # What turns normalized actions into the robot's units on the device; a robot that mixes them does so on the host.
-    self._units: _Units | None = None
+    self._units: Units | None = None
     try:
-      self._units = _Units(spec, robot, stats)
+      self._units = Units(spec, robot, stats)
     except Pi0RagError as error:
       self._mixed = error
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
@@ -215,13 +215,14 @@ class TokensPolicy(NetworkPolicy):
                       "tokens on the host: use 'overlap'")
 
 
-class _Units:
+
+class Units:
   """Normalized actions and the robot's own, by arithmetic that runs on the device."""
 
   def __init__(self, spec: PolicySpec, robot: Robot, stats: Mapping[str, NormStats]):
     self._dim, quantile = spec.network.action_dim, spec.model.use_quantile_norm
-    self._actions = _affine(_plain_stats(stats, "actions", spec), quantile)
-    self._state = _affine(_plain_stats(stats, "state", spec), quantile)
+    self._actions = affine(_plain_stats(stats, "actions", spec), quantile=quantile)
+    self._state = affine(_plain_stats(stats, "state", spec), quantile=quantile)
     self._map: ActionMap = robot.action_map(self._dim)
 
   def to_robot(self, chunk_BTX, state_BP):
@@ -244,15 +245,6 @@ class _Units:
     return state_BP[..., : len(mean_P)] * scale_P + mean_P if any(self._map.relative) else None
 
 
-def _affine(stats: NormStats, quantile: bool):
-  """Returns float32 (mean, scale) with x = normalized * scale + mean, as `normalize.unnormalize` has it."""
-  if not quantile:
-    return np.asarray(stats.mean, np.float32), np.asarray(stats.std + EPSILON, np.float32)
-  assert stats.q01 is not None and stats.q99 is not None, "check_stats wants quantiles"
-  half_D = (stats.q99 - stats.q01 + EPSILON) / 2
-  return np.asarray(stats.q01 + half_D, np.float32), np.asarray(half_D, np.float32)
-
-
 def _plain_stats(stats: Mapping[str, NormStats], name: str, spec: PolicySpec) -> NormStats:
   """Returns the statistics of a name; those that change nothing where a policy has none."""
   if stats:
@@ -273,7 +265,3 @@ def _split(rng):
   """Returns the key of the next draw, nothing, and the key of this one: as the draws of noise have it."""
   rng, own = jax.random.split(rng)
   return rng, None, own
-
-
-# The class of each family.
-FAMILIES: dict[type, type[NetworkPolicy]] = {Pi0Config: FlowPolicy, pi0_fast.Pi0FastConfig: TokensPolicy}

@@ -12,15 +12,15 @@ EXAMPLE_PX = 224
 EXAMPLE_PROMPT = "do something"
 
 
-def read_vector(data: Mapping, key: str, dim: int) -> np.ndarray:
-  """Returns an entry as float[dim]; a number alone counts as a vector of one.
+def read_vector(data: Mapping, key: str, dim: int | None) -> np.ndarray:
+  """Returns an entry as float[dim], of any length where that is None; a number alone counts as a vector of one.
 
   Errors: Pi0RagError when it is missing, of another shape, or not finite.
   """
   vector = np.atleast_1d(_read_numbers(data, key))
   if vector.ndim != 1:
-    raise errors.Pi0RagError(f"{key} has shape {vector.shape}; allowed: ({dim},)")
-  return _checked(vector, key, dim)
+    raise errors.Pi0RagError(f"{key} has shape {vector.shape}; allowed: ({'P' if dim is None else dim},)")
+  return _checked(vector, key, len(vector) if dim is None else dim)
 
 
 def read_chunk(data: Mapping, key: str, dim: int) -> np.ndarray:

@@ -75,6 +75,16 @@ def unnormalize(x, stats: NormStats, *, quantile: bool = False):
   return x * pad_to_dim(scale, width, value=1.0 + EPSILON) + pad_to_dim(low, width)
 
 
+def affine(stats: NormStats, *, quantile: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  """Returns float32 (mean, scale) with x = normalized * scale + mean, for arithmetic on the device.
+
+  Errors: Pi0RagError where quantiles are wanted and missing.
+  """
+  low, scale = _low_and_scale(stats, stats.dim, quantile)
+  mean, scale = (low + scale / 2, scale / 2) if quantile else (low, scale)
+  return np.asarray(mean, np.float32), np.asarray(scale, np.float32)
+
+
 def other_robot(x, stats: NormStats) -> errors.Pi0RagError:
   """Returns the error for an array and statistics of different sizes."""
   return errors.Pi0RagError(f"array has {x.shape[-1]} dims, the norm stats have {stats.dim}: "

@@ -32,12 +32,17 @@ class Renderer(Protocol):
     ...
 
 
+def available() -> tuple[str, ...]:
+  """Returns the renderers that this machine has."""
+  return ("raycast", "opengl") if hasattr(mujoco, "GLContext") else ("raycast",)
+
+
 def make_renderer(name: str, model: mujoco.MjModel, size: int) -> Renderer:
   """Returns the renderer `name` for square pictures of `size` pixels; 'auto' is opengl where it works."""
   if name not in RENDERERS:
     raise unknown_name("renderer", name, RENDERERS)
   if name == "auto":
-    name = "opengl" if hasattr(mujoco, "GLContext") else "raycast"
+    name = available()[-1]
   return OpenGLRenderer(model, size) if name == "opengl" else RaycastRenderer(model, size)
 
 

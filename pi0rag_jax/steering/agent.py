@@ -65,10 +65,8 @@ class Agent:
     if memory is None:
       return
     rule = rules.preset(rule or "residual") if isinstance(rule, str) or rule is None else rule
+    check_rule(policy, rule)
     self._runs_again = rule.flow != rules.AFTER
-    if self._runs_again and not policy.has_flow:
-      raise Pi0RagError(f"steering flow '{rule.flow}' leads a flow elsewhere, which a {policy.spec.family} policy has "
-                        f"none of; allowed for it: '{rules.AFTER}', as in the preset 'residual'")
     self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance)
     steer = functools.partial(rules.steer, config=rule, space=policy.space)
     self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
@@ -204,6 +202,13 @@ class Agent:
     """Stops the search thread; the memory stays open, it is its owner's."""
     if self.memory is not None:
       self._search.close()
+
+
+def check_rule(policy: Policy, rule: rules.SteeringConfig) -> None:
+  """Raises Pi0RagError for a rule that steers within the flow, where the policy has none."""
+  if rule.flow != rules.AFTER and not policy.has_flow:
+    raise Pi0RagError(f"steering flow '{rule.flow}' leads a flow elsewhere, which a {policy.spec.family} policy has "
+                      f"none of; allowed for it: '{rules.AFTER}', as in the preset 'residual'")
 
 
 def start_with(memory_dir, spec: PolicySpec, asked: str | None = None) -> str | None:

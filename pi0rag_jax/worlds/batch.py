@@ -23,6 +23,8 @@ from pi0rag_jax.sim.experts import get_expert
 from pi0rag_jax.sim.tasks import Task
 from pi0rag_jax.sim.truth import Truth, Witness
 
+ROBOT = "panda"  # what the environments' observations and actions are, a name of pi0rag_jax.robots
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:

@@ -8,18 +8,28 @@ arithmetic of an episode not on who is beside it.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 
+import jax
 import numpy as np
 
-from pi0rag_jax.steering.agent import Prediction, SteeredPolicy
-from pi0rag_jax.worlds.batch import Advance, BatchEnv, Follow, Moment, Rewind, Start
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.policy.policy import Carry, Policy
+from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec
+from pi0rag_jax.robots import panda
+from pi0rag_jax.robots.registry import make_robot
+from pi0rag_jax.sim import render
+from pi0rag_jax.sim.tasks import Task
+from pi0rag_jax.steering.agent import Agent, Decision
+from pi0rag_jax.worlds.batch import ROBOT, Advance, BatchEnv, EnvConfig, Follow, Moment, Rewind, Start
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 
 # Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
 # long for its turn.
 GROUP = 8
+# Where an episode's next decision starts to denoise: a start of PolicySpec, or what a function says of the episode so
+# far. None is the policy's own start.
+FlowStart = str | Callable[[Trace], np.ndarray] | None
 
 
 @dataclasses.dataclass
@@ -29,6 +39,7 @@ class _Running:
   trace: Trace
   noise: np.random.Generator
   answer: Moment | None = None  # the environment's last one
+  row: int | None = None  # of its group's last decision; None before its first one
 
   @property
   def moment(self) -> Moment:
@@ -42,6 +53,7 @@ class _Group:
   """Slots that decide together."""
 
   slots: range
+  carry: Carry  # of the group's last decision
   running: dict[int, _Running] = dataclasses.field(default_factory=dict)
   answers: Callable[[], dict[int, Moment]] = dict  # waits for what its environments answer
 
@@ -62,27 +74,46 @@ class _Group:
     return commands
 
 
-def run(env: BatchEnv, policy: SteeredPolicy, jobs: collections.deque[Job], *, stochastic: bool,
-        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False,
-        start: Callable[[Trace], np.ndarray] | None = None) -> Iterator[Trace]:
+def env_config(spec: PolicySpec, task: str | Task, condition: str, *, witness: bool = False) -> EnvConfig:
+  """Returns the environments in which a policy can run.
+
+  Errors: Pi0RagError for a policy of another robot, one that was not trained on the task, and one of pictures that this
+    machine cannot make.
+  """
+  robot, name = make_robot(spec.data, spec.model.family).name, task if isinstance(task, str) else task.name
+  if robot != ROBOT:
+    raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', the simulated one is '{ROBOT}'")
+  if name not in spec.tasks:
+    raise Pi0RagError(f"policy '{spec.name}' was trained on {', '.join(spec.tasks) or 'no simulated task'}, not on "
+                      f"'{name}'")
+  if spec.renderer not in render.available():
+    raise Pi0RagError(f"policy '{spec.name}' was trained on pictures of renderer '{spec.renderer}'; on this machine "
+                      f"there are {', '.join(render.available())}")
+  image_size = panda.PX if spec.sizes is None else spec.sizes.image_size[0]
+  return EnvConfig(task, condition, spec.renderer, image_size, spec.horizon, witness)
+
+
+def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
+        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
+
+  What a policy carries between decisions begins anew with each job, also with one that rewinds.
 
   Args:
     jobs: taken from the left; what is put there while this runs is run too.
-    stochastic: denoising starts at a Gaussian draw of the job's seed, else at zero; attempts always have a draw.
+    start: see FlowStart. A new draw is the job's seed's own; attempts always have one.
     launch: has the last word on a job as it begins.
     keep_observations: every step carries what the policy saw, pictures and all.
-    start: says of an episode so far where its next decision starts to denoise, instead of zero or a draw.
   """
-  noise = functools.partial(_noise, policy, stochastic) if start is None else functools.partial(_starts, start)
   rows = group_size(env.slots)
-  groups = [_Group(range(first, min(first + rows, env.slots))) for first in range(0, env.slots, rows)]
+  groups = [_Group(range(first, min(first + rows, env.slots)), agent.policy.start(rows))
+            for first in range(0, env.slots, rows)]
   while jobs or any(group.running for group in groups):
     for group in groups:
       yield from group.finished()
       begun = group.started(jobs, launch)
       deciding = {slot: one for slot, one in group.running.items() if slot not in begun}
-      decided = _decide(policy, list(deciding.values()), rows, noise, keep_observations)
+      decided = _decide(agent, group, list(deciding.values()), rows, start, keep_observations)
       group.answers = env.submit(begun | dict(zip(deciding, decided)))
 
 
@@ -93,57 +124,69 @@ def group_size(slots: int) -> int:
   return min(GROUP, 1 << max(slots // 2, 1).bit_length() - 1)
 
 
-def _decide(policy: SteeredPolicy, running: list[_Running], rows: int,
-            noise: Callable[[list[_Running]], np.ndarray | None], keep_observations: bool) -> list[Advance | Follow]:
+def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, start: FlowStart,
+            keep_observations: bool) -> list[Advance | Follow]:
   """Returns what each episode executes, and books the decision in its trace."""
   if not running:
     return []
   # Always the same program: another one, of fewer rows, rounds otherwise, and must be compiled.
   padded = [*running, *running[-1:] * (rows - len(running))]
   observations, trust_B = [r.moment.observation for r in padded], [r.trace.job.trust for r in padded]
-  prediction = policy.infer(observations, noise(running), trust_B=np.array(trust_B, np.float32))
-  base_BTA = _own_chunks(policy, running, observations, prediction)
-  count = policy.policy.spec.execute_steps
+  carry = _carried(agent.policy, group.carry, padded)
+  group.carry, decision = agent.decide(
+    carry, observations, _noise(agent.policy, start, running), trust_B=np.array(trust_B, np.float32))
+  base_BTA = _own_chunks(agent.policy, carry, running, observations, decision)
+  count = agent.policy.spec.execute_steps
   commands = []
   for row, one in enumerate(running):
-    _book(one, prediction, row, base_BTA[row], keep_observations)
+    one.row = row
+    _book(one, decision, row, base_BTA[row], keep_observations)
     commands.append(Follow(count) if one.trace.job.by_expert else Advance(one.trace.steps[-1].actions_TA[:count]))
   return commands
 
 
-def _starts(start: Callable[[Trace], np.ndarray], running: list[_Running]) -> np.ndarray:
-  return np.stack([start(r.trace) for r in running])
+def _carried(policy: Policy, carry: Carry, padded: list[_Running]) -> Carry:
+  """Returns what the episodes carry, in their order now; those that begin have a fresh start."""
+  if not jax.tree.leaves(carry):
+    return carry
+  before_B = np.array([r.row or 0 for r in padded])
+  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), np.array([r.row is None for r in padded]))
 
 
-def _noise(policy: SteeredPolicy, stochastic: bool, running: list[_Running]) -> np.ndarray | None:
-  """Returns where each row's flow starts, zero where nothing is drawn; None where nothing is drawn at all."""
-  drawn = [stochastic or r.trace.job.attempt > 0 for r in running]
-  if not any(drawn):
+def _noise(policy: Policy, start: FlowStart, running: list[_Running]) -> np.ndarray | None:
+  """Returns where each row's flow starts; None where all start where the policy's own does."""
+  if callable(start):
+    return np.stack([start(r.trace) for r in running])
+  start = start or policy.spec.start
+  drawn = [start == NEW or r.trace.job.attempt > 0 for r in running]
+  if not policy.noise_shape or (start == policy.spec.start and not any(drawn)):
     return None
-  shape = policy.policy.noise_shape
-  return np.stack([r.noise.standard_normal(shape) if draw else np.zeros(shape) for r, draw in zip(running, drawn)])
+  fixed_TX = np.zeros(policy.noise_shape) if start == ZERO else policy.start_of_flow(1)[0]
+  return np.stack([r.noise.standard_normal(policy.noise_shape) if draw else fixed_TX
+                   for r, draw in zip(running, drawn)])
 
 
-def _own_chunks(policy: SteeredPolicy, running: list[_Running], observations: list[dict], prediction: Prediction
+def _own_chunks(policy: Policy, carry: Carry, running: list[_Running], observations: list[dict], decision: Decision
                 ) -> np.ndarray:
   """Returns the policy's own chunks float32[B, T, A]: an attempt's noise is none of what a record calls its base."""
   rows = [row for row, r in enumerate(running) if r.trace.job.attempt > 0]
-  if not rows:
-    return prediction.base_BTA
-  base_BTA = np.array(prediction.base_BTA)
-  base_BTA[rows] = np.asarray(policy.policy.denoise(policy.policy.encode(observations), None))[rows]
+  if not rows or not policy.noise_shape or policy.spec.start == NEW:
+    return decision.base_BTA
+  base_BTA = np.array(decision.base_BTA)
+  _, encoded = policy.encode(carry, policy.prepare(observations))
+  base_BTA[rows] = np.asarray(policy.decode(encoded))[rows]
   return base_BTA
 
 
-def _book(running: _Running, prediction: Prediction, row: int, base_TA: np.ndarray, keep_observation: bool) -> None:
+def _book(running: _Running, decision: Decision, row: int, base_TA: np.ndarray, keep_observation: bool) -> None:
   trace, moment = running.trace, running.moment
   trace.prompt = moment.observation["prompt"]
-  trace.steps.append(Step(moment.ticks, moment.snapshot, prediction.key_BE[row], base_TA, prediction.actions_BTA[row],
-                          int(prediction.used_B[row]), prediction.ids_BK[row], prediction.weight_BK[row],
+  trace.steps.append(Step(moment.ticks, moment.snapshot, decision.key_BE[row], base_TA, decision.actions_BTA[row],
+                          int(decision.used_B[row]), decision.ids_BK[row], decision.weight_BK[row],
                           moment.observation if keep_observation else None))
-  for stage, latency_ms in prediction.latency_ms.items():
+  for stage, latency_ms in decision.latency_ms.items():
     trace.latency_ms.setdefault(stage, []).append(latency_ms)
-  trace.deadline_misses += prediction.missed_deadline
+  trace.deadline_misses += decision.missed_deadline
 
 
 def _take(running: _Running, answer) -> bool:

@@ -11,7 +11,7 @@ from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import embedding
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy import directory
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 LENGTHS = (5, 4)
@@ -51,11 +51,11 @@ def found(dataset, extractor, root):
 
 def test_they_are_the_policys_prefix_of_every_second_frame(dataset, found, tiny_policy_dir):
   assert [len(found.episode(i)) for i in range(2)] == [3, 2] and found.computed == 5
-  policy = Policy.load(tiny_policy_dir)
+  policy = directory.load(tiny_policy_dir)
   data = dataset.read_episode(1)
   observation = {"image": {name: frames[2] for name, frames in data.images.items()}, "state": data.state[2],
                  "prompt": PROMPT}
-  prefix = policy.encode([observation]).prefix
+  prefix = policy.encode(policy.start(1), policy.prepare([observation]))[1].context
   expected = embedding.pool_prefix(prefix.hidden_BSD, prefix.mask_BS)[0]
   np.testing.assert_allclose(found.episode(1)[1], expected, atol=1e-5)
 

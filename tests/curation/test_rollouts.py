@@ -9,7 +9,7 @@ from pi0rag_jax.curation import rollouts
 from pi0rag_jax.curation.rollouts import RolloutConfig
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy import directory
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 
 CONFIG = RolloutConfig(PickAndPlace(PickAndPlaceConfig(time_limit=8)), slots=2, processes=0)
@@ -17,7 +17,7 @@ CONFIG = RolloutConfig(PickAndPlace(PickAndPlaceConfig(time_limit=8)), slots=2, 
 
 @pytest.fixture(scope="module")
 def policy(tiny_policy_dir):
-  return Policy.load(tiny_policy_dir)
+  return directory.load(tiny_policy_dir)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_every_decision_is_a_frame_of_what_the_policy_saw(folder, policy):
   data = open_dataset(folder).read_episode(0)
   assert len(data) == 2 and data.metadata["seed"] == 7 and data.metadata["success"] == 0
   assert {name: frames.shape for name, frames in data.images.items()} == {
-    name: (2, 64, 64, 3) for name in policy.spec.model.image_keys}
+    name: (2, 64, 64, 3) for name in policy.spec.cameras}
   trace = next(rollouts.run(policy, [7], CONFIG, keep_observations=True))
   np.testing.assert_allclose(data.actions[1], trace.steps[1].actions_TA[0], atol=1e-6)
   assert trace.steps[1].observation is not None

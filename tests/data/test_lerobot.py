@@ -73,7 +73,7 @@ def test_versions_and_folders_that_are_not_read_are_named(tmp_path, write_lerobo
   assert formats.open_dataset(tmp_path / "set", skip_bad=True).num_episodes == 1
   del info["fps"]
   file.write_text(json.dumps(info))
-  with pytest.raises(Pi0RagError, match=r"incomplete meta folder: KeyError\('fps'\)"):
+  with pytest.raises(Pi0RagError, match=r"info.json': fps is missing"):
     formats.open_dataset(tmp_path / "set")
 
 

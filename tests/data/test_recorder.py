@@ -8,6 +8,7 @@ import pytest
 
 from pi0rag_jax.data import __main__ as command
 from pi0rag_jax.data import episodes, formats, recorder, splits
+from pi0rag_jax.data.dataset import Fields
 from pi0rag_jax.data.mobile_vla import mobile_vla_schema
 from pi0rag_jax.data.validation import Schema
 from pi0rag_jax.errors import Pi0RagError
@@ -139,3 +140,76 @@ def test_mistakes_end_in_one_line(tmp_path, capsys):
   assert capsys.readouterr().err == f"error: no data set at '{tmp_path / 'none'}'\n"
   assert command.main(["split", str(record(tmp_path / "set", 1))]) == 2
   assert "1 episodes cannot be split into 3 parts" in capsys.readouterr().err
+
+
+def labelled(folder, frames=4, **ending):
+  writer = recorder.EpisodeWriter(folder, SCHEMA)
+  for t, by in zip(range(frames), ("policy", "human", "retry", "expert")):
+    writer.add_frame(**frame(time_s=t / 10, action=[t, 0], label=[t, 1], by=by))
+  writer.save(prompt="go", **ending)
+  return folder
+
+
+def test_labels_actors_and_endings_are_read_and_trained_on(tmp_path, capsys):
+  folder = labelled(tmp_path / "set", failure="dropped", note="the lid was loose")
+  data = formats.open_dataset(folder).read_episode(0)
+  assert data.actions.tolist() == [[t, 0] for t in range(4)]
+  assert data.extras["label"].tolist() == [[t, 1] for t in range(4)]
+  assert data.extras["by"].tolist() == ["policy", "human", "retry", "expert"]
+  assert [data.metadata[name] for name in ("success", "failure", "note")] == [False, "dropped", "the lid was loose"]
+  clean = formats.open_dataset(folder, fields=Fields(actions="label"))
+  assert clean.read_samples(np.zeros(1, int), np.ones(1, int), horizon=2)["actions"].tolist() == [[[1, 1], [2, 1]]]
+  assert command.main(["validate", str(folder)]) == 0
+  assert command.main(["summary", str(folder)]) == 0
+  assert "episodes_by_failure  dropped 1" in capsys.readouterr().out
+  with pytest.raises(Pi0RagError, match=r"unknown field for the actions 'label'"):
+    formats.open_dataset(record(tmp_path / "plain"), fields=Fields(actions="label")).read_episode(0)
+
+
+@pytest.mark.parametrize("changes, message", [
+  ({"label": [0.0]}, "label has 1 dims, expected 2"), ({"label": [0.0, np.nan]}, "label is not finite"),
+  ({"label": None}, "a label comes with every frame or with none, the frames before have one"),
+  ({"by": "robot"}, "who acted is robot, expected one of policy, human, expert, retry"),
+])
+def test_labels_and_actors_that_do_not_fit_are_refused(changes, message, tmp_path):
+  writer = recorder.EpisodeWriter(tmp_path, SCHEMA)
+  writer.add_frame(**frame(label=[0.0, 0.0]))
+  with pytest.raises(Pi0RagError, match=rf"frame 1 is refused: .*{message}"):
+    writer.add_frame(**(frame(time_s=0.1, label=[0.0, 0.0]) | changes))
+  with pytest.raises(Pi0RagError, match=r"the episode is refused: a success has the kind of failure 'late'"):
+    writer.save(prompt="go", success=True, failure="late")
+  assert writer.save(prompt="go", success=True).exists()
+
+
+def test_validation_looks_at_labels_and_endings(tmp_path, capsys):
+  folder = labelled(tmp_path / "set")
+  with h5py.File(next(folder.glob("*.h5")), "a") as file:
+    group = file["episode_000000"]
+    group["label"][2, 1] = np.inf
+    group["by"][1] = b"ghost"
+    group.attrs.update(success=True, failure="late", fps=25.0)
+  assert command.main(["validate", str(folder)]) == 1
+  out = capsys.readouterr().out
+  for text in ("label is not finite in 1 frames, the first is 2", "who acted is ghost",
+               "a success has the kind of failure", "it has 25 frames per second, expected 10"):
+    assert text in out
+
+
+def test_a_summary_gives_reasons_and_fails_where_nothing_can_be_read(tmp_path, capsys):
+  folder = record(tmp_path / "set", 2)
+  (folder / "episode_000001.h5").write_bytes(b"nothing")
+  assert command.main(["summary", str(folder)]) == 0
+  assert "episode_000001.h5' cannot be read: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change, message", [
+  ({"fps": float("nan")}, "fps is nan"), ({"cameras": {"front": [8]}}, "camera 'front' is"),
+  ({"fpz": 1}, "unknown field 'fpz'"), ({"state_dim": -1}, "state_dim is -1"), ({"cameras": 3}, "cameras is 3"),
+  ({"categories": {"a": "much"}}, "category 'a'"),
+])
+def test_a_damaged_schema_is_named(change, message, tmp_path):
+  folder = record(tmp_path / "set", 1)
+  file = folder / "schema.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | change))
+  with pytest.raises(Pi0RagError, match=rf"schema.json': {message}"):
+    Schema.load(folder)

@@ -11,7 +11,7 @@ RATES = {
   "camera_shift": {"base": 0.35, "base_z0": 0.45, "textbook": 0.5, "memory": 0.85},
   "tool_offset": {"base": 0.5, "base_z0": 0.6, "textbook": 0.6, "memory": 0.75},
 }
-STAGES_MS = {"prefix": 9.0, "denoise": 12.0, "retrieval": 0.4, "steer": 0.15, "total": 22.0}
+STAGES_MS = {"prepare": 0.6, "policy": 21.0, "search": 20.8, "steer": 0.4, "total": 22.0}
 KINDS = ("miss", "drop", "collision", "timeout")
 
 
@@ -58,7 +58,7 @@ def _stream(rng, condition: str, rates) -> list[EpisodeRecord]:
 def _evaluated(rng, condition: str, policy: str, seed: int, succeeded: bool) -> EpisodeRecord:
   crashed = (condition, policy, seed) == ("tool_offset", "memory", 11)
   remembers = policy in ("textbook", "memory")
-  stages = {s: ms for s, ms in STAGES_MS.items() if remembers or s not in ("retrieval", "steer")}
+  stages = {s: ms for s, ms in STAGES_MS.items() if s not in (("policy",) if remembers else ("search", "steer"))}
   outcome = "crashed" if crashed else "success" if succeeded else "failure"
   return EpisodeRecord(
     phase="eval",

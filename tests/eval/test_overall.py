@@ -7,8 +7,9 @@ from eval import overall
 from eval.records import EpisodeRecord
 
 
-def episodes(condition, policy, outcomes, *, stream="", after=0):
-  return [EpisodeRecord("eval", policy, "task", condition, stream, seed, seed, outcome, stream_episodes=after)
+def episodes(condition, policy, outcomes, *, stream="", after=0, came_from=""):
+  return [EpisodeRecord("eval", policy, "task", condition, stream, seed, seed, outcome, stream_episodes=after,
+                        came_from=came_from)
           for seed, outcome in enumerate(outcomes)]
 
 
@@ -30,7 +31,7 @@ def test_rows_pair_seeds_and_leave_crashes_and_foreign_memories_out():
     ("task", "a", "memory", "task/a", 50): episodes("a", "memory", [s, f, s, f, c], stream="task/a", after=50),
     ("task", "b", "base_z0", "", 0): episodes("b", "base_z0", [f, s]),
     ("task", "b", "memory", "task/b", 50): episodes("b", "memory", [s, s], stream="task/b", after=50),
-    ("task", "b", "memory", "task/b<a", 50): episodes("b", "memory", [f, f], stream="task/b<a", after=50),
+    ("task", "b", "memory", "b2", 50): episodes("b", "memory", [f, f], stream="b2", after=50, came_from="a"),
   }
   (row,) = overall.rows(cells, ("base", "base_z0"))
   assert (row["policy"], row["stream_episodes"], row["baseline"], row["cells"], row["n"]) == (

@@ -42,7 +42,7 @@ def test_each_place_is_evaluated_without_memory_then_learned_and_evaluated():
 
 
 def test_without_a_policy_that_has_a_memory_nothing_is_learned():
-  steps = plan.steps(config_of(**{"conditions": ("nominal",), "evaluation.policies": (("base", "gaussian", ""),)}))
+  steps = plan.steps(config_of(**{"conditions": ("nominal",), "evaluation.policies": ({"name": "base"},)}))
   assert words(steps) == ["evaluate pick_and_place/nominal 0 base"]
 
 
@@ -50,9 +50,9 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   steps = plan.steps(config_of(**{
     "conditions": ("camera_shift", "nominal"), "stream.checkpoints": (20,), "focus.conditions": ("camera_shift",),
     "focus.streams": 2, "focus.episodes": 150, "focus.return_episodes": 30, "focus.evaluation_episodes": 40,
-    "evaluation.policies": (
-      ("base_z0", "zero", ""), ("memory", "zero", "residual")), "focus.policies": (("textbook", "zero", "textbook"),)}))
-  here, back = "pick_and_place/camera_shift", "pick_and_place/nominal<camera_shift"
+    "evaluation.policies": ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"}),
+    "focus.policies": ({"name": "textbook", "steering": "textbook"},)}))
+  here, back = "pick_and_place/camera_shift", "pick_and_place/nominal, after camera_shift"
   assert words(steps) == [
     f"evaluate {here} 0 base_z0",
     f"learn {here} 20", f"evaluate {here} 20 memory", f"learn {here} 100", f"evaluate {here} 100 memory",
@@ -63,14 +63,16 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
     "evaluate pick_and_place/nominal 0 base_z0",  # by now there is nothing left to do
     f"fork {here} {back}", "evaluate pick_and_place/nominal 0 memory",
     f"learn {back} 30", "evaluate pick_and_place/nominal 30 memory",
-    f"learn {here}#1 20", f"evaluate {here} 20 memory", f"learn {here}#1 100", f"evaluate {here} 100 memory",
+    f"learn {here}, stream 2 20", f"evaluate {here} 20 memory", f"learn {here}, stream 2 100",
+    f"evaluate {here} 100 memory",
     f"learn {here} 150", f"evaluate {here} 150 memory",
   ]
   streams = {step.stream for step in steps if isinstance(step, Learn) and step.stream.place.condition != "nominal"}
   forked = {step.target for step in steps if isinstance(step, Fork)}
   seeds = [seed for stream in streams | forked for seed in stream.seeds]
   assert len(seeds) == len(set(seeds)) == 150 + 100 + 30
-  assert len({stream.directory for stream in streams | forked}) == 3
+  assert {stream.directory for stream in streams | forked} == {
+    "pick_and_place-camera_shift", "pick_and_place-camera_shift-stream_2", "pick_and_place-nominal-after_camera_shift"}
   shown = [step for step in steps if isinstance(step, Evaluate) and step.shown and step.stream]
   assert [step.stream.name for step in shown if step.stream] == [here, "pick_and_place/nominal"]
   seeds = [step.seeds for step in steps if isinstance(step, Evaluate)]
@@ -84,6 +86,10 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   ({"stream.episodes": 6000}, "6000 episodes: at most 5000"),
   ({"stream.first_seed": 199_950, "evaluation.first_seed": 300_000}, "199950..200049 leave"),
   ({"evaluation.first_seed": 50}, "evaluation seeds 50..149 leave"),
+  ({"evaluation.policies": (("base", "gaussian", ""),)}, r"is \('base', 'gaussian', ''\); allowed: a dictionary"),
+  ({"evaluation.policies": ({"name": "x", "begin": "zero"},)}, "entry of a policy to evaluate 'begin'.*start"),
+  ({"evaluation.policies": ({"name": "x", "start": "gaussian"},)}, "unknown start of the flow 'gaussian'.*new, zero"),
+  ({"evaluation.policies": ({"name": "x", "steering": "magic"},)}, "steering preset 'magic'.*residual, textbook"),
 ])
 def test_what_cannot_be_planned_is_refused(changes, message):
   with pytest.raises(Pi0RagError, match=message):

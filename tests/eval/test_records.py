@@ -32,6 +32,14 @@ def test_a_record_comes_back_as_it_was(tmp_path):
   assert read_records(tmp_path / "records.jsonl") == [record]
 
 
+def test_a_stream_of_an_older_sweep_says_in_its_name_where_its_memory_came_from(tmp_path):
+  values = {**dataclasses.asdict(episode()), "stream": "place/nominal<camera_shift"}
+  del values["came_from"]
+  (tmp_path / "records.jsonl").write_text(json.dumps(values) + "\n")
+  (record,) = read_records(tmp_path / "records.jsonl")
+  assert record.came_from == "camera_shift"
+
+
 def test_numpy_values_are_written_as_numbers(tmp_path):
   with RecordLog(tmp_path / "r.jsonl") as log:
     log.append(episode(latency_ms={"total": np.array([1.0, 2.0])}, steps=np.int64(7)))

@@ -1,5 +1,6 @@
 """The main job on a tiny scale: results, resuming, and what a user can get wrong."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,8 @@ from eval import experiment, sweep
 from eval.records import read_records
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy.spec import PolicySpec
+from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv
 
 
@@ -21,7 +24,8 @@ def config_of(policy_dir, **changes):
   values = {
       "policy": str(policy_dir), "conditions": ("camera_shift",), "slots": 3, "processes": 0,
       "stream.episodes": 2, "stream.corrected_max": 1, "evaluation.episodes": 2, "evaluation.latency_episodes": 1,
-      "evaluation.clips": 1, "evaluation.policies": (("base_z0", "zero", ""), ("memory", "zero", "residual")),
+      "evaluation.clips": 1,
+      "evaluation.policies": ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"}),
   }
   config.update_from_flattened_dict(values | changes)
   return config
@@ -86,7 +90,7 @@ def forbid_simulation(monkeypatch):
   def forbidden(_, commands):
     raise AssertionError(f"commands to {len(commands)} environments")
 
-  monkeypatch.setattr(BatchEnv, "run", forbidden)
+  monkeypatch.setattr(BatchEnv, "submit", forbidden)  # `run` submits too
 
 
 def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_policy_dir, tmp_path, monkeypatch):
@@ -120,9 +124,8 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
     ({"task": "juggling"}, "unknown task 'juggling'.*pick_and_place"),
     ({"conditions": ("camera_shfit",)}, "Did you mean 'camera_shift'.*nominal"),
     ({"policy": "panda_big"}, "unknown policy"),
-    ({"renderer": "opengl"}, "trained on pictures of renderer 'raycast'"),
-    ({"evaluation.policies": (("x", "zero", "magic"),)}, "unknown steering preset 'magic'.*residual, textbook"),
-    ({"evaluation.policies": (("x", "one", ""),)}, "gaussian, zero"),
+    ({"task": "stacking"}, "policy 'tiny' was trained on pick_and_place, not on 'stacking'"),
+    ({"policy": "pi05_libero"}, "policy 'pi05_libero' is for the robot 'libero', the simulated one is 'panda'"),
     ({"evaluation.first_seed": 100_001}, "overlap"),
     ({"stream.steering": "algined"}, "Did you mean 'aligned'"),
 ])
@@ -130,6 +133,24 @@ def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, 
   with pytest.raises(Pi0RagError, match=message):
     sweep.sweep(config_of(tiny_policy_dir, **changes), tmp_path / "out")
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"renderer": "film"}, "pictures of renderer 'film'; on this machine there are raycast"),
+    ({"tasks": ()}, "was trained on no simulated task, not on 'pick_and_place'"),
+])
+def test_a_policy_that_the_world_cannot_show_anything_is_refused(tiny_policy_dir, fields, message):
+  spec = dataclasses.replace(PolicySpec.load(tiny_policy_dir), **fields)
+  with pytest.raises(Pi0RagError, match=message):
+    rollout.env_config(spec, "pick_and_place", "nominal")
+
+
+@pytest.mark.parametrize(("policies", "message"), [
+    ({"name": "x", "steering": "residual", "start": "new"}, "'x' starts the flow at 'new', its memory learns where"),
+])
+def test_a_memory_steers_from_where_it_learned(tiny_policy_dir, tmp_path, policies, message):
+  with pytest.raises(Pi0RagError, match=message):
+    sweep.sweep(config_of(tiny_policy_dir, **{"evaluation.policies": (policies,)}), tmp_path / "out")
 
 
 def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_policy_dir, tmp_path):

@@ -9,7 +9,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.rewind import RewindConfig
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
+from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.worlds.episode import Job, Trace
 
 FREE_MOTION = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
@@ -41,7 +41,7 @@ def make_learner(memory, **config):
     asked.append(list(snapshots))
     return np.zeros((len(snapshots), 16, 5), np.float32)
 
-  learner = OnlineLearner(memory, LAYOUT, task="pick", condition="nominal", expert_plan=expert_plan,
+  learner = OnlineLearner(memory, ACTIONS, task="pick", condition="nominal", expert_plan=expert_plan,
                           config=OnlineConfig(**config))
   return learner, asked
 

@@ -133,3 +133,67 @@ def test_files_that_are_no_export_are_refused(tmp_path):
   for name in ("array.npy", "arrays.npz", "text", "pickle", "empty", "missing"):
     with pytest.raises(Pi0RagError, match=rf"{name} is not an exported memory"):
       portable.read_export(tmp_path / name)
+
+
+def parts_of(path):
+  with zipfile.ZipFile(path) as archive:
+    return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_an_import_makes_no_more_of_a_file_than_it_has_bytes(exported, tmp_path, monkeypatch):
+  parts, out = parts_of(exported), tmp_path / "bomb.npz"
+  read = []
+  monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda *_: read.append(1))
+  with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    for name, data in parts.items():
+      archive.writestr(name, bytes(10_000_000) if name == "keys_ME.npy" else data)
+  with pytest.raises(Pi0RagError, match="compressed, an export's are not"):
+    portable.read_export(out)
+  data = bytearray(exported.read_bytes())
+  at = data.rfind(b"PK\x01\x02")  # the last part's entry declares sizes far beyond the file
+  data[at + 20 : at + 28] = (2**31).to_bytes(4, "little") * 2
+  out.write_bytes(data)
+  with pytest.raises(Pi0RagError, match=r"the file has \d+: it was cut"):
+    portable.read_export(out)
+  with zipfile.ZipFile(out, "w") as archive:
+    archive.writestr("memory.json", "{}")
+  with pytest.raises(Pi0RagError, match=r"it has the parts \['memory.json'\], must have"):
+    portable.read_export(out)
+  assert read == []
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (3, 5), (-1, 4), (4, 3)])
+def test_an_arrays_header_must_agree_with_its_size(exported, tmp_path, shape):
+  parts, out = parts_of(exported), tmp_path / "lie.npz"
+  header = np.lib.format
+  with open(tmp_path / "part", "w+b") as file:
+    header.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    file.write(bytes(48))
+    file.seek(0)
+    parts["keys_ME.npy"] = file.read()
+  with zipfile.ZipFile(out, "w") as archive:
+    for name, data in parts.items():
+      archive.writestr(name, data)
+  with pytest.raises(Pi0RagError, match=r"another size: keys_ME is|is not an exported memory"):
+    portable.read_export(out)
+
+
+def test_a_clock_before_1980_does_not_matter(exported, monkeypatch, tmp_path):
+  monkeypatch.setattr("time.time", lambda: 1.0)
+  portable.export_memory(tmp_path / "memory", tmp_path / "old.npz")
+  assert parts_of(tmp_path / "old.npz") == parts_of(exported)
+  assert (tmp_path / "old.npz").read_bytes() == exported.read_bytes()
+  assert portable.import_memory(tmp_path / "copy", tmp_path / "old.npz") == (3, 0)
+
+
+def test_archives_as_numpy_writes_them_and_without_later_fields(exported, tmp_path):
+  """As versions before wrote them."""
+  parts = parts_of(exported)
+  text = json.loads(parts.pop("memory.json"))
+  del text["header"]["start"], text["header"]["actions"]
+  with np.load(exported) as file:
+    np.savez(tmp_path / "old.npz", **{name: file[name] for name in ("keys_ME", "base_MTA", "corrected_MTA")})
+  with zipfile.ZipFile(tmp_path / "old.npz", "a") as archive:
+    archive.writestr("memory.json", json.dumps(text))
+  header, records = portable.read_export(tmp_path / "old.npz")
+  assert (header.start, header.actions, len(records)) == ("zero", "", 3)

@@ -343,3 +343,19 @@ def test_pieces_are_let_go_as_they_are_cast(monkeypatch):
     monkeypatch.setattr(orbax_source, "AHEAD_BYTES", ahead)
     array = orbax_source._read_array(Store(), ml_dtypes.bfloat16)
     assert array.dtype == ml_dtypes.bfloat16 and (array == 1).all() and (most, under_way) == (allowed, 0)
+
+
+def test_the_home_folder_is_understood(golden, tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  (tmp_path / "run").symlink_to(GOLDEN)
+  assert_same(checkpoints.load_params("~/run"), golden)
+  checkpoints.save_params("~/mine", TREE)
+  assert_same(checkpoints.load_params(tmp_path / "mine"), TREE)
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
+def test_pointers_of_git_lfs_are_called_that(name, tmp_path):
+  shutil.copytree(GOLDEN / "params", tmp_path / "params")
+  (tmp_path / "params" / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+  with pytest.raises(Pi0RagError, match=rf"params/{name} is a git-lfs pointer: run git lfs pull"):
+    checkpoints.load_params(tmp_path)

@@ -133,3 +133,37 @@ def test_a_missing_package_says_how_to_install_it(package, monkeypatch):
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(Pi0RagError, match=r"pip install 'pi0rag-jax\[gcs\]'"):
     download.fetch("gs://openpi-assets/checkpoints/pi0_base/params")
+
+
+@pytest.mark.parametrize("told", [{"crc32c": "yZRlqg=="}, {"md5Hash": "XrY7u+Ae7tCTyyK7j1rNww=="}])
+def test_checksums_of_the_store_are_compared(told, remote, cache, monkeypatch):
+  """Of the text `hello world`."""
+
+  class Store(type(remote)):
+    text = b"hello world"
+
+    def find(self, root, detail):
+      return {"/bucket/weights/table.npz": {"size": 11, **told}}
+
+    def get(self, sources, targets):
+      pathlib.Path(targets[0]).write_bytes(self.text)
+
+  monkeypatch.setattr(download, "_open", lambda url: (Store(), "/bucket/weights"))
+  assert (download.fetch("memory://bucket/weights") / "table.npz").read_bytes() == b"hello world"
+  monkeypatch.setattr(Store, "text", b"hello World")
+  with pytest.raises(Pi0RagError, match=r"went wrong: table.npz and 0 more have another checksum"):
+    download.fetch("memory://bucket/other")
+  assert not (cache / "bucket/other").exists()
+
+
+def test_a_store_that_cannot_be_reached_is_told_at_once(monkeypatch):
+  for name in download.PROXIES:
+    monkeypatch.delenv(name, raising=False)
+
+  def refuse(address, timeout):
+    raise OSError("no route")
+
+  monkeypatch.setattr(download.socket, "create_connection", refuse)
+  monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (None, url))
+  with pytest.raises(Pi0RagError, match=r"storage.googleapis.com cannot be reached \(no route\)"):
+    download.fetch("gs://openpi-assets/checkpoints/pi0_base/params")

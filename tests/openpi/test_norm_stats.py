@@ -43,6 +43,14 @@ def test_a_missing_asset_names_the_ones_present():
   ('{"state": {}}', "expected openpi's"),
   ('{"norm_stats": {"state": {"mean": [1.0]}}}', "state lacks std"),
   ('{"norm_stats": {"state": {"mean": [1.0], "std": [1.0, 2.0]}}}', "different shapes"),
+  ('{"norm_stats": {"state": {"mean": [1.0, NaN], "std": [1, 2]}}}', r"state, mean\[1\] is nan, allowed: finite"),
+  ('{"norm_stats": {"state": {"mean": [1.0, null], "std": [1, 2]}}}', r"state, mean\[1\] is None"),
+  ('{"norm_stats": {"state": {"mean": [1.0], "std": [1e60]}}}', r"state, std\[0\] is 1e\+60"),
+  ('{"norm_stats": {"state": {"mean": "x", "std": [1]}}}', r"state, mean is 'x', expected a list"),
+  ('{"norm_stats": {"state": {"mean": [1.0], "std": [-1]}}}', r"std\[0\] is -1, allowed: 0 or more"),
+  ('{"norm_stats": {"state": {"mean": [0], "std": [1], "q01": [2], "q99": [1]}}}', r"q01\[0\] is 2, above q99\[0\], 1"),
+  ("version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
+  ("[" * 100_000, "expected openpi's"),
 ])
 def test_a_broken_file_is_named(tmp_path, text, message):
   file = tmp_path / "assets" / "robot" / "norm_stats.json"

@@ -190,3 +190,45 @@ def test_a_truncated_file_and_a_missing_package_are_named(tmp_path, monkeypatch)
   monkeypatch.setitem(sys.modules, "safetensors", None)
   with pytest.raises(Pi0RagError, match=r"pip install 'pi0rag-jax\[torch\]'"):
     checkpoints.load_params(tmp_path)
+
+
+OLDER = {LANGUAGE: PALIGEMMA + "language_model.model.", PALIGEMMA + "lm_head.": PALIGEMMA + "language_model.lm_head.",
+         VISION: PALIGEMMA + "vision_tower.vision_model.",
+         PALIGEMMA + "model.multi_modal_projector.": PALIGEMMA + "multi_modal_projector."}
+
+
+def older(name: str) -> str:
+  """The name of a tensor before transformers 4.52."""
+  new = next((new for new in OLDER if name.startswith(new)), None)
+  return name if new is None else OLDER[new] + name.removeprefix(new)
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+@pytest.mark.parametrize(("prefix", "rename"), [
+  ("model.", str), ("module.", str), ("_orig_mod.model.", str), ("model.", older), ("", older)])
+def test_wrapped_and_older_names_load(prefix, rename, pi05, tmp_path):
+  tensors = {prefix + rename(name): array for name, array in to_torch(model(pi05), pi05=pi05).items()}
+  tensors |= {f"{name}.buffer_action.mean": np.zeros(3, np.float32)
+              for name in ("normalize_inputs", "normalize_targets", "unnormalize_outputs")}
+  safetensors.save_file(tensors, tmp_path / "model.safetensors")
+  assert_same(checkpoints.load_params(tmp_path, template=model(pi05)), model(pi05))
+
+
+def test_both_kinds_of_wrong_names_are_shown_and_none_twice(tmp_path):
+  tensors = to_torch(model(False), pi05=False)
+  wrong = {f"other.{name}" if "layers" in name else name: array for name, array in tensors.items()}
+  safetensors.save_file(wrong, tmp_path / "model.safetensors")
+  with pytest.raises(Pi0RagError) as caught:
+    checkpoints.load_params(tmp_path)
+  shown = str(caught.value).splitlines()[1:]
+  assert sum("missing" in line for line in shown) == sum("unexpected other." in line for line in shown) == 4
+  twice = tensors | {older(name): array for name, array in tensors.items()}
+  safetensors.save_file(twice, tmp_path / "model.safetensors")
+  with pytest.raises(Pi0RagError, match=r"has .* twice, as "):
+    checkpoints.load_params(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_called_that(tmp_path):
+  (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+  with pytest.raises(Pi0RagError, match=r"model.safetensors is a git-lfs pointer: run git lfs pull"):
+    checkpoints.load_params(tmp_path)

@@ -10,6 +10,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import embedding, registry
 from pi0rag_jax.models.backbones import base
 from pi0rag_jax.models.backbones.light import LightBackbone
+from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy import features
 from pi0rag_jax.robots import normalize
@@ -35,9 +36,13 @@ def paligemma(tmp_path_factory, text_tokenizer):
   return features.FeatureExtractor(made, params, STATS, tokenizer=text_tokenizer)
 
 
+def model_input(extractor, observations):
+  return Observation.from_dict(extractor.batch([extractor.model_input(o) for o in observations]))
+
+
 def test_features_are_the_pooled_prefix_of_the_checkpoints_model(paligemma, observations):
   got = np.asarray(paligemma.encode(observations))
-  obs = paligemma.model_input(observations)
+  obs = model_input(paligemma, observations)
   network = registry.network(paligemma.backbone.config)
   np.testing.assert_allclose(got, embedding.embed_observation(network, paligemma.params, obs).key_BE, atol=1e-5)
   assert got.shape == (2, 16) and not np.allclose(got[0], got[1])
@@ -58,21 +63,21 @@ def test_the_preprocessing_is_part_of_the_cache_key(paligemma):
 def test_pictures_of_any_size_and_order_are_taken(paligemma, observations):
   raw = observations[0]
   wide = {name: np.zeros((3, 32, 48), np.float32) for name in raw["image"]}
-  obs = paligemma.model_input([raw | {"image": wide}])
+  obs = model_input(paligemma, [raw | {"image": wide}])
   assert all(image.shape == (1, 64, 64, 3) for image in obs.images.values())
 
 
 def test_the_state_may_stand_in_the_prompt(paligemma, observations):
   prompted = features.FeatureExtractor(
     paligemma.backbone, paligemma.params, STATS, tokenizer=paligemma._tokenizer, state_in_prompt=True)
-  tokens = paligemma.model_input(observations[:1]).tokenized_prompt
-  assert not np.array_equal(prompted.model_input(observations[:1]).tokenized_prompt, tokens)
+  tokens = model_input(paligemma, observations[:1]).tokenized_prompt
+  assert not np.array_equal(model_input(prompted, observations[:1]).tokenized_prompt, tokens)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-  ({"state": np.zeros(3)}, "state has 3 dims, the norm stats have 10"),
+  ({"state": np.zeros(3)}, "state: array has 3 dims, the norm stats have 10"),
   ({"state": np.full(10, np.nan)}, "state has NaN"),
-  ({"image": {"wrist": np.zeros((4, 4, 3), np.uint8)}}, "unknown camera 'base_0_rgb'"),
+  ({"image": {"wrist": np.zeros((4, 4, 3), np.uint8)}}, "no picture of base_0_rgb, left_wrist_0_rgb, there are wrist"),
 ])
 def test_observations_are_checked(paligemma, observations, change, message):
   with pytest.raises(Pi0RagError, match=message):
@@ -81,7 +86,7 @@ def test_observations_are_checked(paligemma, observations, change, message):
 
 def test_a_missing_prompt_or_tokenizer_is_told(paligemma, observations):
   silent = {key: value for key, value in observations[0].items() if key != "prompt"}
-  with pytest.raises(Pi0RagError, match="reads a prompt, the observation has image, state"):
+  with pytest.raises(Pi0RagError, match="the observation has no 'prompt'"):
     paligemma.encode([silent])
   with pytest.raises(Pi0RagError, match="it takes a tokenizer"):
     features.FeatureExtractor(paligemma.backbone, {}, STATS)

@@ -145,7 +145,7 @@ def test_a_robot_that_mixes_its_entries_has_no_map():
   mixed = Robot("mine", dict, lambda data: {"actions": data["actions"][:, :1] + data["actions"][:, 1:2]})
   squared = Robot("mine", dict, lambda data: {"actions": data["actions"][:, :2] ** 2})
   for robot in (mixed, squared):
-    with pytest.raises(Pi0RagError, match="the robot .mine. mixes entries of its actions"):
+    with pytest.raises(Pi0RagError, match=r"the robot .mine. mixes entries of its actions"):
       robot.action_map(4)
 
 

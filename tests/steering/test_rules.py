@@ -1,6 +1,8 @@
 """Steering: weights by distance, nothing in range, presets."""
 
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,11 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS
 from pi0rag_jax.models import flow as flow_matching
-from pi0rag_jax.policy.spec import PANDA_ACTIONS as LAYOUT
-from pi0rag_jax.steering import guidance, paths, rules, targets
+from pi0rag_jax.models.flow import Ode
+from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.steering import paths, rules, targets
 
-BASE = np.random.default_rng(0).uniform(LAYOUT.low, LAYOUT.high, (2, 16, 5)).astype(np.float32)
+BASE = np.random.default_rng(0).uniform(ACTIONS.low, ACTIONS.high, (2, 16, 5)).astype(np.float32)
 STILL = np.zeros_like(BASE)
 
 
@@ -24,7 +27,7 @@ def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
   corrected_BKTA = base_BKTA.copy()
   corrected_BKTA[:, :, 0, 1] += residual
   flat = (-1, *BASE.shape[1:])
-  aligned = paths.aligned_residual(base_BKTA.reshape(flat), corrected_BKTA.reshape(flat), LAYOUT, band=6)
+  aligned = paths.aligned_residual(base_BKTA.reshape(flat), corrected_BKTA.reshape(flat), ACTIONS, band=6)
   return {"distance_BK": distance_BK, "mask_BK": np.full(distance_BK.shape, mask),
           "kind_BK": np.full(distance_BK.shape, KINDS.index(CORRECTION), np.int8),
           "trust_BK": np.ones(distance_BK.shape, np.float32),
@@ -39,14 +42,14 @@ def straight_flow(action_BTA):
       lambda x, step: (x - action_BTA) / jnp.asarray(flow_matching.times(8))[step], x_BTA, num_steps=8, **steps)
 
   same = lambda chunk: chunk  # noqa: E731
-  return guidance.Flow(run, jnp.zeros(action_BTA.shape), 8, same, same)
+  return Ode(run, jnp.zeros(action_BTA.shape), 8, same, same)
 
 
 @pytest.mark.parametrize("preset", rules.PRESETS)
 def test_nothing_in_range_is_the_base_bit_for_bit(preset):
   far = neighbours([[3.1, 9.0], [0.0, 0.0]], 0.02)
   far["mask_BK"][1] = False
-  actions, used, say = rules.steer(jnp.asarray(BASE), far, rules.preset(preset, draws=2), LAYOUT,
+  actions, used, say = rules.steer(jnp.asarray(BASE), far, rules.preset(preset, draws=2), ACTIONS,
                                       flow=straight_flow(jnp.asarray(BASE)))
   np.testing.assert_array_equal(actions, BASE)
   np.testing.assert_array_equal(used, 0)
@@ -58,7 +61,7 @@ def test_trust_in_the_memory_is_a_share_of_the_way(preset):
   config, near = rules.preset(preset, draws=2), neighbours([[0.1, 0.2]] * 2, 0.02, base_BTA=BASE)
   near["corrected_BKTA"][..., 1] = 0.01
   near["kind_BK"][...] = KINDS.index(config.kinds[0])
-  steer = functools.partial(rules.steer, jnp.asarray(BASE), near, config, LAYOUT,
+  steer = functools.partial(rules.steer, jnp.asarray(BASE), near, config, ACTIONS,
                             flow=straight_flow(jnp.asarray(BASE)))
   whole, half, none = (np.asarray(steer(trust_B=jnp.full(2, share))[0]) for share in (1.0, 0.5, 0.0))
   np.testing.assert_array_equal(whole, steer()[0])
@@ -73,7 +76,7 @@ def test_the_residual_is_the_kernel_weighted_mean():
   near = neighbours([[0.0, config.tau]])
   near["corrected_BKTA"][0, 0, 0, 1] = 0.012
   near["corrected_BKTA"][0, 1, 0, 1] = -0.004
-  actions, used, _ = rules.steer(jnp.asarray(still), near, config, LAYOUT)
+  actions, used, _ = rules.steer(jnp.asarray(still), near, config, ACTIONS)
   weight = np.exp(-0.5)
   expected = (0.012 - 0.004 * weight) / (1 + weight + 0.5)
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), expected, rtol=1e-5)
@@ -85,7 +88,7 @@ def test_the_larger_party_decides_where_records_contradict_each_other():
   near["corrected_BKTA"][0, 2, 0, 1] = -0.03
   config = rules.preset("residual", regularization=0.0, mode_width=1.0)
   moved = lambda config: np.asarray(  # noqa: E731
-      rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)[0])[0, :, 1].sum()
+      rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS)[0])[0, :, 1].sum()
   # Two ask for 3 cm, one for as much to the other side: 6 widths away, it counts for nothing.
   np.testing.assert_allclose(moved(config), 0.03, rtol=1e-4)
   np.testing.assert_allclose(moved(rules.preset("mean", regularization=0.0)), 0.01, rtol=1e-4)
@@ -97,34 +100,35 @@ def test_a_record_of_another_plan_has_less_of_a_say():
   config = rules.preset("residual", plan_tau=2.0)
   near = neighbours([[0.0, 0.0]], 0.01)
   near["base_BKTA"][0, 1, 0, 0] = 0.02  # a path that is 2 cm away all the time
-  _, _, say = rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)
+  _, _, say = rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS)
   np.testing.assert_allclose(say, [[1.0, np.exp(-0.5)]], rtol=1e-5)
-  _, _, say = rules.steer(jnp.zeros((1, 16, 5)), near, rules.preset("raw"), LAYOUT)
+  _, _, say = rules.steer(jnp.zeros((1, 16, 5)), near, rules.preset("raw"), ACTIONS)
   np.testing.assert_allclose(say, [[1.0, 1.0]])
 
 
 def test_an_anchor_without_residual_holds_a_correction_back():
   still = jnp.zeros((1, 16, 5))
-  alone, _, _ = rules.steer(still, neighbours([[0.5]], 0.01), rules.preset("mean"), LAYOUT)
+  alone, _, _ = rules.steer(still, neighbours([[0.5]], 0.01), rules.preset("mean"), ACTIONS)
   both = neighbours([[0.5, 0.5]], 0.01)
   both["corrected_BKTA"][0, 1] = 0
   both["kind_BK"][0, 1] = KINDS.index(ANCHOR)
   config = rules.preset("mean", regularization=0.0)
-  held, _, _ = rules.steer(still, both, config, LAYOUT)
+  held, _, _ = rules.steer(still, both, config, ACTIONS)
   np.testing.assert_allclose(np.asarray(held)[0, :, 1].sum(), 0.01 / (1 + config.anchor_weight), rtol=1e-5)
   assert np.asarray(held)[0, :, 1].sum() < np.asarray(alone)[0, :, 1].sum()
 
 
 def test_the_displacement_is_bounded():
   actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), neighbours([[0.0]], 0.5),
-                              rules.preset("residual", clip_m=0.03, regularization=0.0), LAYOUT)
+                              rules.preset("residual", regularization=0.0),
+                              dataclasses.replace(ACTIONS, reach=(0.03,) * 3 + (math.inf,) * 2))
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.03, atol=1e-6)
 
 
 def test_the_textbook_blend_moves_a_part_of_the_way():
   near = neighbours([[0.1, 0.2, 0.3]])
   near["corrected_BKTA"][...] = 0.01
-  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, rules.preset("textbook"), LAYOUT)
+  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, rules.preset("textbook"), ACTIONS)
   np.testing.assert_allclose(actions, 0.003, atol=1e-7)
 
 
@@ -133,7 +137,7 @@ def test_the_absolute_blend_goes_all_the_way_to_the_weighted_chunk():
   near = neighbours([[0.2, 0.2]], base_BTA=BASE)
   near["kind_BK"][0, 1] = KINDS.index(ANCHOR)
   near["corrected_BKTA"][0, 0], near["corrected_BKTA"][0, 1] = 0.009, 0.003
-  actions, _, say = rules.steer(jnp.asarray(BASE[:1]), near, config, LAYOUT)
+  actions, _, say = rules.steer(jnp.asarray(BASE[:1]), near, config, ACTIONS)
   np.testing.assert_allclose(actions, (0.009 + 0.5 * 0.003) / 1.5, atol=1e-6)
   weight = np.exp(-((0.2 / config.tau) ** 2) / 2)
   np.testing.assert_allclose(say, [[weight, weight / 2]], rtol=1e-6)
@@ -143,11 +147,11 @@ def test_a_record_without_trust_votes_for_the_base():
   config = rules.preset("mean", regularization=0.0)
   near = neighbours([[0.0, 0.0]], 0.01)
   near["trust_BK"][0] = 0.5, 0.0
-  actions, used, say = rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT)
+  actions, used, say = rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS)
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.01 * 0.25, rtol=1e-5)
   assert used[0] == 1 and say.tolist() == [[0.5, 0.0]]
   near["trust_BK"][...] = 0
-  actions, used, _ = rules.steer(jnp.asarray(BASE[:1]), near, config, LAYOUT)
+  actions, used, _ = rules.steer(jnp.asarray(BASE[:1]), near, config, ACTIONS)
   np.testing.assert_array_equal(actions, BASE[:1])
 
 
@@ -156,19 +160,19 @@ def test_repulsion_leads_away_from_near_failures_only():
   failed["kind_BK"][...] = KINDS.index(FAILURE)
   failed["corrected_BKTA"][0, 0, 0, 1] = -0.01  # its path lies 1 cm to the side
   config = rules.preset("repulsion", regularization=0.5)
-  actions, used, _ = rules.steer(still, failed, config, LAYOUT)
+  actions, used, _ = rules.steer(still, failed, config, ACTIONS)
   # 1 cm apart halves the weight: 0.5 * 0.01 / (0.5 + 0.5).
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.005, rtol=1e-5)
   assert used[0] == 1
   repeated = neighbours([[0.0]]) | {"kind_BK": failed["kind_BK"]}
-  np.testing.assert_array_equal(rules.steer(still, repeated, config, LAYOUT)[0], still)
+  np.testing.assert_array_equal(rules.steer(still, repeated, config, ACTIONS)[0], still)
 
 
 @pytest.mark.parametrize("method", ["residual", "blend"])
 def test_what_failed_is_not_imitated(method):
   failed = neighbours([[0.0]], 0.02)
   failed["kind_BK"][...] = KINDS.index(FAILURE)
-  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), failed, rules.preset("residual", method=method), LAYOUT)
+  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), failed, rules.preset("residual", method=method), ACTIONS)
   np.testing.assert_array_equal(actions, 0)
 
 
@@ -176,7 +180,7 @@ def test_guidance_ends_at_the_pull_between_the_flows_end_and_the_target():
   flow = straight_flow(jnp.zeros((1, 16, 5)))
   near = neighbours([[0.0]], 0.01)
   config = rules.preset("guidance", regularization=0.0, pull=0.75)
-  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS, flow=flow)
   np.testing.assert_allclose(np.asarray(actions)[0, :, 1].sum(), 0.0075, rtol=1e-4)
 
 
@@ -189,7 +193,7 @@ def recorded_flow(start=0.0):
     return x_BTA
 
   double, halve = (lambda chunk: 2 * chunk), (lambda chunk: chunk / 2)
-  return guidance.Flow(run, jnp.full((1, 16, 5), start), 4, double, halve), calls
+  return Ode(run, jnp.full((1, 16, 5), start), 4, double, halve), calls
 
 
 def test_a_warm_start_begins_on_the_way_from_the_noise_to_the_chunk():
@@ -197,7 +201,7 @@ def test_a_warm_start_begins_on_the_way_from_the_noise_to_the_chunk():
   near = neighbours([[0.0]])
   near["corrected_BKTA"][...] = 0.01
   config = rules.preset("warm_start", flow_time=0.26)
-  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  actions, _, _ = rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS, flow=flow)
   # The step nearest to 0.26 begins at 1/4; the flow's chunks are twice the robot's.
   assert [steps for steps, _ in calls] == [{"first": 3}]
   np.testing.assert_allclose(calls[0][1], 0.25 * 1.0 + 0.75 * 0.02, rtol=1e-6)
@@ -210,7 +214,7 @@ def test_an_injection_moves_the_flow_by_the_surest_neighbours_weight():
   near = neighbours([[config.tau]])
   near["kind_BK"][...] = KINDS.index(ANCHOR)
   near["corrected_BKTA"][...] = 0.01
-  rules.steer(jnp.zeros((1, 16, 5)), near, config, LAYOUT, flow=flow)
+  rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS, flow=flow)
   assert [steps for steps, _ in calls] == [{"last": 2}, {"first": 2}]
   share = np.exp(-0.5)
   np.testing.assert_allclose(calls[1][1], (1 - share) * 1.0 + share * (0.5 + 0.5 * 0.02), rtol=1e-6)
@@ -222,7 +226,7 @@ def test_the_best_candidate_is_near_to_what_worked_and_far_from_what_failed():
   near = neighbours([[0.0, 0.0]])
   near["kind_BK"][0] = KINDS.index(ANCHOR), KINDS.index(FAILURE)
   near["corrected_BKTA"][0, :, 0, 1] = 0.01, -0.01
-  value = np.asarray(targets.values(jnp.asarray(candidates), near, np.ones((1, 2), np.float32), LAYOUT))
+  value = np.asarray(targets.values(jnp.asarray(candidates), near, np.ones((1, 2), np.float32), ACTIONS))
   # Nearness of paths 0, 1 and 2 cm apart: 1, 1/2, 1/3.
   np.testing.assert_allclose(value[:, 0], [0.5 - 0.5, 1 - 1 / 3, 1 / 3 - 1], atol=1e-5)
 
@@ -232,10 +236,10 @@ def test_best_of_n_takes_the_base_unless_a_draw_is_better():
   at_base, elsewhere = neighbours([[0.0]]), neighbours([[0.0]])
   flow, _ = recorded_flow()
   config = rules.preset("best_of_n", draws=3)
-  np.testing.assert_array_equal(rules.steer(base, at_base, config, LAYOUT, flow=flow)[0], base)
+  np.testing.assert_array_equal(rules.steer(base, at_base, config, ACTIONS, flow=flow)[0], base)
   drawn = jax.random.normal(jax.random.key(config.seed), (2, 16, 5))
   elsewhere["corrected_BKTA"][0, 0] = drawn[1] / 2
-  chosen = rules.steer(base, elsewhere, config, LAYOUT, flow=flow)[0]
+  chosen = rules.steer(base, elsewhere, config, ACTIONS, flow=flow)[0]
   np.testing.assert_allclose(chosen[0], drawn[1] / 2, rtol=1e-6)
 
 

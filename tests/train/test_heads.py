@@ -25,6 +25,8 @@ from pi0rag_jax.models.backbones import base as backbones
 from pi0rag_jax.models.heads import losses, presets
 from pi0rag_jax.models.heads.base import HeadOutput
 from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.policy import backbone, directory
+from pi0rag_jax.steering.agent import Agent
 from train import debug_data, gripper_metrics, head_backbone, heads, loop, metrics, step
 
 CAMERAS = {"base_0_rgb": "front", "left_wrist_0_rgb": "wrist"}
@@ -112,11 +114,13 @@ def test_the_debug_variant_learns_what_holds_for_other_episodes(debug_run):
 
 def test_the_exported_policy_answers_from_the_first_step(debug_run):
   config, workdir, _, scores = debug_run
-  policy = heads.load_policy(workdir / "policy")
+  agent = Agent(directory.load(workdir / "policy"))
+  assert (agent.policy.spec.execute_steps, agent.policy.spec.control_hz) == (1, debug_data.FPS)
+  assert agent.policy.spec.image_size == (debug_data.PIXELS,) * 2 and agent.policy.robot.name == "plain"
   episode = open_dataset(workdir / "debug_data").read_episode(0)
   errors, grippers = [], []
   for frame in range(12):
-    answer = policy.infer({
+    answer = agent.infer({
       "image": {name: episode.images[stored][frame] for name, stored in CAMERAS.items()},
       "state": episode.state[frame], "prompt": episode.prompts[frame]})["actions"]
     assert answer.shape == (5, 7) and np.isfinite(answer).all()
@@ -215,14 +219,18 @@ def test_the_cache_is_used_and_another_one_refused(data, tmp_path, monkeypatch):
 
 def test_the_policy_knows_its_backbone(straight, tmp_path):
   policy = shutil.copytree(straight / "policy", tmp_path / "policy")
-  assert heads.load_policy(policy).units.config.chunk == 5
+  assert directory.load(policy).units.config.chunk == 5
   shutil.rmtree(policy / "backbone")
+  with pytest.raises(Pi0RagError, match=r"the backbone's weights are missing: no .*backbone"):
+    directory.load(policy)
   checkpoints.save_params(policy / "backbone", {"gain": np.float32(3.0)})
   with pytest.raises(Pi0RagError, match="was trained with other weights of the backbone"):
-    heads.load_policy(policy)
-  (policy / "record.json").unlink()
-  with pytest.raises(Pi0RagError, match=r"no record.json in"):
-    heads.load_policy(policy)
+    directory.load(policy)
+
+
+def test_data_of_another_robot_are_refused(data, tmp_path):
+  with pytest.raises(Pi0RagError, match="state has 8 numbers, the robot has 10"):
+    heads.make_task(make_config(data, robot="panda"), tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -281,13 +289,13 @@ def test_paligemma_is_read_from_a_checkpoint_with_the_cameras_of_the_robot(tmp_p
       "dtype": "float32", "paligemma": size, "expert": size,
       "siglip": {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 1, "patch_size": 16}}
     config.backbone.checkpoint = str(tmp_path / "checkpoint")
-  model, _ = head_backbone.read_model("pi05_aloha", config.backbone.model.to_dict(), tuple(CAMERAS))
+  model, _ = backbone.read_model("pi05_aloha", config.backbone.model.to_dict(), tuple(CAMERAS))
   assert model.image_keys == tuple(CAMERAS) and getattr(model, "pi05", False)
   made = backbones.backbone("paligemma", config=model)
   shapes = jax.eval_shape(made.init, jax.random.key(0))
   checkpoints.save_params(tmp_path / "checkpoint", jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes))
-  backbone, params = head_backbone.make_backbone(config, tmp_path)
-  assert (backbone, backbone.hidden_size) == (made, 8) and not (tmp_path / "backbone").exists()
+  read, params = head_backbone.make_backbone(config, tmp_path)
+  assert (read, read.hidden_size) == (made, 8) and not (tmp_path / "backbone").exists()
   assert all((leaf == 1).all() for leaf in jax.tree.leaves(params))
 
 

@@ -24,7 +24,8 @@ def _stats(**changes) -> dict[str, NormStats]:
 def test_fine_tunings_are_openpis_running_statistics(tmp_path):
   config = pi0_libero_lora.get_config("debug")
   screen = io.StringIO()
-  found = norm_stats.compute(config, tmp_path, Console(file=screen, force_terminal=True, width=100))
+  console = Console(file=screen, force_terminal=True, width=100)
+  found = norm_stats.compute(config, tmp_path, console, openpi_quantiles=True)
   named = finetune.adjusted(config, finetune.read_config(config.openpi))
   opened, splits = finetune.open_sources(config, named, tmp_path)
   dataset, to_robot, _ = opened[0]
@@ -86,6 +87,7 @@ def test_the_command_writes_and_warns_without_failing(tmp_path, monkeypatch, cap
   values = flags.FlagValues()
   for name, value in (("out", str(tmp_path / "out")), ("checkpoint", str(tmp_path)), ("checkpoint_asset", "other")):
     flags.DEFINE_string(name, value, "", flag_values=values)
+  flags.DEFINE_bool("openpi_quantiles", False, "", flag_values=values)
   values.mark_as_parsed()
   monkeypatch.setattr(norm_stats.flags, "FLAGS", values)
   monkeypatch.setattr(norm_stats.cli, "read_config", lambda: config)

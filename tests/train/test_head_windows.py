@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.head_windows import window_rows
+from train.head_windows import window_rows
 
 EPISODE_F = [7, 7, 7, 3, 3]
 
