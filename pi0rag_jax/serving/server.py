@@ -6,6 +6,7 @@ with it. (openpi's `reset` is the client's own affair: nothing of it is sent. A 
 """
 
 import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -69,6 +70,8 @@ def run(values) -> None:
     print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
+    # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
+    gc.freeze()
     server.serve_forever()
 
 
