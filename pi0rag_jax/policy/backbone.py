@@ -77,6 +77,9 @@ def load_weights(made: Backbone, checkpoint: str, folder: str | Path) -> Params:
     if not kept.is_dir():
       raise Pi0RagError(f"the backbone's weights are missing: no {kept}, where training put them; copy that folder too")
     return checkpoints.load_params(kept, template=template)
+  if not download.is_remote(checkpoint) and not Path(checkpoint).exists():
+    raise Pi0RagError(f"the backbone's weights are missing: nothing at '{checkpoint}', the `checkpoint` of "
+                      "config.backbone, or of a head's policy.json")
   dtype = made.config.dtype if isinstance(made, backbones.PaliGemmaBackbone) else None
   if checkpoint.endswith(".npz"):
     # What it lacks, such as the action expert, does not reach the features.

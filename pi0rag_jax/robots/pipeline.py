@@ -35,7 +35,8 @@ def policy_transforms(data: DataConfig, model: ModelConfig, sizes: PaliGemmaConf
     (transforms.AbsoluteActions(robot.relative), robot.outputs))
   if norm_stats:
     group = group.push(inputs=(transforms.Normalize(norm_stats, quantile, padded_dim=sizes.action_dim),),
-                       outputs=(transforms.Unnormalize(norm_stats, quantile),))
+                       outputs=(transforms.Unnormalize(norm_stats, quantile),
+                                transforms.CutActions(norm_stats["actions"].dim)))
   return group.push(inputs=(transforms.InjectDefaultPrompt(data.default_prompt),
                             transforms.ResizeImages(*sizes.image_size))).push(
     **_tokenization(model, sizes, text_tokenizer, action_codec))

@@ -175,6 +175,16 @@ class Unnormalize:
 
 
 @dataclasses.dataclass(frozen=True)
+class CutActions:
+  """Drops what a model pads actions with."""
+
+  dim: int
+
+  def __call__(self, data: dict) -> dict:
+    return {**data, "actions": np.asarray(data["actions"])[..., : self.dim]}
+
+
+@dataclasses.dataclass(frozen=True)
 class ResizeImages:
   """Resizes every camera to (height, width) px."""
 

@@ -17,7 +17,7 @@ from pi0rag_jax.policy.policy import padded_size
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import Agent
 
-CONTRACT = ("pi0", "pi05", "pi0_fast")
+CONTRACT = ("pi0", "pi05", "pi0_fast", "lstm")
 # A policy whose chunk the host reads cannot be asked within a program.
 FED = [(kind, feeding) for kind in CONTRACT for feeding in ("overlap", "callback")
        if (kind, feeding) != ("pi0_fast", "callback")]
@@ -106,7 +106,7 @@ def test_a_memory_moves_the_chunk_to_the_corrected_path_in_the_robots_units(make
   displaced_TA[:, 2] = np.linspace(0, 0.3, 8)  # rad
   memory, base = make_memory(policy), decide(Agent(policy), seen)
   # Two episodes, so that the memory of a policy without demonstrations knows what is near.
-  memory.add([record(base.key_BE[row], base.base_BTA[row], base.base_BTA[row] + displaced_TA * (1 - row), seed=row)
+  memory.add([record(base.key_BE[row], base.base_BTA[row], base.base_BTA[row] + displaced_TA, seed=row)
               for row in range(2)])
   agent = Agent(policy, memory, feeding=feeding)
   found = decide(agent, seen)
