@@ -214,14 +214,6 @@ class TokensPolicy(NetworkPolicy):
     raise Pi0RagError("feeding 'callback' needs a chunk that is computed on the device; a pi0-FAST's is read from its "
                       "tokens on the host: use 'overlap'")
 
-<<<<<<< HEAD
-=======
-  def _read(self, tokens_BM, state_BP) -> np.ndarray:
-    tokens_BM, state_BP = np.asarray(tokens_BM), np.asarray(state_BP, np.float32)
-    rows = [self._outputs({"state": state_P, "actions": tokens_M})["actions"]
-            for tokens_M, state_P in zip(tokens_BM, state_BP)]
-    return np.stack(rows).astype(np.float32)
->>>>>>> h_head
 
 
 class Units:
