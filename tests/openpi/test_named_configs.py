@@ -131,7 +131,7 @@ def test_training_does_what_the_configuration_says(name):
     schedule["decay_steps"], schedule["decay_lr"])
   assert [float(ours(step)) for step in (0, 500, 20_000)] == [float(theirs(step)) for step in (0, 500, 20_000)]
   assert (config.weight_decay, config.clip_norm) == (adam["weight_decay"], adam["clip_gradient_norm"])
-  assert (optimizer.ADAM_B1, optimizer.ADAM_B2, optimizer.ADAM_EPS) == (adam["b1"], adam["b2"], adam["eps"])
+  assert (adam["b1"], adam["b2"], adam["eps"]) == (optimizer.ADAM_B1, optimizer.ADAM_B2, optimizer.ADAM_EPS)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
