@@ -32,7 +32,7 @@ def absurd(state, prompt="do something"):
 
 def attacks(rng):
   """Returns what strangers send, each with how long they stay afterwards (s)."""
-  large = rng.integers(1 << 20, 8 << 20)
+  large = int(rng.integers(1 << 20, 8 << 20))
   return [
     (frame(rng.bytes(int(rng.integers(1, 1 << 16)))), 0.1),
     (frame(b"\xdd\x00\x98\x96\x80" * 1000), 0.1), (frame(b"\x91" * 100_000), 0.1),
