@@ -28,6 +28,8 @@ class SentencePieceTokenizer:
       self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
       raise errors.Pi0RagError(f"{path} is no sentencepiece model or is damaged: {error}") from error
+    # The last text of pi0's form and its tokens, since robots repeat it; one value, for several threads.
+    self._last: tuple[str | None, list[int]] = (None, [])
 
   @classmethod
   def paligemma(cls) -> "SentencePieceTokenizer":
@@ -62,7 +64,10 @@ class SentencePieceTokenizer:
     """
     text = prompt.strip().replace("_", " ").replace("\n", " ")
     if state is None:
-      ids = self.encode(text, bos=True) + self.encode("\n")
+      last = self._last
+      if last[0] != text:
+        last = self._last = (text, self.encode(text, bos=True) + self.encode("\n"))
+      ids = last[1]
     else:
       ids = self.encode(f"Task: {text}, State: {state_text(state)};\nAction: ", bos=True)
     tokens_L = fit_length(ids, max_len)
