@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import tiny
 
+from pi0rag_jax.data import columns
 from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import mobilenet_torch
 from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.directory import load
 from pi0rag_jax.policy.spec import PolicySpec
-from train import calibrate, columns, debug_data
+from train import calibrate, debug_data
 
 
 @pytest.fixture(scope="module")
