@@ -4,7 +4,7 @@
       --config.data="({'path': 'recordings'},)"
     python -m pi0rag_jax.serving.server --policy=DIR/policy
 
-To make it yours, change `_columns` (see `python -m pi0rag_jax.data info DIR`) and the sizes of state and action in
+To make it yours, change `_columns` (see `python -m pi0rag_jax.data summary DIR`) and the sizes of state and action in
 `_model`. `:debug` is the same on made-up data, half a minute.
 """
 

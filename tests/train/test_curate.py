@@ -14,7 +14,7 @@ from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import directory
 from train import curate
-from train.curation import classify, policies, scores
+from train.curation import classify, policies, scores, summary
 
 AGREEMENT = {"state_agreement", "prefix_agreement"}
 PROMPT = "pick up the red cube and place it on the white pad"
@@ -95,12 +95,12 @@ def test_scores_stand_beside_those_of_length_and_pace(run):
 
 def test_the_summary_and_the_page_tell_all(run):
   config, folder = run
-  summary = json.loads((folder / "summary.json").read_text())
-  assert set(summary["classifiers"]) == {"state", "prefix"} and summary["policies"] is None
-  assert set(summary["agreement"]) == AGREEMENT and summary["config"]["select"]["scorers"] == ["prefix"]
-  assert summary["selection"][config.training.data[0]["path"]] | {"threshold": 0} == {
+  told = json.loads((folder / "summary.json").read_text())
+  assert set(told["classifiers"]) == {"state", "prefix"} and told["policies"] is None
+  assert set(told["agreement"]) == AGREEMENT and told["config"]["select"]["scorers"] == ["prefix"]
+  assert told["selection"][config.training.data[0]["path"]] | {"threshold": 0} == {
     "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "scorers": ["prefix"]}
-  found = summary["baselines"]["length_only"]
+  found = told["baselines"]["length_only"]
   assert set(found["auroc_rollouts"]) == {"early", "late"} and set(found["auroc_rollouts"]["late"]) == {"whole", "cut"}
   assert found["auroc_rollouts"]["late"]["whole"]["value"] >= 0.5
   page = (folder / "report.html").read_text()

@@ -113,7 +113,7 @@ def test_what_was_trained_is_the_policy_that_loads(data_dir, trained):
   normalized_BTX = pi0.sample_actions(pi0.Pi0(model), params, Observation.from_dict(batch),
                                       jnp.zeros((1, 4, model.action_dim)))
   units = policy.path_error(policy.make_spec(config, named, model, data), data).units
-  np.testing.assert_allclose(chunk_BTA, units.to_robot(normalized_BTX, batch["state"]), atol=2e-3)
+  np.testing.assert_allclose(chunk_BTA, units.to_robot(normalized_BTX, batch["state"]), atol=5e-3)  # merged in bfloat16
 
 
 def test_two_steps_and_two_more_equal_four(data_dir, tmp_path, monkeypatch):

@@ -41,13 +41,13 @@ def make_config(folder, **rollouts) -> Any:
   return config
 
 
-def test_kind_flow_learns_of_successes_that_an_earlier_selection_kept(tmp_path):
+def test_kind_policy_learns_of_successes_that_an_earlier_selection_kept(tmp_path):
   path, kept_E = write(tmp_path / "data"), np.arange(6) > 0
   selection.write_json(tmp_path / "s.json", [Selection(path, kept_E * 1.0, kept_E, 0.5, "fixed")])
-  training = tiny.make_config(path, selection=str(tmp_path / "s.json"))
+  training = tiny.make_config(path, data=({"path": path, "selection": str(tmp_path / "s.json")},))
   assert data.demonstrations(training, tmp_path)[path].episodes.tolist() == [1, 3, 4, 5]
   assert data.recorded(training, path, tmp_path).num_episodes == 6
-  with pytest.raises(Pi0RagError, match=r"no data directory '/none'; collect it with: python -m"):
+  with pytest.raises(Pi0RagError, match=r"no data set at '/none'; make it with: python -m"):
     data.demonstrations(tiny.make_config("/none"), tmp_path)
   with pytest.raises(Pi0RagError, match="holds no successful episode"):
     data.demonstrations(tiny.make_config(write(tmp_path / "failed", success=False)), tmp_path)
@@ -80,7 +80,7 @@ def test_kind_openpi_reads_its_columns(tmp_path):
 
 
 def test_an_unknown_kind_is_named(tmp_path):
-  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'. Did you mean 'flow'"):
+  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'. Valid names: head, openpi, policy"):
     data.recorded(tiny.make_config(tmp_path, kind="flaw"), tmp_path, tmp_path)
 
 
