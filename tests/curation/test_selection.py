@@ -11,8 +11,8 @@ from pi0rag_jax.errors import Pi0RagError
 KEPT = np.array([True, False, False, True, True])
 
 
-def make_selection(path, kept_E=KEPT) -> Selection:
-  return Selection(str(path), np.linspace(0, 1, len(kept_E)), kept_E, 0.5, "fixed", {"classifier": "step_mlp"})
+def make_selection(path, kept_J=KEPT) -> Selection:
+  return Selection(str(path), np.linspace(0, 1, len(kept_J)), kept_J, 0.5, "fixed", {"classifier": "step_mlp"})
 
 
 def test_text_is_demo_scores_and_leaves_out_a_data_set_without_a_kept_episode(tmp_path):
@@ -27,10 +27,10 @@ def test_json_keeps_every_score_and_how_the_choice_was_made(tmp_path):
   before = Selection("/data/a", np.array([0.25, np.nan, 1.0]), np.array([False, False, True]), 0.5, "roc", {"n": 3})
   selection.write_json(tmp_path / "s.json", [before, make_selection("/data/b")])
   after, other = selection.read_json(tmp_path / "s.json")
-  np.testing.assert_array_equal(after.scores_E, before.scores_E)
-  np.testing.assert_array_equal(after.kept_E, before.kept_E)
+  np.testing.assert_array_equal(after.scores_J, before.scores_J)
+  np.testing.assert_array_equal(after.kept_J, before.kept_J)
   assert (after.path, after.threshold, after.rule, after.details) == ("/data/a", 0.5, "roc", {"n": 3})
-  np.testing.assert_array_equal(other.kept_E, KEPT)
+  np.testing.assert_array_equal(other.kept_J, KEPT)
 
 
 @pytest.mark.parametrize("name", ["s.json", "s.txt"])

@@ -77,8 +77,8 @@ def test_every_checkpoint_is_a_policy(run, observations):
 def test_the_stages_leave_a_selection_that_training_reads(run):
   config, folder = run
   found = selection.read_json(folder / scores.SELECTION_NAME)
-  assert len(found) == 1 and found[0].kept_E.sum() == 3 and np.isfinite(found[0].scores_E).all()
-  kept = ",".join(map(str, np.flatnonzero(found[0].kept_E)))
+  assert len(found) == 1 and found[0].kept_J.sum() == 3 and np.isfinite(found[0].scores_J).all()
+  kept = ",".join(map(str, np.flatnonzero(found[0].kept_J)))
   assert (folder / "selection.txt").read_text() == f"{config.training.data[0]['path']} {kept}\n"
 
 
@@ -147,7 +147,7 @@ def test_agreements_select_without_rollouts(run, tmp_path):
   curate.curate(config, copy, ["select", "report"])
   (found,) = selection.read_json(copy / scores.SELECTION_NAME)
   scored = json.loads((copy / "scores.json").read_text())["demonstrations"].values()
-  assert found.scores_E.tolist() == next(iter(scored))["scores"]["prefix_agreement"] and found.kept_E.sum() == 3
+  assert found.scores_J.tolist() == next(iter(scored))["scores"]["prefix_agreement"] and found.kept_J.sum() == 3
   config.select.rule = "roc"
   with pytest.raises(Pi0RagError, match=r"the rule 'roc' takes its threshold from rollouts, of which prefix_agreement"):
     curate.curate(config, copy, ["select"])

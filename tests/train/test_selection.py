@@ -16,9 +16,9 @@ from train.named import named_config
 KEPT = np.arange(12) % 3 == 0
 
 
-def write_selection(file, path, kept_E) -> str:
+def write_selection(file, path, kept_J) -> str:
   """Returns `file` after writing a selection of one data set."""
-  selection.write_json(file, [selection.Selection(str(path), kept_E * 1.0, kept_E, 0.5, "fixed")])
+  selection.write_json(file, [selection.Selection(str(path), kept_J * 1.0, kept_J, 0.5, "fixed")])
   return str(file)
 
 
