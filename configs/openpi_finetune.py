@@ -94,7 +94,7 @@ def base(name: str, openpi: str) -> ConfigDict:
   config.execute_steps = 0  # of a chunk before the next decision; 0: half of it
   config.denoising_steps = 10
   config.start = "new"  # where the flow starts: 'zero', 'draw:SEED' or, as in openpi, a new draw for every decision
-  # Of the keys that are calibrated at the end: attention values, which cost no extra pass, or the last layer's 'hidden';
+  # Of the keys that are calibrated at the end: attention values, which cost no extra pass, or 'hidden', the last layer;
   # '' leaves it to a memory's first episodes, or to train.calibrate.
   config.key_source = "values"
   return config

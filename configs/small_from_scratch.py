@@ -1,9 +1,10 @@
 """A small policy from scratch on recordings of your own: one million parameters, two cameras at 64 px, two CPU cores.
 
-    python -m train.launch --config=configs/small_from_scratch.py --config.data="({'path': 'recordings'},)" --workdir=DIR
+    python -m train.launch --config=configs/small_from_scratch.py --workdir=DIR \
+      --config.data="({'path': 'recordings'},)"
     python -m pi0rag_jax.serving.server --policy=DIR/policy
 
-To make it yours, change `_columns` (see `python -m pi0rag_jax.data info DIR`) and the sizes of state and action in
+To make it yours, change `_columns` (see `python -m pi0rag_jax.data summary DIR`) and the sizes of state and action in
 `_model`. `:debug` is the same on made-up data, half a minute.
 """
 

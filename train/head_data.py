@@ -48,16 +48,16 @@ class Part:
   simulated: frozenset[tuple[str, str]] = frozenset()  # (task, renderer) of what our simulator recorded
 
   @property
-  def first_E(self) -> np.ndarray:
+  def first_J(self) -> np.ndarray:
     """The number of every episode's first frame."""
     return np.cumsum(self.dataset.lengths) - self.dataset.lengths
 
   def observations(self, rows: np.ndarray) -> list[dict[str, Any]]:
     """Returns the raw observations of frames, int64[N] that rise."""
-    first_E, found = self.first_E, []
+    first_J, found = self.first_J, []
     for episode in np.unique(self.episode_F[rows]).tolist():
       here = rows[self.episode_F[rows] == episode]
-      pictures = self.dataset.read_frames(episode, here - first_E[episode])
+      pictures = self.dataset.read_frames(episode, here - first_J[episode])
       found += [
         {"image": {name: frames[i] for name, frames in pictures.items()}, "state": self.state_FP[row],
          "prompt": self.prompts_F[row]}
@@ -93,9 +93,9 @@ def open_part(config: Config, entry: Entry) -> Part:
   state_FP = np.zeros((dataset.num_frames, dataset.state_dim), np.float32)
   actions_FA = np.zeros((dataset.num_frames, dataset.action_dim), np.float32)
   prompts_F = np.full(dataset.num_frames, "", object)
-  first_E, readable, simulated = np.cumsum(dataset.lengths) - dataset.lengths, [], set()
+  first_J, readable, simulated = np.cumsum(dataset.lengths) - dataset.lengths, [], set()
   for episode, data in dataset.iterate():
-    here = slice(first_E[episode], first_E[episode] + len(data))
+    here = slice(first_J[episode], first_J[episode] + len(data))
     state_FP[here], prompts_F[here] = data.state, data.prompts
     # Of stored chunks the first step: chunks are cut from single actions here.
     actions_FA[here] = data.actions if data.actions.ndim == 2 else data.actions[:, 0]
@@ -180,7 +180,7 @@ class Table:
                units: HeadUnits, *, stride: int):
     """Normalizes states, and makes labels of actions."""
     self._caches, self._units = caches, units
-    self._first = [part.first_E for part in parts]
+    self._first = [part.first_J for part in parts]
     self._state = [normalize(part.state_FP, extractor.state_stats, quantile=extractor.quantile).astype(np.float32)
                    for part in parts]
     self._labels = [units.labels(part.actions_FA) for part in parts]

@@ -147,7 +147,7 @@ def data_record(parts: Sequence[Part], caches) -> dict:
 def make_spec(config: Config, extractor: FeatureExtractor, units: HeadUnits, parts: Sequence[Part]) -> PolicySpec:
   """Returns what the policy says of itself; raises where its data are not of `config.robot`."""
   first, simulated = parts[0], frozenset().union(*(part.simulated for part in parts))
-  (observation,) = first.observations(first.first_E[first.splits[TRAIN][:1]])
+  (observation,) = first.observations(first.first_J[first.splits[TRAIN][:1]])
   extractor.model_input(observation)
   check_actions(extractor.robot, units)
   fields, chosen = config.fields.to_dict(), config.backbone.to_dict()

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models import family
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig, TrainConfig
 from pi0rag_jax.openpi.config_file import read_config
 from pi0rag_jax.typing import Config
@@ -52,6 +53,4 @@ def read_model(config: Config, named: TrainConfig) -> PaliGemmaConfig:
   """Returns the sizes: `config.model` where it gives any, else those of the named configuration."""
   if not config.model:
     return dataclasses.replace(named.model.build(), remat=config.remat)
-  kind = Pi0FastConfig if named.model.family == "pi0_fast" else Pi0Config
-  data = {"pi05": named.model.family == "pi05"} if kind is Pi0Config else {}
-  return kind.from_dict(data | config.model.to_dict() | {"remat": config.remat})
+  return family.named(named.model.family).read_sizes(config.model.to_dict() | {"remat": config.remat})

@@ -131,10 +131,10 @@ def open_source(config: Config, named: TrainConfig, entry: Entry, **options) -> 
   dataset = entry.chosen(dataset)
   if not config.successes_only:
     return dataset, found
-  succeeded_E = labels.success_of(dataset, rule="flag") == 1
-  if not succeeded_E.any():
+  succeeded_J = labels.success_of(dataset, rule="flag") == 1
+  if not succeeded_J.any():
     raise Pi0RagError(f"'{entry.path}' holds no successful episode: see config.successes_only")
-  return views.view(dataset, succeeded_E), found
+  return views.view(dataset, succeeded_J), found
 
 
 def cached(config: Config, dataset: Dataset) -> Dataset:

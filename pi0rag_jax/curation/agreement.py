@@ -36,12 +36,12 @@ class AgreementConfig:
 
 
 def episode_scores(episodes: Episodes, chunks: Sequence[np.ndarray], config: AgreementConfig) -> np.ndarray:
-  """Returns float64[E] in (0, 1]: e to the minus mean distance of what was done from what others did.
+  """Returns float64[J] in (0, 1]: e to the minus mean distance of what was done from what others did.
 
   The distance of a frame is the root mean square over its chunk, each action entry in units of its deviation.
 
   Args:
-    episodes: of E; what is alike, T rows each, standardized here.
+    episodes: of J; what is alike, T rows each, standardized here.
     chunks: float32[T, H, A] of each episode, see `chunks_of`.
     config: see AgreementConfig.
   Raises:

@@ -12,10 +12,10 @@ STILL = 1e-3
 
 
 def scores(dataset: Dataset, *, tool_dims: Sequence[int] = (), frames: int | None = None) -> dict[str, np.ndarray]:
-  """Returns {baseline: float64[E]}: each episode's number of frames, and the pace of its tool; nan where unreadable.
+  """Returns {baseline: float64[J]}: each episode's number of frames, and the pace of its tool; nan where unreadable.
 
   Args:
-    dataset: of E episodes.
+    dataset: of J episodes.
     tool_dims: of the state, the tool's position; none: the whole state.
     frames: looks at the first ones only; None at all.
   """

@@ -47,7 +47,7 @@ def default_pairs(rollouts: Mapping[str, Episodes]) -> list[tuple[str, str]]:
   usable, reasons = [], []
   for name, episodes in rollouts.items():
     training.check_labels(name, episodes)
-    if metrics.both_classes(episodes.success_E):
+    if metrics.both_classes(episodes.success_J):
       usable.append(name)
     else:
       reasons.append(training.one_class(name, episodes))

@@ -28,7 +28,7 @@ class Embeddings:
 
   cache: FeatureCache
   every: int
-  first_E: np.ndarray  # int64[E + 1], the row of each episode's first frame, and the number of rows
+  first_J: np.ndarray  # int64[J + 1], the row of each episode's first frame, and the number of rows
   computed: int  # rows that were not there before
   seconds: float  # that they took
 
@@ -39,7 +39,7 @@ class Embeddings:
 
   def episode(self, episode: int) -> np.ndarray:
     """Returns float32[T, D] of the frames 0, every, 2 every, ... of an episode."""
-    return self.cache.take(np.arange(self.first_E[episode], self.first_E[episode + 1]))
+    return self.cache.take(np.arange(self.first_J[episode], self.first_J[episode + 1]))
 
 
 def policy_extractor(policy, *, layer: str = "hidden", pool: str = "mean") -> FeatureExtractor:
@@ -73,14 +73,14 @@ def build(dataset: Dataset, extractor: FeatureExtractor, root, *, every: int = 1
     Pi0RagError: pictures or prompts are missing or do not fit.
   """
   check(dataset, extractor)
-  first_E = _first_rows(dataset, every)
-  frames, width = _Frames(dataset, extractor, first_E, every), extractor.backbone.hidden_size
+  first_J = _first_rows(dataset, every)
+  frames, width = _Frames(dataset, extractor, first_J, every), extractor.backbone.hidden_size
   shard_rows = int(np.clip(SHARD_BYTES // (4 * width), 1, feature_cache.SHARD_ROWS))
   started = time.monotonic()
   cache = feature_cache.build(
-    root, cache_key(dataset, extractor, every), frames.encode, int(first_E[-1]), width=width, batch_size=batch_size,
+    root, cache_key(dataset, extractor, every), frames.encode, int(first_J[-1]), width=width, batch_size=batch_size,
     shard_rows=shard_rows, dtype=dtype, progress=progress)
-  return Embeddings(cache, every, first_E, frames.computed, time.monotonic() - started)
+  return Embeddings(cache, every, first_J, frames.computed, time.monotonic() - started)
 
 
 def load(dataset: Dataset, extractor: FeatureExtractor, root, *, every: int = 1) -> Embeddings:
@@ -125,8 +125,8 @@ def _first_rows(dataset: Dataset, every: int) -> np.ndarray:
 class _Frames:
   """Reads the frames of rows and embeds them; the numbers of one episode stay in memory."""
 
-  def __init__(self, dataset: Dataset, extractor: FeatureExtractor, first_E: np.ndarray, every: int):
-    self._dataset, self._extractor, self._first_E, self._every = dataset, extractor, first_E, every
+  def __init__(self, dataset: Dataset, extractor: FeatureExtractor, first_J: np.ndarray, every: int):
+    self._dataset, self._extractor, self._first_E, self._every = dataset, extractor, first_J, every
     self._episode = functools.lru_cache(maxsize=2)(self._read)
     self.computed = 0
 

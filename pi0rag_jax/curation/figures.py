@@ -18,26 +18,26 @@ _SQUARE_INCHES = 3.2
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-  """E episodes with their scores: demonstrations, or rollouts that a classifier did not learn from."""
+  """J episodes with their scores: demonstrations, or rollouts that a classifier did not learn from."""
 
   name: str
-  scores_E: np.ndarray  # float64, nan where an episode has none
-  positive_E: np.ndarray  # float64: 1, 0, or nan where the class is not known
-  lengths_E: np.ndarray  # int64, frames
+  scores_J: np.ndarray  # float64, nan where an episode has none
+  positive_J: np.ndarray  # float64: 1, 0, or nan where the class is not known
+  lengths_J: np.ndarray  # int64, frames
   classes: tuple[str, str] = ("failed", "succeeded")  # what 0 and 1 are called
   threshold: float | None = None  # of what is kept
 
   def __post_init__(self):
-    if len({len(self.scores_E), len(self.positive_E), len(self.lengths_E)}) != 1:
-      raise Pi0RagError(f"'{self.name}' has {len(self.scores_E)} scores, {len(self.positive_E)} classes and "
-                        f"{len(self.lengths_E)} lengths: one of each per episode is wanted")
+    if len({len(self.scores_J), len(self.positive_J), len(self.lengths_J)}) != 1:
+      raise Pi0RagError(f"'{self.name}' has {len(self.scores_J)} scores, {len(self.positive_J)} classes and "
+                        f"{len(self.lengths_J)} lengths: one of each per episode is wanted")
 
   @property
   def groups(self) -> dict[str, np.ndarray]:
-    """Which episodes with a score are of which class, bool[E]; classes without one are left out."""
-    scored = np.isfinite(self.scores_E)
-    found = {name: scored & (self.positive_E == value) for value, name in enumerate(self.classes)}
-    found[_UNKNOWN] = scored & np.isnan(self.positive_E)
+    """Which episodes with a score are of which class, bool[J]; classes without one are left out."""
+    scored = np.isfinite(self.scores_J)
+    found = {name: scored & (self.positive_J == value) for value, name in enumerate(self.classes)}
+    found[_UNKNOWN] = scored & np.isnan(self.positive_J)
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 
   @property
@@ -76,18 +76,18 @@ def project(values_NF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return centred_NF @ axes_2F.T, np.square(scales_K[:2]) / (total or 1.0)
 
 
-def rank_correlation(first_E: np.ndarray, second_E: np.ndarray) -> float:
+def rank_correlation(first_J: np.ndarray, second_J: np.ndarray) -> float:
   """Returns Spearman's correlation; nan where one of them does not vary."""
-  if len(first_E) < 2 or not (np.ptp(first_E) and np.ptp(second_E)):
+  if len(first_J) < 2 or not (np.ptp(first_J) and np.ptp(second_J)):
     return float("nan")
-  return float(np.asarray(stats.spearmanr(first_E, second_E).statistic))
+  return float(np.asarray(stats.spearmanr(first_J, second_J).statistic))
 
 
 def score_panels(sets: Sequence[Scored]) -> list[Panel]:
   """Returns one panel per set: how its scores are distributed, by class."""
   panels = []
   for scored in sets:
-    words = [f"{name}: {int(chosen.sum())} episodes, mean {scored.scores_E[chosen].mean():.2f}"
+    words = [f"{name}: {int(chosen.sum())} episodes, mean {scored.scores_J[chosen].mean():.2f}"
              for name, chosen in scored.groups.items()]
     panels.append(Panel(scored.name, f"Scores of {scored.name}; {'; '.join(words)}.", _score_drawing(scored)))
   return panels
@@ -95,11 +95,11 @@ def score_panels(sets: Sequence[Scored]) -> list[Panel]:
 
 def _score_drawing(scored: Scored) -> Callable[[Axes], None]:
   def draw(axes: Axes) -> None:
-    known = scored.scores_E[np.isfinite(scored.scores_E)]
+    known = scored.scores_J[np.isfinite(scored.scores_J)]
     edges = np.linspace(min(known.min(), 0.0), max(known.max(), 1.0), BINS + 1)
     for name, chosen in scored.groups.items():
       share = np.full(chosen.sum(), 100 / chosen.sum())
-      axes.hist(scored.scores_E[chosen], edges.tolist(), weights=share, color=scored.colour(name), alpha=0.45,
+      axes.hist(scored.scores_J[chosen], edges.tolist(), weights=share, color=scored.colour(name), alpha=0.45,
                 label=f"{name} ({chosen.sum()})")
     if scored.threshold is not None:
       axes.axvline(scored.threshold, color=LIGHT["ink"], linestyle=(0, (4, 3)), linewidth=1.2,
@@ -117,8 +117,8 @@ def roc_panels(sets: Sequence[Scored]) -> list[Panel]:
   panels = []
   for scored in filter(lambda scored: scored.tells, sets):
     negative, positive = scored.classes
-    values, positive_E = _telling(scored)
-    area, by_length = (metrics.auroc(each, positive_E) for each in values)
+    values, positive_J = _telling(scored)
+    area, by_length = (metrics.auroc(each, positive_J) for each in values)
     alt = (f"ROC curve of {scored.name}, {positive} against {negative}: area {area:.3f}; by length alone "
            f"{by_length:.3f}.")
     panels.append(Panel(scored.name, alt, _roc_drawing(scored), _SQUARE_INCHES))
@@ -128,9 +128,9 @@ def roc_panels(sets: Sequence[Scored]) -> list[Panel]:
 def _roc_drawing(scored: Scored) -> Callable[[Axes], None]:
   def draw(axes: Axes) -> None:
     styles = (("score", LIGHT["green"], 2.0), ("length alone", LIGHT["grey"], 1.2))
-    both, positive_E = _telling(scored)
+    both, positive_J = _telling(scored)
     for (name, colour, width), values in zip(styles, both):
-      curve, area = metrics.roc_curve(values, positive_E), metrics.auroc(values, positive_E)
+      curve, area = metrics.roc_curve(values, positive_J), metrics.auroc(values, positive_J)
       axes.plot(100 * curve.false_positive_K, 100 * curve.true_positive_K, color=colour, linewidth=width,
                 label=f"{name}, area {area:.3f}")
     axes.plot([0, 100], [0, 100], color=LIGHT["line"], linewidth=1)
@@ -147,10 +147,10 @@ def calibration_panels(sets: Sequence[Scored]) -> list[Panel]:
   """Returns one panel per set with both classes and scores that are probabilities: what share came true, by score."""
   panels = []
   for scored in filter(lambda scored: scored.tells, sets):
-    (scores_E, _), positive_E = _telling(scored)
-    if scores_E.min() < 0 or scores_E.max() > 1:
+    (scores_J, _), positive_J = _telling(scored)
+    if scores_J.min() < 0 or scores_J.max() > 1:
       continue
-    bins = metrics.calibration(scores_E, positive_E)
+    bins = metrics.calibration(scores_J, positive_J)
     filled = [each for each in bins if each.n]
     words = [f"{each.score:.2f} gives {100 * each.rate:.0f} % of {each.n}" for each in filled]
     alt = f"Share of {scored.classes[1]} by score, {scored.name}: {'; '.join(words)}."
@@ -181,8 +181,8 @@ def length_panels(sets: Sequence[Scored]) -> list[Panel]:
   """Returns one panel per set: its scores against the lengths of the episodes."""
   panels = []
   for scored in sets:
-    known = np.isfinite(scored.scores_E)
-    found = rank_correlation(scored.scores_E[known], scored.lengths_E[known])
+    known = np.isfinite(scored.scores_J)
+    found = rank_correlation(scored.scores_J[known], scored.lengths_J[known])
     words = "one of them does not vary" if np.isnan(found) else f"rank correlation {found:.2f}"
     alt = f"Scores against lengths, {scored.name}: {words}, {int(known.sum())} episodes."
     panels.append(Panel(scored.name, alt, _length_drawing(scored, words)))
@@ -192,7 +192,7 @@ def length_panels(sets: Sequence[Scored]) -> list[Panel]:
 def _length_drawing(scored: Scored, words: str) -> Callable[[Axes], None]:
   def draw(axes: Axes) -> None:
     for name, chosen in scored.groups.items():
-      axes.scatter(scored.lengths_E[chosen], scored.scores_E[chosen], s=12, alpha=0.6, linewidths=0,
+      axes.scatter(scored.lengths_J[chosen], scored.scores_J[chosen], s=12, alpha=0.6, linewidths=0,
                    color=scored.colour(name), label=name)
     axes.set_xlabel(f"frames ({words})")
     axes.set_ylabel("score")
@@ -232,9 +232,9 @@ def _projection_drawing(embedded: Embedded, points_N2: np.ndarray, shares: np.nd
 
 def _telling(scored: Scored) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
   """Returns ((scores, what length alone would say), classes), of the episodes with a score."""
-  known = np.isfinite(scored.scores_E)
-  positive_E = scored.positive_E[known]
-  return (scored.scores_E[known], metrics.either_way(scored.lengths_E[known], positive_E)), positive_E
+  known = np.isfinite(scored.scores_J)
+  positive_J = scored.positive_J[known]
+  return (scored.scores_J[known], metrics.either_way(scored.lengths_J[known], positive_J)), positive_J
 
 
 def _legend(axes: Axes) -> None:

@@ -17,10 +17,10 @@ AT_SUCCESSES, UNCUT = -1, 0
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
-  """E episodes of T steps each, T of any length."""
+  """J episodes of T steps each, T of any length."""
 
   values: tuple[np.ndarray, ...]  # float32[T, F] of each episode
-  success_E: np.ndarray  # float64: 1, 0, or nan where it is not known
+  success_J: np.ndarray  # float64: 1, 0, or nan where it is not known
 
   def __len__(self) -> int:
     return len(self.values)
@@ -31,7 +31,7 @@ class Episodes:
     return self.values[0].shape[-1]
 
   def padded(self) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (float32[E, T, F], bool[E, T]), T the longest; zeros where there is no step."""
+    """Returns (float32[J, T, F], bool[J, T]), T the longest; zeros where there is no step."""
     mask_ET = np.arange(max(map(len, self.values))) < np.array([len(v) for v in self.values])[:, None]
     values_ETF = np.zeros((*mask_ET.shape, self.width), np.float32)
     values_ETF[mask_ET] = np.concatenate(self.values)
@@ -40,14 +40,14 @@ class Episodes:
   def as_steps(self) -> "Episodes":
     """Returns every step as an episode of its own, with the label of the one that it is of."""
     rows_NF = np.concatenate(self.values)
-    return Episodes(tuple(rows_NF[:, None]), np.repeat(self.success_E, [len(v) for v in self.values]))
+    return Episodes(tuple(rows_NF[:, None]), np.repeat(self.success_J, [len(v) for v in self.values]))
 
   def cut(self, steps: int | None) -> "Episodes":
     """Returns the first steps of every episode; all of them for None."""
-    return Episodes(tuple(v[:steps] for v in self.values), self.success_E)
+    return Episodes(tuple(v[:steps] for v in self.values), self.success_J)
 
 
-def common_frames(lengths_E: np.ndarray, success_E: np.ndarray, cut: int) -> int | None:
+def common_frames(lengths_J: np.ndarray, success_J: np.ndarray, cut: int) -> int | None:
   """Returns after how many frames the rollouts of a checkpoint are cut; None: they are not.
 
   A rollout that fails runs to the time limit, one that succeeds ends there. Uncut, length alone gives the outcome away:
@@ -55,14 +55,14 @@ def common_frames(lengths_E: np.ndarray, success_E: np.ndarray, cut: int) -> int
   end in success, and neither would say anything of them.
 
   Args:
-    lengths_E: int[E], frames.
-    success_E: float[E]: 1, 0, or nan where it is not known.
+    lengths_J: int[J], frames.
+    success_J: float[J]: 1, 0, or nan where it is not known.
     cut: a number of frames, UNCUT or AT_SUCCESSES; without a success the latter cuts nothing.
   """
   if cut < AT_SUCCESSES:
     raise Pi0RagError(f"rollouts are cut after {cut} frames; allowed: whole numbers from 1, {UNCUT} for not at all, "
                       f"{AT_SUCCESSES} for the median length of the successes")
-  successes = lengths_E[success_E == 1]
+  successes = lengths_J[success_J == 1]
   if cut == UNCUT or (cut == AT_SUCCESSES and not len(successes)):
     return None
   return cut if cut > 0 else int(np.median(successes))
@@ -70,17 +70,17 @@ def common_frames(lengths_E: np.ndarray, success_E: np.ndarray, cut: int) -> int
 
 def join(parts: Sequence[Episodes]) -> Episodes:
   """Returns the episodes of several sets, one after the other."""
-  return Episodes(tuple(v for part in parts for v in part.values), np.concatenate([p.success_E for p in parts]))
+  return Episodes(tuple(v for part in parts for v in part.values), np.concatenate([p.success_J for p in parts]))
 
 
-def read(dataset: Dataset, parts: Sequence[str], *, success_E, every: int = 1,
+def read(dataset: Dataset, parts: Sequence[str], *, success_J, every: int = 1,
          embeddings: Embeddings | None = None) -> Episodes:
   """Returns a data set's episodes as a classifier reads them.
 
   Args:
     dataset: whose numbers are read; its pictures are not.
     parts: some of PARTS, in the order in which they are put side by side.
-    success_E: float[E]: 1, 0, or nan where it is not known.
+    success_J: float[J]: 1, 0, or nan where it is not known.
     every: takes the frames 0, every, 2 every, ...
     embeddings: of the same frames, where they are a part.
   Raises:
@@ -103,7 +103,7 @@ def read(dataset: Dataset, parts: Sequence[str], *, success_E, every: int = 1,
     if not np.isfinite(row_TF).all():
       raise Pi0RagError(f"{dataset.episode_name(episode)} has NaN or infinity among its {', '.join(parts)}")
     values.append(row_TF)
-  return Episodes(tuple(values), np.asarray(success_E, float))
+  return Episodes(tuple(values), np.asarray(success_J, float))
 
 
 def actions_of(data: EpisodeData) -> np.ndarray:

@@ -54,7 +54,7 @@ class Rule:
 
 
 def success_of(dataset: Dataset, *, rule: Rule | str | Mapping[str, Any]) -> np.ndarray:
-  """Returns float64[E]: 1 where an episode succeeded, 0 where it failed, nan where that is not known.
+  """Returns float64[J]: 1 where an episode succeeded, 0 where it failed, nan where that is not known.
 
   Args:
     dataset: damaged episodes are not known, where it skips them.
@@ -81,14 +81,14 @@ def success_of(dataset: Dataset, *, rule: Rule | str | Mapping[str, Any]) -> np.
 
 def _known(dataset: Dataset, judge: Callable[[EpisodeData], float], *, what: str) -> np.ndarray:
   """Returns what `judge` says of every episode, or raises if it knows nothing of any."""
-  found_E, fields = np.full(dataset.num_episodes, math.nan), {}
+  found_J, fields = np.full(dataset.num_episodes, math.nan), {}
   for episode, data in dataset.iterate():
-    found_E[episode] = judge(data)
+    found_J[episode] = judge(data)
     fields |= dict.fromkeys([*data.metadata, *data.extras])
-  if np.isnan(found_E).all():
+  if np.isnan(found_J).all():
     raise Pi0RagError(f"no episode of '{dataset.path}' has {what}; its fields: {', '.join(fields) or 'none'}. Name one "
                       "in the rule's `field`, or give a file of labels")
-  return found_E
+  return found_J
 
 
 def _numbers(data: EpisodeData, names: tuple[str, ...]) -> np.ndarray | None:
@@ -108,14 +108,14 @@ def _numbers(data: EpisodeData, names: tuple[str, ...]) -> np.ndarray | None:
 
 def _from_file(dataset: Dataset, path: Path) -> np.ndarray:
   """Returns the labels of a CSV or JSON file; `read_labels` says what is in it."""
-  found_E = np.full(dataset.num_episodes, math.nan)
+  found_J = np.full(dataset.num_episodes, math.nan)
   for episode, label in read_labels(path).items():
     if not 0 <= episode < dataset.num_episodes:
       raise Pi0RagError(f"'{path}' labels episode {episode}, '{dataset.path}' has 0 to {dataset.num_episodes - 1}")
-    found_E[episode] = label
-  if np.isnan(found_E).all():
+    found_J[episode] = label
+  if np.isnan(found_J).all():
     raise Pi0RagError(f"'{path}' labels no episode: write a line `episode,label` for each, with the labels 1 and 0")
-  return found_E
+  return found_J
 
 
 def read_labels(path: str | Path) -> dict[int, float]:

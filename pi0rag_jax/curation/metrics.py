@@ -32,70 +32,70 @@ class CalibrationBin:
   n: int
 
 
-def both_classes(positive_E) -> bool:
+def both_classes(positive_J) -> bool:
   """Returns whether there are positive and negative episodes among those with a known label, as in `checked`."""
-  return {0.0, 1.0} <= set(np.asarray(positive_E, float))
+  return {0.0, 1.0} <= set(np.asarray(positive_J, float))
 
 
-def checked(scores_E, positive_E) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (float64[E], bool[E]) of the episodes with a known label.
+def checked(scores_J, positive_J) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (float64[J], bool[J]) of the episodes with a known label.
 
   Args:
-    scores_E: float[E], finite wherever the label is known.
-    positive_E: bool[E], or 1, 0 and nan where it is not known.
+    scores_J: float[J], finite wherever the label is known.
+    positive_J: bool[J], or 1, 0 and nan where it is not known.
   Raises:
     Pi0RagError: the lengths differ, a score is not finite, or only one class is there.
   """
-  scores_E, labels_E = np.asarray(scores_E, float), np.asarray(positive_E, float)
-  if scores_E.shape != labels_E.shape or scores_E.ndim != 1:
-    raise Pi0RagError(f"{scores_E.shape} scores and {labels_E.shape} labels: one of each per episode is wanted")
-  known_E = np.isfinite(labels_E)
-  scores_E, positive_E = scores_E[known_E], labels_E[known_E] > 0.5
-  if not np.isfinite(scores_E).all():
-    raise Pi0RagError(f"{int((~np.isfinite(scores_E)).sum())} of {len(scores_E)} scores are not finite")
-  if not both_classes(positive_E):
-    raise Pi0RagError(f"{int(positive_E.sum())} of {len(positive_E)} episodes are positive: telling two classes apart "
+  scores_J, labels_J = np.asarray(scores_J, float), np.asarray(positive_J, float)
+  if scores_J.shape != labels_J.shape or scores_J.ndim != 1:
+    raise Pi0RagError(f"{scores_J.shape} scores and {labels_J.shape} labels: one of each per episode is wanted")
+  known_J = np.isfinite(labels_J)
+  scores_J, positive_J = scores_J[known_J], labels_J[known_J] > 0.5
+  if not np.isfinite(scores_J).all():
+    raise Pi0RagError(f"{int((~np.isfinite(scores_J)).sum())} of {len(scores_J)} scores are not finite")
+  if not both_classes(positive_J):
+    raise Pi0RagError(f"{int(positive_J.sum())} of {len(positive_J)} episodes are positive: telling two classes apart "
                       "needs some of both")
-  return scores_E, positive_E
+  return scores_J, positive_J
 
 
-def auroc(scores_E, positive_E) -> float:
+def auroc(scores_J, positive_J) -> float:
   """Returns the probability that a positive episode scores above a negative one; ties count half. See `checked`."""
-  scores_E, positive_E = checked(scores_E, positive_E)
-  _, place_E, count_K = np.unique(scores_E, return_inverse=True, return_counts=True)
-  rank_E = (np.cumsum(count_K) - (count_K - 1) / 2)[place_E]  # from 1; equal scores share their mean rank
-  positives, negatives = int(positive_E.sum()), int((~positive_E).sum())
-  return float((rank_E[positive_E].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+  scores_J, positive_J = checked(scores_J, positive_J)
+  _, place_J, count_K = np.unique(scores_J, return_inverse=True, return_counts=True)
+  rank_J = (np.cumsum(count_K) - (count_K - 1) / 2)[place_J]  # from 1; equal scores share their mean rank
+  positives, negatives = int(positive_J.sum()), int((~positive_J).sum())
+  return float((rank_J[positive_J].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def auroc_at_equal(scores_E, positive_E, values_E, *, apart: float = 0.05) -> tuple[float, int]:
+def auroc_at_equal(scores_J, positive_J, values_J, *, apart: float = 0.05) -> tuple[float, int]:
   """Returns (`auroc` of the pairs whose values hardly differ, their number): what scores tell beside the value.
 
   Args:
-    scores_E, positive_E: as for `checked`.
-    values_E: float[E], above 0, such as each episode's pace.
+    scores_J, positive_J: as for `checked`.
+    values_J: float[J], above 0, such as each episode's pace.
     apart: logarithm of the largest ratio of the values of a pair.
   Returns:
     nan where there are no such pairs.
   """
-  known_E = np.isfinite(np.asarray(positive_E, float))
-  log_E = np.log(np.maximum(np.asarray(values_E, float)[known_E], np.finfo(float).tiny))
-  scores_E, positive_E = checked(scores_E, positive_E)
-  near_PQ = np.abs(log_E[positive_E, None] - log_E[~positive_E]) <= apart
-  above_PQ = np.sign(scores_E[positive_E, None] - scores_E[~positive_E]) / 2 + 0.5
+  known_J = np.isfinite(np.asarray(positive_J, float))
+  log_J = np.log(np.maximum(np.asarray(values_J, float)[known_J], np.finfo(float).tiny))
+  scores_J, positive_J = checked(scores_J, positive_J)
+  near_PQ = np.abs(log_J[positive_J, None] - log_J[~positive_J]) <= apart
+  above_PQ = np.sign(scores_J[positive_J, None] - scores_J[~positive_J]) / 2 + 0.5
   return (float(above_PQ[near_PQ].mean()) if near_PQ.any() else float("nan")), int(near_PQ.sum())
 
 
-def auroc_estimate(scores_E, positive_E) -> Estimate:
+def auroc_estimate(scores_J, positive_J) -> Estimate:
   """Returns `auroc` with its 95 % interval, which stays inside [0, 1] and keeps a width at both ends.
 
   It holds the areas that are within 1.96 standard errors, each its own, of the one that was seen: to the variance of
   Hanley and McNeil 1982 (Radiology 143:29) what Wilson's interval is to a share's. Source: Newcombe 2006, Statistics
   in Medicine 25:559, method 5.
   """
-  seen = auroc(scores_E, positive_E)
-  _, positive_E = checked(scores_E, positive_E)
-  counts = int(positive_E.sum()), int((~positive_E).sum())
+  seen = auroc(scores_J, positive_J)
+  _, positive_J = checked(scores_J, positive_J)
+  counts = int(positive_J.sum()), int((~positive_J).sum())
   z = stats.norm.ppf((1 + CONFIDENCE) / 2)
   beyond = lambda area: (area - seen) ** 2 - z**2 * _area_variance(area, *counts)  # noqa: E731
   end = lambda *bracket: float(optimize.root_scalar(beyond, bracket=bracket).root)  # noqa: E731
@@ -111,38 +111,38 @@ def _area_variance(area: float, positives: int, negatives: int) -> float:
   return area * (1 - area) * (1 + agree) / (positives * negatives)
 
 
-def either_way(values_E, positive_E) -> np.ndarray:
-  """Returns float64[E], the values or their opposites, whichever tell the classes better: of the scored episodes."""
-  values_E = np.asarray(values_E, float)
-  return values_E if auroc(values_E, positive_E) >= 0.5 else -values_E
+def either_way(values_J, positive_J) -> np.ndarray:
+  """Returns float64[J], the values or their opposites, whichever tell the classes better: of the scored episodes."""
+  values_J = np.asarray(values_J, float)
+  return values_J if auroc(values_J, positive_J) >= 0.5 else -values_J
 
 
-def roc_curve(scores_E, positive_E) -> RocCurve:
+def roc_curve(scores_J, positive_J) -> RocCurve:
   """Returns the curve from (0, 0) to (1, 1), one point per different score and the start. See `checked`."""
-  scores_E, positive_E = checked(scores_E, positive_E)
-  threshold_K = np.concatenate([[np.inf], np.unique(scores_E)[::-1]])
-  above_KE = scores_E >= threshold_K[:, None]
-  share = lambda chosen_E: above_KE[:, chosen_E].mean(axis=1)  # noqa: E731
-  return RocCurve(share(~positive_E), share(positive_E), threshold_K)
+  scores_J, positive_J = checked(scores_J, positive_J)
+  threshold_K = np.concatenate([[np.inf], np.unique(scores_J)[::-1]])
+  above_KE = scores_J >= threshold_K[:, None]
+  share = lambda chosen_J: above_KE[:, chosen_J].mean(axis=1)  # noqa: E731
+  return RocCurve(share(~positive_J), share(positive_J), threshold_K)
 
 
-def calibration(scores_E, positive_E, *, bins: int = 10) -> list[CalibrationBin]:
+def calibration(scores_J, positive_J, *, bins: int = 10) -> list[CalibrationBin]:
   """Returns what share of the episodes succeeded, by what they scored, in bins of equal width over [0, 1].
 
   Args:
-    scores_E: float[E] in [0, 1].
-    positive_E: as for `checked`.
+    scores_J: float[J] in [0, 1].
+    positive_J: as for `checked`.
     bins: how many.
   """
-  scores_E, positive_E = checked(scores_E, positive_E)
-  if scores_E.min() < 0 or scores_E.max() > 1:
-    raise Pi0RagError(f"scores from {scores_E.min():g} to {scores_E.max():g} are no probabilities")
-  place_E = np.minimum((scores_E * bins).astype(int), bins - 1)
+  scores_J, positive_J = checked(scores_J, positive_J)
+  if scores_J.min() < 0 or scores_J.max() > 1:
+    raise Pi0RagError(f"scores from {scores_J.min():g} to {scores_J.max():g} are no probabilities")
+  place_J = np.minimum((scores_J * bins).astype(int), bins - 1)
   found = []
   for i in range(bins):
-    here = place_E == i
-    mean = lambda values_E, here=here: float(values_E[here].mean()) if here.any() else float("nan")  # noqa: E731
-    found.append(CalibrationBin(i / bins, (i + 1) / bins, mean(scores_E), mean(positive_E), int(here.sum())))
+    here = place_J == i
+    mean = lambda values_J, here=here: float(values_J[here].mean()) if here.any() else float("nan")  # noqa: E731
+    found.append(CalibrationBin(i / bins, (i + 1) / bins, mean(scores_J), mean(positive_J), int(here.sum())))
   return found
 
 

@@ -71,29 +71,29 @@ def write_report(folder: str | os.PathLike, curation: Curation) -> Path:
 
 def headline(selections: Sequence[Selection]) -> str:
   """Returns what was kept, in one sentence."""
-  kept, total = (sum(map(int, counts)) for counts in zip(*((s.kept_E.sum(), len(s.kept_E)) for s in selections)))
+  kept, total = (sum(map(int, counts)) for counts in zip(*((s.kept_J.sum(), len(s.kept_J)) for s in selections)))
   where = f" of {len(selections)} data sets" if len(selections) > 1 else ""
   return f"{kept} of {total} demonstrations{where} are kept, {100 * kept / total:.0f} %."
 
 
 def demonstration_clips(
-  dataset: Dataset, scored: Scored, kept_E: np.ndarray, *, count: int = CLIPS, camera: str | None = None,
+  dataset: Dataset, scored: Scored, kept_J: np.ndarray, *, count: int = CLIPS, camera: str | None = None,
   notes: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
   """Returns films of the demonstrations with the best scores and of those with the worst.
 
   Args:
-    dataset: of E demonstrations.
+    dataset: of J demonstrations.
     scored: the same, with their scores.
-    kept_E: bool[E].
+    kept_J: bool[J].
     count: of each kind, fewer where there are not enough.
     camera: its name in the data set; None is the first.
     notes: what is known of every demonstration, such as its flaw.
   """
   if not dataset.cameras:
     raise Pi0RagError(f"'{dataset.path}' has no pictures to show: leave the films out")
-  order = [episode for episode in np.argsort(-scored.scores_E, kind="stable").tolist()
-           if np.isfinite(scored.scores_E[episode])]
+  order = [episode for episode in np.argsort(-scored.scores_J, kind="stable").tolist()
+           if np.isfinite(scored.scores_J[episode])]
   count = min(count, len(order) // 2)
   found = []
   for kind, episodes in (("best", order[:count]), ("worst", order[::-1][:count])):
@@ -102,8 +102,8 @@ def demonstration_clips(
       shown = np.unique(np.linspace(0, length - 1, min(length, CLIP_FRAMES)).astype(int))
       name = camera or dataset.cameras[0]
       found.append({
-        "kind": kind, "data": scored.name, "episode": episode, "score": float(scored.scores_E[episode]),
-        "length": length, "kept": bool(kept_E[episode]), "note": notes[episode] if notes else "",
+        "kind": kind, "data": scored.name, "episode": episode, "score": float(scored.scores_J[episode]),
+        "length": length, "kept": bool(kept_J[episode]), "note": notes[episode] if notes else "",
         "frames": dataset.read_frames(episode, shown, [name])[name],
       })
   return found
@@ -113,10 +113,10 @@ def _facts(curation: Curation) -> dict[str, str]:
   """Returns what stands at the top of the page, by name."""
   facts = {}
   for selection in curation.selections:
-    left_out = len(selection.kept_E) - int(selection.kept_E.sum())
+    left_out = len(selection.kept_J) - int(selection.kept_J.sum())
     name = Path(selection.path).name
-    facts |= {f"kept of {name}": f"{int(selection.kept_E.sum()):,}", f"left out of {name}": f"{left_out:,}"}
-  rollouts = sum(len(scored.scores_E) for scored in curation.rollouts)
+    facts |= {f"kept of {name}": f"{int(selection.kept_J.sum()):,}", f"left out of {name}": f"{left_out:,}"}
+  rollouts = sum(len(scored.scores_J) for scored in curation.rollouts)
   return facts | ({"rollouts": f"{rollouts:,}"} if rollouts else {}) | dict(curation.facts)
 
 

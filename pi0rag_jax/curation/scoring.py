@@ -28,15 +28,15 @@ def step_scores(trained: TrainedClassifier, episodes: Episodes) -> list[np.ndarr
 
 
 def episode_scores(trained: TrainedClassifier, episodes: Episodes) -> np.ndarray:
-  """Returns float64[E], the mean over the steps of each episode."""
+  """Returns float64[J], the mean over the steps of each episode."""
   return np.array([scores.mean(dtype=float) for scores in step_scores(trained, episodes)])
 
 
 def ensemble_scores(scores: Sequence[np.ndarray]) -> np.ndarray:
-  """Returns the mean over classifiers, float64[E], whichever policy's embeddings they read.
+  """Returns the mean over classifiers, float64[J], whichever policy's embeddings they read.
 
   Args:
-    scores: float[E] of each, of the same episodes.
+    scores: float[J] of each, of the same episodes.
   """
   if not len(scores) or len({len(each) for each in scores}) != 1:
     raise Pi0RagError(f"an ensemble needs scores of the same episodes, got {[len(each) for each in scores]} scores")

@@ -25,19 +25,19 @@ TEXT_SUFFIX = ".txt"
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """What is kept of one data set of E episodes."""
+  """What is kept of one data set of J episodes."""
 
   path: str  # of the data set
-  scores_E: np.ndarray  # float64, nan where an episode has none
-  kept_E: np.ndarray  # bool
+  scores_J: np.ndarray  # float64, nan where an episode has none
+  kept_J: np.ndarray  # bool
   threshold: float
   rule: str  # that gave the threshold
   details: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what JSON can hold
 
   def __post_init__(self):
-    if self.scores_E.shape != self.kept_E.shape or self.kept_E.dtype != bool:
-      raise Pi0RagError(f"a selection of '{self.path}' has scores {self.scores_E.shape} and {self.kept_E.dtype}"
-                        f"{self.kept_E.shape} of what is kept; expected a score and a truth value per episode")
+    if self.scores_J.shape != self.kept_J.shape or self.kept_J.dtype != bool:
+      raise Pi0RagError(f"a selection of '{self.path}' has scores {self.scores_J.shape} and {self.kept_J.dtype}"
+                        f"{self.kept_J.shape} of what is kept; expected a score and a truth value per episode")
 
 
 def choose(dataset: Dataset, file: str | Path) -> EpisodesView:
@@ -47,12 +47,12 @@ def choose(dataset: Dataset, file: str | Path) -> EpisodesView:
 
 def fingerprint(selections: Sequence[Selection]) -> str:
   """Returns a short hash of what is kept; scores and thresholds do not matter."""
-  kept = sorted((str(_resolved(each.path)), np.flatnonzero(each.kept_E).tolist()) for each in selections)
+  kept = sorted((str(_resolved(each.path)), np.flatnonzero(each.kept_J).tolist()) for each in selections)
   return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
 
 
 def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:
-  """Returns bool[E], what a file of selections keeps of a data set.
+  """Returns bool[J], what a file of selections keeps of a data set.
 
   Args:
     file: as `write_json` or, with the suffix .txt, `write_text` makes it.
@@ -61,7 +61,7 @@ def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:
     Pi0RagError: the file does not speak of the data set, or of another number of its episodes.
   """
   if Path(file).suffix != TEXT_SUFFIX:
-    selections = {_resolved(selection.path): selection.kept_E for selection in read_json(file)}
+    selections = {_resolved(selection.path): selection.kept_J for selection in read_json(file)}
     return _of(dataset, selections, file)
   episodes = _of(dataset, {_resolved(path): kept for path, kept in read_text(file).items()}, file)
   if episodes and not 0 <= min(episodes) <= max(episodes) < dataset.num_episodes:
@@ -72,7 +72,7 @@ def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:
 
 def write_text(path: str | Path, selections: Sequence[Selection]) -> None:
   """Writes Demo-SCORE's file: a line `path ep,ep,ep` per data set; one without a kept episode is left out."""
-  kept = {each.path: np.flatnonzero(each.kept_E).tolist() for each in selections}
+  kept = {each.path: np.flatnonzero(each.kept_J).tolist() for each in selections}
   lines = [f"{name} {','.join(map(str, numbers))}\n" for name, numbers in kept.items() if numbers]
   files.write_text(path, "".join(lines))
 
@@ -99,8 +99,8 @@ def write_json(path: str | Path, selections: Sequence[Selection]) -> None:
   """Writes every score, what is kept, and how that came about."""
   stored = [{
     "path": each.path, "rule": each.rule, "threshold": each.threshold, "details": dict(each.details),
-    "kept": np.flatnonzero(each.kept_E).tolist(),
-    "scores": [score if math.isfinite(score) else None for score in each.scores_E.tolist()],
+    "kept": np.flatnonzero(each.kept_J).tolist(),
+    "scores": [score if math.isfinite(score) else None for score in each.scores_J.tolist()],
   } for each in selections]
   try:
     files.write_json(path, {"version": VERSION, "selections": stored})
@@ -120,9 +120,9 @@ def read_json(path: str | Path) -> list[Selection]:
 
 
 def _from_json(entry: Mapping[str, Any]) -> Selection:
-  scores_E = np.array([math.nan if score is None else score for score in entry["scores"]], np.float64)
-  kept_E = np.isin(np.arange(len(scores_E)), entry["kept"])
-  return Selection(entry["path"], scores_E, kept_E, float(entry["threshold"]), entry["rule"], entry["details"])
+  scores_J = np.array([math.nan if score is None else score for score in entry["scores"]], np.float64)
+  kept_J = np.isin(np.arange(len(scores_J)), entry["kept"])
+  return Selection(entry["path"], scores_J, kept_J, float(entry["threshold"]), entry["rule"], entry["details"])
 
 
 def _of(dataset: Dataset, by_path: Mapping[Path, Any], file: str | Path) -> Any:

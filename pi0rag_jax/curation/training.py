@@ -78,19 +78,19 @@ jax.tree_util.register_dataclass(Batch, data_fields=["inputs_BTF", "mask_BT", "s
 def check_classes(name: str, episodes: Episodes) -> None:
   """Raises Pi0RagError unless all labels of some rollouts are known, and there are successes and failures."""
   check_labels(name, episodes)
-  if not metrics.both_classes(episodes.success_E):
+  if not metrics.both_classes(episodes.success_J):
     raise Pi0RagError(one_class(name, episodes))
 
 
 def check_labels(name: str, episodes: Episodes) -> None:
   """Raises Pi0RagError unless all labels of some rollouts are known."""
-  if unknown := int(np.isnan(episodes.success_E).sum()):
+  if unknown := int(np.isnan(episodes.success_J).sum()):
     raise Pi0RagError(f"{unknown} of {len(episodes)} rollouts of '{name}' have no success label: give another rule")
 
 
 def one_class(name: str, episodes: Episodes) -> str:
   """Returns what to say of rollouts all of which succeeded, or none."""
-  successes = int(episodes.success_E.sum())
+  successes = int(episodes.success_J.sum())
   return (f"{successes} of {len(episodes)} rollouts of '{name}' succeeded: a classifier needs successes and failures; "
           f"run more episodes, or take {'an earlier' if successes else 'a later'} checkpoint or "
           f"{'a harder' if successes else 'an easier'} condition")
@@ -153,7 +153,7 @@ def batch_of(trained: TrainedClassifier, episodes: Episodes) -> Batch:
   """Returns all of a classifier's units, standardized."""
   units = episodes.as_steps() if trained.module.per_step else episodes
   inputs_BTF, mask_BT = units.padded()
-  return Batch(trained.standardized(inputs_BTF), mask_BT, units.success_E.astype(np.float32))
+  return Batch(trained.standardized(inputs_BTF), mask_BT, units.success_J.astype(np.float32))
 
 
 def unit_count(module: Classifier, episodes: Episodes, steps: int) -> int:

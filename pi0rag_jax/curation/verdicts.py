@@ -20,15 +20,15 @@ def flaws_of(dataset: Dataset) -> list[str]:
 
 
 def clean(flaws: Sequence[str]) -> np.ndarray:
-  """Returns float64[E]: 1 for a demonstration that was judged clean, 0 for a flawed one, nan where nobody judged."""
+  """Returns float64[J]: 1 for a demonstration that was judged clean, 0 for a flawed one, nan where nobody judged."""
   return np.array([float(flaw == CLEAN) if flaw else math.nan for flaw in flaws])
 
 
 def comparisons(flaws: Sequence[str]) -> dict[str, np.ndarray]:
   """Returns what clean demonstrations are told apart from: all flawed ones, then those of each flaw.
 
-  As float64[E]: 1 for a clean one, 0 for one of those, nan for the others.
+  As float64[J]: 1 for a clean one, 0 for one of those, nan for the others.
   """
-  clean_E, kinds = clean(flaws), sorted({*flaws} - {"", CLEAN})
-  return {ALL_FLAWS: clean_E,
-          **{kind: np.where([flaw in (kind, CLEAN) for flaw in flaws], clean_E, math.nan) for kind in kinds}}
+  clean_J, kinds = clean(flaws), sorted({*flaws} - {"", CLEAN})
+  return {ALL_FLAWS: clean_J,
+          **{kind: np.where([flaw in (kind, CLEAN) for flaw in flaws], clean_J, math.nan) for kind in kinds}}

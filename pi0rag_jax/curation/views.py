@@ -28,10 +28,10 @@ class EpisodesView(Dataset):
     self.lengths = dataset.lengths[self.episodes]
 
   def spread(self, values_K) -> np.ndarray:
-    """Returns float64[E], what is known of the episodes by their numbers in the source; nan for the others."""
-    values_E = np.full(self.source.num_episodes, np.nan)
-    values_E[self.episodes] = values_K
-    return values_E
+    """Returns float64[J], what is known of the episodes by their numbers in the source; nan for the others."""
+    values_J = np.full(self.source.num_episodes, np.nan)
+    values_J[self.episodes] = values_K
+    return values_J
 
   @property
   def state_dim(self) -> int:
@@ -64,22 +64,22 @@ class EpisodesView(Dataset):
     return self.source._read_camera(int(self.episodes[episode]), key, indices)
 
 
-def view(dataset: Dataset, kept_E: np.ndarray) -> EpisodesView:
+def view(dataset: Dataset, kept_J: np.ndarray) -> EpisodesView:
   """Returns the data set of the episodes that are kept.
 
   Args:
-    dataset: of E episodes.
-    kept_E: bool[E].
+    dataset: of J episodes.
+    kept_J: bool[J].
   Raises:
     Pi0RagError: another number of episodes, or none is kept.
   """
-  kept_E = np.asarray(kept_E, bool)
-  if kept_E.shape != (dataset.num_episodes,):
-    raise Pi0RagError(f"the selection is of {len(kept_E)} episodes, '{dataset.path}' has {dataset.num_episodes}: "
+  kept_J = np.asarray(kept_J, bool)
+  if kept_J.shape != (dataset.num_episodes,):
+    raise Pi0RagError(f"the selection is of {len(kept_J)} episodes, '{dataset.path}' has {dataset.num_episodes}: "
                       "select again")
-  if not kept_E.any():
+  if not kept_J.any():
     raise Pi0RagError(f"the selection keeps no episode of '{dataset.path}': leave it out, or lower the threshold")
-  return EpisodesView(dataset, np.flatnonzero(kept_E))
+  return EpisodesView(dataset, np.flatnonzero(kept_J))
 
 
 def readable(dataset: Dataset) -> EpisodesView:

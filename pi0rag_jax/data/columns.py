@@ -66,7 +66,6 @@ class Columns:
     found = _cut(self.extras, state_FP[..., width:])
     return np.concatenate([found[name] for name in names], axis=-1, dtype=np.float32)
 
-
   def observations(self, dataset: Dataset, episode: int, count: int) -> list[dict]:
     """Returns the robot's dictionaries, without actions, of evenly spaced frames of an episode."""
     data = dataset.read_episode(episode, images=False)

@@ -144,6 +144,8 @@ class Normalize:
     return {**data, **done}
 
   def _warn_if_far_out(self, state, normalized) -> None:
+    if (np.abs(normalized) <= FAR_OUT).all():
+      return
     state_XP, normalized_XP = (np.reshape(x, (-1, x.shape[-1])) for x in (state, normalized))
     worst_P = np.argmax(np.abs(normalized_XP), axis=0)
     far = [dim for dim, row in enumerate(worst_P)

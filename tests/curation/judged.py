@@ -1,4 +1,4 @@
-"""A tiny data set of the project's own format: E episodes of different lengths, every second one flawed and failed."""
+"""A tiny data set of the project's own format: J episodes of different lengths, every second one flawed and failed."""
 
 import h5py
 import numpy as np

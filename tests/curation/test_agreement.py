@@ -22,9 +22,9 @@ def make_demonstrations(lengths, *, odd: int):
 
 @pytest.mark.parametrize("odd", range(3))
 def test_who_does_otherwise_scores_least(odd):
-  scores_E = agreement.episode_scores(*make_demonstrations((20, 40, 30, 25, 35, 20), odd=odd), CONFIG)
-  others_E = np.delete(scores_E, odd)
-  assert scores_E[odd] < 0.5 < others_E.min() and others_E.max() <= 1
+  scores_J = agreement.episode_scores(*make_demonstrations((20, 40, 30, 25, 35, 20), odd=odd), CONFIG)
+  others_J = np.delete(scores_J, odd)
+  assert scores_J[odd] < 0.5 < others_J.min() and others_J.max() <= 1
 
 
 def test_an_episode_has_no_say_of_itself():
@@ -32,18 +32,18 @@ def test_an_episode_has_no_say_of_itself():
   episodes, chunks = make_demonstrations((30, 30), odd=1)
   chunks_N = np.concatenate([each.reshape(30, -1) for each in chunks])
   std_D = chunks_N.std(axis=0)
-  scores_E = agreement.episode_scores(episodes, chunks, AgreementConfig(neighbours=1, horizon=2))
+  scores_J = agreement.episode_scores(episodes, chunks, AgreementConfig(neighbours=1, horizon=2))
   distance = 2 * np.sqrt(np.square(chunks[0].reshape(30, -1) / std_D).mean(axis=-1)).mean()
-  assert scores_E == pytest.approx([np.exp(-distance)] * 2, rel=1e-3)
+  assert scores_J == pytest.approx([np.exp(-distance)] * 2, rel=1e-3)
   assert agreement.episode_scores(episodes, chunks, AgreementConfig(neighbours=99, horizon=2)).shape == (2,)
 
 
 def test_fewer_references_say_much_the_same(monkeypatch):
   demonstrations = make_demonstrations((60, 50, 70, 40), odd=2)
-  whole_E = agreement.episode_scores(*demonstrations, CONFIG)
+  whole_J = agreement.episode_scores(*demonstrations, CONFIG)
   monkeypatch.setattr(agreement, "MOST_REFERENCES", 50)
-  fewer_E = agreement.episode_scores(*demonstrations, CONFIG)
-  assert fewer_E == pytest.approx(whole_E, abs=0.1) and fewer_E.argmin() == 2
+  fewer_J = agreement.episode_scores(*demonstrations, CONFIG)
+  assert fewer_J == pytest.approx(whole_J, abs=0.1) and fewer_J.argmin() == 2
 
 
 def test_chunks_are_of_what_was_done_and_end_with_the_last(tmp_path):

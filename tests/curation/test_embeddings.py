@@ -103,7 +103,7 @@ def test_what_is_missing_is_said_plainly(tmp_path, extractor, root):
 
 
 def test_inputs_are_put_side_by_side(dataset, found):
-  episodes = inputs.read(dataset, ("actions", "state", "embeddings"), success_E=[0, 1], every=2, embeddings=found)
+  episodes = inputs.read(dataset, ("actions", "state", "embeddings"), success_J=[0, 1], every=2, embeddings=found)
   assert episodes.width == 5 + 10 + 16 and [len(v) for v in episodes.values] == [3, 2]
   np.testing.assert_array_equal(episodes.values[1][:, :5], np.ones((2, 5)))
   np.testing.assert_array_equal(episodes.values[0][1, 5:15], dataset.read_episode(0, images=False).state[2])
@@ -111,11 +111,11 @@ def test_inputs_are_put_side_by_side(dataset, found):
   values, mask = episodes.padded()
   assert values.shape == (2, 3, 31) and mask.tolist() == [[True] * 3, [True, True, False]]
   assert not values[1, 2].any()
-  assert episodes.as_steps().success_E.tolist() == [0, 0, 0, 1, 1]
+  assert episodes.as_steps().success_J.tolist() == [0, 0, 0, 1, 1]
 
 
 def test_inputs_that_cannot_be_are_refused(dataset, found):
   with pytest.raises(Pi0RagError, match="unknown input of a classifier 'embedding'"):
-    inputs.read(dataset, ("embedding",), success_E=[0, 1])
+    inputs.read(dataset, ("embedding",), success_J=[0, 1])
   with pytest.raises(Pi0RagError, match=r"embeddings of every 1-th frame .*there are those of every 2-th"):
-    inputs.read(dataset, ("embeddings",), success_E=[0, 1], embeddings=found)
+    inputs.read(dataset, ("embeddings",), success_J=[0, 1], embeddings=found)

@@ -78,10 +78,10 @@ def test_what_cannot_be_told_is_refused(scores, labels, message):
 
 def test_what_is_as_fast_is_compared_alone():
   # Scores that follow the pace tell nothing at equal pace; those that do not tell as much as ever.
-  pace_E, clean_E = np.array([1, 2, 4, 1, 2, 8.0]), np.array([1, 1, 1, 0, 0, 0.0])
-  assert metrics.auroc_at_equal(-pace_E, clean_E, pace_E) == (0.5, 2)
-  assert metrics.auroc_at_equal(clean_E, clean_E, pace_E) == (1.0, 2)
-  unknown_E = np.where(pace_E == 1, np.nan, clean_E)
-  assert metrics.auroc_at_equal(clean_E, unknown_E, pace_E) == (1.0, 1)
-  value, pairs = metrics.auroc_at_equal(pace_E, clean_E, 100.0 ** np.arange(6))
+  pace_J, clean_J = np.array([1, 2, 4, 1, 2, 8.0]), np.array([1, 1, 1, 0, 0, 0.0])
+  assert metrics.auroc_at_equal(-pace_J, clean_J, pace_J) == (0.5, 2)
+  assert metrics.auroc_at_equal(clean_J, clean_J, pace_J) == (1.0, 2)
+  unknown_J = np.where(pace_J == 1, np.nan, clean_J)
+  assert metrics.auroc_at_equal(clean_J, unknown_J, pace_J) == (1.0, 1)
+  value, pairs = metrics.auroc_at_equal(pace_J, clean_J, 100.0 ** np.arange(6))
   assert np.isnan(value) and pairs == 0

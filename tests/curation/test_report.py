@@ -15,15 +15,15 @@ NAN = np.nan
 
 
 def make_scored(**changes) -> figures.Scored:
-  fields = {"name": "demos", "scores_E": np.array([0.9, 0.1, 0.8, 0.3, NAN]),
-            "positive_E": np.array([1.0, 0.0, 1.0, 0.0, 1.0]), "lengths_E": np.arange(4, 9),
+  fields = {"name": "demos", "scores_J": np.array([0.9, 0.1, 0.8, 0.3, NAN]),
+            "positive_J": np.array([1.0, 0.0, 1.0, 0.0, 1.0]), "lengths_J": np.arange(4, 9),
             "classes": ("flawed", "clean"), "threshold": 0.5}
   return figures.Scored(**(fields | changes))
 
 
 def make_curation(path="demos", **changes) -> report.Curation:
-  kept_E = np.array([True, False, True, False, False])
-  fields = {"selections": [Selection(str(path), make_scored().scores_E, kept_E, 0.5, "fixed", {"by": "<b>"})],
+  kept_J = np.array([True, False, True, False, False])
+  fields = {"selections": [Selection(str(path), make_scored().scores_J, kept_J, 0.5, "fixed", {"by": "<b>"})],
             "demonstrations": [make_scored()]}
   return report.Curation(**(fields | changes))
 
@@ -44,7 +44,7 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows(tmp_path):
 
 
 def test_what_there_is_not_is_left_out(tmp_path):
-  unknown = make_scored(positive_E=np.full(5, NAN))
+  unknown = make_scored(positive_J=np.full(5, NAN))
   page = report.write_report(tmp_path, make_curation(demonstrations=[unknown])).read_text()
   assert "How well the scores tell" not in page and "The best" not in page
   assert {path.name for path in tmp_path.iterdir()} == {"report.html", "scores.png", "lengths.png"}
@@ -62,17 +62,17 @@ def test_panels_say_in_words_what_they_show():
   (roc,) = figures.roc_panels([make_scored()])
   # All clean ones score higher; of the four with a score the clean ones are the shorter in three pairs of four.
   assert "area 1.000; by length alone 0.750" in roc.alt
-  (turned,) = figures.roc_panels([make_scored(lengths_E=np.arange(9, 4, -1))])
+  (turned,) = figures.roc_panels([make_scored(lengths_J=np.arange(9, 4, -1))])
   assert "by length alone 0.750" in turned.alt
   (scores,) = figures.score_panels([make_scored()])
   assert "flawed: 2 episodes, mean 0.20" in scores.alt and "from 0.50 on kept" in panels.svg(scores)
   (lengths,) = figures.length_panels([make_scored()])
   assert "rank correlation -0.40, 4 episodes" in lengths.alt
-  (constant,) = figures.length_panels([make_scored(lengths_E=np.full(5, 4))])
+  (constant,) = figures.length_panels([make_scored(lengths_J=np.full(5, 4))])
   assert "does not vary" in constant.alt
   (calibration,) = figures.calibration_panels([make_scored()])
   assert "0.10 gives 0 % of 1" in calibration.alt and "0.90 gives 100 % of 1" in calibration.alt
-  assert not figures.calibration_panels([make_scored(scores_E=np.arange(5) * 1.0)])
+  assert not figures.calibration_panels([make_scored(scores_J=np.arange(5) * 1.0)])
   for panel in (roc, scores, lengths, calibration):
     ElementTree.fromstring(panels.svg(panel))
 

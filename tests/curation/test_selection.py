@@ -6,14 +6,13 @@ import pytest
 
 from pi0rag_jax.curation import selection
 from pi0rag_jax.curation.selection import Selection
-from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError
 
 KEPT = np.array([True, False, False, True, True])
 
 
-def make_selection(path, kept_E=KEPT) -> Selection:
-  return Selection(str(path), np.linspace(0, 1, len(kept_E)), kept_E, 0.5, "fixed", {"classifier": "step_mlp"})
+def make_selection(path, kept_J=KEPT) -> Selection:
+  return Selection(str(path), np.linspace(0, 1, len(kept_J)), kept_J, 0.5, "fixed", {"classifier": "step_mlp"})
 
 
 def test_text_is_demo_scores_and_leaves_out_a_data_set_without_a_kept_episode(tmp_path):
@@ -28,10 +27,10 @@ def test_json_keeps_every_score_and_how_the_choice_was_made(tmp_path):
   before = Selection("/data/a", np.array([0.25, np.nan, 1.0]), np.array([False, False, True]), 0.5, "roc", {"n": 3})
   selection.write_json(tmp_path / "s.json", [before, make_selection("/data/b")])
   after, other = selection.read_json(tmp_path / "s.json")
-  np.testing.assert_array_equal(after.scores_E, before.scores_E)
-  np.testing.assert_array_equal(after.kept_E, before.kept_E)
+  np.testing.assert_array_equal(after.scores_J, before.scores_J)
+  np.testing.assert_array_equal(after.kept_J, before.kept_J)
   assert (after.path, after.threshold, after.rule, after.details) == ("/data/a", 0.5, "roc", {"n": 3})
-  np.testing.assert_array_equal(other.kept_E, KEPT)
+  np.testing.assert_array_equal(other.kept_J, KEPT)
 
 
 @pytest.mark.parametrize("name", ["s.json", "s.txt"])
@@ -53,15 +52,6 @@ def test_the_fingerprint_is_of_what_is_kept():
   assert found[0] == found[1] and len(set(found)) == 3
   pair = [make_selection("data"), make_selection("b")]
   assert selection.fingerprint(pair) == selection.fingerprint(pair[::-1])
-
-
-def test_training_on_the_simulators_episodes_leaves_out_what_is_not_kept(tmp_path):
-  dataset = judged.write(tmp_path / "data", success=True)
-  selection.write_json(tmp_path / "s.json", [make_selection(dataset.path)])
-  places = selection.kept_places(dataset.path, tmp_path / "s.json")
-  frames = pipeline.load_frames(dataset.path, kept=places)
-  assert np.unique(frames.seeds).tolist() == [0, 3, 4] and len(frames) == 19
-  assert len(pipeline.load_frames(dataset.path)) == 30
 
 
 def test_mistakes_are_named(tmp_path):

@@ -14,14 +14,14 @@ CONFIG = training.TrainingConfig(epochs=30, batch_size=64, learning_rate=1e-2, s
 def rollouts(seed: int, episodes: int = 24, shift: float = 2.0) -> Episodes:
   """Returns episodes of 5 to 9 steps: entry 1 of a success is higher, whatever its scale; entry 2 never changes."""
   rng = np.random.default_rng(seed)
-  success_E = (np.arange(episodes) % 3 > 0).astype(float)
+  success_J = (np.arange(episodes) % 3 > 0).astype(float)
   values = []
-  for i, success in enumerate(success_E):
+  for i, success in enumerate(success_J):
     steps_TF = rng.normal(size=(5 + i % 5, 3)).astype(np.float32)
     steps_TF[:, 1] = 100 * (steps_TF[:, 1] + shift * success)
     steps_TF[:, 2] = 7.0
     values.append(steps_TF)
-  return Episodes(tuple(values), success_E)
+  return Episodes(tuple(values), success_J)
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +35,20 @@ def test_the_best_pair_tells_unseen_successes(step_mlp):
   assert set(losses) == {"a -> c", "b -> c"} and min(losses.values()) == trained.validation_loss
   assert 1 <= trained.epoch <= CONFIG.epochs
   unseen = rollouts(9)
-  assert metrics.auroc(scoring.episode_scores(trained, unseen), unseen.success_E) > 0.95
+  assert metrics.auroc(scoring.episode_scores(trained, unseen), unseen.success_J) > 0.95
 
 
 def test_the_loss_of_the_kept_epoch_is_the_recorded_one(step_mlp):
   trained, _ = step_mlp
   scores = np.concatenate(scoring.step_scores(trained, rollouts(2))).astype(float)
-  success = rollouts(2).as_steps().success_E
+  success = rollouts(2).as_steps().success_J
   assert -np.log(np.where(success > 0.5, scores, 1 - scores)).mean() == pytest.approx(trained.validation_loss, rel=1e-4)
 
 
 def test_whole_episodes_are_told_apart():
   trained = training.train("transformer", {"width": 8, "layers": 1}, rollouts(0), rollouts(1), CONFIG)
   scores = scoring.episode_scores(trained, rollouts(9))
-  assert metrics.auroc(scores, rollouts(9).success_E) > 0.9
+  assert metrics.auroc(scores, rollouts(9).success_J) > 0.9
 
 
 def test_scores_are_means_over_steps_without_dropout(step_mlp):
@@ -81,7 +81,7 @@ def test_an_update_learns_of_new_rollouts_and_never_gets_worse(step_mlp):
   trained, _ = step_mlp
   turned = rollouts(5, shift=-2.0)
   updated = training.update(trained, turned, rollouts(6, shift=-2.0), CONFIG)
-  assert metrics.auroc(scoring.episode_scores(updated, turned), turned.success_E) > 0.9
+  assert metrics.auroc(scoring.episode_scores(updated, turned), turned.success_J) > 0.9
   np.testing.assert_array_equal(updated.mean_F, trained.mean_F)
   kept = training.update(trained, turned, rollouts(2), CONFIG)
   assert kept.epoch < 3 and kept.validation_loss <= trained.validation_loss + 1e-5
@@ -108,9 +108,9 @@ def test_the_weight_is_the_classifiers(step_mlp):
 
 
 def test_rollouts_are_cut_after_a_common_number_of_steps():
-  lengths_E, success_E = np.array([9, 4, 6, 20, 20]), np.array([1.0, 1, 1, 0, np.nan])
-  cut = lambda value, labels=success_E: inputs.common_frames(lengths_E, labels, value)  # noqa: E731
-  assert (cut(-1), cut(0), cut(5), cut(-1, success_E * 0)) == (6, None, 5, None)
+  lengths_J, success_J = np.array([9, 4, 6, 20, 20]), np.array([1.0, 1, 1, 0, np.nan])
+  cut = lambda value, labels=success_J: inputs.common_frames(lengths_J, labels, value)  # noqa: E731
+  assert (cut(-1), cut(0), cut(5), cut(-1, success_J * 0)) == (6, None, 5, None)
   with pytest.raises(Pi0RagError, match="rollouts are cut after -2 frames; allowed"):
     cut(-2)
   episodes = rollouts(0)
@@ -141,7 +141,7 @@ def test_what_cannot_be_trained_is_said_plainly(step_mlp):
   unknown = Episodes(good.values, np.full(len(good), np.nan))
   with pytest.raises(Pi0RagError, match="24 of 48 rollouts of 'a' have no success label"):
     training.check_classes("a", join([good, unknown]))
-  narrow = Episodes(tuple(v[:, :2] for v in good.values), good.success_E)
+  narrow = Episodes(tuple(v[:, :2] for v in good.values), good.success_J)
   with pytest.raises(Pi0RagError, match="inputs have width 2, the classifier 'step_mlp' was trained on 3"):
     scoring.episode_scores(step_mlp[0], narrow)
 
@@ -158,17 +158,17 @@ SCORES = thresholds.RolloutScores(np.array([0.2, 0.8]), np.array([0.0, 1.0]),
   ("fraction", 0.5, 0.6, [False, True, True, False]),  # of equal scores the first
 ])
 def test_thresholds_by_hand(rule, value, border, kept):
-  scores_E = np.array([0.4, 0.6, 0.9, 0.6])
-  found = thresholds.threshold(rule, value=value, scores_E=scores_E, rollouts=[SCORES])
+  scores_J = np.array([0.4, 0.6, 0.9, 0.6])
+  found = thresholds.threshold(rule, value=value, scores_J=scores_J, rollouts=[SCORES])
   assert found == pytest.approx(border)
-  assert thresholds.kept(rule, found, scores_E, value=value).tolist() == kept
+  assert thresholds.kept(rule, found, scores_J, value=value).tolist() == kept
 
 
 def test_episodes_without_a_score_are_not_kept():
-  scores_E = np.array([np.nan, 0.6, 0.7])
-  assert thresholds.kept("fixed", 0.5, scores_E).tolist() == [False, True, True]
-  assert thresholds.kept("fraction", 0.7, scores_E, value=0.5).tolist() == [False, False, True]
+  scores_J = np.array([np.nan, 0.6, 0.7])
+  assert thresholds.kept("fixed", 0.5, scores_J).tolist() == [False, True, True]
+  assert thresholds.kept("fraction", 0.7, scores_J, value=0.5).tolist() == [False, False, True]
   with pytest.raises(Pi0RagError, match="keeps a share of None"):
-    thresholds.threshold("fraction", value=None, scores_E=scores_E, rollouts=[])
+    thresholds.threshold("fraction", value=None, scores_J=scores_J, rollouts=[])
   with pytest.raises(Pi0RagError, match=r"unknown rule for the threshold 'roq'. Did you mean 'roc'"):
-    thresholds.threshold("roq", value=None, scores_E=scores_E, rollouts=[])
+    thresholds.threshold("roq", value=None, scores_J=scores_J, rollouts=[])

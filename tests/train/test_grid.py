@@ -89,7 +89,7 @@ def test_a_search_ranks_its_points(config, tmp_path):
   assert entries[0]["status"] == "done" and entries[0]["step"] == 4 and entries[0]["validation"]["loss"] == 9.0
   rows = [line for line in screen.getvalue().splitlines() if "learning_rate=" in line]
   assert [row.split("│")[2].strip() for row in rows] == ["0.01", "0.01", "0.03", "0.03"]
-  assert "path_error_mm" in screen.getvalue()  # what `best_by` names
+  assert "path_error" in screen.getvalue()  # what `best_by` names
   assert not list(tmp_path.glob("*.tmp"))
 
 

@@ -74,7 +74,8 @@ def test_the_policy_directory_is_complete(straight, data_dir):
   record = json.loads((policy / "record.json").read_text())
   assert record["config"]["seed"] == 0
   task = record["tasks"]["pick_and_place"]
-  assert sum(record["frames"].values()) == task["frames"] == 6 * tiny.FRAMES and task["seeds"] == [0, task["episodes"] - 1]
+  assert sum(record["frames"].values()) == task["frames"] == 6 * tiny.FRAMES
+  assert task["seeds"] == [0, task["episodes"] - 1]
   assert record["validation"]["path_error"] >= 0
 
 

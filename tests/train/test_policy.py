@@ -46,7 +46,7 @@ def make_config(data_dir, module=pi0_libero_lora, **changes) -> ConfigDict:
     config.threads, config.key_source = 1, ""
     config.model.siglip.width = config.model.siglip.mlp_dim = 16
     for tower in ("paligemma", "expert"):
-      config.model[tower].update({"width": 16, "depth": 1, "mlp_dim": 16})
+      config.model[tower].update({"width": 16, "mlp_dim": 16})
     for name, value in changes.items():
       config[name] = value
   return config
@@ -113,7 +113,7 @@ def test_what_was_trained_is_the_policy_that_loads(data_dir, trained):
   normalized_BTX = pi0.sample_actions(pi0.Pi0(model), params, Observation.from_dict(batch),
                                       jnp.zeros((1, 4, model.action_dim)))
   units = policy.path_error(policy.make_spec(config, named, model, data), data).units
-  np.testing.assert_allclose(chunk_BTA, units.to_robot(normalized_BTX, batch["state"]), atol=2e-3)
+  np.testing.assert_allclose(chunk_BTA, units.to_robot(normalized_BTX, batch["state"]), atol=5e-3)  # merged in bfloat16
 
 
 def test_two_steps_and_two_more_equal_four(data_dir, tmp_path, monkeypatch):
@@ -178,15 +178,15 @@ def test_the_recipe_is_the_named_configurations_unless_said_otherwise():
 
 @pytest.mark.parametrize(("columns_", "fields", "expected"), [
   ({}, {}, ("Transfer cube", "Transfer cube")),  # as openpi, and as the served policy says where the robot says nothing
-  ({}, {"prompt": "note"}, ("hold it", "hold it")), ({"prompt": "task"}, {}, ("hold it", "hold it"))])
+  ({}, {"prompt": "prompt"}, ("hold it", "hold it")), ({"prompt": "task"}, {}, ("hold it", "hold it"))])
 def test_prompts_follow_openpi(tmp_path, columns_, fields, expected):
   config = make_config(None, pi0_aloha_sim_lora)
   path = debug_data.make(tmp_path / "data", "debug_two_arms")
   with config.unlocked():
     config.columns = ConfigDict({**config.columns.to_dict(), **columns_})
-  entry = policy_data.data_entries.read({"path": str(path), **({"fields": {"prompt": "prompt"}} if fields else {})}, path)
+  entry = policy_data.data_entries.read({"path": str(path), "fields": fields}, path)
   named = named_config(filled(config))
-  dataset, to_robot = policy_data.open_source(config, named, entry)
+  _, to_robot = policy_data.open_source(config, named, entry)
   sample = {"state": np.zeros(14), "actions": np.zeros((4, 14)), "prompt": "hold it",
             "image": {"front": np.zeros((32, 32, 3), np.uint8)}}
   seen = []
@@ -256,7 +256,7 @@ def panda(tmp_path_factory):
 
 
 def test_the_simulators_episodes_are_one_more_format(panda):
-  config, _, model, data = panda
+  config, _, _, data = panda
   (part,) = data.parts
   assert part.dataset.num_episodes == 5 and part.facts["tasks"]["pick_and_place"]["seeds"] == [0, 4]
   samples = part.dataset.read_samples(np.array([2]), np.array([1]), horizon=4)
@@ -267,7 +267,7 @@ def test_the_simulators_episodes_are_one_more_format(panda):
 
 
 def test_approaches_are_shown_more_often(panda):
-  config, _, _, data = panda
+  *_, data = panda
   chunks_FTA = np.zeros((3, emphasis.APPROACH_STEPS, 5))
   chunks_FTA[0, :, 1], chunks_FTA[1, :, 3] = 0.006, -0.02
   assert emphasis.approaches(chunks_FTA, np.array([0, 1, 0])).tolist() == [True, False, False]
@@ -332,7 +332,7 @@ def test_the_shipped_policies_sizes_are_those_of_their_configurations(module):
 @pytest.mark.parametrize(("changes", "message"), [
   ({"data": ()}, r"config.data is empty: give data sets"),
   ({"data": ({"path": "/none"},)}, r"no data set at '/none'"),
-  ({"data": ({"path": "debug", "fields": {"state": "x"}},)}, r"fields: unknown state; allowed: default_prompt, fps, pr"),
+  ({"data": ({"path": "debug", "fields": {"state": "x"}},)}, r"fields: unknown state; allowed: default_prompt, fps"),
   ({"openpi": "pi0_libro"}, r"pi0_libro.*pi0_libero"),
   ({"openpi": "configs/none.py"}, r"no configuration file"),
   ({"openpi": "configs/panda_small.py"}, r"returns a ConfigDict, expected a TrainConfig"),

@@ -13,11 +13,11 @@ from train.curation.sources import Source, Sources
 
 
 def scores(sources: Sources, source: Source, member: Config) -> np.ndarray:
-  """Returns float64[E] of the demonstrations of one data set."""
+  """Returns float64[J] of the demonstrations of one data set."""
   settings = _settings(member)
-  unknown_E = np.full(source.dataset.num_episodes, np.nan)
+  unknown_J = np.full(source.dataset.num_episodes, np.nan)
   chunks = agreement.chunks_of(source.dataset, every=source.every, horizon=settings.horizon)
-  return agreement.episode_scores(sources.read(source, member, unknown_E), chunks, settings)
+  return agreement.episode_scores(sources.read(source, member, unknown_J), chunks, settings)
 
 
 def recipe(sources: Sources, member: Config) -> str:

@@ -70,8 +70,8 @@ def train_member(config: Config, sources: Sources, member: Config, recipe: str) 
     training = inputs.join([training, *[sources.labelled(source, member) for source in sources.updates.values()]])
     trained = training_lib.update(trained, training, validation, settings)
   scores = thresholds.RolloutScores(
-    scoring.episode_scores(trained, training), training.success_E,
-    scoring.episode_scores(trained, validation), validation.success_E)
+    scoring.episode_scores(trained, training), training.success_J,
+    scoring.episode_scores(trained, validation), validation.success_J)
   return SavedClassifier(trained, scores, recipe, losses)
 
 

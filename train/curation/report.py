@@ -31,7 +31,7 @@ def write(config: Config, workdir: Path) -> None:
   datasets = [sources.demonstrations[each.path].dataset for each in kept]
   scored = [_scored(dataset, each) for dataset, each in zip(datasets, kept)]
   clips = [clip for dataset, each, shown in zip(datasets, kept, scored) if dataset.cameras
-           for clip in report.demonstration_clips(dataset.source, shown, each.kept_E, notes=_flaws(dataset))]
+           for clip in report.demonstration_clips(dataset.source, shown, each.kept_J, notes=_flaws(dataset))]
   report.write_report(workdir, report.Curation(
     kept, scored, _rollouts(config, sources, members), _embedded(config, sources), summary.rows(found),
     summary.facts(found), clips))
@@ -39,7 +39,7 @@ def write(config: Config, workdir: Path) -> None:
 
 def _scored(dataset: EpisodesView, chosen: Selection) -> Scored:
   """Returns the scores of all episodes that a selection numbers."""
-  return Scored(Path(chosen.path).name, chosen.scores_E, verdicts.clean(_flaws(dataset)), dataset.source.lengths,
+  return Scored(Path(chosen.path).name, chosen.scores_J, verdicts.clean(_flaws(dataset)), dataset.source.lengths,
                 DEMONSTRATION_CLASSES, chosen.threshold)
 
 
@@ -50,8 +50,8 @@ def _flaws(dataset: EpisodesView) -> list[str]:
 def _rollouts(config: Config, sources: Sources, members: Mapping[str, SavedClassifier]) -> list[Scored]:
   """Returns the validation rollouts of each classifier that selects, with its scores."""
   chosen = {name: members[name] for name in config.select.scorers if name in members}
-  return [Scored(f"{name}, rollouts of {each.trained.validated_on}", each.rollouts.validation_E,
-                 each.rollouts.validation_success_E, sources.rollouts[each.trained.validated_on].dataset.lengths)
+  return [Scored(f"{name}, rollouts of {each.trained.validated_on}", each.rollouts.validation_J,
+                 each.rollouts.validation_success_J, sources.rollouts[each.trained.validated_on].dataset.lengths)
           for name, each in chosen.items()]
 
 
@@ -65,8 +65,8 @@ def _embedded(config: Config, sources: Sources) -> list[Embedded]:
     episode.mean(axis=0) for episode in sources.embeddings_of(source, reading[0].policy)])
   found = []
   for name, source in sources.demonstrations.items():
-    clean_E = verdicts.clean(verdicts.flaws_of(source.dataset))
-    found.append(Embedded(Path(name).name, mean(source), clean_E, DEMONSTRATION_CLASSES))
+    clean_J = verdicts.clean(verdicts.flaws_of(source.dataset))
+    found.append(Embedded(Path(name).name, mean(source), clean_J, DEMONSTRATION_CLASSES))
   for name, source in sources.rollouts.items():
     found.append(Embedded(f"rollouts of {name}", mean(source), sources.success(source)))
   return found

@@ -67,9 +67,9 @@ def random_like(kept: Iterable[Selection], seed: int) -> list[Selection]:
   rng = np.random.default_rng(seed)
   found = []
   for each in kept:
-    chosen = rng.permutation(np.flatnonzero(np.isfinite(each.scores_E)))[: int(each.kept_E.sum())]
-    kept_E = np.isin(np.arange(len(each.kept_E)), chosen)
-    found.append(Selection(each.path, each.scores_E, kept_E, each.threshold, RANDOM, {"seed": seed}))
+    chosen = rng.permutation(np.flatnonzero(np.isfinite(each.scores_J)))[: int(each.kept_J.sum())]
+    kept_J = np.isin(np.arange(len(each.kept_J)), chosen)
+    found.append(Selection(each.path, each.scores_J, kept_J, each.threshold, RANDOM, {"seed": seed}))
   return found
 
 

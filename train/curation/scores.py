@@ -47,8 +47,8 @@ def score_source(config: Config, sources: Sources, source: Source, members: Mapp
                  ) -> dict[str, Any]:
   """Returns lengths and scores of all episodes of a data set, None for those that are not curated, and AUROCs."""
   dataset = source.dataset
-  unknown_E = np.full(dataset.num_episodes, np.nan)
-  scores = {name: scoring.episode_scores(members[name].trained, sources.read(source, member, unknown_E))
+  unknown_J = np.full(dataset.num_episodes, np.nan)
+  scores = {name: scoring.episode_scores(members[name].trained, sources.read(source, member, unknown_J))
             for name, member in config.classifiers.items()}
   scores |= {name: agreement.scores(sources, source, member) for name, member in config.agreement.items()}
   plain = baselines.scores(dataset, tool_dims=config.tool_dims)
@@ -66,16 +66,16 @@ def aurocs(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], fl
   {} unless there are both. Baselines go the way that tells all flaws better, for every flaw the same.
 
   Args:
-    scores: by scorer, float[E].
+    scores: by scorer, float[J].
     plain: by baseline, likewise.
     flaws: of each episode, as `verdicts.flaws_of` returns them.
   """
-  clean_E = verdicts.clean(flaws)
-  if not metrics.both_classes(clean_E):
+  clean_J = verdicts.clean(flaws)
+  if not metrics.both_classes(clean_J):
     return {}
-  compared = {**scores, **{name: metrics.either_way(each, clean_E) for name, each in plain.items()}}
-  return {flaw: {name: dataclasses.asdict(metrics.auroc_estimate(each, positive_E)) for name, each in compared.items()}
-          for flaw, positive_E in verdicts.comparisons(flaws).items()}
+  compared = {**scores, **{name: metrics.either_way(each, clean_J) for name, each in plain.items()}}
+  return {flaw: {name: dataclasses.asdict(metrics.auroc_estimate(each, positive_J)) for name, each in compared.items()}
+          for flaw, positive_J in verdicts.comparisons(flaws).items()}
 
 
 def equal_pace(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray], flaws: Sequence[str]
@@ -84,12 +84,12 @@ def equal_pace(scores: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray]
 
   Args: as of `aurocs`.
   """
-  clean_E = verdicts.clean(flaws)
-  if not metrics.both_classes(clean_E):
+  clean_J = verdicts.clean(flaws)
+  if not metrics.both_classes(clean_J):
     return {}
   found = {}
   for name, each in scores.items():
-    value, pairs = metrics.auroc_at_equal(each, clean_E, plain[baselines.PACE_ONLY])
+    value, pairs = metrics.auroc_at_equal(each, clean_J, plain[baselines.PACE_ONLY])
     found[name] = {"value": statistics.number(value), "pairs": pairs}
   return found
 
@@ -103,14 +103,14 @@ def select(config: Config, workdir: Path) -> None:
   rule, value = rule_of(config, members), None if c.value < 0 else c.value
   by_path = {path: scoring.ensemble_scores([np.array(each["scores"][name], float) for name in c.scorers])
              for path, each in scored["demonstrations"].items()}
-  all_E = np.concatenate(list(by_path.values()))
-  border = thresholds.threshold(rule, value=value, scores_E=all_E, rollouts=[m.rollouts for m in members.values()])
-  kept_E = thresholds.kept(rule, border, all_E, value=value)
-  check_share(kept_E, all_E, rule, border)
+  all_J = np.concatenate(list(by_path.values()))
+  border = thresholds.threshold(rule, value=value, scores_J=all_J, rollouts=[m.rollouts for m in members.values()])
+  kept_J = thresholds.kept(rule, border, all_J, value=value)
+  check_share(kept_J, all_J, rule, border)
   details = {"classifiers": {name: {**dict(m.losses), "epoch": m.trained.epoch} for name, m in members.items()}}
-  parts = np.split(kept_E, np.cumsum([len(each) for each in by_path.values()])[:-1])
-  found = [Selection(path, scores_E, part_E, border, rule, details)
-           for (path, scores_E), part_E in zip(by_path.items(), parts)]
+  parts = np.split(kept_J, np.cumsum([len(each) for each in by_path.values()])[:-1])
+  found = [Selection(path, scores_J, part_J, border, rule, details)
+           for (path, scores_J), part_J in zip(by_path.items(), parts)]
   selection.write_text(workdir / TEXT_NAME, found)
   selection.write_json(workdir / SELECTION_NAME, found)
 
@@ -150,13 +150,13 @@ def check_scored(scored: Mapping[str, Any], made_of: Mapping[str, str | None]) -
       raise Pi0RagError(f"there are no scores by '{name}' as it is now: run --stages=score")
 
 
-def check_share(kept_E: np.ndarray, scores_E: np.ndarray, rule: str, border: float) -> None:
+def check_share(kept_J: np.ndarray, scores_J: np.ndarray, rule: str, border: float) -> None:
   """Raises Pi0RagError where nothing is kept; warns where a threshold leaves out next to nothing."""
-  kept, total = int(kept_E.sum()), int(np.isfinite(scores_E).sum())
+  kept, total = int(kept_J.sum()), int(np.isfinite(scores_J).sum())
   other = "choose another rule, as --config.select.rule=fraction --config.select.value=0.5"
   if not kept:
     raise Pi0RagError(f"no demonstration scores {border:.3f} or more (rule '{rule}'; the best has "
-                      f"{np.nanmax(scores_E):.3f}): {other}")
+                      f"{np.nanmax(scores_J):.3f}): {other}")
   train_metrics.log.info("%d of %d demonstrations are kept: score %.3f or more, rule '%s'", kept, total, border, rule)
   if rule != FRACTION and kept > NEARLY_ALL * total:
     train_metrics.log.warning("the rule '%s' leaves out %d of %d demonstrations, next to nothing: %s", rule,

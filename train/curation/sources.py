@@ -69,10 +69,10 @@ class Sources:
     return embeddings.build(source.dataset, self.extractor(policy), self._workdir / EMBEDDINGS, every=source.every,
                             batch_size=c.batch_size, dtype=c.dtype, **options)
 
-  def read(self, source: Source, member: Config, success_E) -> Episodes:
+  def read(self, source: Source, member: Config, success_J) -> Episodes:
     """Returns what a classifier reads of a data set; its embeddings have to be there."""
     found = self._embeddings(source, member.policy) if EMBEDDINGS in member.inputs else None
-    return inputs.read(source.dataset, tuple(member.inputs), success_E=success_E, every=source.every, embeddings=found)
+    return inputs.read(source.dataset, tuple(member.inputs), success_J=success_J, every=source.every, embeddings=found)
 
   def labelled(self, source: Source, member: Config) -> Episodes:
     """Returns rollouts as a classifier is trained on them: with their labels, and cut."""
@@ -90,9 +90,9 @@ class Sources:
     return map(found.episode, range(source.dataset.num_episodes))
 
   def _read_success(self, source: Source) -> np.ndarray:
-    """Returns the labels of rollouts, float64[E]; files of labels count all episodes, damaged ones too."""
-    whole_E = labels.success_of(source.dataset.source, rule=self._config.rollouts.success.to_dict())
-    return whole_E[source.dataset.episodes]
+    """Returns the labels of rollouts, float64[J]; files of labels count all episodes, damaged ones too."""
+    whole_J = labels.success_of(source.dataset.source, rule=self._config.rollouts.success.to_dict())
+    return whole_J[source.dataset.episodes]
 
   def _embeddings(self, source: Source, policy: str) -> embeddings.Embeddings:
     root = self._workdir / EMBEDDINGS

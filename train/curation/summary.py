@@ -42,7 +42,7 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
       "auroc_demonstrations": _of(name, aurocs),
       "auroc_rollouts": {checkpoint: each[name] for checkpoint, each in rollouts.items() if each}}
       for name in BASELINES},
-    "selection": {each.path: {"kept": int(each.kept_E.sum()), "of": len(each.kept_E), "rule": each.rule,
+    "selection": {each.path: {"kept": int(each.kept_J.sum()), "of": len(each.kept_J), "rule": each.rule,
                               "threshold": each.threshold, "scorers": list(config.select.scorers)}
                   for each in kept},
     "embeddings": _read(workdir / EMBED_NAME), "policies": read_evaluation(workdir, kept)}
@@ -51,19 +51,19 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
 def rollout_results(member: SavedClassifier) -> dict[str, Any]:
   """Returns how a classifier did on the rollouts that it was validated on."""
   scores = member.rollouts
-  return {"auroc_validation_rollouts": _auroc(scores.validation_E, scores.validation_success_E),
+  return {"auroc_validation_rollouts": _auroc(scores.validation_J, scores.validation_success_J),
           "validated_on": member.trained.validated_on, "validation_loss": member.trained.validation_loss,
           "epoch": member.trained.epoch, "losses": dict(member.losses)}
 
 
 def rollout_baselines(config: Config, sources: Sources, source: Source) -> dict[str, dict[str, Any]]:
   """Returns baseline -> AUROC over whole rollouts, and over them as classifiers see them; {} if all ended the same."""
-  success_E = sources.success(source)
-  if not metrics.both_classes(success_E):
+  success_J = sources.success(source)
+  if not metrics.both_classes(success_J):
     return {}
   whole, cut = (baselines.scores(source.dataset, tool_dims=config.tool_dims, frames=frames)
                 for frames in (None, sources.frames(source)))
-  auroc = lambda values_E: _auroc(metrics.either_way(values_E, success_E), success_E)  # noqa: E731
+  auroc = lambda values_J: _auroc(metrics.either_way(values_J, success_J), success_J)  # noqa: E731
   return {name: {"whole": auroc(whole[name]), "cut": auroc(cut[name])} for name in BASELINES}
 
 
@@ -111,8 +111,8 @@ def _of(name: str, aurocs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dic
   return {path: {flaw: told[name] for flaw, told in each.items()} for path, each in aurocs.items()}
 
 
-def _auroc(scores_E, positive_E) -> dict[str, float]:
-  return dataclasses.asdict(metrics.auroc_estimate(scores_E, positive_E))
+def _auroc(scores_J, positive_J) -> dict[str, float]:
+  return dataclasses.asdict(metrics.auroc_estimate(scores_J, positive_J))
 
 
 def _texts(estimates: Iterable[Mapping[str, float] | None]) -> str:

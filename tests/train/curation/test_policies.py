@@ -32,7 +32,7 @@ def test_no_two_checkpoints_see_the_same_layout():
 def test_every_checkpoint_runs_its_own_seeds(tmp_path, monkeypatch):
   asked = {}
   monkeypatch.setattr(policies, "policies", lambda *_: {"early": "a", "late": "b"})
-  monkeypatch.setattr(policies.Policy, "load", lambda directory: directory)
+  monkeypatch.setattr(policies.directory, "load", lambda place: place)
   monkeypatch.setattr(policies.rollouts, "record",
                       lambda policy, folder, seeds, config, progress: asked.update({folder.name: list(seeds)}))
   config = curation_panda.get_config().unlock()
@@ -58,5 +58,5 @@ def test_only_policies_that_run_here_are_trained(tmp_path):
   config = curation_panda.get_config().unlock()
   config.training = mobile_vla_lstm.get_config("debug")
   for stage in (policies.train, retrain.retrain):
-    with pytest.raises(Pi0RagError, match=r"of kind 'head'; the stages train and retrain need 'flow'.*rollouts.given"):
+    with pytest.raises(Pi0RagError, match=r"not of the robot 'panda'; the stages train and retrain need it.*rollouts"):
       stage(config, tmp_path)

@@ -24,7 +24,7 @@ def runs(monkeypatch):
   found = {"trained": [], "exported": []}
 
   def train(training, workdir):
-    found["trained"].append((training.selection, workdir))
+    found["trained"].append((training.data[0].get("selection"), workdir))
     for step in (training.steps - training.validate_every, training.steps):
       (workdir / "checkpoints" / str(step)).mkdir(parents=True)
 
@@ -44,9 +44,9 @@ def test_another_selection_is_another_run(tmp_path, runs):
     selection.write_json(tmp_path / "selection.json", [make_selection(*kept)])
     retrain.retrain(config, tmp_path)
   kept, other = (run for run in runs["trained"] if "kept-" in run[1].name)
-  assert kept[1] != other[1] and config.training.selection is None
-  assert selection.read_json(kept[0])[0].kept_E.nonzero()[0].tolist() == [0, 3]
-  assert selection.read_json(other[0])[0].kept_E.nonzero()[0].tolist() == [0, 5]
+  assert kept[1] != other[1] and "selection" not in config.training.data[0]
+  assert selection.read_json(kept[0])[0].kept_J.nonzero()[0].tolist() == [0, 3]
+  assert selection.read_json(other[0])[0].kept_J.nonzero()[0].tolist() == [0, 5]
   assert [run for run in runs["trained"] if run[1].name == "train"] == [(None, tmp_path / "train")]
   assert summary.read_evaluation(tmp_path, [make_selection(0, 5)])["seeds"] == 2
   assert summary.read_evaluation(tmp_path, [make_selection(0, 3)]) is None
@@ -62,7 +62,7 @@ def test_policies_are_compared_after_as_many_steps(tmp_path, runs):
 def test_a_random_selection_is_as_large_and_of_scored_episodes():
   for seed in range(20):
     (drawn,) = retrain.random_like([make_selection(0, 2, 3, 5)], seed)
-    assert drawn.kept_E.sum() == 4 and not drawn.kept_E[1] and drawn.path == "data"
+    assert drawn.kept_J.sum() == 4 and not drawn.kept_J[1] and drawn.path == "data"
 
 
 def test_outcomes_of_another_place_are_not_taken(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_outcomes_of_another_place_are_not_taken(tmp_path, monkeypatch):
       yield Trace(Job(seed, 0), outcome="success")
 
   monkeypatch.setattr(rollouts, "run", run)
-  monkeypatch.setattr(retrain.Policy, "load", lambda _: Policy())
+  monkeypatch.setattr(retrain, "load", lambda _: Policy())
   config = curation_panda.get_config().unlock()
   config.retrain.episodes = 2
   evaluate = lambda: retrain.evaluate(config, tmp_path, tmp_path / "kept.jsonl")  # noqa: E731

@@ -48,8 +48,8 @@ def test_the_table_has_a_column_per_flaw_of_any_data_set():
 
 
 def test_a_threshold_that_keeps_nearly_all_is_warned_of(caplog):
-  scores_E = np.append(np.linspace(0.5, 1, 40), np.nan)
-  check = lambda count, rule: scores.check_share(np.arange(41) < count, scores_E, rule, 0.5)  # noqa: E731
+  scores_J = np.append(np.linspace(0.5, 1, 40), np.nan)
+  check = lambda count, rule: scores.check_share(np.arange(41) < count, scores_J, rule, 0.5)  # noqa: E731
   check(38, "demo_score")
   check(40, "fraction")
   assert "next to nothing" not in caplog.text

@@ -22,8 +22,8 @@ from train.curation.sources import Source, Sources
 def robot(tmp_path_factory):
   """The folder of twelve recorded episodes, and a file that keeps a third of them."""
   folder = tmp_path_factory.mktemp("robot")
-  path, kept_E = debug_data.make(folder / "data"), np.arange(12) % 3 == 0
-  selection.write_json(folder / "selection.json", [Selection(str(path), kept_E * 1.0, kept_E, 0.5, "fixed")])
+  path, kept_J = debug_data.make(folder / "data"), np.arange(12) % 3 == 0
+  selection.write_json(folder / "selection.json", [Selection(str(path), kept_J * 1.0, kept_J, 0.5, "fixed")])
   return str(path), str(folder / "selection.json")
 
 
@@ -41,13 +41,13 @@ def make_config(folder, **rollouts) -> Any:
   return config
 
 
-def test_kind_flow_learns_of_successes_that_an_earlier_selection_kept(tmp_path):
-  path, kept_E = write(tmp_path / "data"), np.arange(6) > 0
-  selection.write_json(tmp_path / "s.json", [Selection(path, kept_E * 1.0, kept_E, 0.5, "fixed")])
-  training = tiny.make_config(path, selection=str(tmp_path / "s.json"))
+def test_kind_policy_learns_of_successes_that_an_earlier_selection_kept(tmp_path):
+  path, kept_J = write(tmp_path / "data"), np.arange(6) > 0
+  selection.write_json(tmp_path / "s.json", [Selection(path, kept_J * 1.0, kept_J, 0.5, "fixed")])
+  training = tiny.make_config(path, data=({"path": path, "selection": str(tmp_path / "s.json")},))
   assert data.demonstrations(training, tmp_path)[path].episodes.tolist() == [1, 3, 4, 5]
   assert data.recorded(training, path, tmp_path).num_episodes == 6
-  with pytest.raises(Pi0RagError, match=r"no data directory '/none'; collect it with: python -m"):
+  with pytest.raises(Pi0RagError, match=r"no data set at '/none'; make it with: python -m"):
     data.demonstrations(tiny.make_config("/none"), tmp_path)
   with pytest.raises(Pi0RagError, match="holds no successful episode"):
     data.demonstrations(tiny.make_config(write(tmp_path / "failed", success=False)), tmp_path)
@@ -80,7 +80,7 @@ def test_kind_openpi_reads_its_columns(tmp_path):
 
 
 def test_an_unknown_kind_is_named(tmp_path):
-  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'. Did you mean 'flow'"):
+  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'. Valid names: head, openpi, policy"):
     data.recorded(tiny.make_config(tmp_path, kind="flaw"), tmp_path, tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_rollouts_are_cut_and_labelled_by_the_file_beside_them(tmp_path):
   config = make_config(tmp_path, success={"kind": "file", "path": "labels.csv"}, every=2)
   found = {name: Sources(config, tmp_path).labelled(source, config.classifiers.state)
            for name, source in Sources(config, tmp_path).rollouts.items()}
-  assert [each.success_E.tolist() for each in found.values()] == [[1, 1, 0], [1, 0, 0]]
+  assert [each.success_J.tolist() for each in found.values()] == [[1, 1, 0], [1, 0, 0]]
   assert [[len(v) for v in each.values] for each in found.values()] == [[3, 4, 4], [3, 3, 3]]  # of 7 and 6 frames
   config.rollouts.cut = 0
   sources = Sources(config, tmp_path)
