@@ -71,12 +71,12 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
 def _training(task: str, data_dir: str) -> ConfigDict:
   """Returns the training of the policy, and of the one on what is kept: fine-tuning of the shipped policy.
 
-  The stages train and retrain need the kind 'flow'; data of the other kinds of train.launch are curated by recorded
+  The stages train and retrain need the robot 'panda'; data of others are curated by recorded
   rollouts, see rollouts.given. From random values 600 undisturbed demonstrations teach no task.
   """
   training = panda_tasks.get_config().copy_and_resolve_references().unlock()
   training.name = f"panda_{task}"
-  training.data_dir = data_dir
+  training.data = ({"path": data_dir},)
   training.make_data = (
     f"python -m pi0rag_jax.sim.collect --task={task} --flaw=all --episodes=600 --seed=0 --processes=2"
     f" --out={data_dir}")

@@ -1,9 +1,12 @@
 """A robot of one's own, as a worked example: a UR5e with a gripper and two cameras, fine-tuned from pi0.5.
 
-    from configs import my_robot
+    python -m train.launch --config=configs/pi0_libero_lora.py --config.openpi=configs/my_robot.py --workdir=DIR \
+      --config.data="({'path': 'my_data'},)"
+    python -m pi0rag_jax.serving.server --policy=DIR/policy
+
     from pi0rag_jax import Agent, load
 
-    agent = Agent(load("configs/my_robot.py", checkpoint="checkpoints/my_robot/20000"))
+    agent = Agent(load("DIR/policy"))
     chunk_TA = agent.infer(my_robot.example_observation())["actions"]  # float[50, 7]: joint positions (rad), gripper
 
 To make it yours, copy this file and change, in this order:
@@ -75,7 +78,10 @@ def robot(data: DataConfig, family: str) -> Robot:
 
 
 def get_config() -> TrainConfig:
-  """Returns the configuration, in the form of openpi's named ones (pi0rag_jax/openpi/named_configs.py)."""
+  """Returns the configuration, in the form of openpi's named ones (pi0rag_jax/openpi/named_configs.py).
+
+  `train.launch` takes from it what its own configuration leaves open, such as the number of steps.
+  """
   return TrainConfig(
     name="my_robot",
     model=ModelConfig(family="pi05"),

@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
   config = panda_small.get_config().unlock()
   config.name = "panda_tasks"
   config.model.max_token_len = 16  # the longest prompt has 12 words
-  config.data_dir = "data/panda_tasks"
+  config.data = ({"path": "data/panda_tasks"},)
   config.make_data = (
     "while read task seed episodes; do python -m pi0rag_jax.sim.collect --task=$task --seed=$seed"
     " --episodes=$episodes --processes=2 --out=data/panda_tasks/$task; done <<< 'pick_and_place 0 1500\n"

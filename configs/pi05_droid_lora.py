@@ -8,8 +8,6 @@ from configs import openpi_finetune
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   config = openpi_finetune.adapters(openpi_finetune.base("pi05_droid_lora", "pi05_droid_finetune"))
-  config.asset_id = "droid"
-  config.steps = 20_000
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)
     config.data = ({"path": "debug_seven_joints"},)

@@ -12,8 +12,6 @@ from configs import openpi_finetune
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   config = openpi_finetune.adapters(openpi_finetune.base("pi0_aloha_sim_lora", "pi0_aloha_sim"))
-  config.asset_id = "lerobot/aloha_sim_transfer_cube_human"
-  config.steps = 20_000
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)
     config.data = ({"path": "debug_two_arms"},)

@@ -12,7 +12,6 @@ from configs import openpi_finetune
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   config = openpi_finetune.base("pi0_full_fsdp", "pi0_libero")
-  config.asset_id = "physical-intelligence/libero"
   config.parallel = "fsdp"
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)

@@ -5,7 +5,6 @@ so that what was read holds no NaN.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,12 +38,6 @@ def convert(values: Any, kind: type[Kind], where: str) -> Kind:
     return msgspec.convert(values, kind)
   except (msgspec.MsgspecError, RecursionError) as error:
     raise _said(error, where) from error
-
-
-def require_fields(values: Mapping, wanted: set[str], where: str) -> None:
-  """Raises Pi0RagError where a mapping has other entries than these."""
-  if set(values) != wanted:
-    raise Pi0RagError(f"{where}: missing {sorted(wanted - set(values))}, unknown {sorted(set(values) - wanted)}")
 
 
 def _said(error: Exception, where: str) -> Pi0RagError:

@@ -1,9 +1,10 @@
-"""Measures where a policy's keys lie: `python -m train.calibrate --policy=DIR --data=DIR`.
+"""Measures where a policy's keys lie: `python -m train.calibrate --policy=ANY --data=DIR`.
 
-Writes `key_stats.json` into the policy directory: mean and spread of the pooled features over demonstrations,
-principal components and the light encoder where the recipe has them, and the unit distance, by which every distance of
-retrieval is divided. With `--name=NAME` it writes `key_stats.NAME.json` beside it, so that one policy has several kinds
-of keys to choose from: `Policy.load(DIR, key_name=NAME)`. Some recipes:
+The policy is whatever `policy.directory.load` takes, the data a set of its robot in any format. Writes `key_stats.json`
+into the policy's directory, or into `--out`: mean and spread of the pooled features over demonstrations, principal
+components and the light encoder where the recipe has them, and the unit distance, by which every distance of retrieval
+is divided. With `--name=NAME` it writes `key_stats.NAME.json` beside it, so that one policy has several kinds of keys
+to choose from: `load(DIR, key_name=NAME)`. Some recipes:
 
   --name=spread --state_scale=spread                     proprioception that the policy does not see counts too
   --name=camera --pool=camera                            each camera's tokens of the last layer
@@ -14,21 +15,24 @@ of keys to choose from: `Policy.load(DIR, key_name=NAME)`. Some recipes:
 
 import argparse
 import dataclasses
-import itertools
+import json
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.data import episodes, pipeline
+from pi0rag_jax.data import columns
+from pi0rag_jax.data.columns import Columns
+from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.models.backbones import mobilenet_torch
-from pi0rag_jax.models.pi0 import Pi0Config
-from pi0rag_jax.policy import feature_cache, keys
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
+from pi0rag_jax.openpi import download
+from pi0rag_jax.policy import directory, feature_cache, keys
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import PolicySpec
+from pi0rag_jax.policy.spec import HEAD, PolicySpec
 from pi0rag_jax.typing import Params
 from train import head_backbone
 
@@ -38,23 +42,31 @@ BATCH = 64
 LIGHT_SEED = 0
 
 
-def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.KeyRecipe, *,
-              light_weights: str = "") -> keys.KeyStats:
-  """Returns the key statistics of the policy in `directory`.
+def calibrate(policy, observations: Sequence[Sequence[Mapping]], recipe: keys.KeyRecipe, *, light_weights: str = "",
+              checkpoint=None) -> keys.KeyStats:
+  """Returns the key statistics of a policy.
 
   Args:
+    policy, checkpoint: see `directory.load`.
     observations: per episode, some of its raw observations.
     recipe: of the keys; the light encoder's `weights` are named here, and a projection by principal components has at
       most as many as there are features and, less one, observations.
     light_weights: see `light_encoder`.
+  Errors: Pi0RagError for fewer than two episodes, between which distances are measured.
   """
-  model, encoder = PolicySpec.load(directory).model, None
+  if len(observations) < 2:
+    raise errors.Pi0RagError(f"{len(observations)} episodes of demonstrations; allowed: two or more, since keys are "
+                             "compared between episodes")
+  spec, where = directory.describe(policy, checkpoint)
+  encoder = None
   if recipe.source == keys.LIGHT:
-    recipe, encoder = light_encoder(recipe, model, light_weights)
-  width = keys.feature_width(recipe, model)
+    recipe, encoder = light_encoder(recipe, spec.network, light_weights)
+  # Only its backbone knows how many features a head reads.
+  width = len(directory.build(spec, where).key_stats.mean) if spec.family == HEAD else keys.feature_width(
+    recipe, spec.network)
   plain = dataclasses.replace(recipe, state_weight=1.0, projection_dim=0, state_scale="policy")
   raw = keys.KeyStats.identity(plain, width, encoder)
-  raw_NE = _keys(Policy.load(directory, key_stats=raw), observations)
+  raw_NE = _keys(directory.build(spec, where, key_stats=raw), observations)
   # A key's blocks are scaled by one over the root of their widths.
   pooled_ND, state_NP = (part * np.sqrt(part.shape[1]) for part in np.split(raw_NE, [width], axis=1))
   stats = keys.KeyStats(recipe, pooled_ND.mean(axis=0), pooled_ND.std(axis=0), 1.0, encoder=encoder)
@@ -67,7 +79,7 @@ def calibrate(directory, observations: Sequence[Sequence[dict]], recipe: keys.Ke
   return dataclasses.replace(stats, unit_distance=keys.unit_distance(keys_NE, episode_N))
 
 
-def light_encoder(recipe: keys.KeyRecipe, model: Pi0Config, weights: str) -> tuple[keys.KeyRecipe, Params]:
+def light_encoder(recipe: keys.KeyRecipe, model: PaliGemmaConfig, weights: str) -> tuple[keys.KeyRecipe, Params]:
   """Returns the recipe with its encoder named, and the encoder's parameters.
 
   Args:
@@ -88,36 +100,57 @@ def _with_components(stats: keys.KeyStats, pooled_ND: np.ndarray) -> keys.KeySta
   return dataclasses.replace(stats, recipe=recipe, components=components)
 
 
-def demonstrations(data_dir, kept: pipeline.Places | None = None) -> Iterator[list[dict]]:
-  """Yields some evenly spaced raw observations of each of some demonstrations, from all over the data, of those kept.
-
-  A data set of several tasks has one after the other: its first episodes alone would be of one task.
-  """
-  files = episodes.episode_files(data_dir)
-  if kept is not None:
-    files = [path for path in files if any(path == place for place, _ in kept)]
-  files = files[:: max(1, len(files) // EPISODES)]
-  for episode in itertools.islice(pipeline.read_kept(files, kept), EPISODES):
-    frames = np.linspace(0, len(episode) - 1, FRAMES_PER_EPISODE).astype(int)
-    yield [{"image": {name: images[i] for name, images in episode.images.items()},
-            "state": episode.state[i], "prompt": episode.prompt} for i in frames]
-
-
-def _keys(policy: Policy, observations: Sequence[Sequence[dict]]) -> np.ndarray:
+def _keys(policy: Policy, observations: Sequence[Sequence[Mapping]]) -> np.ndarray:
   """Returns the keys float32[N, E] of all observations, episode after episode."""
   flat = [observation for episode in observations for observation in episode]
-  parts = [np.asarray(policy.encode(part).key_BE)[: len(part)]
-           for part in (flat[i : i + BATCH] for i in range(0, len(flat), BATCH))]
-  return np.concatenate(parts)
+  found = []
+  for part in (flat[i : i + BATCH] for i in range(0, len(flat), BATCH)):
+    inputs = policy.prepare(part)
+    _, encoded = policy.encode(policy.start(len(inputs["state"])), inputs)
+    found.append(np.asarray(encoded.key_BE)[: len(part)])
+  return np.concatenate(found)
+
+
+def observations(dataset: Dataset, columns_: Columns, episodes: Sequence[int] | None = None, *, share: float = 1.0
+                 ) -> list[list[dict]]:
+  """Returns some evenly spaced raw observations of each of some episodes, from all over the data set.
+
+  A data set of several tasks has one after the other: its first episodes alone would be of one task.
+
+  Args:
+    episodes: those that may be chosen; None: all.
+    share: of EPISODES that are chosen, two at least.
+  """
+  numbers = range(dataset.num_episodes) if episodes is None else episodes
+  wanted = max(round(EPISODES * share), 2)
+  return [columns_.observations(dataset, int(episode), FRAMES_PER_EPISODE)
+          for episode in numbers[:: max(1, len(numbers) // wanted)][:wanted]]
+
+
+def repack_of(spec: PolicySpec, where) -> Mapping:
+  """Returns robot's keys -> columns of a policy: its configuration's, what it was trained with, or the same names."""
+  record = pathlib.Path(where, directory.RECORD_NAME)
+  recorded = {}
+  if not download.is_remote(where) and record.is_file():
+    recorded = json.loads(record.read_text(encoding="utf8")).get("columns", {})
+  return recorded or spec.data.repack or {
+    "image": {camera: camera for camera in spec.cameras}, "state": "state"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
   parser = argparse.ArgumentParser(description="Measures where a policy's keys lie.")
-  parser.add_argument("--policy", required=True, type=pathlib.Path, help="directory of the policy")
-  parser.add_argument("--data", required=True, type=pathlib.Path, help="directory of its demonstrations")
+  parser.add_argument("--policy", required=True, help="name, directory, gs:// address or file of the policy")
+  parser.add_argument("--checkpoint", default=None, help="of a configuration, instead of its release")
+  parser.add_argument("--data", required=True, type=pathlib.Path, help="data set of its robot, of any format")
+  parser.add_argument("--out", default=None, type=pathlib.Path, help="folder to write to, instead of the policy's")
+  parser.add_argument("--columns", default=None, type=json.loads,
+                      help="JSON, robot's keys by column names, where they are not those of the policy's training")
+  parser.add_argument("--fields", default={}, type=json.loads,
+                      help='JSON, such as {"prompt": "instruction"} or {"default_prompt": "fold the towel"}')
   parser.add_argument("--name", default="", help="of these keys beside the policy's own")
-  parser.add_argument("--source", default="hidden", choices=sorted(keys.SOURCES))
+  parser.add_argument("--source", default=None, choices=sorted(keys.SOURCES),
+                      help="of the features; default: hidden, and of a head those of its backbone")
   parser.add_argument("--pool", default="mean", choices=keys.POOLS)
   parser.add_argument("--state_weight", default=1.0, type=float, help="of proprioception; 0 leaves it out")
   parser.add_argument("--state_scale", default="policy", choices=keys.STATE_SCALES,
@@ -127,15 +160,26 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--light_weights", default="", help="torchvision's mobilenet_v3_small.safetensors; '': random")
   flags = parser.parse_args(argv)
   try:
-    recipe = keys.KeyRecipe(flags.source, flags.state_weight, flags.projection_dim, flags.pool, flags.projection,
+    spec, where = directory.describe(flags.policy, flags.checkpoint)
+    source = flags.source or ("features" if spec.family == HEAD else "hidden")
+    recipe = keys.KeyRecipe(source, flags.state_weight, flags.projection_dim, flags.pool, flags.projection,
                             state_scale=flags.state_scale)
-    keys.stats_path(flags.policy, flags.name)  # a name that cannot be is refused before any work
-    stats = calibrate(flags.policy, list(demonstrations(flags.data)), recipe, light_weights=flags.light_weights)
+    out = flags.out or where
+    if download.is_remote(out) or (flags.out is None and flags.policy in directory.shipped()):
+      raise errors.Pi0RagError(f"'{out}' is not yours to write to: give --out, a folder")
+    keys.stats_path(out, flags.name)  # a name that cannot be is refused before any work
+    repack = flags.columns or repack_of(spec, where)
+    dataset, found = columns.open_columns(
+      flags.data, repack, action_columns=(repack["actions"],) if "actions" in repack else (),
+      fields=columns.check_fields(flags.fields))
+    stats = calibrate(flags.policy, observations(dataset, found), recipe, light_weights=flags.light_weights,
+                      checkpoint=flags.checkpoint)
   except errors.Pi0RagError as error:
     print(f"calibrate: {error}", file=sys.stderr)
     return 2
-  stats.save(flags.policy, flags.name)
-  print(f"{flags.policy}: keys '{stats.recipe.name}', unit distance {stats.unit_distance:.4f}")
+  pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+  stats.save(out, flags.name)
+  print(f"{out}: keys '{stats.recipe.name}', unit distance {stats.unit_distance:.4f}")
   return 0
 
 

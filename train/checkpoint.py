@@ -19,8 +19,9 @@ from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Params
 from train import parallel, partition
 from train.step import TrainState
-from train.task import POLICY
 
+# The entry of a tree that becomes the `params`; others, such as an auxiliary head, only serve resuming.
+POLICY = "policy"
 _TEMPORARY = ".tmp"
 _METRICS = "metrics.json"
 

@@ -5,9 +5,9 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
 
 # The file that explains every field, by the kind of training.
-EXPLAINED = {"flow": "panda_small", "head": "mobile_vla_lstm", "openpi": "openpi_finetune"}
+EXPLAINED = {"head": "mobile_vla_lstm", "policy": "openpi_finetune", "openpi": "openpi_finetune"}
 # Fields that configurations of before them lack.
-OPTIONAL = ("wandb_project", "selection")
+OPTIONAL = ("wandb_project",)
 COUNTS = ("steps", "batch_size", "microbatches", "log_every", "validate_every", "validation_batches")
 
 
@@ -18,7 +18,7 @@ def check(config: Config) -> None:
     if isinstance(config[name], list):
       raise Pi0RagError(f"'{name}' is the list {config[name]}: train.launch runs the grid of its values")
   for name in COUNTS:
-    if name in config and (not isinstance(config[name], int) or config[name] < 1):
+    if config.get(name) is not None and (not isinstance(config[name], int) or config[name] < 1):
       raise Pi0RagError(f"{name} is {config[name]!r}; allowed: whole numbers from 1")
 
 
@@ -39,8 +39,6 @@ def check_fields(config: Config) -> None:
 
 def known_fields(kind: str) -> set[str]:
   """Returns the fields of a kind's configurations, which the checked-in ones show."""
-  from configs import mobile_vla_lstm, openpi_finetune, panda_small
+  from configs import mobile_vla_lstm, openpi_finetune
 
-  shown = {"flow": panda_small.get_config, "head": mobile_vla_lstm.get_config,
-           "openpi": lambda: openpi_finetune.base("", "")}
-  return set(shown[kind]())
+  return set(mobile_vla_lstm.get_config() if kind == "head" else openpi_finetune.base("", ""))

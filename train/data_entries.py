@@ -27,10 +27,14 @@ class Entry:
 
 
 def read_all(config: Config, workdir: Path) -> list[Entry]:
-  """Returns the entries of `config.data`; there is one at least."""
+  """Returns the entries of `config.data`; there is one at least, and all are there."""
   if not config.data:
     raise Pi0RagError("config.data is empty: give data sets, such as --config.data=\"({'path': 'data/my_robot'},)\"")
-  return [read(entry, workdir) for entry in config.data]
+  entries = [read(entry, workdir) for entry in config.data]
+  for entry in entries:
+    if config.get("make_data") and not entry.path.exists():
+      raise Pi0RagError(f"no data set at '{entry.path}'; make it with: {config.make_data}")
+  return entries
 
 
 def read(entry: Mapping[str, Any], workdir: Path) -> Entry:

@@ -3,6 +3,7 @@
 Every process gets the same command, with its own --process_id; all of them see the same workdir.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from absl import flags
 
 from pi0rag_jax.errors import Pi0RagError
 
+_LEAST_THREADS = 8
 NAMES = ("coordinator_address", "num_processes", "process_id")
 
 
@@ -19,6 +21,16 @@ def define_flags() -> None:
   flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
   flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
   flags.DEFINE_boolean("distributed", False, "Finds the above by itself: on TPU pods, Slurm, MPI and Kubernetes.")
+
+
+def split_cpu(devices: int) -> None:
+  """Lets the CPU count as several devices. Errors: Pi0RagError once jax has begun to compute, when it is too late."""
+  # A collective waits for ever where there are more devices than threads.
+  os.environ["NPROC"] = str(max(devices, int(os.environ.get("NPROC", 0)), os.cpu_count() or 1, _LEAST_THREADS))
+  try:
+    jax.config.update("jax_num_cpu_devices", devices)
+  except RuntimeError as error:
+    raise Pi0RagError(f"--cpu_devices={devices}: jax has begun to compute already; start a process for it") from error
 
 
 def initialize(values: flags.FlagValues) -> None:

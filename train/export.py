@@ -1,53 +1,49 @@
-"""The end product of training: a policy directory that `policy.spec`, `eval` and, for the weights, openpi load."""
+"""What training makes: a policy directory, which `policy.directory.load` opens and, for the weights, openpi reads."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pi0rag_jax.data.pipeline import Frames
-from pi0rag_jax.models.pi0 import Pi0Config
-from pi0rag_jax.policy.spec import PANDA_ACTIONS, TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.typing import Config
+from pi0rag_jax.models import adapters
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
+from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.policy.directory import RECORD_NAME
+from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
+from train import parallel
 
-RECORD_NAME = "record.json"
 
-
-def export_policy(checkpoint: Path, tokenizer: Path, target: Path, *, spec: PolicySpec, record: Mapping) -> Path:
-  """Returns `target`, a policy directory, replaced as a whole.
-
-  Args:
-    checkpoint: a training checkpoint's folder; its `params` and `assets` are copied.
-    tokenizer: the sentencepiece model.
-    target: the directory to make.
-    spec: written as policy.json.
-    record: how the policy came about, written as record.json.
-  """
-  temporary = target.with_name(f"{target.name}.tmp")
-  shutil.rmtree(temporary, ignore_errors=True)
-  temporary.mkdir(parents=True)
-  for item in ("params", "assets"):
-    shutil.copytree(checkpoint / item, temporary / item)
-  shutil.copyfile(tokenizer, temporary / TOKENIZER_NAME)
-  spec.save(temporary)
-  (temporary / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")
-  shutil.rmtree(target, ignore_errors=True)
-  temporary.rename(target)
+def replace(target: Path, fill: Callable[[Path], None]) -> Path:
+  """Returns `target`, replaced as a whole by a directory that `fill` has filled; the first process does it."""
+  draft = target.with_name(f"{target.name}.tmp")
+  if parallel.is_first():
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    fill(draft)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+  parallel.wait_for_all(f"{target.name} exported")
   return target
 
 
-def make_spec(config: Config, model: Pi0Config, frames: Frames) -> PolicySpec:
-  """Returns what the policy says about itself; the renderer and the tasks are those of its frames."""
-  return PolicySpec(
-    name=config.name,
-    model=model,
-    state_dim=frames.state.shape[-1],
-    action_layout=PANDA_ACTIONS,
-    asset_id=config.asset_id,
-    task="+".join(frames.tasks),
-    renderer=frames.renderer,
-    image_size=next(iter(frames.images.values())).shape[1],
-    control_hz=config.control_hz,
-    execute_steps=config.execute_steps,
-    denoising_steps=config.denoising_steps,
-  )
+def write_policy(directory: Path, checkpoint: Path, spec: PolicySpec, *, trained: PaliGemmaConfig, record: Mapping,
+                 tokenizer: Path | None = None, robot_file: Path | None = None) -> None:
+  """Fills a policy directory with a checkpoint, its adapters merged; key statistics come beside it.
+
+  The checkpoint itself, with its adapters, stays for training to go on from.
+
+  Args:
+    checkpoint: its folder, with `params` and `assets`.
+    spec: of the merged model.
+    trained: sizes of the model in the checkpoint, adapters included.
+    record: how the policy came about, written as record.json.
+    tokenizer: of its prompts; PaliGemma's, or a file that is not there, is not kept.
+    robot_file: see PolicySpec.save.
+  """
+  params, _ = adapters.merge(checkpoints.load_params(checkpoint), trained)
+  checkpoints.save_params(directory, params)
+  shutil.copytree(checkpoint / "assets", directory / "assets")
+  if tokenizer is not None and tokenizer.is_file():
+    shutil.copyfile(tokenizer, directory / TOKENIZER_NAME)
+  spec.save(directory, robot_file=robot_file)
+  (directory / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf8")

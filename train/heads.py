@@ -154,8 +154,9 @@ def make_spec(config: Config, extractor: FeatureExtractor, units: HeadUnits, par
   _, chosen["checkpoint"] = backbone.make(chosen, tuple(config.fields.cameras))
   size = observation["image"][extractor.backbone.image_keys[0]].shape[:2]
   renderers = {renderer for _, renderer in simulated}
+  tick_hz = first.dataset.fps if first.dataset.says_fps else 1 / extractor.robot.tick_s
   return PolicySpec(
-    name=config.name, model=ModelConfig(), sizes=None, control_hz=float(first.dataset.fps), execute_steps=config.stride,
+    name=config.name, model=ModelConfig(), sizes=None, control_hz=float(tick_hz), execute_steps=config.stride,
     data=DataConfig(robot=config.robot, asset_id=config.asset_id, default_prompt=fields.get("default_prompt") or None),
     tasks=tuple(sorted({task for task, _ in simulated})), renderer=renderers.pop() if len(renderers) == 1 else "",
     head=description(extractor, units, backbone=chosen, image_size=list(size), fields=fields,

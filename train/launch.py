@@ -3,7 +3,8 @@
 A run that was stopped continues from its last checkpoint when it is started again. Entries of the configuration are
 overridden as `--config.steps=100`. Lists of values make it a search (see train/grid.py), as
 `--grid=learning_rate=1e-3,3e-4 --grid=seed=0,1`: every combination trains in a folder below DIR, a table ranks them,
-and the status is 1 if one failed. Several hosts train together with the flags of train/distributed.py.
+and the status is 1 if one failed. Several hosts train together with the flags of train/distributed.py;
+`--cpu_devices=2` makes two devices of a CPU, to try what several do.
 """
 
 import sys
@@ -26,6 +27,8 @@ def main(argv) -> None:
   metrics.log.setLevel("INFO")
   compiling.keep_programs()
   with cli.user_errors(COMMAND):
+    if flags.FLAGS.cpu_devices is not None:
+      distributed.split_cpu(flags.FLAGS.cpu_devices)
     distributed.initialize(flags.FLAGS)
     metrics.log.info("device: %s x %d, process %d of %d", jax.devices()[0].device_kind,
                      jax.local_device_count(), jax.process_index(), jax.process_count())
@@ -50,5 +53,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("workdir", None, "Where checkpoints, logs and the policy go.")
   flags.DEFINE_multi_string("grid", [], "Values of a field to search over, as learning_rate=1e-3,3e-4; repeatable.")
   flags.mark_flag_as_required("workdir")
+  flags.DEFINE_integer("cpu_devices", None, "Devices that the CPU counts as.", lower_bound=1)
   distributed.define_flags()
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

@@ -12,14 +12,14 @@ import numpy as np
 from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
-from train import config_check, finetune, flow, heads, metrics, optimizer, parallel, step, wandb_log
+from train import config_check, heads, metrics, named, optimizer, parallel, policy, step, wandb_log
 from train.checkpoint import CheckpointStore
 from train.task import Task
 
 KINDS: dict[str, Callable[[Config, Path], Task]] = {
-  "flow": flow.make_task, "head": heads.make_task, "openpi": finetune.make_task}
+  "head": heads.make_task, "policy": policy.make_task, "openpi": policy.make_task}  # the last: its name of before
 CONFIG_FILE = "config.json"
-# What a run may be continued with although it began otherwise.
+# Fields that may differ when a run is resumed.
 FREE_FIELDS = ("log_every", "make_data", "name", "wandb_project")
 
 
@@ -27,7 +27,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, *, keep: Collection[
   """Returns what the run made, such as `<workdir>/policy`, after training to `config.steps`.
 
   Args:
-    config: as configs/panda_small.py explains it.
+    config: as configs/openpi_finetune.py explains it.
     workdir: of this run; a run found there is continued.
     keep: steps whose checkpoints stay, besides the last and the best; only those at a validation have any.
   Raises:
@@ -36,6 +36,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, *, keep: Collection[
   config_check.check(config)
   if config.kind not in KINDS:
     raise unknown_name("kind of training", config.kind, KINDS)
+  config = named.filled(config)
   wandb_log.load(config)
   parallel.check_batch_size(config.batch_size, config.microbatches)
   devices = parallel.make(config.parallel)

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pi0rag_jax import cli
-from pi0rag_jax.data import pipeline
 from pi0rag_jax.data.dataset import expanded
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi import norm_stats
 from pi0rag_jax.robots.normalize import EPSILON, NormStats
 from pi0rag_jax.typing import Config
-from train import batches, config_check, finetune, flow, head_data, metrics
+from train import config_check, head_data, metrics, policy_data
+from train.named import filled, named_config, read_model
 
 COMMAND = "train.norm_stats"
 MAX_RATIO = 3.0  # of the spreads, either way
@@ -35,25 +35,12 @@ NAMES = ("state", "actions")
 Report = Callable[[int, int], None]  # of how many readings, of how many, are done
 
 
-def flow_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'flow', which has no quantiles; `folder` is not used."""
-  del folder, openpi_quantiles
-  frames = flow.load_frames(config)
-  report(1, 2)
-  train, _ = pipeline.split_by_episode(frames, fraction=config.validation_fraction, seed=config.split_seed)
-  targets = tuple(config.auxiliary_targets)
-  found = batches.compute_statistics(frames, train, targets, hidden_state_dims=config.hidden_state_dims)
-  report(2, 2)
-  return found
-
-
-def openpi_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'openpi'; `folder` takes synthetic data."""
-  named = finetune.adjusted(config, finetune.read_config(config.openpi))
-  opened, splits = finetune.open_sources(config, named, folder)
-  return finetune.compute_stats(named, opened, [split["train"] for split in splits], workers=config.threads,
-                                horizon=finetune.read_model(config, named).action_horizon, progress=report,
-                                openpi_quantiles=openpi_quantiles)
+def policy_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
+  """Returns the statistics of the kind 'policy'; `folder` takes synthetic data."""
+  named = named_config(config)
+  parts = policy_data.open_parts(config, named, folder)
+  return policy_data.compute_stats(config, named, parts, workers=config.threads, openpi_quantiles=openpi_quantiles,
+                                   horizon=read_model(config, named).action_horizon, progress=report)
 
 
 def head_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
@@ -67,7 +54,7 @@ def head_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles
 
 
 KINDS: dict[str, Callable[..., dict[str, NormStats]]] = {
-  "flow": flow_stats, "head": head_stats, "openpi": openpi_stats}
+  "head": head_stats, "policy": policy_stats, "openpi": policy_stats}
 
 
 def compute(
@@ -84,6 +71,7 @@ def compute(
   config_check.check(config)
   if config.kind not in KINDS:
     raise unknown_name("kind of training with statistics", config.kind, KINDS)
+  config = filled(config)
   console = console or Console(stderr=True)
   with Progress(console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task("episodes, read twice", total=None)
@@ -161,7 +149,7 @@ def main(argv) -> None:
   metrics.log.setLevel("INFO")
   values = flags.FLAGS
   with cli.user_errors(COMMAND):
-    config, out = cli.read_config(), expanded(values.out)
+    config, out = filled(cli.read_config()), expanded(values.out)
     if out.is_file():
       raise Pi0RagError(f"--out='{out}' is a file: give a folder")
     theirs = load(values.checkpoint, values.checkpoint_asset or config.asset_id) if values.checkpoint else None

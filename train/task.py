@@ -3,17 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.typing import Params
 from train import step
+from train.checkpoint import POLICY, CheckpointStore
 
-if TYPE_CHECKING:
-  from train.checkpoint import CheckpointStore
-
-# The entry of a tree that becomes the checkpoint's `params`; others, such as auxiliary heads, only serve resuming.
-POLICY = "policy"
+__all__ = ["POLICY", "Task"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,5 +29,5 @@ class Task:
   validation_batches: Callable[[], Iterable[Mapping]]  # the same ones each time
   stats: Mapping[str, NormStats]  # written as norm_stats.json
   record: Callable[[], dict]  # what the run's record says of the data
-  export: Callable[["CheckpointStore", int, dict], Path]  # (store, step of the best, record) -> what the run made
+  export: Callable[[CheckpointStore, int, dict], Path]  # (store, step of the best, record) -> what the run made
   close: Callable[[], None] = lambda: None  # ends threads and files

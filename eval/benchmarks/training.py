@@ -22,7 +22,7 @@ from pi0rag_jax.models.heads import base, presets, registry
 from pi0rag_jax.models.lora import LoraConfig
 from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.typing import Params
-from train import finetune, heads, optimizer, partition, step, utilization
+from train import heads, optimizer, partition, policy, policy_loss, step, utilization
 from train.task import POLICY
 
 # As in openpi's gemma_2b_lora and gemma_300m_lora.
@@ -75,7 +75,7 @@ def _trainings(variant: str, flags: argparse.Namespace) -> list[tuple[str, Train
   remat = functools.partial(dataclasses.replace, remat="full")
   is_adapter = lambda path: adapters.is_trainable(path, adapted)  # noqa: E731
   # What openpi trains, less the image tower.
-  is_language = lambda path: is_adapter(path) and not path.startswith(finetune.IMAGE_TOWER)  # noqa: E731
+  is_language = lambda path: is_adapter(path) and not path.startswith(policy.IMAGE_TOWER)  # noqa: E731
   match variant:
     case "full":
       return [(FULL, _policy(config, lambda path: True, flags.batch))]
@@ -95,7 +95,7 @@ def _policy(config: Pi0Config, is_trainable: Callable[[str], bool], batch: int) 
   data = {"image": obs.images, "state": obs.state, "tokenized_prompt": obs.tokenized_prompt,
           "tokenized_prompt_mask": obs.tokenized_prompt_mask, "actions": models.chunk(config, batch=batch)}
   trainable, frozen = partition.split(models.params(config), is_trainable)
-  loss = functools.partial(finetune.batch_loss, pi0.Pi0(config), options=None)
+  loss = functools.partial(policy_loss.batch_loss, pi0.Pi0(config), options=None)
   return Training({POLICY: partition.cast(trainable, jnp.float32)}, {POLICY: partition.cast(frozen, jnp.bfloat16)},
                   loss, data, config.dtype)
 

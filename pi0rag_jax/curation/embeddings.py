@@ -14,11 +14,9 @@ from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import PaliGemmaBackbone
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import feature_cache
-from pi0rag_jax.policy.directory import load_stats, tokenizer_of
+from pi0rag_jax.policy import directory, feature_cache
 from pi0rag_jax.policy.feature_cache import CacheKey, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
-from pi0rag_jax.policy.spec import PolicySpec
 
 # What a build holds in memory and a kill loses: a 3.2 B model's tokens are 6.7 MB a frame.
 SHARD_BYTES = 1 << 26
@@ -44,19 +42,19 @@ class Embeddings:
     return self.cache.take(np.arange(self.first_E[episode], self.first_E[episode + 1]))
 
 
-def policy_extractor(directory, *, layer: str = "hidden", pool: str = "mean") -> FeatureExtractor:
-  """Returns what embeds observations as the policy in a directory sees them.
+def policy_extractor(policy, *, layer: str = "hidden", pool: str = "mean") -> FeatureExtractor:
+  """Returns what embeds observations as a policy sees them, whose robot speaks the model's entries.
 
   Args:
-    directory: with policy.json, as `train.launch` exports it.
+    policy: see `directory.load`.
     layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence.
   """
-  spec = PolicySpec.load(directory)
+  spec, where = directory.describe(policy)
   backbone = PaliGemmaBackbone(spec.network, layer, pool)
-  params = checkpoints.load_params(directory, template=jax.eval_shape(backbone.init, jax.random.key(0)))
-  stats, tokenizer = load_stats(spec, directory)["state"], tokenizer_of(Path(directory))
-  return FeatureExtractor(backbone, params, stats, tokenizer=tokenizer, quantile=spec.model.use_quantile_norm,
-                          state_in_prompt=bool(spec.model.discrete_state_input))
+  params = checkpoints.load_params(where, template=jax.eval_shape(backbone.init, jax.random.key(0)))
+  return FeatureExtractor(
+    backbone, params, directory.load_stats(spec, where)["state"], tokenizer=directory.tokenizer_of(Path(where)),
+    quantile=spec.model.use_quantile_norm, state_in_prompt=bool(spec.model.discrete_state_input))
 
 
 def build(dataset: Dataset, extractor: FeatureExtractor, root, *, every: int = 1, batch_size: int = 64,

@@ -17,8 +17,6 @@ import numpy as np
 from pi0rag_jax import files
 from pi0rag_jax.curation.views import EpisodesView, view
 from pi0rag_jax.data.dataset import Dataset
-from pi0rag_jax.data.formats import open_dataset
-from pi0rag_jax.data.hdf5 import Hdf5Dataset
 from pi0rag_jax.errors import Pi0RagError
 
 VERSION = 1
@@ -51,14 +49,6 @@ def fingerprint(selections: Sequence[Selection]) -> str:
   """Returns a short hash of what is kept; scores and thresholds do not matter."""
   kept = sorted((str(_resolved(each.path)), np.flatnonzero(each.kept_E).tolist()) for each in selections)
   return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:12]
-
-
-def kept_places(folder: str | Path, file: str | Path) -> set[tuple[Path, str]]:
-  """Returns (file, group) of the simulator's episodes in a folder that a file of selections keeps."""
-  dataset = open_dataset(folder)
-  if not isinstance(dataset, Hdf5Dataset):
-    raise Pi0RagError(f"'{folder}' ({dataset.format}) holds no episodes of the simulator")
-  return {dataset.place(episode) for episode in choose(dataset, file).episodes.tolist()}
 
 
 def kept_by(file: str | Path, dataset: Dataset) -> np.ndarray:

@@ -118,12 +118,17 @@ class ArrayDataset(Dataset):
       left = self.lengths[episodes] - frames
       actions_BTA, is_pad_BT = self._chunks(rows, left, horizon)
       return {
-        "image": {name: self._images[name][rows] for name in (self.cameras if cameras is None else cameras)},
+        "image": self.read_pictures(episodes, frames, self.cameras if cameras is None else cameras),
         "state": self._state[rows],
         "actions": actions_BTA,
         "actions_is_pad": is_pad_BT,
         "prompt": [self._prompts[index] for index in self._prompt_index[rows].tolist()],
       }
+
+  def read_pictures(self, episodes: np.ndarray, frames: np.ndarray, cameras: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {camera: uint8[N, H, W, 3]} of frames int[N] of episodes int[N]."""
+    rows = self._starts[episodes] + frames
+    return {name: self._images[name][rows] for name in cameras}
 
   def _chunks(self, rows: np.ndarray, left: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (actions_BTA, is_pad_BT) of chunks at rows with `left` frames to the end of their episodes."""

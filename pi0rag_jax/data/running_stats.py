@@ -18,11 +18,11 @@ from pi0rag_jax.data.dataset import DamagedEpisode
 from pi0rag_jax.data.quantiles import Quantiles
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.sampling import Mixture
-from pi0rag_jax.data.statistics import HIGH_QUANTILE, LOW_QUANTILE
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.normalize import NormStats
 
 NAMES = ("state", "actions")
+LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 BINS = 5000
 # The first range is widened by this, so that a constant dimension has bins.
 MARGIN = 1e-10

@@ -23,6 +23,7 @@ class Source:
   episodes: Sequence[int] | None = None  # None: all
   # What makes this data set's samples like the others': a function of one sample, as openpi's transforms are.
   transform: Callable[[dict], dict] | None = None
+  again: Sequence[int] | np.ndarray = ()  # frames that are shown once more, by their number among those of `episodes`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,9 @@ class Mixture:
                           f"the mixture takes {list(source.episodes or ())[:8]}")
       self._episodes.append(every)
       self._ends.append(np.cumsum(source.dataset.lengths[every]))
-    self.sizes = [int(ends[-1]) for ends in self._ends]
+    self.sizes = [int(ends[-1]) + len(source.again) for ends, source in zip(self._ends, self.sources)]
+    self._numbers = [np.concatenate([np.arange(ends[-1]), source.again]) if len(source.again) else None
+                     for ends, source in zip(self._ends, self.sources)]
     weights = np.asarray([size if s.weight is None else s.weight for s, size in zip(self.sources, self.sizes)], float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
       raise Pi0RagError(f"weights of a mixture are finite, 0 or more and not all 0; got {weights.tolist()}")
@@ -71,7 +74,8 @@ class Mixture:
 
   def rows(self, source: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (episode, frame), int64[N] each, of the source's frames with these numbers."""
-    ends = self._ends[source]
+    ends, shown = self._ends[source], self._numbers[source]
+    numbers = numbers if shown is None else shown[numbers]
     place = np.searchsorted(ends, numbers, side="right")
     episodes = self._episodes[source][place]
     return episodes, numbers - (ends[place] - self.sources[source].dataset.lengths[episodes])

@@ -31,8 +31,8 @@ from pi0rag_jax.steering import paths
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
-# Rounding of the recorder, in shares of an action entry's range.
-_BEYOND_LIMITS = 0.01
+# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
+_BEYOND_LIMITS = 0.1
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 
@@ -256,10 +256,13 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
     raise Pi0RagError(f"policy '{policy.spec.name}' does not say which columns its data set has: give --columns, the "
                       "robot's keys by column names, as configs/my_robot.py does in `repack`")
   if repack is not None and not named:
+    said = {"default_prompt": values.prompt, "fps": values.fps}
     return columns.open_columns(values.data, repack, action_columns=(str(repack.get("actions")),),
+                                fields={name: value for name, value in said.items() if value is not None},
                                 skip_bad=values.skip_bad)
   cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
-  fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt)
+  fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt,
+                  fps=values.fps)
   return open_dataset(values.data, fields=fields, skip_bad=values.skip_bad), dict
 
 

@@ -67,11 +67,12 @@ class OverlapQuery:
     Errors: that of an earlier search that failed after its deadline.
     """
     self._raise_late_error()
-    began: concurrent.futures.Future[float] = concurrent.futures.Future()
+    began: concurrent.futures.Future[float] | None = None if self._deadline_s is None else concurrent.futures.Future()
 
     def find():
       keys = np.asarray(keys_BE)[:rows]
-      began.set_result(time.monotonic())
+      if began is not None:
+        began.set_result(time.monotonic())
       return self._find(keys)
 
     future = self._worker.submit(find)
@@ -111,8 +112,8 @@ class OverlapQuery:
 class Pending:
   """A search under way. Made by `OverlapQuery.submit`."""
 
-  def __init__(self, owner: OverlapQuery, future: concurrent.futures.Future, began: concurrent.futures.Future,
-               batch: int):
+  def __init__(self, owner: OverlapQuery, future: concurrent.futures.Future,
+               began: concurrent.futures.Future | None, batch: int):
     self._owner, self._future, self._began, self._batch = owner, future, began, batch
     self._result = None
     self.missed = False  # whether `result` came too late
@@ -132,7 +133,7 @@ class Pending:
 
   def _wait(self):
     deadline_s = self._owner._deadline_s
-    if deadline_s is None:
+    if deadline_s is None or self._began is None:
       return self._future.result()
     concurrent.futures.wait([self._began, self._future], return_when=concurrent.futures.FIRST_COMPLETED)
     left_s = max(0.0, self._began.result() + deadline_s - time.monotonic()) if self._began.done() else None

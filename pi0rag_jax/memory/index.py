@@ -65,6 +65,7 @@ class MemoryIndex:
     self._rows: dict[int, int] = {}  # id -> row
     self._tasks: dict[str, int] = {}
     self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+    self._whole: dict[str, tuple[slice, faiss.SearchParameters]] = {}  # see _parameters
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -172,13 +173,12 @@ class MemoryIndex:
 
   def nearest(self, keys_BE: np.ndarray, kind: str, k: int, task: str | None = None):
     """Returns (rows int64[B, K], L2 distances float32[B, K]) with K at most k, ties by rising id."""
-    selector, eligible = self._selector(kind, task)
+    parameters, eligible = self._parameters(kind, task)
     k = min(k, eligible)
     if not k or not len(keys_BE):
       return np.zeros((len(keys_BE), 0), np.int64), np.zeros((len(keys_BE), 0), np.float32)
     padded_BE = np.zeros((len(keys_BE), self._padded_ME.shape[1]), np.float32)
     padded_BE[:, : self.header.key_dim] = keys_BE
-    parameters = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]
     # A thread inherits OpenMP's default, which is slower than one thread for a single query.
     faiss.omp_set_num_threads(1)
     fetched = min(k + 1, eligible)
@@ -188,9 +188,8 @@ class MemoryIndex:
       if fetched == eligible or (squared[:, -1] > squared[:, k - 1]).all():
         break
       fetched = min(2 * fetched, eligible)
-    order = np.lexsort((self.ids_M[rows], squared), axis=-1)[:, :k]
-    distances = np.sqrt(np.take_along_axis(squared, order, axis=-1))
-    return np.take_along_axis(rows, order, axis=-1), distances
+    ordered = np.arange(len(rows))[:, None], np.lexsort((self.ids_M[rows], squared), axis=-1)[:, :k]
+    return rows[ordered], np.sqrt(squared[ordered])
 
   def _free_row(self, kind: str) -> int:
     """Returns the row for a new record of a kind; the first correction makes room for a failure."""
@@ -206,12 +205,20 @@ class MemoryIndex:
         column[target] = column[source]
       self._rows[int(self.ids_M[target])] = target
 
-  def _selector(self, kind: str, task: str | None):
-    """Returns FAISS's selector of the rows to search, and their number."""
+  def _parameters(self, kind: str, task: str | None):
+    """Returns FAISS's parameters of a search among the records of a kind, and their number."""
     taken = self.region(kind)
     if task is None:
-      return faiss.IDSelectorRange(taken.start, taken.stop), taken.stop - taken.start
+      known, parameters = self._whole.get(kind, (None, None))
+      if known != taken:  # made anew only where records came or went
+        parameters = _parameters(faiss.IDSelectorRange(taken.start, taken.stop))
+        self._whole[kind] = taken, parameters
+      return parameters, taken.stop - taken.start
     chosen_M = np.zeros(self.capacity, bool)
     chosen_M[taken] = self._task_M[taken] == self._tasks.get(task, -1)
     bitmap = np.packbits(chosen_M, bitorder="little")
-    return faiss.IDSelectorBitmap(bitmap), int(chosen_M.sum())  # pyright: ignore[reportCallIssue]
+    return _parameters(faiss.IDSelectorBitmap(bitmap)), int(chosen_M.sum())  # pyright: ignore[reportCallIssue]
+
+
+def _parameters(selector):
+  return faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]

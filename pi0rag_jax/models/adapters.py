@@ -13,7 +13,7 @@ from flax import traverse_util
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.gemma import EQUATIONS, GemmaConfig, expert_name
 from pi0rag_jax.models.lora import coupled_axes, weight_delta
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.typing import Params
 
 Config = TypeVar("Config", bound=PaliGemmaConfig)
@@ -47,10 +47,9 @@ def trainable_mask(params: Params, config: PaliGemmaConfig) -> Params:
 
 def without_adapters(config: Config) -> Config:
   """Returns the configuration of the same model with its adapters merged."""
-  bare = {"paligemma": dataclasses.replace(config.paligemma, lora_attn=None, lora_ffn=None)}
-  if isinstance(config, Pi0Config):
-    bare["expert"] = dataclasses.replace(config.expert, lora_attn=None, lora_ffn=None)
-  return dataclasses.replace(config, **bare)
+  experts = [name for name in ("paligemma", "expert") if hasattr(config, name)]
+  return dataclasses.replace(config, **{
+    name: dataclasses.replace(getattr(config, name), lora_attn=None, lora_ffn=None) for name in experts})
 
 
 def merge(params: Params, config: Config, *, dtype=None) -> tuple[Params, Config]:

@@ -2,8 +2,10 @@
 
 import dataclasses
 
-from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models import pi0, pi0_fast
+import flax.linen as nn
+
+from pi0rag_jax.errors import unknown_name
+from pi0rag_jax.models import family
 from pi0rag_jax.models.gemma import GemmaConfig
 from pi0rag_jax.models.lora import LoraConfig
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
@@ -55,8 +57,6 @@ MODELS = {
   "dummy": Pi0Config(**_DUMMY, expert=GEMMA["dummy"], max_token_len=8),
   "dummy_fast": Pi0FastConfig(**_DUMMY, max_token_len=16),
 }
-# The network of each kind of configuration, and its fresh parameters.
-_FAMILIES = {Pi0Config: (pi0.Pi0, pi0.init), Pi0FastConfig: (pi0_fast.Pi0Fast, pi0_fast.init)}
 
 
 def gemma(name: str) -> GemmaConfig:
@@ -74,21 +74,14 @@ def model(name: str) -> PaliGemmaConfig:
   return _lookup("model", name, MODELS)
 
 
-def network(config: PaliGemmaConfig) -> pi0.Pi0 | pi0_fast.Pi0Fast:
+def network(config: PaliGemmaConfig) -> nn.Module:
   """Returns the network of a configuration of any family."""
-  return _family(config)[0](config)
+  return family.of(config).network(config)
 
 
 def init(config: PaliGemmaConfig, rng) -> Params:
   """Returns fresh float32 parameters of any family in openpi's tree; `jax.eval_shape` of it gives their shapes."""
-  return _family(config)[1](config, rng)
-
-
-def _family(config: PaliGemmaConfig):
-  if type(config) not in _FAMILIES:
-    known = ", ".join(kind.__name__ for kind in _FAMILIES)
-    raise Pi0RagError(f"no network for a {type(config).__name__}; configurations of networks: {known}")
-  return _FAMILIES[type(config)]
+  return family.of(config).init(config, rng)
 
 
 def _lookup(kind: str, name: str, table: dict):

@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pi0rag_jax import errors
-from pi0rag_jax.models import registry
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models import family, registry
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 
-# Horizon and prompt length that openpi takes where a configuration names none.
-_DEFAULT_LENGTHS = {"pi0": (50, 48), "pi05": (50, 200), "pi0_fast": (32, 250)}
-FAMILIES = tuple(_DEFAULT_LENGTHS)
 ACTION_TOKENIZERS = ("fast", "binning", "fsq")
 SIGLIP = "So400m/14"
 
@@ -22,7 +19,7 @@ SIGLIP = "So400m/14"
 class ModelConfig:
   """A model by the names of its sizes; the lengths default to those of its family."""
 
-  family: str = "pi0"  # one of FAMILIES
+  family: str = "pi0"  # one of pi0rag_jax.models.family
   action_dim: int = 32
   action_horizon: int = 0  # steps; 0 for the family's
   max_token_len: int = 0  # 0 for the family's
@@ -35,66 +32,53 @@ class ModelConfig:
   action_tokenizer_path: str | None = None  # None for the published FAST; 'fsq' needs one
 
   def __post_init__(self):
-    if self.family not in FAMILIES:
-      raise errors.unknown_name("model family", self.family, FAMILIES)
+    kind = family.named(self.family)
     if self.action_tokenizer not in ACTION_TOKENIZERS:
       raise errors.unknown_name("action tokenizer", self.action_tokenizer, ACTION_TOKENIZERS)
-    horizon, length = _DEFAULT_LENGTHS[self.family]
-    object.__setattr__(self, "action_horizon", self.action_horizon or horizon)
-    object.__setattr__(self, "max_token_len", self.max_token_len or length)
+    object.__setattr__(self, "action_horizon", self.action_horizon or kind.horizon)
+    object.__setattr__(self, "max_token_len", self.max_token_len or kind.prompt_tokens)
     if self.discrete_state_input is None:
-      object.__setattr__(self, "discrete_state_input", self.family == "pi05")
+      object.__setattr__(self, "discrete_state_input", kind.state_in_prompt)
 
   @property
   def use_quantile_norm(self) -> bool:
     """Whether states and actions are normalized by quantiles instead of z-scores."""
-    return self.family != "pi0"
+    return family.named(self.family).quantiles
 
   @property
   def has_lora(self) -> bool:
-    return "lora" in self.paligemma_variant or (self.family != "pi0_fast" and "lora" in self.action_expert_variant)
+    expert = "" if family.named(self.family).writes_tokens else self.action_expert_variant
+    return "lora" in self.paligemma_variant or "lora" in expert
 
   def build(self) -> PaliGemmaConfig:
     """Returns the configuration that the networks take, with all its sizes."""
-    shared = {
+    kind = family.named(self.family)
+    sizes = {
       "action_dim": self.action_dim, "action_horizon": self.action_horizon, "max_token_len": self.max_token_len,
       "dtype": self.dtype, "paligemma": registry.gemma(self.paligemma_variant), "siglip": registry.siglip(SIGLIP),
     }
     if self.image_keys is not None:
-      shared["image_keys"] = self.image_keys
-    if self.family == "pi0_fast":
-      return Pi0FastConfig(**shared)
-    return Pi0Config(**shared, expert=registry.gemma(self.action_expert_variant), pi05=self.family == "pi05")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RldsDataset:
-  """One RLDS data set of a mixture."""
-
-  name: str
-  version: str
-  weight: float
-  filter_dict_path: str | None = None
+      sizes["image_keys"] = self.image_keys
+    if not kind.writes_tokens:
+      sizes["expert"] = registry.gemma(self.action_expert_variant)
+    return kind.sizes(**sizes, **kind.fixed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
   """A robot, where its data and statistics are, and what turns its dictionaries into the model's."""
 
-  # A name of pi0rag_jax.robots.robot.ROBOTS, or a function of one's own: (DataConfig, family) -> TransformGroup.
+  # A name of pi0rag_jax.robots.registry.ROBOTS, or your own function: (DataConfig, family) -> Robot or TransformGroup.
   robot: str | Callable[["DataConfig", str], Any]
   repo_id: str | None = None  # LeRobot data set
-  assets_dir: str | None = None  # where the statistics are while training; None: with the configuration
   asset_id: str | None = None  # folder of the statistics within; None: repo_id
   repack: Mapping[str, Any] | None = None  # keys of the data set by keys of the robot, see transforms.Repack
   default_prompt: str | None = None  # where an observation has none
   delta_mask: tuple[bool, ...] | None = None  # actions that are predicted relative to the state
   adapt_to_pi: bool = True  # ALOHA: data in the standard units of ALOHA, unlike those of the base models
   action_sequence_keys: tuple[str, ...] = ("actions",)  # columns that chunks are cut from
-  prompt_from_task: bool = False  # the data set's task is the prompt
-  rlds_data_dir: str | None = None
+  prompt_from_task: bool = False  # the data set's text is the prompt; else only where `repack` names it
   action_space: str | None = None  # of RLDS data: 'joint_position' or 'joint_velocity'
-  datasets: tuple[RldsDataset, ...] = ()
 
   @property
   def stats_id(self) -> str | None:
@@ -113,32 +97,19 @@ class CosineSchedule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdamW:
-  """The optimizer, after clipping of the gradient's global norm."""
-
-  b1: float = 0.9
-  b2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 1e-10
-  clip_gradient_norm: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-  """Everything that a policy is trained and served with. Adapters, where the model has any, freeze the rest of it."""
+  """Everything that a policy is trained and served with. Adapters, where the model has any, freeze the rest of it.
+
+  What it says of training is what `train.launch` does unless its own configuration says otherwise.
+  """
 
   name: str
   model: ModelConfig
   data: DataConfig
   weights: str | None = None  # the `params` that training starts from; None is a fresh start
-  checkpoint: str | None = None  # released checkpoint that `create_policy` serves by default
+  checkpoint: str | None = None  # released checkpoint that is served by default
   lr_schedule: CosineSchedule = CosineSchedule()
-  optimizer: AdamW = AdamW()
   ema_decay: float | None = 0.99
-  seed: int = 42
   batch_size: int = 32
   num_train_steps: int = 30_000
-  log_interval: int = 100
-  save_interval: int = 1_000
-  keep_period: int | None = 5_000
   policy_metadata: Mapping[str, Any] | None = None  # told to clients of a server

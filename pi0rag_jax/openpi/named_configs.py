@@ -5,13 +5,10 @@ The five of RoboArena, which fail there when their data are set up, work here.
 
 from pi0rag_jax import errors
 from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
-from pi0rag_jax.openpi.config import CosineSchedule, DataConfig, ModelConfig, RldsDataset, TrainConfig
+from pi0rag_jax.openpi.config import CosineSchedule, DataConfig, ModelConfig, TrainConfig
 
 CHECKPOINTS = "gs://openpi-assets/checkpoints"
 FSQ_TOKENIZER = "gs://openpi-assets/tokenizers/droid_fsq_tokenizer"
-DROID_FILTER = "gs://openpi-assets/droid/droid_sample_ranges_v1_0_1.json"
-COTRAIN_FILTER = "gs://openpi-assets/droid/polaris_droid_cotrain_dataset_sample_ranges_v1_0_0.json"
-RLDS_PLACEHOLDER = "<path_to_droid_rlds_dataset>"
 ALOHA_RESET = {"reset_pose": [0, -1.5, 1.5, 0, 0, 0]}
 # Six joints and the gripper of each of two arms: joints relative to the state, grippers absolute.
 ALOHA_DELTA = (*[True] * 6, False) * 2
@@ -63,19 +60,15 @@ def _droid(**changes) -> DataConfig:
   return DataConfig(**{"robot": "droid", "asset_id": "droid", "prompt_from_task": True, **changes})
 
 
-def _droid_rlds(*, cotrained: bool = False, **changes) -> DataConfig:
-  """Returns the data of DROID in RLDS, joint positions. `cotrained`: a tenth from the simulation of PolaRiS."""
+def _droid_rlds(**changes) -> DataConfig:
+  """Returns the data of DROID in RLDS, joint positions."""
   repack = {"observation/exterior_image_1_left": "observation/image",
             "observation/wrist_image_left": "observation/wrist_image",
             "observation/joint_position": "observation/joint_position",
             "observation/gripper_position": "observation/gripper_position",
             "actions": "actions", "prompt": "prompt"}
-  main = RldsDataset(name="droid", version="1.0.1", weight=0.9 if cotrained else 1.0, filter_dict_path=DROID_FILTER)
-  extra = RldsDataset(name="polaris_droid_cotrain_dataset", version="1.0.0", weight=0.1,
-                      filter_dict_path=COTRAIN_FILTER)
   return DataConfig(**{"robot": "droid", "repack": repack, "delta_mask": DROID_DELTA,
-                       "action_space": "joint_position", "rlds_data_dir": RLDS_PLACEHOLDER,
-                       "datasets": (main, extra) if cotrained else (main,), **changes})
+                       "action_space": "joint_position", **changes})
 
 
 def _fast(**changes) -> ModelConfig:
@@ -124,13 +117,12 @@ def _finetuned_on_libero() -> list[TrainConfig]:
 def _finetuned_on_aloha() -> list[TrainConfig]:
   """Returns the configurations of pens on ALOHA and of cubes in its simulation."""
   cameras = {name: f"observation.images.{name}" for name in ("cam_high", "cam_left_wrist", "cam_right_wrist")}
-  pens = lambda base: _aloha(  # noqa: E731
-    cameras=cameras, repo_id="physical-intelligence/aloha_pen_uncap_diverse", default_prompt="uncap the pen",
-    asset_id="trossen", assets_dir=f"{_released(base)}/assets")
+  pens = _aloha(cameras=cameras, repo_id="physical-intelligence/aloha_pen_uncap_diverse",
+                default_prompt="uncap the pen", asset_id="trossen")
   return [
-    TrainConfig(name="pi0_aloha_pen_uncap", model=PI0, data=pens("pi0_base"), weights=_base("pi0"),
+    TrainConfig(name="pi0_aloha_pen_uncap", model=PI0, data=pens, weights=_base("pi0"),
                 checkpoint=_released("pi0_aloha_pen_uncap"), num_train_steps=20_000),
-    TrainConfig(name="pi05_aloha_pen_uncap", model=PI05, data=pens("pi05_base"), weights=_base("pi05"),
+    TrainConfig(name="pi05_aloha_pen_uncap", model=PI05, data=pens, weights=_base("pi05"),
                 batch_size=64, num_train_steps=20_000),
     TrainConfig(name="pi0_aloha_sim", model=PI0, weights=_base("pi0"), checkpoint=_released("pi0_aloha_sim"),
                 num_train_steps=20_000,
@@ -141,21 +133,19 @@ def _finetuned_on_aloha() -> list[TrainConfig]:
 
 def _finetuned_on_droid() -> list[TrainConfig]:
   """Returns the configurations of DROID: all of it, and one's own data in its form."""
-  full = {"lr_schedule": FLAT_SCHEDULE, "batch_size": 256, "num_train_steps": 100_000, "save_interval": 5_000}
+  full = {"lr_schedule": FLAT_SCHEDULE, "batch_size": 256, "num_train_steps": 100_000}
   own = {key: key.removeprefix("observation/") for key in (
     "observation/exterior_image_1_left", "observation/exterior_image_2_left", "observation/wrist_image_left",
     "observation/joint_position", "observation/gripper_position", "actions", "prompt")}
   return [
     TrainConfig(name="pi0_fast_full_droid_finetune", data=_droid_rlds(repo_id="droid"), weights=_base("pi0_fast"),
-                model=_fast(action_dim=8, action_horizon=16, max_token_len=180), keep_period=20_000, **full),
-    TrainConfig(name="pi05_full_droid_finetune", weights=_base("pi05"), keep_period=10_000, **full,
+                model=_fast(action_dim=8, action_horizon=16, max_token_len=180), **full),
+    TrainConfig(name="pi05_full_droid_finetune", weights=_base("pi05"), **full,
                 model=ModelConfig(family="pi05", action_horizon=16),
-                data=_droid_rlds(repo_id="droid", asset_id="droid", rlds_data_dir="/mnt/pi-data/kevin",
-                                 assets_dir=f"{_released('pi05_base')}/assets/")),
+                data=_droid_rlds(repo_id="droid", asset_id="droid")),
     TrainConfig(name="pi05_droid_finetune", model=ModelConfig(family="pi05", action_horizon=16),
                 weights=f"{_released('pi05_droid')}/params", num_train_steps=20_000,
-                data=_droid(repo_id="your_hf_username/my_droid_dataset", repack=own,
-                            assets_dir=f"{_released('pi05_droid')}/assets")),
+                data=_droid(repo_id="your_hf_username/my_droid_dataset", repack=own)),
   ]
 
 
@@ -165,7 +155,7 @@ def _debug() -> list[TrainConfig]:
                for family in ("pi0", "pi05"))
   shared = {"data": DataConfig(robot="fake", repo_id="fake"), "batch_size": 2, "num_train_steps": 10}
   return [
-    TrainConfig(name="debug", model=pi0, save_interval=100, **shared),
+    TrainConfig(name="debug", model=pi0, **shared),
     TrainConfig(name="debug_restore", model=pi0, weights="./checkpoints/debug/debug/9/params",
                 **shared),
     TrainConfig(name="debug_pi05", model=pi05, **shared),
@@ -197,10 +187,10 @@ def _polaris() -> list[TrainConfig]:
   configs = []
   for name, model in models.items():
     checkpoint = _released(f"polaris/{name}")
-    data = _droid_rlds(cotrained=True, asset_id="droid", assets_dir=f"{checkpoint}/assets")
+    data = _droid_rlds(asset_id="droid")
     configs.append(TrainConfig(
       name=name, model=model, data=data, weights=f"{checkpoint}/params", checkpoint=checkpoint, batch_size=128,
-      lr_schedule=FLAT_SCHEDULE, num_train_steps=1_000, keep_period=1_000))
+      lr_schedule=FLAT_SCHEDULE, num_train_steps=1_000))
   binning = _fast(action_dim=8, action_horizon=15, max_token_len=600, action_tokenizer="binning")
   data = _droid(delta_mask=DROID_DELTA, prompt_from_task=False)
   return [*configs, TrainConfig(name="paligemma_binning_droid_jointpos", model=binning, data=data)]

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import backbones
+from pi0rag_jax.models import backbones, family
 from pi0rag_jax.models.backbones.base import BACKBONES, Backbone
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi import checkpoints, download
 from pi0rag_jax.openpi.named_configs import get_config
 from pi0rag_jax.typing import Params
@@ -48,11 +48,7 @@ def read_model(openpi: str, sizes: Mapping, cameras: tuple[str, ...]) -> tuple[P
   Cameras that a robot lacks are left out, which gives the same features as openpi's black ones that are masked.
   """
   named = get_config(openpi)
-  if sizes:
-    kind = Pi0FastConfig if named.model.family == "pi0_fast" else Pi0Config
-    model = kind.from_dict({**sizes, **({"pi05": named.model.family == "pi05"} if kind is Pi0Config else {})})
-  else:
-    model = named.model.build()
+  model = family.named(named.model.family).read_sizes(sizes) if sizes else named.model.build()
   return dataclasses.replace(model, image_keys=cameras), named.checkpoint or named.weights
 
 
@@ -81,6 +77,9 @@ def load_weights(made: Backbone, checkpoint: str, folder: str | Path) -> Params:
     if not kept.is_dir():
       raise Pi0RagError(f"the backbone's weights are missing: no {kept}, where training put them; copy that folder too")
     return checkpoints.load_params(kept, template=template)
+  if not download.is_remote(checkpoint) and not Path(checkpoint).exists():
+    raise Pi0RagError(f"the backbone's weights are missing: nothing at '{checkpoint}', the `checkpoint` of "
+                      "config.backbone, or of a head's policy.json")
   dtype = made.config.dtype if isinstance(made, backbones.PaliGemmaBackbone) else None
   if checkpoint.endswith(".npz"):
     # What it lacks, such as the action expert, does not reach the features.

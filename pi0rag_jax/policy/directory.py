@@ -6,22 +6,23 @@ A policy directory has `params/`, `assets/`, `policy.json` and, where the tokeni
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models import registry
+from pi0rag_jax.models import family, registry
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi import checkpoints, download
-from pi0rag_jax.openpi.config import ModelConfig, TrainConfig
+from pi0rag_jax.openpi.config import TrainConfig
 from pi0rag_jax.openpi.config_file import config_of, load_module, read_config
 from pi0rag_jax.openpi.named_configs import CONFIGS
 from pi0rag_jax.policy import head, keys
-from pi0rag_jax.policy.network import FAMILIES
+from pi0rag_jax.policy.network import FlowPolicy, TokensPolicy
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import FILE_NAME, HEAD, NEW, TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.robots import action_tokens, checks, plain
@@ -124,8 +125,9 @@ def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.Ke
   if dtype == "auto":
     dtype = "bfloat16" if sizes.dtype == "bfloat16" else None
   params = checkpoints.load_params(directory, dtype=dtype, template=_parameter_shapes(sizes), drop_extra=True)
-  return FAMILIES[type(sizes)](spec, params, robot=_robot(spec, stats), group=group, stats=stats, key_stats=key_stats,
-                               weights=weights, seed=seed)
+  kind = TokensPolicy if family.of(sizes).writes_tokens else FlowPolicy
+  return kind(spec, params, robot=_robot(spec, stats), group=group, stats=stats, key_stats=key_stats, weights=weights,
+              seed=seed)
 
 
 def load_stats(spec: PolicySpec, directory) -> dict[str, NormStats]:
@@ -204,18 +206,13 @@ def _sizes_in(directory: pathlib.Path) -> PaliGemmaConfig | None:
   recorded = _recorded(directory)
   if "openpi" not in recorded or "model" not in recorded:
     return None
-  family = read_config(recorded["openpi"]).model.family
-  return type(ModelConfig(family=family).build()).from_dict(recorded["model"])
+  return family.named(read_config(recorded["openpi"]).model.family).read_sizes(recorded["model"])
 
 
 def _recorded(directory: pathlib.Path) -> dict:
   """Returns what a training's record says; nothing where there is none."""
   path = directory / RECORD_NAME
-  try:
-    found = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-  except ValueError as error:
-    raise Pi0RagError(f"{path} is no JSON: {error}") from error
-  return found if isinstance(found, dict) else {}
+  return schema.read(path, dict[str, Any]) if path.is_file() else {}
 
 
 def _robot(spec: PolicySpec, stats: Mapping[str, NormStats]) -> Robot:

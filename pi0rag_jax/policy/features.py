@@ -85,7 +85,8 @@ class FeatureExtractor:
 
   def encode(self, observations: Sequence[Mapping]) -> jax.Array:
     """Returns the features float32[B, D] of a batch of raw observations (asynchronous); one program per batch size."""
-    return encode(self.backbone, self.params, self.batch([self.model_input(o) for o in observations]))
+    inputs = self.batch([self.model_input(o) for o in observations])
+    return encode(self.backbone, self.params, Observation.from_dict(inputs))
 
   def _cameras(self, data: dict) -> dict:
     """Returns the sample with the backbone's cameras alone; one without a mask is there."""
@@ -95,9 +96,9 @@ class FeatureExtractor:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(backbone: Backbone, params: Params, inputs: dict):
+def encode(backbone: Backbone, params: Params, obs: Observation):
   """Returns the features float32[B, D]; compiled."""
-  return backbone.encode(params, Observation.from_dict(inputs))
+  return backbone.encode(params, obs)
 
 
 def tokenizer_probe(tokenizer: SentencePieceTokenizer) -> dict:

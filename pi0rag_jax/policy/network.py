@@ -12,7 +12,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import packing, pi0, pi0_fast
 from pi0rag_jax.models.flow import Ode
 from pi0rag_jax.models.observation import Observation
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.policy import compiling, keys
 from pi0rag_jax.policy.policy import PROMPT_BUCKET, Carry, Encoded, Policy, params_digest, stacked
 from pi0rag_jax.policy.spec import PolicySpec
@@ -90,9 +90,9 @@ class FlowPolicy(NetworkPolicy):
 
   def __init__(self, spec: PolicySpec, params: Params, *, robot: Robot, stats: Mapping[str, NormStats], **parts):
     # What turns normalized actions into the robot's units on the device; a robot that mixes them does so on the host.
-    self._units: _Units | None = None
+    self._units: Units | None = None
     try:
-      self._units = _Units(spec, robot, stats)
+      self._units = Units(spec, robot, stats)
     except Pi0RagError as error:
       self._mixed = error
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
@@ -216,7 +216,7 @@ class TokensPolicy(NetworkPolicy):
 
 
 
-class _Units:
+class Units:
   """Normalized actions and the robot's own, by arithmetic that runs on the device."""
 
   def __init__(self, spec: PolicySpec, robot: Robot, stats: Mapping[str, NormStats]):
@@ -265,7 +265,3 @@ def _split(rng):
   """Returns the key of the next draw, nothing, and the key of this one: as the draws of noise have it."""
   rng, own = jax.random.split(rng)
   return rng, None, own
-
-
-# The class of each family.
-FAMILIES: dict[type, type[NetworkPolicy]] = {Pi0Config: FlowPolicy, pi0_fast.Pi0FastConfig: TokensPolicy}

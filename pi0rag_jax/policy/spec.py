@@ -5,16 +5,18 @@ openpi reads `params/` and `assets/` of the same directory; the rest is what it 
 
 import dataclasses
 import json
-import logging
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax import schema
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import family
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.openpi.config_file import load_module
 from pi0rag_jax.robots import panda
@@ -30,15 +32,7 @@ _DRAW = re.compile(r"draw:(\d+)")
 # Fields of DataConfig and of ModelConfig that decide how a policy runs, and which columns its data have; the rest is
 # for training.
 _DATA_FIELDS = ("default_prompt", "delta_mask", "adapt_to_pi", "action_space", "asset_id", "repack")
-_LATER = {"repack": None}  # of older files
 _MODEL_FIELDS = ("family", "discrete_state_input", "action_tokenizer", "action_tokenizer_path")
-# Of version 1, which knew the simulated Panda alone.
-_VERSION_1 = {"name", "model", "state_dim", "action_layout", "asset_id", "task", "renderer", "image_size",
-              "control_hz", "execute_steps", "denoising_steps"}
-
-logger = logging.getLogger(__name__)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PolicySpec:
   """Everything needed to run a policy beside its parameters and statistics."""
@@ -124,48 +118,82 @@ class PolicySpec:
     if not path.is_file():
       raise Pi0RagError(f"no {FILE_NAME} in {directory}: a policy directory has params/, assets/ and {FILE_NAME} "
                         "(train.launch writes one)")
+    values = schema.read(path, dict[str, Any])
     try:
-      values = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-      raise Pi0RagError(f"{path} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-      raise Pi0RagError(f"{path} holds a {type(values).__name__}, expected an object")
-    try:
-      return cls._of_version_1(values) if "version" not in values else cls._of_values(values, pathlib.Path(directory))
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-      raise Pi0RagError(f"{path}: {error}") from error
+      if "version" not in values:
+        return cls._of_version_1(schema.convert(values, _Version1, "version 1"))
+      if values["version"] != VERSION:
+        raise Pi0RagError(f"version {values['version']!r}; this code reads versions 1 and {VERSION}")
+      return cls._of_file(schema.convert(values, _File, f"version {VERSION}"), pathlib.Path(directory))
     except Pi0RagError as error:
       raise Pi0RagError(f"{path}: {error}") from error
 
   @classmethod
-  def _of_values(cls, values: dict, directory: pathlib.Path) -> "PolicySpec":
-    if values["version"] != VERSION:
-      raise Pi0RagError(f"version {values['version']}; this code reads versions 1 and {VERSION}")
-    values = _LATER | values
-    _require_fields(values, {"version", "name", "robot", "sizes", *_MODEL_FIELDS, *_DATA_FIELDS, *_OWN_FIELDS})
-    robot, head = values["robot"], values["head"]
-    if robot == ROBOT_FILE:
-      robot = load_module(directory / ROBOT_FILE).robot
-    data = DataConfig(robot=robot, **{name: values[name] for name in _DATA_FIELDS if name != "delta_mask"},
-                      delta_mask=None if values["delta_mask"] is None else tuple(values["delta_mask"]))
-    family = "pi0" if head is not None else values["family"]
-    sizes = None if head is not None else _sizes(family).from_dict(values["sizes"])
-    model = _model_config(sizes, **{**{name: values[name] for name in _MODEL_FIELDS}, "family": family})
-    own = {name: values[name] for name in _OWN_FIELDS}
-    return cls(name=values["name"], model=model, sizes=sizes, data=data, **{**own, "tasks": tuple(own["tasks"])})
+  def _of_file(cls, file: "_File", directory: pathlib.Path) -> "PolicySpec":
+    robot = load_module(directory / ROBOT_FILE).robot if file.robot == ROBOT_FILE else file.robot
+    data = DataConfig(robot=robot, **{name: getattr(file, name) for name in _DATA_FIELDS})
+    kind = "pi0" if file.head is not None else file.family
+    sizes = None if file.head is not None else family.named(kind).read_sizes(file.sizes)
+    model = _model_config(sizes, **{**{name: getattr(file, name) for name in _MODEL_FIELDS}, "family": kind})
+    return cls(name=file.name, model=model, sizes=sizes, data=data,
+               **{name: getattr(file, name) for name in _OWN_FIELDS})
 
   @classmethod
-  def _of_version_1(cls, values: dict) -> "PolicySpec":
-    _require_fields(values, _VERSION_1)
-    layout, space = values["action_layout"], panda.ACTIONS
-    if list(space.low) != layout["low"] or list(space.high) != layout["high"]:
+  def _of_version_1(cls, file: "_Version1") -> "PolicySpec":
+    space = panda.ACTIONS
+    if list(space.low) != file.action_layout.get("low") or list(space.high) != file.action_layout.get("high"):
       raise Pi0RagError("a policy of version 1 for another robot than the simulated Panda: train or export it anew")
-    sizes = Pi0Config.from_dict(values["model"])
+    sizes = Pi0Config.from_dict(file.model)
     return cls(
-      name=values["name"], sizes=sizes, model=_model_config(sizes, family="pi05" if sizes.pi05 else "pi0"),
-      data=DataConfig(robot="panda", asset_id=values["asset_id"]), control_hz=values["control_hz"],
-      execute_steps=values["execute_steps"], denoising_steps=values["denoising_steps"],
-      tasks=tuple(filter(None, values["task"].split("+"))), renderer=values["renderer"])
+      name=file.name, sizes=sizes, model=_model_config(sizes, family=family.of(sizes).name),
+      data=DataConfig(robot="panda", asset_id=file.asset_id), control_hz=file.control_hz,
+      execute_steps=file.execute_steps, denoising_steps=file.denoising_steps,
+      tasks=tuple(filter(None, file.task.split("+"))), renderer=file.renderer)
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+  """What `policy.json` holds."""
+
+  version: int
+  name: str
+  robot: str
+  family: str
+  sizes: dict[str, Any] | None
+  default_prompt: str | None
+  delta_mask: tuple[bool, ...] | None
+  adapt_to_pi: bool
+  action_space: str | None
+  asset_id: str | None
+  repack: dict[str, Any] | None = None
+  discrete_state_input: bool
+  action_tokenizer: str
+  action_tokenizer_path: str | None
+  control_hz: float
+  execute_steps: int
+  start: str
+  denoising_steps: int
+  decoding_steps: int
+  temperature: float
+  tasks: tuple[str, ...]
+  renderer: str
+  head: dict[str, Any] | None
+  metadata: dict[str, Any]
+
+
+class _Version1(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+  """The same of version 1, which knew the simulated Panda alone."""
+
+  name: str
+  model: dict[str, Any]
+  state_dim: int
+  action_layout: dict[str, list[float]]
+  asset_id: str
+  task: str
+  renderer: str
+  image_size: int
+  control_hz: float
+  execute_steps: int
+  denoising_steps: int
 
 
 _OWN_FIELDS = tuple(field.name for field in dataclasses.fields(PolicySpec)
@@ -185,21 +213,9 @@ def draw_seed(start: str) -> int | None:
   return int(found[1]) if found else None
 
 
-def _sizes(family: str) -> type[PaliGemmaConfig]:
-  known = {"pi0": Pi0Config, "pi05": Pi0Config, "pi0_fast": Pi0FastConfig}
-  if family not in known:
-    raise unknown_name("model family", str(family), known)
-  return known[family]
-
-
 def _model_config(sizes: PaliGemmaConfig | None, **fields) -> ModelConfig:
   """Returns a model's configuration with the lengths of its sizes."""
   if sizes is None:
     return ModelConfig(**fields)
   return ModelConfig(action_dim=sizes.action_dim, action_horizon=sizes.action_horizon,
                      max_token_len=sizes.max_token_len, dtype=sizes.dtype, image_keys=sizes.image_keys, **fields)
-
-
-def _require_fields(values: Mapping, wanted: set[str]) -> None:
-  if set(values) != wanted:
-    raise Pi0RagError(f"missing {sorted(wanted - set(values))}, unknown {sorted(set(values) - wanted)}")

@@ -1,18 +1,15 @@
-"""What a policy refuses: entries of an observation, statistics and options that do not fit, with what is allowed."""
+"""What a policy refuses: entries of an observation, statistics and sizes that do not fit, with what is allowed."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config, Pi0FastConfig
+from pi0rag_jax.models import family
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.robots.normalize import NormStats
 
-# What callers may choose about sampling, by family: number of Euler steps, or of tokens and their temperature.
-SAMPLE_OPTIONS = {"flow": ("num_steps",), "tokens": ("max_decoding_steps", "temperature")}
-COUNTS = ("num_steps", "max_decoding_steps")
 STATS_KEYS = ("state", "actions")
 
 
@@ -75,26 +72,10 @@ def check_action_stats(stats: NormStats, dim: int, *, robot: str, model_dim: int
                              "they belong to another robot or data set")
 
 
-def check_model(model: PaliGemmaConfig, family: str) -> None:
+def check_model(model: PaliGemmaConfig, name: str) -> None:
   """Raises Pi0RagError for sizes of another family than the configuration's."""
-  seen = "pi0_fast" if isinstance(model, Pi0FastConfig) else type(model).__name__
-  if isinstance(model, Pi0Config):
-    seen = "pi05" if model.pi05 else "pi0"
-  if seen != family:
-    raise errors.Pi0RagError(f"the configuration is of the family {family}, the model of {seen}")
-
-
-def check_options(options: Mapping[str, object], model: PaliGemmaConfig) -> None:
-  """Raises Pi0RagError for options of sampling that the model's family lacks, or with other values than numbers."""
-  allowed = SAMPLE_OPTIONS["tokens" if isinstance(model, Pi0FastConfig) else "flow"]
-  for name, value in options.items():
-    if name not in allowed:
-      raise errors.unknown_name("sampling option", name, allowed)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if name in COUNTS and (not isinstance(value, int) or not number or value < 1):
-      raise errors.Pi0RagError(f"sampling option {name} is {value!r}; allowed: whole numbers from 1")
-    if not number:
-      raise errors.Pi0RagError(f"sampling option {name} is {value!r}; allowed: a number")
+  if (seen := family.of(model).name) != name:
+    raise errors.Pi0RagError(f"the configuration is of the family {name}, the model of {seen}")
 
 
 def _described(value) -> str:

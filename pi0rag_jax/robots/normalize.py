@@ -93,8 +93,10 @@ def other_robot(x, stats: NormStats) -> errors.Pi0RagError:
 
 def pad_to_dim(x, dim: int, *, axis: int = -1, value: float = 0.0):
   """Returns x with `value` added to the end of an axis up to `dim`; an axis that is longer stays as it is."""
+  if x.shape[axis] >= dim:
+    return x
   missing = list(x.shape)
-  missing[axis] = max(dim - x.shape[axis], 0)
+  missing[axis] = dim - x.shape[axis]
   return np.concatenate([x, np.full(missing, value, x.dtype)], axis=axis)  # np.pad takes four times as long
 
 

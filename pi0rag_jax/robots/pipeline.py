@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import family
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.robots import action_tokens, checks, fsq, normalize, transforms
@@ -27,15 +28,15 @@ def policy_transforms(data: DataConfig, model: ModelConfig, sizes: PaliGemmaConf
   if norm_stats:
     norm_stats = checks.check_stats(norm_stats, source="the statistics", quantile=quantile)
     _check_actions(robot, norm_stats["actions"], sizes.action_dim)
-  # pi0-FAST takes the cameras that there are.
-  needed = () if model.family == "pi0_fast" else sizes.image_keys
+  needed = () if family.named(model.family).writes_tokens else sizes.image_keys
   group = TransformGroup(
     (transforms.InjectDefaultPrompt(default_prompt), robot.inputs,
      checks.CheckEntries(needed, floats=data.robot == "fake"), transforms.DeltaActions(robot.relative)),
     (transforms.AbsoluteActions(robot.relative), robot.outputs))
   if norm_stats:
     group = group.push(inputs=(transforms.Normalize(norm_stats, quantile, padded_dim=sizes.action_dim),),
-                       outputs=(transforms.Unnormalize(norm_stats, quantile),))
+                       outputs=(transforms.Unnormalize(norm_stats, quantile),
+                                transforms.CutActions(norm_stats["actions"].dim)))
   return group.push(inputs=(transforms.InjectDefaultPrompt(data.default_prompt),
                             transforms.ResizeImages(*sizes.image_size))).push(
     **_tokenization(model, sizes, text_tokenizer, action_codec))
@@ -61,7 +62,7 @@ def _check_actions(robot: Robot, stats: normalize.NormStats, model_dim: int) -> 
 
 def _tokenization(model: ModelConfig, sizes: PaliGemmaConfig, text: SentencePieceTokenizer, codec) -> dict:
   """Returns the transforms nearest to the model, as arguments of `TransformGroup.push`."""
-  if model.family != "pi0_fast":
+  if not family.named(model.family).writes_tokens:
     return {"inputs": (transforms.TokenizePrompt(text, sizes.max_token_len, bool(model.discrete_state_input)),
                        transforms.PadStatesAndActions(sizes.action_dim, sizes.state_size))}
   tokenizer = action_tokens.ActionTokenizer(text, codec or load_codec(model))

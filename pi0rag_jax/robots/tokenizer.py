@@ -28,6 +28,8 @@ class SentencePieceTokenizer:
       self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
       raise errors.Pi0RagError(f"{path} is no sentencepiece model or is damaged: {error}") from error
+    # The last prompt of pi0's form and its arrays, since robots repeat it; one value, for several threads.
+    self._last: tuple[tuple[str, int] | None, tuple[np.ndarray, np.ndarray] | None] = (None, None)
 
   @classmethod
   def paligemma(cls) -> "SentencePieceTokenizer":
@@ -60,13 +62,23 @@ class SentencePieceTokenizer:
       state: float[P], normalized: written into the prompt in pi0.5's form. None is pi0's form, which ends with
         a newline, the start-of-answer token.
     """
-    text = prompt.strip().replace("_", " ").replace("\n", " ")
-    if state is None:
-      ids = self.encode(text, bos=True) + self.encode("\n")
-    else:
-      ids = self.encode(f"Task: {text}, State: {state_text(state)};\nAction: ", bos=True)
-    tokens_L = fit_length(ids, max_len)
-    return tokens_L, np.arange(max_len) < len(ids)
+    if state is not None:
+      return _fitted(self.encode(f"Task: {_cleaned(prompt)}, State: {state_text(state)};\nAction: ", bos=True), max_len)
+    wanted, (known, arrays) = (prompt, max_len), self._last
+    if known != wanted or arrays is None:
+      arrays = _fitted(self.encode(_cleaned(prompt), bos=True) + self.encode("\n"), max_len)
+      for array_L in arrays:
+        array_L.flags.writeable = False
+      self._last = wanted, arrays
+    return arrays
+
+
+def _cleaned(prompt: str) -> str:
+  return prompt.strip().replace("_", " ").replace("\n", " ")
+
+
+def _fitted(ids: Sequence[int], max_len: int) -> tuple[np.ndarray, np.ndarray]:
+  return fit_length(ids, max_len), np.arange(max_len) < len(ids)
 
 
 def state_text(state) -> str:

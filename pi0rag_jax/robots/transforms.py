@@ -144,6 +144,8 @@ class Normalize:
     return {**data, **done}
 
   def _warn_if_far_out(self, state, normalized) -> None:
+    if (np.abs(normalized) <= FAR_OUT).all():
+      return
     state_XP, normalized_XP = (np.reshape(x, (-1, x.shape[-1])) for x in (state, normalized))
     worst_P = np.argmax(np.abs(normalized_XP), axis=0)
     far = [dim for dim, row in enumerate(worst_P)
@@ -172,6 +174,16 @@ class Unnormalize:
       raise errors.Pi0RagError(f"outputs lack {', '.join(missing)}; there are {', '.join(sorted(data))}")
     return {**data, **{key: normalize.unnormalize(np.asarray(data[key]), stats, quantile=self.quantile)
                        for key, stats in self.stats.items()}}
+
+
+@dataclasses.dataclass(frozen=True)
+class CutActions:
+  """Drops what a model pads actions with."""
+
+  dim: int
+
+  def __call__(self, data: dict) -> dict:
+    return {**data, "actions": np.asarray(data["actions"])[..., : self.dim]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,8 @@ from pi0rag_jax.serving import messages
 
 try:
   from websockets.asyncio.server import Request, Response, ServerConnection
+  from websockets.exceptions import ProtocolError
+  from websockets.frames import DATA_OPCODES
 except ImportError as error:
   raise Pi0RagError(f"a policy server needs websockets: {messages.EXTRA}") from error
 
@@ -19,8 +21,8 @@ HEALTH_PATH = "/healthz"
 ANY_ORIGIN = "*"
 # Of answers to pings that a client does not read; bytes.
 _MAX_UNREAD = 1 << 20
-# Of one message, more than websockets allows fragments; each costs some 300 bytes, however short.
-_MAX_FRAMES = 4200
+# In a second, of one client, pings and fragments among them: each takes 20 microseconds, however short.
+_MAX_FRAMES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +32,9 @@ class Admission:
   token: str | None = None  # that clients send as `Authorization: Api-Key TOKEN`; None lets everybody in
   origins: Sequence[str] = ()  # of web pages whose browsers may connect; '*' is any
   connections: int = 64
-  message_bytes: int = 1 << 24
-  unanswered_bytes: int = 3 << 24  # of all messages together, complete or not
+  message_bytes: int = 1 << 24  # and twice as much of all messages together that are not answered, complete or not
   idle_s: float = 1800.0  # until a client that asks nothing, or takes no answer, is let go
   failed_s: float = 0.5  # before a mistake is answered: who makes nothing else keeps nobody waiting
-
-  def limited_to(self, message_bytes: int) -> "Admission":
-    """Returns the same for messages of a size; the bound for all together holds two at least."""
-    return dataclasses.replace(self, message_bytes=message_bytes,
-                               unanswered_bytes=max(self.unanswered_bytes, 2 * message_bytes))
 
   def refusal(self, request: Request) -> tuple[http.HTTPStatus, str] | None:
     """Returns why a client may not connect, as status and text; None lets it in."""
@@ -57,8 +53,8 @@ class Admission:
 class Clients:
   """All connections of a server, and the bytes that each has sent and has no answer to yet.
 
-  Beyond the limit the oldest unfinished message gives way: a robot's takes milliseconds to arrive. Where all are
-  complete and wait for the policy, who sends more waits with them.
+  Beyond the limit the oldest unfinished message gives way, of those first who never got an answer: a robot's takes
+  milliseconds to arrive. Where all are complete and wait for the policy, who sends more waits with them.
   """
 
   def __init__(self, admission: Admission):
@@ -82,13 +78,13 @@ class Clients:
     """Counts what a client sent."""
     self._unanswered[client] = self._unanswered.get(client, 0) + size
     total = sum(self._unanswered.values())
-    for other in list(self._unanswered):
-      if total <= self.admission.unanswered_bytes:
+    for other in sorted(self._unanswered, key=lambda other: other.answers > 0):
+      if total <= 2 * self.admission.message_bytes:
         return
       if other is not client and not other.waits:
         total -= self._unanswered.pop(other)
         other.drop()
-    if total > self.admission.unanswered_bytes:
+    if total > 2 * self.admission.message_bytes:
       client.transport.pause_reading()
       self._paused.append(client)
 
@@ -108,7 +104,9 @@ class Client(ServerConnection):
 
   def __init__(self, *arguments, clients: Clients, **options):
     super().__init__(*arguments, **options)
-    self._clients, self._frames = clients, 0
+    self._clients = clients
+    self._second, self._frames = 0.0, 0
+    self._receive_frame, self.protocol.recv_frame = self.protocol.recv_frame, self._count_frame
     self.admitted = False
     self.waits = False  # for the answer to a message that has arrived
     self.answers = 0
@@ -124,27 +122,38 @@ class Client(ServerConnection):
     self._clients.open.pop(self, None)
     self._clients.answered(self)
     super().connection_lost(exc)
+    self.protocol.reader.discard()  # megabytes, which would wait for the garbage collector
+    self.protocol.recv_frame = self._receive_frame
 
   def data_received(self, data: bytes) -> None:
     self._clients.received(self, len(data))
     super().data_received(data)
-    if self.transport.get_write_buffer_size() > _MAX_UNREAD or self._frames > _MAX_FRAMES:
+    if self.transport.get_write_buffer_size() > _MAX_UNREAD:
       self.drop()
 
-  def process_event(self, event) -> None:
+  def _count_frame(self, frame) -> None:
+    """Lets a frame through to the protocol, which parses all that has arrived at once."""
+    now = self.loop.time()
+    if now - self._second > 1.0:
+      self._second, self._frames = now, 0
     self._frames += 1
-    super().process_event(event)
+    if self._frames > _MAX_FRAMES:
+      self.drop()
+      raise ProtocolError(f"more than {_MAX_FRAMES} frames in a second")
+    self._receive_frame(dataclasses.replace(frame))
+    self.waits |= frame.fin and frame.opcode in DATA_OPCODES
+    frame.data = b""  # the parser keeps it until the next one comes
 
   def done(self, message: bytes | str) -> None:
     """Counts a message, all of which has been read, as done."""
     size = len(message)
     self._clients.answered(self, size + 6 + (0 if size < 126 else 2 if size < 1 << 16 else 8))  # its frame's header
-    self._frames, self.waits = 0, False
+    self.waits = False
 
   def drop(self) -> None:
-    """Ends the connection at once."""
+    """Ends the connection, after what is being written: asyncio logs every write to one that is lost."""
     self.admitted = False
-    self.transport.abort()
+    self.loop.call_soon(self.transport.abort)
 
 
 class CalmLog:

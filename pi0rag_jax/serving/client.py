@@ -38,7 +38,7 @@ class WebsocketClientPolicy:
     Args:
       host: a name, an address, or a whole URI such as wss://example.com/policy.
       port: None if the host has it, or for the protocol's own.
-      api_key: for a server behind a gateway that asks for one.
+      api_key: the server's --token, or what a gateway before it asks for.
     Errors: Pi0RagError for a host that does not exist and for a server that refuses, or speaks otherwise.
     """
     address = host if host.startswith(("ws://", "wss://")) else f"ws://{host}"
@@ -55,7 +55,7 @@ class WebsocketClientPolicy:
   def infer(self, obs: Mapping) -> dict:
     """Returns the policy's answer: `actions` [T, A], `policy_timing` and `server_timing` (ms). Arrays are read-only.
 
-    Errors: ServerError with the server's traceback when the inference failed there; openpi's servers, ours included,
+    Errors: ServerError with the server's reason when the inference failed there; openpi's servers, ours included,
       then close the connection. Pi0RagError when it is closed, and for an observation that cannot be sent.
     """
     request = messages.pack(obs)
@@ -66,7 +66,7 @@ class WebsocketClientPolicy:
     return self._receive()
 
   def reset(self) -> None:
-    """Does nothing: the server remembers nothing of an episode."""
+    """Does nothing, as openpi's: what a policy remembers of an episode, the server forgets with the connection."""
 
   def close(self) -> None:
     """Closes the connection; a second call does nothing."""

@@ -155,13 +155,13 @@ class _Decoder:
   def _openpi_array(self, entries: dict) -> np.ndarray:
     return _array(entries["data"], _dtype(entries["dtype"]), entries["shape"])
 
-  def _openpi_scalar(self, entries: dict) -> np.generic:
+  def _openpi_scalar(self, entries: dict) -> Any:
     value = entries["data"]
     if not isinstance(value, bool | int | float | str | bytes):
       raise TypeError(f"a scalar is a {type(value).__name__}")
     return np.array(value, _dtype(entries["dtype"]))[()]
 
-  def _msgpack_numpy(self, entries: dict) -> np.ndarray | np.generic:
+  def _msgpack_numpy(self, entries: dict) -> Any:
     dtype = _dtype(entries["type"])
     return _array(entries["data"], dtype, entries["shape"]) if entries["nd"] else _array(entries["data"], dtype, [])[()]
 

@@ -140,11 +140,21 @@ class WebsocketPolicyServer:
       await self._answer_all(connection)
     except ConnectionClosed:
       self._log(logging.INFO, "Connection from %s closed", connection.remote_address)
+      return
     except TimeoutError:
       self._log(logging.INFO, "Connection from %s closed: idle", connection.remote_address)
-      await self._close(connection, CloseCode.GOING_AWAY, f"idle for {self._admission.idle_s:g} s")
+      reason = None
     except Exception as error:  # whatever it is, the client is told, and the others are served on
-      await self._fail(connection, error)
+      reason = self._reason(connection, error)
+    # Only here: an error's frames keep the message.
+    with contextlib.suppress(ConnectionClosed, TimeoutError):
+      if reason is None:
+        await connection.close(CloseCode.GOING_AWAY, f"idle for {self._admission.idle_s:g} s")
+        return
+      await asyncio.sleep(self._admission.failed_s)
+      async with asyncio.timeout(self._admission.idle_s):
+        await connection.send(reason)
+      await connection.close(CloseCode.INTERNAL_ERROR, CLOSE_REASON)
 
   async def _answer_all(self, connection: Client) -> None:
     infer = asyncio.get_running_loop().run_in_executor
@@ -154,34 +164,24 @@ class WebsocketPolicyServer:
       began = time.perf_counter()  # the client's own time counts in prev_total_ms, as in openpi
       async with asyncio.timeout(self._admission.idle_s):
         request = await connection.recv()
-      connection.waits = True
       try:
         answer = await infer(self._worker, _answer, session, request, more_timing)
       finally:
         connection.done(request)
+        del request  # megabytes, until the next one comes
       async with asyncio.timeout(self._admission.idle_s):
         await connection.send(answer)
       connection.answers += 1
       more_timing = {"prev_total_ms": _since_ms(began)}
 
-  async def _fail(self, connection: Client, error: Exception) -> None:
-    """Tells a client in one line why it has no answer, and lets it go."""
+  def _reason(self, connection: Client, error: Exception) -> str:
+    """Returns in one line why a client has no answer; logs it."""
     self._log(logging.ERROR, "Connection from %s failed: %s", connection.remote_address, error)
     if isinstance(error, Pi0RagError):
-      reason = messages.shown(error)
-    else:
-      reason = f"the inference failed with a {type(error).__name__}: the server's log says more"
-      places = [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)]
-      self._log(logging.ERROR, "It is a bug, %s at %s", type(error).__name__, " < ".join(places[:-8:-1]))
-    await asyncio.sleep(self._admission.failed_s)
-    with contextlib.suppress(ConnectionClosed, TimeoutError):
-      async with asyncio.timeout(self._admission.idle_s):
-        await connection.send(reason)
-    await self._close(connection, CloseCode.INTERNAL_ERROR, CLOSE_REASON)
-
-  async def _close(self, connection: Client, code: CloseCode, reason: str) -> None:
-    with contextlib.suppress(ConnectionClosed):
-      await connection.close(code, reason)
+      return messages.shown(error)
+    places = [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)]
+    self._log(logging.ERROR, "It is a bug, %s at %s", type(error).__name__, " < ".join(places[:-8:-1]))
+    return f"the inference failed with a {type(error).__name__}: the server's log says more"
 
 
 def _answer(session: Session, request, more_timing: dict[str, float]) -> bytes:

@@ -14,6 +14,7 @@ from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import credit, paths
 from pi0rag_jax.steering.rules import SteeringConfig, reads_residuals
 
+_LEAST_UNIT = 1e-9  # where all keys are alike
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
 
 
@@ -42,7 +43,7 @@ class UnitDistance:
     episodes = int(episode_N.max(initial=-1)) + 1
     if episodes > 1:
       measured = keys.unit_distance(np.stack([key_E for key_E, _ in rows]), episode_N)
-      self._value = max(measured, float(np.finfo(np.float32).tiny))
+      self._value = max(measured, _LEAST_UNIT)
     self._settled = episodes >= self.EPISODES or len(rows) == self.RECORDS
 
 

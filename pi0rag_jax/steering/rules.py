@@ -8,6 +8,7 @@ rule returns the base chunk, bit for bit.
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 
 from pi0rag_jax import errors
@@ -118,8 +119,9 @@ def steer(base_BTA, neighbours, config: SteeringConfig, space: ActionSpace, *, f
   Returns:
     (actions_BTA, used_B int, weight_BK float in [0, 1]): with used 0 the base chunk, bit for bit.
   """
+  # Once: fused into all that reads them, the conversions of float16 would take as long as the rest.
   single = {name: jnp.asarray(neighbours[name], jnp.float32) for name in ("base_BKTA", "corrected_BKTA")}
-  neighbours = neighbours | single
+  neighbours = neighbours | jax.lax.optimization_barrier(single)
   trust_B = jnp.ones(len(base_BTA)) if trust_B is None else trust_B
   in_range_BK = neighbours["mask_BK"] & (neighbours["distance_BK"] <= config.range)
   weight_BK = _weights(base_BTA, neighbours, in_range_BK, config, space)

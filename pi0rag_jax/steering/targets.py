@@ -81,20 +81,28 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
   trusted_BK = weight_BK * neighbours["trust_BK"]
   own_B = config.regularization + (weight_BK - trusted_BK).sum(axis=-1)
   weight_BN = jnp.concatenate([trusted_BK, own_B[:, None]], axis=1)
-  with_own = lambda array_BKTA: jnp.concatenate([array_BKTA, jnp.zeros_like(array_BKTA[:, :1])], axis=1)  # noqa: E731
+  if any(space.integrates):
+    # A last row for the policy's own vote. All that it adds is zeros, but sums of other lengths round otherwise, and
+    # the shipped policies' chunks are recorded.
+    vote_BKTA, path_BKTA = (jnp.concatenate([array, jnp.zeros_like(array[:, :1])], axis=1)
+                            for array in (vote_BKTA, path_BKTA))
   if math.isfinite(config.mode_width):
-    path_BNF = paths.scaled(with_own(path_BKTA), space).reshape(*weight_BN.shape, -1)
-    near_BNN = jnp.exp(-_squared_distances(path_BNF) / (2 * config.mode_width**2))
+    path_BKF = paths.scaled(path_BKTA, space).reshape(*path_BKTA.shape[:2], -1)
+    near_BNN = jnp.exp(-_squared_distances(path_BKF, weight_BN.shape[1]) / (2 * config.mode_width**2))
     mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
     weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
   total_B = jnp.maximum(weight_BN.sum(axis=-1), _TINY)
-  return jnp.einsum("BN,BNTA->BTA", weight_BN, with_own(vote_BKTA)) / total_B[:, None, None]
+  return jnp.einsum("BK,BKTA->BTA", weight_BN[:, : vote_BKTA.shape[1]], vote_BKTA) / total_B[:, None, None]
 
 
-def _squared_distances(points_BNF):
-  """Returns the squared Euclidean distance of each pair of points, float[B, N, N], by one matrix product."""
-  length_BN = jnp.square(points_BNF).sum(axis=-1)
-  product_BNN = jnp.einsum("BNF,BMF->BNM", points_BNF, points_BNF)
+def _squared_distances(points_BKF, count: int):
+  """Returns the squared Euclidean distance of each pair of points, float[B, count, count], by one matrix product.
+
+  Points that are missing lie at the origin.
+  """
+  missing = (0, count - points_BKF.shape[1])
+  product_BNN = jnp.pad(jnp.einsum("BKF,BMF->BKM", points_BKF, points_BKF), ((0, 0), missing, missing))
+  length_BN = jnp.pad(jnp.square(points_BKF).sum(axis=-1), ((0, 0), missing))
   return jnp.maximum(length_BN[:, :, None] + length_BN[:, None] - 2 * product_BNN, 0.0)
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from pi0rag_jax.curation import selection
 from pi0rag_jax.curation.selection import Selection
-from pi0rag_jax.data import pipeline
 from pi0rag_jax.errors import Pi0RagError
 
 KEPT = np.array([True, False, False, True, True])
@@ -53,15 +52,6 @@ def test_the_fingerprint_is_of_what_is_kept():
   assert found[0] == found[1] and len(set(found)) == 3
   pair = [make_selection("data"), make_selection("b")]
   assert selection.fingerprint(pair) == selection.fingerprint(pair[::-1])
-
-
-def test_training_on_the_simulators_episodes_leaves_out_what_is_not_kept(tmp_path):
-  dataset = judged.write(tmp_path / "data", success=True)
-  selection.write_json(tmp_path / "s.json", [make_selection(dataset.path)])
-  places = selection.kept_places(dataset.path, tmp_path / "s.json")
-  frames = pipeline.load_frames(dataset.path, kept=places)
-  assert np.unique(frames.seeds).tolist() == [0, 3, 4] and len(frames) == 19
-  assert len(pipeline.load_frames(dataset.path)) == 30
 
 
 def test_mistakes_are_named(tmp_path):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Fields
 from pi0rag_jax.data.episodes import FORMAT_NAME
 from pi0rag_jax.data.formats import open_dataset
@@ -23,6 +24,9 @@ from pi0rag_jax.robots import aloha, panda
 from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.robots.robot import ActionSpace
+from pi0rag_jax.steering.agent import Agent
+from tests.learning.recorded_aloha import write_aloha
+from tests.steering.conftest import make_policy  # noqa: F401
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 FRAMES, FLAG = 24, np.isin(np.arange(24), range(12, 18))
@@ -170,6 +174,30 @@ def test_places_are_the_path_themselves():
     interventions.check_limits(100 * actions_FA, aloha.ACTIONS, "x")
   with pytest.raises(Pi0RagError, match="14 numbers of action, the policy's robot has 5"):
     interventions.check_limits(actions_FA, panda.ACTIONS, "x")
+
+
+@pytest.mark.parametrize("kind", ["pi05", "pi0_fast", "lstm"])
+def test_any_policy_learns_through_its_robots_own_transforms(tmp_path, make_policy, kind):  # noqa: F811
+  recorded, policy = write_aloha(tmp_path / "data" / "open_the_jar"), make_policy(kind)
+  repack = {"images": {"cam_high": "cam_high", "cam_left_wrist": "cam_left_wrist"}, "state": "observations/qpos",
+            "actions": "action", "prompt": "prompt"}
+  dataset, to_robot = columns.open_columns(tmp_path / "data", repack, action_columns=("action",),
+                                           fields={"default_prompt": "open the jar"})
+  with Memory.open(tmp_path / "memory", **policy.memory_header()) as memory:
+    counts = interventions.learn(memory, policy, dataset, InterventionConfig(stride=4, before=0), to_robot=to_robot)
+    assert counts.records == 6
+    found = {record.provenance["tick"]: record for _, record in memory.records() if record.provenance["episode"] == 1}
+    wanted_TA = dataset.read_episode(1, images=False).actions[20:28]
+    np.testing.assert_allclose(found[20].corrected_chunk, wanted_TA, atol=1e-2)
+    # A policy that remembers was asked every four of the frames before.
+    agent = Agent(policy, memory)
+    for frame in range(0, 20, policy.spec.execute_steps):
+      agent.infer(recorded[frame])
+    base_TA, taught_TA = Agent(policy).infer(recorded[20])["actions"], agent.infer(recorded[20])["actions"]
+    agent.close()
+  if kind != "lstm":
+    np.testing.assert_allclose(found[20].base_chunk, base_TA, atol=1e-2)
+  assert np.abs(taught_TA - wanted_TA).mean() < 0.2 * np.abs(base_TA - wanted_TA).mean()
 
 
 class Remembering:

@@ -53,13 +53,14 @@ report(parameters=sum(x.size for x in jax.tree.leaves(params)))
 _RUN = """
 import pathlib
 from pi0rag_jax.robots.normalize import NormStats
-from pi0rag_jax.policy.openpi_policy import create_policy
+from pi0rag_jax.policy.directory import build, describe
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
+from pi0rag_jax.steering.agent import Agent
 
 stats = {"state": NormStats(np.zeros(8), np.ones(8)), "actions": NormStats(np.zeros(7), np.ones(7))}
 tokenizer = SentencePieceTokenizer(next(pathlib.Path(sys.argv[2]).glob("*.model")))
-policy = timed("load", lambda: create_policy(
-  "pi0_libero", folder, norm_stats=stats, text_tokenizer=tokenizer))
+spec, where = describe("pi0_libero", folder)
+policy = timed("load", lambda: Agent(build(spec, where, stats=stats, text_tokenizer=tokenizer)))
 image = np.random.default_rng(1).integers(0, 255, (224, 224, 3), np.uint8)
 observation = {"observation/image": image, "observation/wrist_image": image, "observation/state": np.zeros(8),
                "prompt": "put the mug on the plate"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -127,12 +128,14 @@ def test_keys_have_names(fine_tuned):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-  ("{", "is no JSON"), ("[1]", "holds a list, expected an object"), ("{}", "missing .*'action_layout'"),
-  ('{"version": 9}', "version 9; this code reads versions 1 and 2"), ('{"version": 2}', "missing .*'denoising_steps'"),
+  ("{", "input data was truncated"), ("[1]", "expected `object`, got `array`"),
+  ("{}", "version 1: object missing required field `name`"),
+  ('{"version": 9}', "version 9; this code reads versions 1 and 2"),
+  ('{"version": 2, "name": "a", "robot": 3}', "version 2: expected `str`, got `int` - at `$.robot`"),
 ])
 def test_a_damaged_spec_is_named(tmp_path, text, message):
   (tmp_path / FILE_NAME).write_text(text)
-  with pytest.raises(Pi0RagError, match=rf"{FILE_NAME}.*{message}"):
+  with pytest.raises(Pi0RagError, match=rf"{FILE_NAME}.*{re.escape(message)}"):
     describe(tmp_path)
 
 
@@ -151,3 +154,17 @@ def test_a_policy_without_statistics_or_parameters_says_so(fine_tuned, tmp_path)
   shutil.rmtree(fine_tuned / "assets")
   with pytest.raises(Pi0RagError, match="has no assets/"):
     build(spec, fine_tuned)
+
+
+def test_damaged_specs_are_one_line(fine_tuned):
+  """Bytes of the file changed or cut off: another policy, or refused by name."""
+  path = fine_tuned / FILE_NAME
+  whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+  for at in rng.choice(len(whole), 300, replace=False).tolist():
+    path.write_bytes(whole[:at] if rng.random() < 0.3 else whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :])
+    try:
+      describe(fine_tuned)
+    except Pi0RagError as error:
+      refused += 1
+      assert FILE_NAME in str(error) and "\n" not in str(error)
+  assert refused > 100

@@ -229,6 +229,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
   dataclasses.replace(policy.spec, head={**policy.spec.head, "weights": "another's"}).save(folder)
   with pytest.raises(Pi0RagError, match=r"trained with other weights of the backbone \(another's"):
     directory.load(folder)
+  elsewhere = {**policy.spec.head, "backbone": BACKBONE | {"checkpoint": "/none"}}
+  dataclasses.replace(policy.spec, head=elsewhere).save(folder)
+  with pytest.raises(Pi0RagError, match="the backbone's weights are missing: nothing at '/none'"):
+    directory.load(folder)
   dataclasses.replace(policy.spec, head={"head": policy.spec.head["head"], "cameras": ["front"]}).save(folder)
   with pytest.raises(Pi0RagError, match="its head lacks units, backbone, image_size"):
     directory.load(folder)

@@ -67,18 +67,3 @@ def test_the_model_is_of_the_configurations_family():
   checks.check_model(registry.model("dummy"), "pi0")
   with pytest.raises(Pi0RagError, match="the configuration is of the family pi05, the model of pi0"):
     checks.check_model(registry.model("dummy"), "pi05")
-
-
-@pytest.mark.parametrize(("model", "options", "message"), [
-  ("dummy", {"steps": 3}, "unknown sampling option 'steps'. Did you mean 'num_steps'"),
-  ("dummy_fast", {"num_steps": 3}, "unknown sampling option 'num_steps'.* names: max_decoding_steps, temperature"),
-  ("dummy", {"num_steps": 0}, "num_steps is 0; allowed: whole numbers from 1"),
-  ("dummy", {"num_steps": 2.5}, r"num_steps is 2\.5; allowed: whole"),
-  ("dummy", {"num_steps": True}, "num_steps is True; allowed: whole"),
-  ("dummy_fast", {"temperature": "hot"}, "temperature is 'hot'; allowed: a number"),
-  ("dummy_fast", {"temperature": float("nan")}, "temperature is nan; allowed: a number"),
-])
-def test_options_say_what_is_allowed(model, options, message):
-  checks.check_options({"num_steps": 5} if model == "dummy" else {"temperature": 0.5}, registry.model(model))
-  with pytest.raises(Pi0RagError, match=message):
-    checks.check_options(options, registry.model(model))

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.openpi.config import DataConfig
-from pi0rag_jax.robots import plain
+from pi0rag_jax.models import registry
+from pi0rag_jax.openpi.config import DataConfig, ModelConfig
+from pi0rag_jax.robots import normalize, pipeline, plain
 from pi0rag_jax.robots.registry import make_robot
+from pi0rag_jax.robots.transforms import compose
 
 
 def test_a_plain_robot_takes_any_sizes_and_the_panda_its_own():
@@ -32,3 +34,11 @@ def test_an_example_is_what_a_policy_takes():
   assert list(found["image"]) == ["top", "side"] and found["image"]["side"].shape == (8, 6, 3)
   panda = make_robot(DataConfig(robot="panda"), "pi0")
   assert plain.with_example(panda, ("top",), 3, (8, 6)) is panda
+
+
+def test_its_actions_are_as_wide_as_their_statistics():
+  stats = {name: normalize.NormStats(np.ones(dim), np.ones(dim)) for name, dim in (("state", 2), ("actions", 3))}
+  group = pipeline.policy_transforms(DataConfig(robot="plain"), ModelConfig(), registry.model("dummy"), stats,
+                                     text_tokenizer=None)
+  found = compose(group.outputs)({"state": np.zeros(8), "actions": np.zeros((4, 8))})
+  assert found["actions"].tolist() == [[1] * 3] * 4

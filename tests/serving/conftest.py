@@ -91,12 +91,18 @@ def running(server):
 
 @pytest.fixture
 def connect():
-  """Returns a function: a client of a policy, served until the test ends."""
+  """Returns a function: a client of a policy, served until the test ends; `connect.another()` is one more."""
   with contextlib.ExitStack() as opened:
     def start(policy, metadata=None):
-      server = opened.enter_context(running(WebsocketPolicyServer(policy, HOST, metadata=metadata, admission=PROMPT)))
-      served = client.WebsocketClientPolicy(HOST, server.port)
-      opened.callback(served.close)
-      return served
+      server = opened.enter_context(
+        running(WebsocketPolicyServer(policy, HOST, metadata=metadata, admission=PROMPT)))
+
+      def another():
+        served = client.WebsocketClientPolicy(HOST, server.port)
+        opened.callback(served.close)
+        return served
+
+      start.another = another
+      return another()
 
     yield start

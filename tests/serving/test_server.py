@@ -7,7 +7,6 @@ import subprocess
 import sys
 import types
 
-import h5py
 import numpy as np
 import pytest
 
@@ -22,6 +21,8 @@ from pi0rag_jax.serving import server
 from pi0rag_jax.serving.chunk_broker import ActionChunkBroker
 from pi0rag_jax.serving.client import WebsocketClientPolicy
 from pi0rag_jax.steering.agent import Agent
+from tests.learning.recorded_aloha import write_aloha
+from tests.steering.conftest import make_policy, seen  # noqa: F401
 
 TESTS = pathlib.Path(__file__).parents[1]
 TOKENIZER = TESTS / "robots" / "recorded" / "tokenizer" / "tiny_paligemma_like.model"
@@ -69,25 +70,8 @@ def golden(tmp_path, monkeypatch):
   return {"policy": str(tmp_path / "mine.py"), "checkpoint": str(CHECKPOINT)}
 
 
-def write_aloha(folder, episodes=2, frames=30):
-  """Writes episodes as ALOHA's recorder does, a person's take-over marked; returns the last one's observations."""
-  folder.mkdir(parents=True)
-  for episode in range(episodes):
-    rng = np.random.default_rng(episode)
-    with h5py.File(folder / f"episode_{episode}.hdf5", "w") as file:
-      qpos = file["observations/qpos"] = rng.uniform(-1, 1, (frames, 14)).astype(np.float32)
-      file["action"] = rng.uniform(-1, 1, (frames, 14)).astype(np.float32)
-      file["intervention"] = np.arange(frames) >= 20
-      cameras = {name: rng.integers(0, 256, (frames, 24, 32, 3), np.uint8) for name in ("cam_high", "cam_left_wrist")}
-      for name, pictures in cameras.items():
-        file[f"observations/images/{name}"] = pictures
-  return [{"state": qpos[frame], "prompt": folder.name.replace("_", " "),
-           "images": {name: np.moveaxis(pictures[frame], -1, 0) for name, pictures in cameras.items()}}
-          for frame in range(frames)]
-
-
 def test_an_openpi_checkpoint_gets_a_memory_from_recorded_interventions(golden, tmp_path, connect, capsys):
-  seen = write_aloha(tmp_path / "data" / "open_the_jar")
+  recorded = write_aloha(tmp_path / "data" / "open_the_jar")
   memory_dir = str(tmp_path / "memory")
   interventions.run(flags(**golden, data=tmp_path / "data", memory=memory_dir, prompt="open the jar"))
   assert "22 records of 2 interventions in 2 episodes" in capsys.readouterr().out
@@ -102,16 +86,16 @@ def test_an_openpi_checkpoint_gets_a_memory_from_recorded_interventions(golden, 
     with Memory.load(memory_dir) as memory:
       records = [record for _, record in memory.records() if record.provenance["episode"] == 1]
     at = {record.provenance["tick"]: record for record in records}
-    found = client.infer(seen[20])
-    own_TA = base.infer(seen[20])["actions"]
-    np.testing.assert_array_equal(found["actions"], agent.session().infer(seen[20])["actions"])
+    found = client.infer(recorded[20])
+    own_TA = base.infer(recorded[20])["actions"]
+    np.testing.assert_array_equal(found["actions"], agent.session().infer(recorded[20])["actions"])
     np.testing.assert_allclose(at[20].base_chunk, own_TA, atol=0.02)
     # At the record's own place the chunk goes the whole way to what the person did there, in the robot's units.
     away = np.abs(found["actions"] - at[20].corrected_chunk).mean()
     assert found["neighbours_used"] > 0 and away < 0.2 * np.abs(own_TA - at[20].corrected_chunk).mean()
     rng = np.random.default_rng(9)
-    strange = {**seen[0], "state": rng.uniform(-1, 1, 14), "images": {
-        name: np.full((3, 24, 32), 255 * row, np.uint8) for row, name in enumerate(seen[0]["images"])}}
+    strange = {**recorded[0], "state": rng.uniform(-1, 1, 14), "images": {
+        name: np.full((3, 24, 32), 255 * row, np.uint8) for row, name in enumerate(recorded[0]["images"])}}
     elsewhere = client.infer(strange)
     assert elsewhere["neighbours_used"] == 0
     np.testing.assert_array_equal(elsewhere["actions"], base.infer(strange)["actions"])
@@ -155,11 +139,26 @@ def test_a_policy_directory_is_served(golden, tmp_path, connect):
     "trossen": checkpoints.load_norm_stats(CHECKPOINT, "trossen")})
   spec.save(folder)
   shutil.copy(TOKENIZER, folder / TOKENIZER_NAME)
-  seen = write_aloha(tmp_path / "data" / "open_the_jar", episodes=1, frames=22)
+  recorded = write_aloha(tmp_path / "data" / "open_the_jar", episodes=1, frames=22)
   with server.open_agent(flags(policy=str(folder), start="zero")) as agent, \
        server.open_agent(flags(config=golden["policy"], checkpoint=str(CHECKPOINT), start="zero")) as by_name:
     assert agent.policy.spec.data.repack == spec.data.repack
-    np.testing.assert_array_equal(connect(agent).infer(seen[0])["actions"], by_name.infer(seen[0])["actions"])
+    np.testing.assert_array_equal(connect(agent).infer(recorded[0])["actions"], by_name.infer(recorded[0])["actions"])
+
+
+def test_clients_of_a_head_have_windows_of_their_own(make_policy, seen, connect):  # noqa: F811
+  def chunks(agent, raws):
+    return [agent.infer(raw)["actions"] for raw in raws]
+
+  agent = Agent(make_policy("lstm"))
+  client = connect(agent, agent.metadata)
+  first = chunks(client, seen[:1])
+  np.testing.assert_array_equal(chunks(connect.another(), seen[1:2]), chunks(agent.session(), seen[1:2]))
+  wanted = chunks(agent.session(), seen[:2])
+  np.testing.assert_array_equal(first + chunks(client, seen[1:2]), wanted)
+  # A new connection is a new episode.
+  np.testing.assert_array_equal(chunks(connect.another(), seen[:1]), wanted[:1])
+  assert np.abs(wanted[1] - chunks(agent.session(), seen[1:2])[0]).max() > 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_a_shipped_policy_is_served_with_its_memory(small, memory_dir, observati
     np.testing.assert_array_equal(found["actions"], agent.infer(observations[0])["actions"])
     timing = found["policy_timing"]
     assert timing["infer_ms"] >= timing["search_ms"] > 0 and "steer_ms" in timing
-    with pytest.raises(Pi0RagError, match=r"the state is absurd, up to .* not of a working robot"):
+    with pytest.raises(Pi0RagError, match=r"the state is absurd, .* not of a working robot"):
       client.infer({**observations[0], "state": np.full(10, 1e38)})
 
 

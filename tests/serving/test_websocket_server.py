@@ -266,7 +266,7 @@ def is_closed(plain):
 
 
 def test_unfinished_messages_give_way_to_a_robots(serving):
-  server, connect = serving(message_bytes=1 << 20, unanswered_bytes=3 << 20)
+  server, connect = serving(message_bytes=1 << 20)
   robot = connect()
   slow = [shake_hands(server) for _ in range(5)]
   for plain in slow:

@@ -1,5 +1,7 @@
 """Where a policy's keys lie, by several recipes."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import mobilenet_torch
 from pi0rag_jax.policy import keys
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.directory import load
 from pi0rag_jax.policy.spec import PolicySpec
-from train import calibrate
+from train import calibrate, columns, debug_data
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +25,20 @@ def episodes():
           for _ in range(4)]
 
 
+def _keys(directory, stats, episodes) -> np.ndarray:
+  return calibrate._keys(load(directory, key_stats=stats), episodes)
+
+
 def test_statistics_are_those_of_the_policys_own_keys(tiny_policy_dir, episodes):
   stats = calibrate.calibrate(tiny_policy_dir, episodes, keys.KeyRecipe(state_weight=0.5))
-  flat = [observation for episode in episodes for observation in episode]
-  key_NE = np.asarray(Policy.load(tiny_policy_dir, key_stats=stats).encode(flat).key_BE)
-  assert stats.unit_distance == pytest.approx(calibrate.unit_distance(key_NE, np.repeat(range(4), 2)), rel=1e-4)
+  key_NE = _keys(tiny_policy_dir, stats, episodes)
+  assert stats.unit_distance == pytest.approx(keys.unit_distance(key_NE, np.repeat(range(4), 2)), rel=1e-4)
   np.testing.assert_allclose(key_NE[:, :16].mean(axis=0), 0, atol=1e-4)
 
 
 def test_each_number_of_the_state_counts_by_its_spread(tiny_policy_dir, episodes):
   stats = calibrate.calibrate(tiny_policy_dir, episodes, keys.KeyRecipe(state_scale="spread"))
-  flat = [observation for episode in episodes for observation in episode]
-  state_NP = np.asarray(Policy.load(tiny_policy_dir, key_stats=stats).encode(flat).key_BE)[:, 16:]
+  state_NP = _keys(tiny_policy_dir, stats, episodes)[:, 16:]
   np.testing.assert_allclose(state_NP.mean(axis=0), 0, atol=1e-5)
   np.testing.assert_allclose(state_NP.std(axis=0), 1 / np.sqrt(10), rtol=1e-3)
 
@@ -62,7 +66,7 @@ def test_the_light_encoder_is_kept_with_the_keys(tiny_policy_dir, episodes, tmp_
 
 def test_torchvisions_weights_become_the_trunk(tiny_policy_dir, tmp_path):
   safetensors = pytest.importorskip("safetensors.numpy")
-  recipe, model = keys.KeyRecipe("light"), PolicySpec.load(tiny_policy_dir).model
+  recipe, model = keys.KeyRecipe("light"), PolicySpec.load(tiny_policy_dir).network
   params = jax.eval_shape(keys.light_encoder(recipe, model).init, jax.random.key(0))
   tensors, rng = {}, np.random.default_rng(0)
   for name, path in mobilenet_torch.tensor_names():
@@ -83,8 +87,8 @@ def test_torchvisions_weights_become_the_trunk(tiny_policy_dir, tmp_path):
     calibrate.light_encoder(recipe, model, str(tmp_path / "missing.safetensors"))
 
 
-def test_the_command_names_what_it_cannot_do(tmp_path, capsys):
-  given = ["--policy", str(tmp_path), "--data", str(tmp_path)]
+def test_the_command_names_what_it_cannot_do(tiny_policy_dir, tmp_path, capsys):
+  given = ["--policy", str(tiny_policy_dir), "--data", str(tmp_path)]
   assert calibrate.main([*given, "--source=light", "--pool=parts"]) == 2
   assert calibrate.main([*given, "--name=a/b"]) == 2
   assert "letters, digits" in capsys.readouterr().err
@@ -96,5 +100,22 @@ def test_demonstrations_of_every_task_are_looked_at(tmp_path, monkeypatch):
       folder = tmp_path / task
       write_episodes(episode_path(folder, seed), [tiny.make_episode(seed, frames=3, prompt=task)])
   monkeypatch.setattr(calibrate, "EPISODES", 4)
-  shown = [observations[0]["prompt"] for observations in calibrate.demonstrations(tmp_path)]
+  opened = columns.open_columns(tmp_path, {"image": {name: name for name in tiny.CAMERAS}, "state": "state"})
+  shown = [observations[0]["prompt"] for observations in calibrate.observations(*opened)]
   assert shown == ["pouring"] * 2 + ["stacking"] * 2
+
+
+def test_keys_of_a_policy_on_recordings_of_other_columns(tiny_policy_dir, tmp_path, capsys, monkeypatch):
+  """A data set of another format's columns, through the robot's own transforms; the shipped ones stay as they are."""
+  data = debug_data.make(tmp_path / "data")
+  given = [f"--policy={tiny_policy_dir}", f"--data={data}", f"--out={tmp_path / 'keys'}", "--name=mine"]
+  assert calibrate.main(given) == 2 and "no camera" in capsys.readouterr().err
+  monkeypatch.setattr(calibrate, "EPISODES", 2)
+  named = {"image": {"base_0_rgb": "front", "left_wrist_0_rgb": "wrist"}, "state": "state"}
+  wide = debug_data.make(tmp_path / "wide", "debug_two_arms")
+  named["state"] = "state[0:10]"
+  assert calibrate.main([*given[:1], f"--data={wide}", *given[2:], f"--columns={json.dumps(named)}"]) == 0
+  stats = keys.KeyStats.load(tmp_path / "keys", "mine")
+  assert stats.recipe.source == "hidden" and stats.unit_distance > 0
+  assert calibrate.main(["--policy=panda_small", f"--data={data}"]) == 2
+  assert "give --out, a folder" in capsys.readouterr().err

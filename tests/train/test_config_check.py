@@ -8,7 +8,9 @@ import tiny
 from pi0rag_jax.errors import Pi0RagError
 from train import config_check, loop
 
-FILES = {"panda_small": ("",), "mobile_vla_lstm": ("", "light", "debug"), "robovlms_lstm": ("", "light", "debug"),
+FILES = {"panda_small": ("",), "panda_tasks": ("",), "small_from_scratch": ("", "debug"),
+         "mobile_vla_lstm": ("", "light", "debug"),
+         "robovlms_lstm": ("", "light", "debug"),
          **dict.fromkeys(("pi0_libero_lora", "pi05_droid_lora", "pi0_aloha_sim_lora", "pi0_full_fsdp"), ("", "debug"))}
 
 
@@ -44,7 +46,7 @@ def test_mistakes_are_named_before_data_are_read(changes, message, tmp_path):
 def test_a_missing_field_is_named_with_the_file_that_explains_it():
   config = tiny.make_config("data").copy_and_resolve_references().unlock()
   del config.clip_norm
-  with pytest.raises(Pi0RagError, match=r"lacks clip_norm; configs/panda_small\.py explains"):
+  with pytest.raises(Pi0RagError, match=r"lacks clip_norm; configs/openpi_finetune\.py explains"):
     config_check.check(config)
   del config.kind
   with pytest.raises(Pi0RagError, match="has no field 'kind'"):
@@ -52,7 +54,7 @@ def test_a_missing_field_is_named_with_the_file_that_explains_it():
 
 
 def test_a_score_that_validation_does_not_find_is_refused_before_the_first_step(tmp_path):
-  config = tiny.make_config(tiny.write_data(tmp_path / "data"), best_by="path_eror_mm")
-  with pytest.raises(Pi0RagError, match=r"unknown score, as best_by, 'path_eror_mm'\. Did you mean 'path_error_mm'"):
+  config = tiny.make_config(tiny.write_data(tmp_path / "data"), best_by="path_eror")
+  with pytest.raises(Pi0RagError, match=r"unknown score, as best_by, 'path_eror'\. Did you mean 'path_error'"):
     loop.train_and_evaluate(config, tmp_path / "run")
   assert not list((tmp_path / "run" / "checkpoints").iterdir())

@@ -12,7 +12,7 @@ from configs import curation_panda, curation_stacking
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy import directory
 from train import curate
 from train.curation import classify, policies, scores
 
@@ -69,7 +69,9 @@ def test_every_checkpoint_is_a_policy(run, observations):
   found = policies.policies(*run)
   assert list(found) == ["0000002", "0000004"]
   assert json.loads((found["0000004"] / "record.json").read_text()) == {"step": 4}
-  assert Policy.load(found["0000002"]).encode(observations).key_BE.shape[0] == 2
+  policy = directory.load(found["0000002"])
+  _, encoded = policy.encode(policy.start(2), policy.prepare(observations))
+  assert encoded.key_BE.shape[0] == 2
 
 
 def test_the_stages_leave_a_selection_that_training_reads(run):
@@ -77,8 +79,7 @@ def test_the_stages_leave_a_selection_that_training_reads(run):
   found = selection.read_json(folder / scores.SELECTION_NAME)
   assert len(found) == 1 and found[0].kept_E.sum() == 3 and np.isfinite(found[0].scores_E).all()
   kept = ",".join(map(str, np.flatnonzero(found[0].kept_E)))
-  assert (folder / "selection.txt").read_text() == f"{config.training.data_dir} {kept}\n"
-  assert len(selection.kept_places(config.training.data_dir, folder / scores.SELECTION_NAME)) == 3
+  assert (folder / "selection.txt").read_text() == f"{config.training.data[0]['path']} {kept}\n"
 
 
 def test_scores_stand_beside_those_of_length_and_pace(run):
@@ -97,7 +98,7 @@ def test_the_summary_and_the_page_tell_all(run):
   summary = json.loads((folder / "summary.json").read_text())
   assert set(summary["classifiers"]) == {"state", "prefix"} and summary["policies"] is None
   assert set(summary["agreement"]) == AGREEMENT and summary["config"]["select"]["scorers"] == ["prefix"]
-  assert summary["selection"][config.training.data_dir] | {"threshold": 0} == {
+  assert summary["selection"][config.training.data[0]["path"]] | {"threshold": 0} == {
     "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "scorers": ["prefix"]}
   found = summary["baselines"]["length_only"]
   assert set(found["auroc_rollouts"]) == {"early", "late"} and set(found["auroc_rollouts"]["late"]) == {"whole", "cut"}
@@ -180,10 +181,10 @@ def test_the_configuration_has_the_entries_that_it_should():
     curate.check(name.get_config())
   config = curation_stacking.get_config().unlock()
   assert config.rollouts.task == "stacking" and "--task=stacking --flaw=all" in config.training.make_data
-  assert config.training.make_data.endswith(f"--out={config.training.data_dir}")
+  assert config.training.make_data.endswith(f"--out={config.training.data[0]['path']}")
   readme = (Path(__file__).parents[2] / "README.md").read_text("utf8")
   for name in (curation_panda, curation_stacking):
-    assert f"--out={name.get_config().training.data_dir}" in readme
+    assert f"--out={name.get_config().training.data[0]['path']}" in readme
   del config.rollouts.cut
   with pytest.raises(Pi0RagError, match=r"the configuration lacks rollouts.cut; configs/curation_panda.py explains"):
     curate.check(config)

@@ -22,7 +22,7 @@ ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZAT
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config=configs/panda_small.py", "--config.data_dir=/none"], "train.launch: no data directory '/none'"),
+    (["--config=configs/panda_small.py", "--config.data=({'path': '/none'},)"], "train.launch: no data set at '/none'"),
     (["--config=configs/panda_small.py", "--config.batch_size=0", "--grid=seed=0,1", "--grid=lerning_rate=1"],
      "train.launch: unknown entry of the configuration: 'lerning_rate'; did you mean 'learning_rate'"),
   ],

@@ -66,16 +66,17 @@ def test_two_steps_and_two_more_equal_four(data_dir, straight, tmp_path):
 def test_the_policy_directory_is_complete(straight, data_dir):
   policy = straight / "policy"
   spec = PolicySpec.load(policy)
-  assert (spec.renderer, spec.task, spec.state_dim, spec.image_size) == ("raycast", "pick_and_place", 10, tiny.PIXELS)
+  assert (spec.renderer, spec.tasks, spec.data.robot, spec.start) == ("raycast", ("pick_and_place",), "panda", "zero")
   params = checkpoints.load_params(policy)
   assert "auxiliary" not in params and "PaliGemma" in params
-  assert set(norm_stats.load_norm_stats(policy, spec.asset_id)) == {"state", "actions"}
+  assert set(norm_stats.load_norm_stats(policy, spec.data.stats_id)) == {"state", "actions"}
   assert (policy / "tokenizer.model").is_file()
   record = json.loads((policy / "record.json").read_text())
   assert record["config"]["seed"] == 0
   task = record["tasks"]["pick_and_place"]
-  assert sum(record["frames"].values()) == task["frames"] and task["seeds"] == [0, task["episodes"] - 1]
-  assert record["validation"]["path_error_mm"] >= 0
+  assert sum(record["frames"].values()) == task["frames"] == 6 * tiny.FRAMES
+  assert task["seeds"] == [0, task["episodes"] - 1]
+  assert record["validation"]["path_error"] >= 0
 
 
 def test_the_exported_weights_are_the_average(straight):
@@ -95,11 +96,11 @@ def test_the_loss_falls(data_dir, tmp_path, caplog):
 
 
 def test_mistakes_are_named(data_dir, straight, tmp_path):
-  with pytest.raises(Pi0RagError, match=r"no data directory '/none'; collect it with: python -m pi0rag_jax.sim"):
+  with pytest.raises(Pi0RagError, match=r"no data set at '/none'; make it with: python -m pi0rag_jax.sim"):
     loop.train_and_evaluate(tiny.make_config("/none"), tmp_path)
-  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'flaw'\. Did you mean 'flow'"):
-    loop.train_and_evaluate(tiny.make_config(data_dir, kind="flaw"), tmp_path)
-  with pytest.raises(Pi0RagError, match=r"'velocity'.* are not recorded; recorded: "):
+  with pytest.raises(Pi0RagError, match=r"unknown kind of training 'polisy'\. Did you mean 'policy'"):
+    loop.train_and_evaluate(tiny.make_config(data_dir, kind="polisy"), tmp_path)
+  with pytest.raises(Pi0RagError, match=r"column 'velocity', which is no camera of .*: unknown field"):
     loop.train_and_evaluate(tiny.make_config(data_dir, auxiliary_targets=("velocity",)), tmp_path)
   wider = tiny.make_config(data_dir)
   with wider.unlocked():
@@ -115,7 +116,7 @@ def test_training_stops_when_validation_stops_improving(data_dir, tmp_path, capl
   config = tiny.make_config(data_dir, steps=40, validate_every=2, patience=2, learning_rate=0.0)
   with caplog.at_level(logging.INFO, "train"):
     loop.train_and_evaluate(config, tmp_path)
-  assert any("no better path_error_mm for 2 validations" in message for message in caplog.messages)
+  assert any("no better path_error for 2 validations" in message for message in caplog.messages)
   assert CheckpointStore(tmp_path, asset_id="panda_sim").steps()[-1] < 12
 
 

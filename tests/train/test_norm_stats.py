@@ -13,7 +13,8 @@ from pi0rag_jax.data.running_stats import RunningStats
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import norm_stats as files
 from pi0rag_jax.robots.normalize import NormStats
-from train import finetune, flow, norm_stats
+from train import norm_stats, policy_data
+from train.named import filled, named_config, read_model
 
 
 def _stats(**changes) -> dict[str, NormStats]:
@@ -26,14 +27,12 @@ def test_fine_tunings_are_openpis_running_statistics(tmp_path):
   screen = io.StringIO()
   console = Console(file=screen, force_terminal=True, width=100)
   found = norm_stats.compute(config, tmp_path, console, openpi_quantiles=True)
-  named = finetune.adjusted(config, finetune.read_config(config.openpi))
-  opened, splits = finetune.open_sources(config, named, tmp_path)
-  dataset, to_robot, _ = opened[0]
+  (part,) = policy_data.open_parts(config, named_config(config), tmp_path)
   expected = RunningStats()
-  for episode in splits[0]["train"]:
-    data = dataset.read_episode(int(episode), images=False)
-    expected.update(np.stack([to_robot({"state": row, "actions": data.actions[:1], "prompt": ""})["observation/state"]
-                              for row in data.state]))
+  for episode in part.splits["train"]:
+    data = part.dataset.read_episode(int(episode), images=False)
+    samples = [{"state": row, "actions": data.actions[:1], "prompt": ""} for row in data.state]
+    expected.update(np.stack([part.columns(sample)["observation/state"] for sample in samples]))
   for name in ("mean", "std", "q01", "q99"):
     np.testing.assert_array_equal(getattr(found["state"], name), getattr(expected.result(), name), err_msg=name)
   assert "episodes, read twice" in screen.getvalue() and "100%" in screen.getvalue()
@@ -42,7 +41,9 @@ def test_fine_tunings_are_openpis_running_statistics(tmp_path):
 def test_those_of_the_small_policy_are_trainings(tmp_path):
   config = tiny.make_config(tiny.write_data(tmp_path / "data"))
   found = norm_stats.compute(config, tmp_path)
-  trained = flow.make_task(config, tmp_path).stats
+  config = filled(config)
+  named = named_config(config)
+  trained = policy_data.load_data(config, named, read_model(config, named), tmp_path).stats
   for name in ("state", "actions"):
     np.testing.assert_array_equal(found[name].mean, trained[name].mean)
     np.testing.assert_array_equal(found[name].std, trained[name].std)
@@ -103,5 +104,5 @@ def test_the_command_writes_and_warns_without_failing(tmp_path, monkeypatch, cap
 def test_mistakes_are_named(tmp_path):
   with pytest.raises(Pi0RagError, match=r"unknown entry of the configuration: 'stepz'; did you mean 'steps'"):
     norm_stats.compute(tiny.make_config(tmp_path, stepz=1), tmp_path)
-  with pytest.raises(Pi0RagError, match="no episode files"):
+  with pytest.raises(Pi0RagError, match="no data set that we know"):
     norm_stats.compute(tiny.make_config(tmp_path), tmp_path)

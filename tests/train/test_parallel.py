@@ -24,7 +24,7 @@ if count > 1:
   jax.distributed.initialize(address, num_processes=count, process_id=index)
 import tiny
 from pi0rag_jax.models import pi0
-from train import flow, initialize, optimizer, step
+from train import optimizer, policy_loss, step
 
 config = tiny.make_config("unused", learning_rate=1e-2, warmup_steps=1)
 model = pi0.Pi0Config.from_dict(config.model.to_dict())
@@ -32,20 +32,19 @@ rng = np.random.default_rng(0)
 size = config.batch_size
 images = {name: rng.integers(0, 255, (size, tiny.PIXELS, tiny.PIXELS, 3), dtype=np.uint8) for name in tiny.CAMERAS}
 batch = {
-  "observation": {
-    "image": images,
-    "state": rng.normal(size=(size, 10)).astype(np.float32),
-    "tokenized_prompt": np.ones((size, 8), np.int32),
-    "tokenized_prompt_mask": np.ones((size, 8), bool),
-  },
-  "actions_BTA": rng.normal(size=(size, tiny.HORIZON, 5)).astype(np.float32),
-  "targets_BG": rng.normal(size=(size, 7)).astype(np.float32),
+  "image": images,
+  "state": rng.normal(size=(size, 10)).astype(np.float32),
+  "tokenized_prompt": np.ones((size, 8), np.int32),
+  "tokenized_prompt_mask": np.ones((size, 8), bool),
+  "actions": rng.normal(size=(size, tiny.HORIZON, 5)).astype(np.float32),
+  "targets": rng.normal(size=(size, 7)).astype(np.float32),
   "index": np.arange(size, dtype=np.int32),
 }
 devices = parallel.KINDS[kind](**({"min_bytes": 0} if kind == "fsdp" else {}))
 optimize = optimizer.make_optimizer(config)
-params = initialize.initial_params(model, images, seed=0, targets=7, checkpoint="")
-loss = functools.partial(flow.batch_loss, pi0.Pi0(model), draws=2, auxiliary_weight=1.0)
+init = lambda key: {"policy": pi0.init(model, key), "auxiliary": policy_loss.init_head(key, model, 7)}
+params = jax.jit(init)(jax.random.key(0))
+loss = functools.partial(policy_loss.batch_loss, pi0.Pi0(model), options=None, draws=2)
 state = devices.create(functools.partial(step.init_state, optimizer=optimize), devices.place(params))
 train = devices.compile_train(functools.partial(
   step.train_step, loss_fn=loss, optimizer=optimize, seed=0, ema_decay=0.9, mean=devices.mean))

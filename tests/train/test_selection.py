@@ -10,7 +10,8 @@ from configs import mobile_vla_lstm, pi0_libero_lora
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
-from train import calibrate, data_entries, debug_data, finetune, flow, head_data
+from train import data_entries, debug_data, head_data, policy_data
+from train.named import named_config
 
 KEPT = np.arange(12) % 3 == 0
 
@@ -29,17 +30,15 @@ def robot(tmp_path_factory):
   return {"path": str(path), "selection": write_selection(folder / "selection.json", path, KEPT)}
 
 
-def test_kind_flow(tmp_path):
+def test_the_simulators_episodes(tmp_path):
   tiny.write_data(tmp_path / "data")
   file = write_selection(tmp_path / "s.json", tmp_path / "data", np.array([0, 1, 0, 0, 1, 1], bool))
-  config = tiny.make_config(tmp_path / "data", selection=file)
-  assert np.unique(flow.load_frames(config).seeds).tolist() == [1, 4, 5]
-  assert flow.open_demonstrations(config).episodes.tolist() == [1, 4, 5]
-  assert len(list(calibrate.demonstrations(config.data_dir, flow.kept_places(config)))) == 3
-  everything = tiny.make_config(tmp_path / "data")
-  assert len(np.unique(flow.load_frames(everything).seeds)) == 6 and flow.kept_places(everything) is None
+  config = tiny.make_config(tmp_path / "data")
+  opened = lambda **options: policy_data.open_source(  # noqa: E731
+    config, named_config(config), data_entries.read({"path": str(tmp_path / "data"), **options}, tmp_path))[0]
+  assert opened(selection=file).episodes.tolist() == [1, 4, 5] and opened().num_episodes == 6
   with pytest.raises(Pi0RagError, match=r"the selection '/none.json' cannot be read"):
-    flow.load_frames(tiny.make_config(tmp_path / "data", selection="/none.json"))
+    opened(selection="/none.json")
 
 
 def test_kind_head(robot, tmp_path):
@@ -51,12 +50,10 @@ def test_kind_head(robot, tmp_path):
   np.testing.assert_array_equal(part.state_FP, np.concatenate(states))
 
 
-def test_kind_openpi(robot, tmp_path):
+def test_kind_policy(robot, tmp_path):
   config: Any = pi0_libero_lora.get_config("debug")
   with config.unlocked():
     config.data = (robot,)
-  named = finetune.adjusted(config, finetune.read_config(config.openpi))
-  opened, splits = finetune.open_sources(config, named, tmp_path)
-  ((dataset, _, _),) = opened
-  assert dataset.num_episodes == 4 and sorted(e for part in splits[0].values() for e in part) == [0, 1, 2, 3]
-  np.testing.assert_array_equal(dataset.lengths, open_dataset(robot["path"]).lengths[KEPT])
+  (part,) = policy_data.open_parts(config, named_config(config), tmp_path)
+  assert part.dataset.num_episodes == 4 and sorted(e for split in part.splits.values() for e in split) == [0, 1, 2, 3]
+  np.testing.assert_array_equal(part.dataset.lengths, open_dataset(robot["path"]).lengths[KEPT])

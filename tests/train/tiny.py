@@ -14,7 +14,7 @@ def make_config(data_dir, **overrides) -> ConfigDict:
   """Returns panda_small shrunk to one layer, 8 px pictures and a few steps."""
   config = panda_small.get_config().copy_and_resolve_references()
   config.unlock()
-  config.data_dir = str(data_dir)
+  config.data, config.cache = ({"path": str(data_dir)},), "memory"
   model = config.model
   model.action_horizon, model.image_size, model.max_token_len, model.vocab_size = HORIZON, (PIXELS, PIXELS), 8, 32
   model.unroll = False

@@ -5,11 +5,11 @@ from pathlib import Path
 from pi0rag_jax.curation import views
 from pi0rag_jax.curation.views import EpisodesView
 from pi0rag_jax.data.dataset import Dataset
-from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
-from train import data_entries, finetune, flow, head_data, loop
+from train import data_entries, head_data, loop, policy_data
 from train.data_entries import Entry
+from train.named import named_config
 
 
 def demonstrations(training: Config, workdir: Path) -> dict[str, EpisodesView]:
@@ -22,10 +22,7 @@ def demonstrations(training: Config, workdir: Path) -> dict[str, EpisodesView]:
     Pi0RagError: a data set cannot be opened, or two entries have the same path.
   """
   check_kind(training)
-  if training.kind == "flow":
-    datasets: list[Dataset] = [flow.open_demonstrations(training)]
-  else:
-    datasets = [_open(training, entry) for entry in data_entries.read_all(training, workdir)]
+  datasets = [_open(training, entry) for entry in data_entries.read_all(training, workdir)]
   found = {str(dataset.path): views.readable(dataset) for dataset in datasets}
   if len(found) < len(datasets):
     raise Pi0RagError(f"several entries of config.training.data have the same path, of {', '.join(found)}: a selection "
@@ -36,7 +33,9 @@ def demonstrations(training: Config, workdir: Path) -> dict[str, EpisodesView]:
 def recorded(training: Config, path: str | Path, workdir: Path) -> EpisodesView:
   """Returns the episodes of rollouts that can be read, their fields those of the training's data sets."""
   check_kind(training)
-  return views.readable(_open(training, data_entries.read({"path": path}, workdir)))
+  everything = training.copy_and_resolve_references().unlock()
+  everything.successes_only = False
+  return views.readable(_open(everything, data_entries.read({"path": path}, workdir)))
 
 
 def check_kind(training: Config) -> None:
@@ -46,10 +45,7 @@ def check_kind(training: Config) -> None:
 
 
 def _open(training: Config, entry: Entry) -> Dataset:
-  """Returns the data set of an entry as its kind of training reads it."""
+  """Returns the data set of an entry as its kind of training reads it, with the actions that were executed."""
   if training.kind == "head":
     return head_data.open_entry(training, entry)
-  if training.kind == "openpi":
-    named = finetune.adjusted(training, finetune.read_config(training.openpi))
-    return finetune.open_source(training, named, entry)[0]
-  return open_dataset(entry.path)
+  return policy_data.open_source(training, named_config(training), entry)[0]

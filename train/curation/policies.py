@@ -5,17 +5,16 @@ from pathlib import Path
 from pi0rag_jax.curation import rollouts
 from pi0rag_jax.curation.rollouts import RolloutConfig
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy import keys, shipped
-from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.policy import directory, keys
+from pi0rag_jax.policy.spec import ROBOT_FILE, TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.sim.collect import STREAM_SEEDS
 from pi0rag_jax.typing import Config
 from train import export, loop, metrics
 from train.checkpoint import CheckpointStore
+from train.named import named_config
 
 TRAIN_FOLDER, POLICY_FOLDER = "train", "policy"
-# The kind of training whose policies run in the simulator.
-KIND = "flow"
+ROBOT = "panda"  # of the policies that run in the simulator
 # From one checkpoint's first seed to the next one's, however many of them are used: episodes that are added later
 # never have a layout that another checkpoint has already seen.
 SEEDS_PER_CHECKPOINT = 1000
@@ -39,10 +38,11 @@ def train(config: Config, workdir: Path) -> None:
 
 def check_kind(config: Config) -> None:
   """Raises Pi0RagError for a training whose policies cannot be run here."""
-  if config.training.kind != KIND:
+  training = config.training
+  if training.kind == "head" or named_config(training).data.robot != ROBOT:
     raise Pi0RagError(
-      f"config.training is of kind '{config.training.kind}'; the stages train and retrain need '{KIND}', whose "
-      "policies run in the simulator. With config.rollouts.given, and config.policies where embeddings are read, "
+      f"config.training '{training.name}' is not of the robot '{ROBOT}'; the stages train and retrain need it, since "
+      "its policies run in the simulator. With config.rollouts.given, and config.policies where embeddings are read, "
       "--stages=embed,classify,score,select,report curate the data of any kind; train.launch reads the selection")
 
 
@@ -65,13 +65,15 @@ def export_checkpoint(checkpoint: Path, policy: Path, target: Path) -> None:
   """Makes a policy directory of a checkpoint, with all that it shares with the run's policy."""
   if target.exists():
     return
-  spec = PolicySpec.load(policy)
-  draft = target.with_name(f"{target.name}.draft")
-  export.export_policy(checkpoint, policy / TOKENIZER_NAME, draft, spec=spec, record={"step": int(checkpoint.name)})
-  # No memory is beside these policies: where their keys lie does not matter.
-  recipe = keys.KeyRecipe()
-  keys.KeyStats.identity(recipe, keys.feature_width(recipe, spec.model)).save(draft)
-  draft.rename(target)
+  spec, robot_file = PolicySpec.load(policy), policy / ROBOT_FILE
+
+  def fill(draft: Path) -> None:
+    export.write_policy(draft, checkpoint, spec, trained=spec.network, record={"step": int(checkpoint.name)},
+                        tokenizer=policy / TOKENIZER_NAME, robot_file=robot_file)
+    # No memory is beside these policies: where their keys lie does not matter.
+    keys.KeyStats.uncalibrated(spec.network).save(draft)
+
+  export.replace(target, fill)
 
 
 def policies(config: Config, workdir: Path) -> dict[str, Path]:
@@ -81,7 +83,7 @@ def policies(config: Config, workdir: Path) -> dict[str, Path]:
     Pi0RagError: there are none yet, or a given one is none.
   """
   if config.policies:
-    found = {Path(str(each)).name: shipped.directory(str(each)) for each in config.policies}
+    found = {Path(str(each)).name: Path(directory.describe(each)[1]) for each in config.policies}
     if len(found) != len(config.policies):
       raise Pi0RagError(f"policies {', '.join(map(str, config.policies))} share a name: their folders need different "
                         "ones")
@@ -99,10 +101,10 @@ def rollout(config: Config, workdir: Path) -> None:
     return
   found = policies(config, workdir)
   seeds_of = {name: rollout_seeds(config, number) for number, name in enumerate(found)}
-  for name, directory in found.items():
+  for name, place in found.items():
     folder, seeds = workdir / "rollouts" / name, seeds_of[name]
     crashed = rollouts.record(
-      Policy.load(directory), folder, seeds, rollout_config(config),
+      directory.load(place), folder, seeds, rollout_config(config),
       progress=lambda done, name=name: metrics.log.info(
         "checkpoint %s: %d of %d rollouts", name, done, config.rollouts.episodes) if done % 10 == 0 else None)
     if crashed:

@@ -10,7 +10,7 @@ from pi0rag_jax import files, statistics
 from pi0rag_jax.curation import rollouts, selection
 from pi0rag_jax.curation.outcomes import OutcomeLog
 from pi0rag_jax.curation.selection import Selection
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.directory import load
 from pi0rag_jax.typing import Config
 from train import loop, metrics
 from train.checkpoint import CheckpointStore
@@ -43,7 +43,7 @@ def train_on(training: Config, chosen: list[Selection], root: Path, name: str) -
   if not file.exists():
     selection.write_json(file, chosen)
   changed = training.copy_and_resolve_references().unlock()
-  changed.selection = str(file)
+  changed.data = tuple({**entry, "selection": str(file)} for entry in training.data)
   return train_to_the_end(changed.lock(), folder)
 
 
@@ -76,7 +76,7 @@ def random_like(kept: Iterable[Selection], seed: int) -> list[Selection]:
 def evaluate(config: Config, directory: Path, log: Path) -> dict[int, str]:
   """Returns seed -> outcome of a policy; episodes that the log has of the same policy and place are not run again."""
   seeds = range(config.retrain.first_seed, config.retrain.first_seed + config.retrain.episodes)
-  policy = Policy.load(directory)
+  policy = load(directory)
   place = dataclasses.replace(rollout_config(config), stochastic=config.retrain.stochastic)
   with OutcomeLog(log, rollouts.facts(policy, place)) as found:
     missing = [seed for seed in seeds if seed not in found.outcomes]
