@@ -3,12 +3,10 @@
 import collections
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
-import shutil
 import time
 
+from absl import logging
 from rich.console import Console
 
 from eval import clips, plan, provenance, report, stream
@@ -16,9 +14,11 @@ from eval.plan import Evaluate, Fork, Learn, Method, Place, Stream
 from eval.progress import SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
+from pi0rag_jax.memory import backup
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
@@ -29,9 +29,11 @@ from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
+from pi0rag_jax.worlds.journal import Journal
 
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
+JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 
@@ -84,7 +86,7 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
       films += runner.carry_out(step)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(runner.log.records, facts, memory_bytes=_read_json(out / MEMORY_SIZES_NAME, {})), films
+  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out)), films
 
 
 class _Runner:
@@ -133,39 +135,43 @@ class _Runner:
     cell = Cell("stream", "memory", source.place.task, source.place.condition, source.name, came_from=source.came_from)
     jobs, done = self._missing(cell, source.seeds[: step.until])
     if not jobs:
+      self._note_missing_size(source)
       return
     if done and not self._memory_dir(source).exists():
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
     config, online = rules.preset(c.steering), online_config(self._config, source.place.task)
-    with self._open_memory(source, read_only=False) as memory:
-      stream.forget_unlogged(memory, source.seeds, {record.seed for record in done})
+    journal_path = self._memory_dir(source) / JOURNAL_NAME
+    with self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal:
+      part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done)
+      if not part.exact:
+        self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
+                           "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
       learner = self._agent(memory, config)
       corrected = sum(record.corrected for record in done)
-      for record in stream.run(self._env(source.place), learner, cell, jobs, online, corrected=corrected,
-                               logged=sorted(done, key=lambda record: record.index)):
+      for record in stream.run(self._env(source.place), learner, cell, part, online, journal):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
       learner.close()
       self._note_size(source, memory)
+    journal_path.unlink()
 
   def _note_size(self, source: Stream, memory: Memory) -> None:
     """Writes down what a memory occupies in this process, store and index together."""
-    path = self._out / MEMORY_SIZES_NAME
-    sizes = _read_json(path, {}) | {source.name: memory.memory_bytes()}
-    path.write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf8")
+    files.write_json(self._out / MEMORY_SIZES_NAME, _sizes(self._out) | {source.name: memory.memory_bytes()})
+
+  def _note_missing_size(self, source: Stream) -> None:
+    """Does so for a stream that was killed between its last episode and that."""
+    if source.name not in _sizes(self._out) and self._memory_dir(source).exists():
+      with self._open_memory(source, read_only=False) as memory:
+        self._note_size(source, memory)
 
   def _fork(self, step: Fork) -> None:
     """Copies a memory, once: what the other stream makes of it afterwards stays."""
-    target = self._memory_dir(step.target)
-    if target.exists():
-      return
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(self._memory_dir(step.source), partial)
-    os.replace(partial, target)
+    if not self._memory_dir(step.target).exists():
+      backup.backup(self._memory_dir(step.source), self._memory_dir(step.target))
 
   def _evaluate(self, step: Evaluate) -> None:
     """Runs every policy on the evaluation seeds, with the memory frozen; less those that are timed one by one."""
@@ -291,10 +297,21 @@ class _Runner:
 def _total_wall_clock(out: pathlib.Path, seconds: float) -> float:
   """Returns the seconds that all runs of a sweep took together, this one included."""
   path = out / WALL_CLOCK_NAME
-  before = _read_json(path, [])
-  path.write_text(json.dumps([*before, round(seconds, 1)]) + "\n", encoding="utf8")
+  before = _noted(path, list[float], [])
+  files.write_json(path, [*before, round(seconds, 1)])
   return sum(before) + seconds
 
 
-def _read_json(path: pathlib.Path, otherwise):
-  return json.loads(path.read_text(encoding="utf8")) if path.exists() else otherwise
+def _sizes(out: pathlib.Path) -> dict[str, int]:
+  return _noted(out / MEMORY_SIZES_NAME, dict[str, int], {})
+
+
+def _noted(path: pathlib.Path, kind, nothing):
+  """Returns what a sweep wrote down beside its records; nothing where that is missing or damaged."""
+  if not path.exists():
+    return nothing
+  try:
+    return schema.read(path, kind)
+  except Pi0RagError as error:
+    logging.warning("%s; what it said is left out", error)
+    return nothing

@@ -7,6 +7,7 @@ wrong any more; that comes after everything else.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
@@ -78,10 +79,11 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Learn:
-  """Goes on with a stream until so many of its episodes have run."""
+  """Goes on with a stream, from where it pauses before, until so many of its episodes have run."""
 
   stream: Stream
   until: int
+  begin: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +161,8 @@ def _taught(config: Config, stream: Stream, steered, seeds: range, *, shown: boo
   """Returns the steps in which a stream teaches its memory, and the memory is evaluated now and then."""
   episodes = config.stream.episodes
   found: list[Step] = []
-  for after in sorted({*config.stream.checkpoints, episodes}):
-    found += [Learn(stream, after),
+  for begin, after in itertools.pairwise([0, *sorted({*config.stream.checkpoints, episodes})]):
+    found += [Learn(stream, after, begin),
               Evaluate(stream.place, steered, seeds, stream, after, shown=shown and after == episodes)]
   return found
 
@@ -175,7 +177,8 @@ def _closer_look(config: Config, here: Place, alone, steered) -> list[Step]:
   for replicate in range(1, focus.streams):
     found += _taught(config, _stream(config, here, replicate), steered, seeds)
   if focus.episodes > config.stream.episodes:
-    found += [Learn(first, focus.episodes), Evaluate(here, steered, seeds, first, focus.episodes)]
+    found += [Learn(first, focus.episodes, config.stream.episodes),
+              Evaluate(here, steered, seeds, first, focus.episodes)]
   return found
 
 

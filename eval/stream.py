@@ -1,20 +1,29 @@
-"""A stream of episodes in which the memory learns: the policy works, an expert takes over when it fails."""
+"""A stream of episodes in which the memory learns: the policy works, an expert takes over when it fails.
+
+A stream that was killed goes on as if it had not been. Its schedule runs again from the start of its part: logged
+episodes only keep their slots for as long as they took, those that were under way run again with the decisions of
+the journal, and the first new decision finds the memory that it would have found.
+"""
 
 import collections
 import dataclasses
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from eval.records import EpisodeRecord
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning import online
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.trust import Trust
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.record import DamagedError
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Plan
 from pi0rag_jax.worlds.episode import Job, Trace
+from pi0rag_jax.worlds.journal import Journal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,32 +39,89 @@ class Cell:
   came_from: str = ""
 
 
-def run(env: BatchEnv, agent: Agent, cell: Cell, jobs: Sequence[Job], config: OnlineConfig, *,
-        corrected: int, logged: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
-  """Yields a record per stream episode, once what it taught is durable in the agent's memory.
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Episodes of a stream that run without a break, and what of it is over."""
+
+  jobs: Sequence[Job]  # in order
+  before: Sequence[EpisodeRecord]  # of the stream, over when this part began
+  logged: Mapping[int, EpisodeRecord]  # of this part, by seed: they keep their place in its order
+  exact: bool = True  # False where that order is not known: episodes under way begin anew, with the memory as it is
+
+
+def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: int, done: Sequence[EpisodeRecord]
+            ) -> Part:
+  """Returns what is left of the part of a stream that begins with episode `begin`, after a kill or not.
+
+  Takes back what the memory was told last of episodes that are not logged. Make the agent after this.
 
   Args:
-    jobs: the episodes still to run, in order.
-    corrected: take-overs spent before, when a stream is resumed.
-    logged: the episodes of a stream that is resumed.
+    seeds: of the stream up to the part's end.
+    done: the stream's logged episodes.
+  """
+  done = sorted(done, key=lambda record: record.index)
+  logged = {record.seed: record for record in done if record.seed in seeds[begin:]}
+  whole = forget_unlogged(memory, stream, seeds, {record.seed for record in done})
+  kept = set(memory.tokens())
+  exact = whole and journal.whole and all(_can_be_passed_over(record, kept) for record in logged.values())
+  if not exact:
+    journal.clear()
+    over = {record.seed for record in done}
+    return Part([Job(seed, i) for i, seed in enumerate(seeds) if seed not in over], done, {}, exact=False)
+  journal.forget(logged)
+  jobs = [Job(seed, i, past=logged[seed].decisions if seed in logged else None)
+          for i, seed in enumerate(seeds[begin:], begin)]
+  return Part(jobs, [record for record in done if record.seed not in logged], logged)
+
+
+def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal
+        ) -> Iterator[EpisodeRecord]:
+  """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
+
+  It is to be logged before the next one is asked for.
   """
   memory = agent.memory
   assert memory is not None, "a stream teaches a memory: give the agent one"
   learner = OnlineLearner(memory, agent.policy.space, task=cell.task, condition=cell.condition, config=config,
-                          corrected=corrected, expert_plan=lambda snapshots: expert_plans(env, snapshots))
+                          expert_plan=lambda snapshots: expert_plans(env, snapshots),
+                          corrected=sum(record.corrected for record in part.before),
+                          stream=cell.stream if part.exact else "")
   trust = Trust(config.trust)
-  for record in logged:
-    if not record.crashed:
-      trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
-  queue = collections.deque(jobs)
-  for trace in rollout.run(env, agent, queue, launch=trust.launch):
-    lesson = learner.learn(trace)
+  for record in part.before:
+    _observe(trust, record)
+  queue = collections.deque(part.jobs)
+  for trace in rollout.run(env, agent, queue, launch=trust.launch, journal=journal):
+    record = part.logged.get(trace.job.seed)
+    if record is None:
+      journal.sync()
+      lesson = learner.learn(trace)
+    else:
+      lesson = learner.pass_over(trace.job, _decisions(record), corrected=record.corrected)
     if lesson.next_job is not None:
       queue.appendleft(lesson.next_job)
-    elif lesson.trace is not None:
-      if lesson.trace.outcome != "crashed":
-        trust.observe(steered=lesson.trace.job.trust > 0, success=lesson.trace.outcome == "success")
-      yield episode_record(cell, lesson.trace, lesson, memory_records=len(memory))
+      continue
+    if record is None:
+      assert lesson.trace is not None
+      record = episode_record(cell, lesson.trace, lesson, memory_records=len(memory))
+      yield record
+      journal.forget([record.seed])
+    _observe(trust, record)
+
+
+def _observe(trust: Trust, record: EpisodeRecord) -> None:
+  if not record.crashed:
+    trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
+
+
+def _decisions(record: EpisodeRecord) -> list[int]:
+  """Returns how many decisions each job of an episode took."""
+  return [record.decisions, *record.extra.get("again", ())]
+
+
+def _can_be_passed_over(record: EpisodeRecord, tokens: Container[str]) -> bool:
+  """Returns whether it is known how long an episode took and what it taught; older code did not tell."""
+  known = ("again" in record.extra) == ("rewind" in record.extra)
+  return known and (not record.records_added or online.tokens(record.stream, record.seed)[0] in tokens)
 
 
 def cell_of(record: EpisodeRecord) -> Cell:
@@ -63,14 +129,31 @@ def cell_of(record: EpisodeRecord) -> Cell:
   return Cell(**{field.name: getattr(record, field.name) for field in dataclasses.fields(Cell)})
 
 
-def forget_unlogged(memory: Memory, seeds: Container[int], logged_seeds: Container[int]) -> None:
-  """Removes what episodes of a stream taught that never reached the log: a resumed stream runs them again.
+def forget_unlogged(memory: Memory, stream: str, seeds: Sequence[int], logged_seeds: Container[int]) -> bool:
+  """Returns whether the memory is without a trace of the records of episodes that never reached the log.
+
+  What it was told last is taken back. Records that others rest on, of older code say, are removed.
 
   Args:
     seeds: of the stream; a memory that began as a copy has records of others too.
   """
-  memory.remove([identity for identity, record in memory.records()
-                 if (seed := record.provenance.get("seed", -1)) in seeds and seed not in logged_seeds])
+  unlogged = [seed for seed in seeds if seed not in logged_seeds]
+  untold = {token for seed in unlogged for token in online.tokens(stream, seed)}
+  try:
+    for token in reversed(memory.tokens()):
+      if token not in untold:
+        break
+      memory.undo(token)
+  except DamagedError:
+    raise
+  except Pi0RagError:  # something else was changed since
+    pass
+  lessons = {online.tokens(stream, seed)[0] for seed in unlogged}
+  known = set(unlogged)
+  left = [identity for identity, record in memory.records() if record.provenance.get("seed", -1) in known]
+  if left:
+    memory.remove(left)
+  return not left and lessons.isdisjoint(memory.tokens())
 
 
 def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:
@@ -98,7 +181,10 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
 
 
 def _extra(trace: Trace, lesson: Lesson) -> dict[str, Any]:
-  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it."""
-  values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0}
+  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it.
+
+  `again` are the decisions of each attempt and of the take-over.
+  """
+  values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again)}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": []}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -8,12 +8,12 @@ import json
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 from rich.console import Console
 
-from pi0rag_jax import cli
+from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError
 
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ def require_same_config(config: "Config", out: pathlib.Path) -> None:
   values = json.loads(config.to_json_best_effort())
   path = out / CONFIG_NAME
   if not path.exists():
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf8")
+    files.write_json(path, values)
     return
   try:
-    before = _flat(json.loads(path.read_text(encoding="utf8")))
-  except json.JSONDecodeError as e:
-    raise Pi0RagError(f"{path} is no JSON ({e}): use another --out, or delete the folder") from e
+    before = _flat(schema.read(path, dict[str, Any]))
+  except Pi0RagError as error:
+    logging.warning("%s; the results beside it are taken to be of this configuration", error)
+    files.write_json(path, values)
+    return
   now = _flat(values)
   different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
   if different:

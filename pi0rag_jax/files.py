@@ -82,16 +82,24 @@ class LineLog:
     self._file.truncate(self._size)
     sync(self.path.parent)
 
-  def append(self, line: bytes) -> None:
-    """Writes one line, given without its end; one cut short by an error (a full disk) is taken back."""
-    line += b"\n"
+  def append(self, *lines: bytes, durable: bool = True) -> None:
+    """Writes lines, given without their ends; what an error (a full disk) cut short is taken back.
+
+    Those that are not `durable` yet become so at the next call that is: `append()` alone will do.
+    """
+    text = b"".join(line + b"\n" for line in lines)
     try:
-      _write_all(self._file, line)
-      os.fsync(self._file.fileno())
+      _write_all(self._file, text)
+      if durable:
+        os.fsync(self._file.fileno())
     except OSError:
       self._file.truncate(self._size)
       raise
-    self._size += len(line)
+    self._size += len(text)
+
+  def __len__(self) -> int:
+    """Bytes written."""
+    return self._size
 
   def close(self) -> None:
     """Releases the file to other processes."""

@@ -69,6 +69,7 @@ class Lesson:
   attempts: int = 0  # of the policy to do better by itself
   corrected: bool = False  # an expert took over
   records_added: int = 0
+  again: tuple[int, ...] = ()  # decisions of each attempt and of the take-over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,7 @@ class _Failure:
   rewind: int
   with_expert: bool  # the expert takes over if the policy itself does not make it
   attempts: int = 0
+  again: tuple[int, ...] = ()
 
   def job(self, **changes) -> Job:
     """Returns an episode from the moment to go back to."""
@@ -88,7 +90,7 @@ class _Failure:
 
   def lesson(self, **changes) -> Lesson:
     return Lesson(trace=self.trace, failure_kind=self.context.failure_kind, rewind=self.rewind,
-                  attempts=self.attempts, **changes)
+                  attempts=self.attempts, again=self.again, **changes)
 
 
 class OnlineLearner:
@@ -97,17 +99,21 @@ class OnlineLearner:
   Args:
     expert_plan: returns the expert's chunks float32[N, T, A] at N snapshots.
     corrected: take-overs already spent, when a stream is resumed.
+    stream: whose episodes' commits have the tokens of `tokens`; without one they have none.
   """
 
   def __init__(self, memory: Memory, space: ActionSpace, *, task: str, condition: str,
-               expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, corrected: int = 0):
+               expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, corrected: int = 0,
+               stream: str = ""):
     self._memory = memory
     self._space = space
     self._task = task
     self._condition = condition
     self._expert_plan = expert_plan
     self._config = config
-    self._takeovers = corrected
+    self._stream = stream
+    self._corrected = corrected
+    self._reserved: set[int] = set()  # seeds of failures that an expert may take over: others end in between
     self._waiting: dict[int, _Failure] = {}
 
   def learn(self, trace: Trace) -> Lesson:
@@ -118,16 +124,41 @@ class OnlineLearner:
       return self._learn_attempt(trace)
     if trace.outcome == "crashed":
       return Lesson(trace=trace)
-    self._tell_outcome(trace)
     if trace.outcome == "success":
-      return Lesson(trace=trace, records_added=self._add(corrections.anchors(trace, self._context(trace))))
+      records = corrections.anchors(trace, self._context(trace))
+      return Lesson(trace=trace, records_added=self._add(trace.job.seed, records, _outcome(trace)))
+    self._add(trace.job.seed, [], _outcome(trace))
     return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
 
+  def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool) -> Lesson:
+    """Returns what comes next of an episode that was learned from before the stream was interrupted.
+
+    Args:
+      job: the one that is over; its `attempt` counts the jobs of the episode.
+      decisions: of each of them, the policy's own first.
+    """
+    if len(decisions) > 1 and not job.attempt:
+      self._reserve(job.seed)
+    if job.attempt + 1 < len(decisions):
+      return Lesson(next_job=dataclasses.replace(job, attempt=job.attempt + 1, past=decisions[job.attempt + 1]))
+    self._settle(job.seed, corrected=corrected)
+    return Lesson()
+
+  def _reserve(self, seed: int) -> bool:
+    """Returns whether an expert may take a failure over."""
+    if self._corrected + len(self._reserved) >= self._config.corrected_max:
+      return False
+    self._reserved.add(seed)
+    return True
+
+  def _settle(self, seed: int, *, corrected: bool) -> None:
+    self._reserved.discard(seed)
+    self._corrected += corrected
+
   def _learn_failure(self, trace: Trace, findings: Findings) -> Lesson:
-    with_expert = self._takeovers < self._config.corrected_max
+    with_expert = bool(trace.steps) and self._reserve(trace.job.seed)
     if not (with_expert or self._config.retries) or not trace.steps:
       return Lesson(trace=trace, failure_kind=findings.kind)
-    self._takeovers += with_expert  # reserved: other episodes end while this one is run again
     rule = self._config.rewind.rule if with_expert else rewind.DETECTED
     decision = self._rewind(trace, findings, rule)
     cause = findings.cause
@@ -146,17 +177,15 @@ class OnlineLearner:
     return self._complete(failure, [])
 
   def _learn_attempt(self, trace: Trace) -> Lesson:
-    failure = dataclasses.replace(self._waiting[trace.job.seed], attempts=trace.job.attempt)
-    self._waiting[trace.job.seed] = failure
+    failure = self._ran(trace, attempts=trace.job.attempt)
     if trace.outcome != "success":
       return self._go_on(failure)
-    self._takeovers -= failure.with_expert  # nobody had to take over
     context = dataclasses.replace(
         failure.context, provenance={**failure.context.provenance, "attempt": trace.job.attempt})
     return self._complete(failure, corrections.retried(trace, context))
 
   def _learn_takeover(self, trace: Trace) -> Lesson:
-    failure = self._waiting[trace.job.seed]
+    failure = self._ran(trace)
     if trace.outcome != "success":  # an expert that fails teaches nothing
       return self._complete(failure, [], corrected=True)
     steps = corrections.window(failure.trace.steps, failure.rewind, self._config.corrections)
@@ -165,12 +194,21 @@ class OnlineLearner:
     records += corrections.takeover(trace, failure.context)
     return self._complete(failure, records, corrected=True)
 
+  def _ran(self, trace: Trace, **changes) -> _Failure:
+    """Returns the failure that an attempt or a take-over came after, with that booked."""
+    before = self._waiting[trace.job.seed]
+    failure = dataclasses.replace(before, again=(*before.again, len(trace.steps)), **changes)
+    self._waiting[trace.job.seed] = failure
+    return failure
+
   def _complete(self, failure: _Failure, records: list, *, corrected: bool = False) -> Lesson:
     """Adds what a failure taught, in one durable step."""
-    del self._waiting[failure.trace.job.seed]
+    seed = failure.trace.job.seed
+    del self._waiting[seed]
+    self._settle(seed, corrected=corrected)
     records = records + corrections.failed(failure.trace.steps, failure.rewind, failure.context,
                                            self._config.corrections)
-    return failure.lesson(corrected=corrected, records_added=self._add(records))
+    return failure.lesson(corrected=corrected, records_added=self._add(seed, records))
 
   def _rewind(self, trace: Trace, findings: Findings, rule: str) -> int:
     if rule == rewind.DETECTED:
@@ -178,16 +216,27 @@ class OnlineLearner:
     expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
     return rewind.privileged(trace.steps, expert_NTA, self._space, self._config.rewind)
 
-  def _tell_outcome(self, trace: Trace) -> None:
-    """Tells the memory how an episode ended in which it had a say."""
-    if trace.job.trust > 0 and trace.steps:
-      self._memory.record_outcome(np.stack([step.ids_K for step in trace.steps]),
-                                  np.stack([step.weight_K for step in trace.steps]),
-                                  success=trace.outcome == "success")
-
-  def _add(self, records: list) -> int:
-    return len(self._memory.add(records)) if records else 0
+  def _add(self, seed: int, records: list, outcomes: Sequence = ()) -> int:
+    """Tells the memory of an episode in one durable step; returns how many records it was told."""
+    if not records and not outcomes:
+      return 0
+    lesson, ended = tokens(self._stream, seed)
+    token = (lesson if records else ended) if self._stream else None
+    return len(self._memory.add(records, token=token, outcomes=outcomes))
 
   def _context(self, trace: Trace, failure_kind: str = "", **provenance) -> RecordContext:
     origin = {"condition": self._condition, "seed": trace.job.seed, **provenance}
     return RecordContext(self._task, trace.prompt, origin, failure_kind)
+
+
+def tokens(stream: str, seed: int) -> tuple[str, str]:
+  """Returns the tokens of what a memory is told of an episode: of its records, and of an end that left none yet."""
+  return f"{stream}: {seed}", f"{stream}: {seed} ended"
+
+
+def _outcome(trace: Trace) -> list:
+  """Returns, as Memory.add takes it, how an episode ended in which the memory had a say."""
+  if trace.job.trust == 0 or not trace.steps:
+    return []
+  ids, says = (np.stack([getattr(step, name) for step in trace.steps]) for name in ("ids_K", "weight_K"))
+  return [(ids, says, trace.outcome == "success")]

@@ -19,6 +19,7 @@ class Step:
   used: int  # neighbours that had a say
   ids_K: np.ndarray  # records retrieved, -1 where none
   weight_K: np.ndarray  # how much of a say each had, 0 to 1
+  missed_deadline: bool = False  # the memory did not answer in time
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
 
 
@@ -32,6 +33,7 @@ class Job:
   by_expert: bool = False  # the expert acts; the policy is asked for its keys and chunks all the same
   attempt: int = 0  # from 1 on the policy tries again by itself, each attempt with its own noise
   trust: float = 1.0  # in [0, 1], how much of the memory's change is made; 0: the policy alone
+  past: int | None = None  # decisions that it took when it ran before: it is not run again, but keeps its slot as long
 
 
 @dataclasses.dataclass
@@ -44,10 +46,14 @@ class Trace:
   sensors: list[dict] = dataclasses.field(default_factory=list)  # one per control tick
   truths: list[Any] = dataclasses.field(default_factory=list)  # likewise, where a simulation is asked for them
   latency_ms: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # per decision, of its batch
-  deadline_misses: int = 0
   outcome: str = ""  # 'success', 'failure' or 'crashed' once it is over
   ticks: int = 0
   error: str = ""  # traceback or simulator fault when crashed
+
+  @property
+  def deadline_misses(self) -> int:
+    """Decisions that had to do without the memory."""
+    return sum(step.missed_deadline for step in self.steps)
 
   def executed(self, execute_steps: int) -> np.ndarray:
     """Returns the actions sent to the robot, float32[N, A]; the last decision may have been cut short."""

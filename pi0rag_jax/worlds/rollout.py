@@ -3,12 +3,13 @@
 The driver knows nothing of learning or of records: it takes jobs from a queue, which its caller may extend
 while it runs (a take-over after a failure, say), and yields each episode's trace as it ends. Groups take turns in a
 fixed order and a call always has a whole group's rows, so that nothing depends on which process was faster, and the
-arithmetic of an episode not on who is beside it.
+arithmetic of an episode not on who is beside it. What happens when thus follows from how many decisions each job takes:
+jobs that ran before keep their slots that long without running, and the others meet what they met then.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from pi0rag_jax.sim.tasks import Task
 from pi0rag_jax.steering.agent import Agent, Decision
 from pi0rag_jax.worlds.batch import ROBOT, Advance, BatchEnv, EnvConfig, Follow, Moment, Rewind, Start
 from pi0rag_jax.worlds.episode import Job, Step, Trace
+from pi0rag_jax.worlds.journal import Journal
 
 # Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
 # long for its turn.
@@ -40,12 +42,19 @@ class _Running:
   noise: np.random.Generator
   answer: Moment | None = None  # the environment's last one
   row: int | None = None  # of its group's last decision; None before its first one
+  turns: int = 0  # since it began
 
   @property
   def moment(self) -> Moment:
     """The world at its next decision."""
     assert self.answer is not None, "an episode decides only once its start was answered"
     return self.answer
+
+  def over(self, answers: dict[int, Moment], slot: int) -> bool:
+    """Books a turn; returns whether it was the last one."""
+    self.turns += 1
+    past = self.trace.job.past
+    return _take(self, answers[slot]) if past is None else self.turns > past
 
 
 @dataclasses.dataclass
@@ -59,8 +68,9 @@ class _Group:
 
   def finished(self) -> Iterator[Trace]:
     """Yields the episodes that ended since the group's last turn."""
-    for slot, moment in sorted(self.answers().items()):  # in the same order however many processes there are
-      if _take(self.running[slot], moment):
+    answers = self.answers()
+    for slot in sorted(self.running):  # in the same order however many processes there are
+      if self.running[slot].over(answers, slot):
         yield self.running.pop(slot).trace
 
   def started(self, jobs: collections.deque[Job], launch: Callable[[Job], Job]) -> dict[int, Start | Rewind]:
@@ -70,8 +80,13 @@ class _Group:
       if slot not in self.running and jobs:
         job = launch(jobs.popleft())
         self.running[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]))
-        commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
+        if job.past is None:
+          commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
     return commands
+
+  def deciding(self, begun: Container[int]) -> dict[int, _Running]:
+    """Returns the episodes that wait for a decision."""
+    return {slot: one for slot, one in self.running.items() if slot not in begun and one.trace.job.past is None}
 
 
 def env_config(spec: PolicySpec, task: str | Task, condition: str, *, witness: bool = False) -> EnvConfig:
@@ -94,7 +109,8 @@ def env_config(spec: PolicySpec, task: str | Task, condition: str, *, witness: b
 
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
-        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False) -> Iterator[Trace]:
+        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False,
+        journal: Journal | None = None) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   What a policy carries between decisions begins anew with each job, also with one that rewinds.
@@ -104,6 +120,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
     start: see FlowStart. A new draw is the job's seed's own; attempts always have one.
     launch: has the last word on a job as it begins.
     keep_observations: every step carries what the policy saw, pictures and all.
+    journal: keeps every decision; those that it has are not made again.
   """
   rows = group_size(env.slots)
   groups = [_Group(range(first, min(first + rows, env.slots)), agent.policy.start(rows))
@@ -112,8 +129,8 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
     for group in groups:
       yield from group.finished()
       begun = group.started(jobs, launch)
-      deciding = {slot: one for slot, one in group.running.items() if slot not in begun}
-      decided = _decide(agent, group, list(deciding.values()), rows, start, keep_observations)
+      deciding = group.deciding(begun)
+      decided = _decide(agent, group, list(deciding.values()), rows, start, journal, keep_observations)
       group.answers = env.submit(begun | dict(zip(deciding, decided)))
 
 
@@ -125,24 +142,43 @@ def group_size(slots: int) -> int:
 
 
 def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, start: FlowStart,
-            keep_observations: bool) -> list[Advance | Follow]:
+            journal: Journal | None, keep_observations: bool) -> list[Advance | Follow]:
   """Returns what each episode executes, and books the decision in its trace."""
   if not running:
     return []
+  noise_BTX = _noise(agent.policy, start, running)
+  steps = [journal and journal.recall(one.trace.job.seed) for one in running]
+  if not all(steps) or jax.tree.leaves(group.carry):
+    asked = _ask(agent, group, running, rows, noise_BTX)
+    if journal is not None:
+      journal.note({one.trace.job.seed: new for one, known, new in zip(running, steps, asked) if not known})
+    steps = [known or new for known, new in zip(steps, asked)]
+  count = agent.policy.spec.execute_steps
+  commands = []
+  for row, (one, step) in enumerate(zip(running, steps)):
+    one.row = row
+    one.trace.prompt = one.moment.observation["prompt"]
+    seen = one.moment.observation if keep_observations else None
+    one.trace.steps.append(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen))
+    commands.append(Follow(count) if one.trace.job.by_expert else Advance(step.actions_TA[:count]))
+  return commands
+
+
+def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_BTX: np.ndarray | None) -> list[Step]:
+  """Returns what the agent decides for each episode, without snapshots, and books its latencies."""
   # Always the same program: another one, of fewer rows, rounds otherwise, and must be compiled.
   padded = [*running, *running[-1:] * (rows - len(running))]
   observations, trust_B = [r.moment.observation for r in padded], [r.trace.job.trust for r in padded]
   carry = _carried(agent.policy, group.carry, padded)
   group.carry, decision = agent.decide(
-    carry, observations, _noise(agent.policy, start, running), trust_B=np.array(trust_B, np.float32))
+    carry, observations, noise_BTX, trust_B=np.array(trust_B, np.float32))
   base_BTA = _own_chunks(agent.policy, carry, running, observations, decision)
-  count = agent.policy.spec.execute_steps
-  commands = []
-  for row, one in enumerate(running):
-    one.row = row
-    _book(one, decision, row, base_BTA[row], keep_observations)
-    commands.append(Follow(count) if one.trace.job.by_expert else Advance(one.trace.steps[-1].actions_TA[:count]))
-  return commands
+  for one in running:
+    for stage, latency_ms in decision.latency_ms.items():
+      one.trace.latency_ms.setdefault(stage, []).append(latency_ms)
+  return [Step(one.moment.ticks, None, decision.key_BE[row], base_BTA[row], decision.actions_BTA[row],
+               int(decision.used_B[row]), decision.ids_BK[row], decision.weight_BK[row], decision.missed_deadline)
+          for row, one in enumerate(running)]
 
 
 def _carried(policy: Policy, carry: Carry, padded: list[_Running]) -> Carry:
@@ -176,17 +212,6 @@ def _own_chunks(policy: Policy, carry: Carry, running: list[_Running], observati
   _, encoded = policy.encode(carry, policy.prepare(observations))
   base_BTA[rows] = np.asarray(policy.decode(encoded))[rows]
   return base_BTA
-
-
-def _book(running: _Running, decision: Decision, row: int, base_TA: np.ndarray, keep_observation: bool) -> None:
-  trace, moment = running.trace, running.moment
-  trace.prompt = moment.observation["prompt"]
-  trace.steps.append(Step(moment.ticks, moment.snapshot, decision.key_BE[row], base_TA, decision.actions_BTA[row],
-                          int(decision.used_B[row]), decision.ids_BK[row], decision.weight_BK[row],
-                          moment.observation if keep_observation else None))
-  for stage, latency_ms in decision.latency_ms.items():
-    trace.latency_ms.setdefault(stage, []).append(latency_ms)
-  trace.deadline_misses += decision.missed_deadline
 
 
 def _take(running: _Running, answer) -> bool:
