@@ -105,9 +105,9 @@ def open_agent(values) -> Iterator["Agent"]:
     denoising_steps=values.denoising_steps, weights=values.weights, default_prompt=values.default_prompt,
     key_name=values.key_name)
   with contextlib.ExitStack() as opened:
-    memory = values.memory and opened.enter_context(Memory.open(
+    memory = None if not values.memory else opened.enter_context(Memory.open(
       pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=False, read_only=True))
-    agent = Agent(policy, memory or None)
+    agent = Agent(policy, memory)
     opened.callback(agent.close)
     print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
     yield agent

@@ -69,7 +69,9 @@ def test_200_strangers_hardly_disturb_others(observations, tmp_path):
       log.seek(0)
       text = log.read()
     finally:
+      ended = server.poll()
       server.kill()
+      assert ended is None, f"the server ended with {ended}: {(tmp_path / 'log').read_text()[-2000:]}"
   percentiles = [np.percentile(part, [50, 99]).round(1).tolist() for part in (quiet, disturbed)]
   print(f"p50, p99 (ms): quiet {percentiles[0]}, among strangers {percentiles[1]}; memory (MB): now, most: "
         f"{before} then {after}; log {len(text)} bytes")
