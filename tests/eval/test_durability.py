@@ -1,0 +1,117 @@
+"""A stream that is killed at any of its steps ends as the one that nobody killed."""
+
+import functools
+import itertools
+import os
+
+import pytest
+
+from eval import durability, records
+from eval.durability import Plot
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.worlds.journal import Journal
+
+PLOT = Plot(seeds=range(100, 114), pauses=(6, 14), slots=3, capacity=60)
+EVERY = 9  # steps between the moments that are tried; all of them take a minute
+
+
+class Killed(BaseException):
+  """Stands for the signal."""
+
+
+class Countdown:
+  """Counts the steps in which a stream changes a file, and kills it before a chosen one."""
+
+  def __init__(self, left: float = float("inf")):
+    self.left, self.passed = left, 0
+
+  def step(self) -> None:
+    if self.passed >= self.left:
+      raise Killed
+    self.passed += 1
+
+
+def play(out, countdown: Countdown, *, power_cut: bool = False) -> bool:
+  """Returns whether a stream came to its end; a power cut also takes what was not brought to the disk."""
+  synced = 0
+
+  class Log(records.RecordLog):
+    def append(self, record):
+      countdown.step()
+      super().append(record)
+
+  class Remembering(Memory):
+    def add(self, *args, **kwargs):
+      countdown.step()
+      return super().add(*args, **kwargs)
+
+    def undo(self, token):
+      countdown.step()
+      return super().undo(token)
+
+  class Noting(Journal):
+    def note(self, steps):
+      countdown.step()
+      super().note(steps)
+
+    def sync(self):
+      nonlocal synced
+      super().sync()
+      synced = len(self._log)
+
+  try:
+    durability.play(out, PLOT, log_type=Log, memory_type=Remembering, journal_type=Noting)
+  except Killed:
+    if power_cut:
+      path = out / "decisions.jsonl"
+      os.truncate(path, max(synced, path.stat().st_size - 700))  # in mid-line
+    return False
+  return True
+
+
+@functools.cache
+def steps_of_whole(out) -> int:
+  countdown = Countdown()
+  assert play(out, countdown)
+  return countdown.passed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """Returns the folder of the stream that nobody kills."""
+  out = tmp_path_factory.mktemp("stream") / "whole"
+  steps_of_whole(out)
+  return out
+
+
+def test_streams_learn_in_all_ways(whole):
+  logged = records.read_records(whole / "records.jsonl")
+  assert {record.outcome for record in logged} == set(records.OUTCOMES)
+  assert any(record.corrected for record in logged)
+  assert any(record.extra.get("trust") == 0 for record in logged)
+  assert durability.content(whole)["evicted"]
+
+
+@pytest.mark.parametrize("power_cut", [False, True])
+def test_killed_once_at_any_step(whole, tmp_path, power_cut):
+  for at in range(3 + power_cut, steps_of_whole(whole), EVERY):
+    out = tmp_path / str(at)
+    assert not play(out, Countdown(at), power_cut=power_cut)
+    assert play(out, Countdown())
+    assert not durability.differences(out, whole), f"killed before step {at}"
+
+
+@pytest.mark.parametrize("pace", [2, 5, 11])
+def test_killed_again_and_again(whole, tmp_path, pace):
+  """Each try is given more steps: those of an episode that was not logged are lost with it."""
+  for attempt in itertools.count(1):
+    if play(tmp_path / "s", Countdown(pace * attempt), power_cut=attempt % 2 == 0):
+      break
+  assert attempt > 3
+  assert not durability.differences(tmp_path / "s", whole)
+
+
+def test_other_memory_is_told(whole, tmp_path):
+  """The comparison itself: a stream of fewer slots learns in another order."""
+  durability.play(tmp_path, Plot(PLOT.seeds, PLOT.pauses, 2, PLOT.capacity))
+  assert "records of the memory" in durability.differences(tmp_path, whole)
