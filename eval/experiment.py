@@ -134,15 +134,16 @@ class _Runner:
     c, source = self._config.stream, step.stream
     cell = Cell("stream", "memory", source.place.task, source.place.condition, source.name, came_from=source.came_from)
     jobs, done = self._missing(cell, source.seeds[: step.until])
+    journal_path = self._memory_dir(source) / JOURNAL_NAME
     if not jobs:
       self._note_missing_size(source)
+      journal_path.unlink(missing_ok=True)  # of a stream that was killed once all was logged
       return
     if done and not self._memory_dir(source).exists():
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
     config, online = rules.preset(c.steering), online_config(self._config, source.place.task)
-    journal_path = self._memory_dir(source) / JOURNAL_NAME
     with self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal:
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done)
       if not part.exact:

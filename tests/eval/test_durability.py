@@ -5,6 +5,7 @@ import itertools
 import os
 
 import pytest
+
 from eval import durability, records
 from eval.durability import Plot
 from pi0rag_jax.memory.memory import Memory

@@ -84,6 +84,19 @@ def test_clips_are_filmed_once(finished, tiny_policy_dir, tmp_path, monkeypatch)
     np.testing.assert_array_equal(kept[name], value, err_msg=name)
 
 
+def test_evaluations_write_no_journal(finished, tiny_policy_dir, tmp_path, monkeypatch):
+  out = tmp_path / "sweep"
+  shutil.copytree(finished[0], out)
+  assert not list(out.rglob(experiment.JOURNAL_NAME)), "the stream's own goes when it is over"
+  log = out / "records.jsonl"
+  log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"phase": "stream"' in line))
+  monkeypatch.setattr(experiment, "Journal", None)
+  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  sweep.sweep(config_of(tiny_policy_dir), out)
+  assert {record.phase for record in read_records(log)} == {"stream", "eval"}
+  assert not list(out.rglob(experiment.JOURNAL_NAME))
+
+
 def forbid_simulation(monkeypatch):
   """Makes every command to an environment an error."""
 
