@@ -1,0 +1,124 @@
+"""What can be stepped: one task under one condition of one family of environments.
+
+A world has what every evaluation needs. What only some can do is an ability, a protocol of its own: `Rewinds`, `Expert`,
+`Witness`, `Films`. A configuration that needs one that a world lacks is refused by name.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+NOMINAL = "nominal"  # the condition of every family in which nothing is wrong
+# Seeds of episodes, apart by what they are for.
+DEMONSTRATION_SEEDS = range(0, 1_000_000)
+STREAM_SEEDS = range(1_000_000, 2_000_000)
+EVALUATION_SEEDS = range(2_000_000, 3_000_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+  """What the worlds of a batch have in common: plain data, which a worker process is told."""
+
+  task: Any  # a name of the family's; the Panda takes a Task too
+  condition: Any = NOMINAL  # likewise
+  world: str = "panda"  # a family of `registry.FAMILIES`, or the id of a gymnasium environment, such as "gym_aloha/..."
+  options: Mapping[str, Any] = MappingProxyType({})  # what this family takes beside
+  image_size: int = 64  # px, for families whose cameras are free to choose
+  renderer: str = ""  # one of the family's; "" is its default
+  horizon: int = 16  # ticks of an expert's plan
+  witness: bool = False  # every tick's truth is handed over too, for measurements of what the sensors tell
+  timeout_s: float = 300.0  # after which a world that does not answer is given up
+
+  @property
+  def task_name(self) -> str:
+    """The task, as records call it."""
+    return self.task if isinstance(self.task, str) else self.task.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """What came of some actions."""
+
+  ticks: int  # control ticks since the episode began
+  success: bool
+  done: bool  # success, out of time, or a fault
+  sensors: Sequence[Mapping] = ()  # one per tick just executed: what a robot can measure; detectors read it
+  truths: Sequence[Any] = ()  # likewise, what it cannot; only where the configuration asks for a witness
+  error: str = ""  # what is wrong with the simulation, which cannot be trusted any more
+
+
+@runtime_checkable
+class World(Protocol):
+  """One robot in one place. Nothing but `begin` may be called before an episode has begun."""
+
+  def begin(self, seed: int) -> None:
+    """Starts the episode of a seed: the same one every time, bit for bit, whatever ran before."""
+    ...
+
+  def advance(self, actions_NA: np.ndarray) -> Progress:
+    """Executes actions float[N >= 1, A] in the robot's units, one a tick, until the last or the end of the episode.
+
+    Renders nothing. Errors: Pi0RagError for another shape, or NaN.
+    """
+    ...
+
+  def observe(self) -> dict[str, Any]:
+    """Returns the robot's raw observation with fresh pictures, upright, as its `Robot.inputs` takes it."""
+    ...
+
+  def close(self) -> None:
+    """Frees everything; no process is left."""
+    ...
+
+
+@runtime_checkable
+class Rewinds(Protocol):
+  """A world that continues bit for bit from a snapshot, also from one of another world of the same configuration."""
+
+  def snapshot(self) -> Any:
+    """Returns what `restore` needs. It pickles; of nested dicts, lists, arrays, numbers and text where the world runs
+    behind a bridge.
+    """
+    ...
+
+  def restore(self, snapshot: Any, *, fresh_clock: bool = False) -> None:
+    """Continues from there; `fresh_clock` gives the whole time limit again."""
+    ...
+
+
+@runtime_checkable
+class Expert(Protocol):
+  """A world that knows how its task is done."""
+
+  def plan(self, horizon: int) -> np.ndarray:
+    """Returns float32[horizon, A]: what the expert would execute from here on. Changes nothing.
+
+    A function of the world's present state alone, so that it may take over at any moment of any episode.
+    """
+    ...
+
+
+@runtime_checkable
+class Films(Protocol):
+  """A world that can be looked at by people."""
+
+  def film(self, size: int) -> np.ndarray:
+    """Returns a picture uint8[size, size, 3], upright."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """The worlds of one kind: what a configuration may name, and how they are made."""
+
+  robot: str  # a name of robots.registry: what observations and actions are
+  tasks: tuple[str, ...]
+  conditions: Mapping[str, str]  # name -> what differs from what policies were trained on; NOMINAL among them
+  make: Callable[[WorldConfig], World]
+  require: Callable[[], None] = lambda: None  # raises Pi0RagError that says what to install, without making a world
+  time_limit: Callable[[str], int] | None = None  # ticks of a task's episode
+  facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
+  renderers: tuple[str, ...] = ()  # that policies of this family may have been trained on; () is one without a choice
