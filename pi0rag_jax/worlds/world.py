@@ -13,9 +13,9 @@ import numpy as np
 
 NOMINAL = "nominal"  # the condition of every family in which nothing is wrong
 # Seeds of episodes, apart by what they are for.
-DEMONSTRATION_SEEDS = range(0, 1_000_000)
-STREAM_SEEDS = range(1_000_000, 2_000_000)
-EVALUATION_SEEDS = range(2_000_000, 3_000_000)
+DEMONSTRATION_SEEDS = range(100_000)
+STREAM_SEEDS = range(100_000, 200_000)
+EVALUATION_SEEDS = range(200_000, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
