@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = ConfigDict()
   config.policy = "panda_small"  # a shipped policy, or the directory of one's own
+  config.world = "panda"  # a family of worlds, or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
   config.task = "pick_and_place"
   config.conditions = ("camera_shift", "wrist_camera_turn")  # of the task; 'task/condition' names another task's
 

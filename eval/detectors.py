@@ -135,10 +135,10 @@ def policy_traces(policy: str, task: str, condition: str, seeds: Sequence[int], 
   from pi0rag_jax.worlds.batch import BatchEnv
 
   spec, _ = directory.describe(policy)
-  env_config = rollout.env_config(spec, task, condition, witness=True)
+  config = rollout.world_config(spec, task, condition, witness=True)
   agent = Agent(directory.load(policy))
   jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
-  with BatchEnv(env_config, slots=slots, processes=processes) as env:
+  with BatchEnv(config, slots=slots, processes=processes) as env:
     yield from rollout.run(env, agent, jobs)
 
 

@@ -22,14 +22,15 @@ from pi0rag_jax.memory import backup
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.sim.tasks import get_task
+from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import Agent, check_rule
 from pi0rag_jax.typing import Config
-from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
+from pi0rag_jax.worlds.world import EXPERT, FILMS, REWINDS, WorldConfig
 
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
@@ -39,12 +40,33 @@ CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
-  places = {step.place for step in plan.steps(config) if isinstance(step, Evaluate)}
+  steps = plan.steps(config)
+  places = {step.place for step in steps if isinstance(step, Evaluate)}
   rules.preset(config.stream.steering)
   spec, _ = directory.describe(config.policy)
   for place in places:
     online_config(config, place.task)
-    rollout.env_config(spec, place.task, place.condition)
+    world_config(config, spec, place)
+  if any(isinstance(step, Learn) for step in steps):
+    _check_abilities(config)
+
+
+def world_config(config: Config, spec: PolicySpec, place: Place) -> WorldConfig:
+  """Returns the worlds of a place. Errors: those of `rollout.world_config`."""
+  world, options = registry.read(config.world)
+  return rollout.world_config(spec, place.task, place.condition, world=world, options=options)
+
+
+def _check_abilities(config: Config) -> None:
+  """Raises Pi0RagError for a way to learn that the world is not able to."""
+  world, options = registry.read(config.world)
+  abilities = registry.family(world, options).abilities
+  needed = [EXPERT] * (config.stream.corrected_max > 0) + [REWINDS]
+  lacking = [ability for ability in needed if ability not in abilities]
+  if lacking:
+    raise Pi0RagError(f"streams need a world that is {' and '.join(needed)}; '{world}' is no {lacking[0]}: evaluate "
+                      "policies without memory there")
+
 
 
 def _check_methods(config: Config, policy: Policy) -> None:
@@ -72,7 +94,7 @@ def online_config(config: Config, task: str) -> OnlineConfig:
   """
   c = config.stream
   learning = {"corrected_max": c.corrected_max, **c.learning.to_dict()}
-  learning["detectors"] = {"put_height_m": get_task(task).put_height_m, **learning.get("detectors", {})}
+  learning["detectors"] = {**plan.family(config).facts(task), **learning.get("detectors", {})}
   return OnlineConfig.from_dict(learning)
 
 
@@ -124,7 +146,7 @@ class _Runner:
     """Returns the environments of a place; those of the last place are closed."""
     if self._here is None or self._here[0] != place:
       self._envs.close()
-      env = BatchEnv(rollout.env_config(self.policy.spec, place.task, place.condition), slots=self._config.slots,
+      env = BatchEnv(world_config(self._config, self.policy.spec, place), slots=self._config.slots,
                      processes=self._config.processes)
       self._here = place, self._envs.enter_context(env)
     return self._here[1]
@@ -193,8 +215,8 @@ class _Runner:
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
     seeds = step.seeds[: self._config.evaluation.latency_episodes]
-    env_config = rollout.env_config(self.policy.spec, step.place.task, step.place.condition)
-    with BatchEnv(env_config, slots=1, processes=min(1, self._config.processes)) as env:
+    config = world_config(self._config, self.policy.spec, step.place)
+    with BatchEnv(config, slots=1, processes=min(1, self._config.processes)) as env:
       for method in step.methods:
         jobs, _ = self._missing(self._cell(step, method), seeds)
         if jobs:
@@ -208,7 +230,8 @@ class _Runner:
     They are kept beside the results, so that a finished sweep films nothing again.
     """
     methods = {method.name: method for method in plan.read_methods(self._config.evaluation.policies)}
-    if not (self._config.evaluation.clips and step.stream and {CONTROL, TREATMENT} <= methods.keys()):
+    wanted = self._config.evaluation.clips and FILMS in plan.family(self._config).abilities
+    if not (wanted and step.stream and {CONTROL, TREATMENT} <= methods.keys()):
       return []
     both = ((step, methods[CONTROL]), (step, methods[TREATMENT]))
     before, after = ({r.seed: r.outcome for r in self._records(self._cell(*one))} for one in both)

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Mapping
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.policy.spec import NEW, ZERO
-from pi0rag_jax.sim.collect import EVALUATION_SEEDS, STREAM_SEEDS
-from pi0rag_jax.sim.conditions import get_condition
-from pi0rag_jax.sim.tasks import get_task
 from pi0rag_jax.steering import rules
 from pi0rag_jax.typing import Config
+from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.world import EVALUATION_SEEDS, NOMINAL, STREAM_SEEDS, Family
 
 STARTS = (ZERO, NEW)
 # Between the first seeds of two streams in the same place.
@@ -102,8 +101,9 @@ def steps(config: Config) -> list[Step]:
 
   Errors: Pi0RagError for an unknown task, condition, start or preset, or seeds that meet or leave their range.
   """
-  places = [place(entry, config.task) for entry in config.conditions]
-  focus = [place(entry, config.task) for entry in config.focus.conditions]
+  found_family = family(config)
+  places = [place(entry, config.task, found_family) for entry in config.conditions]
+  focus = [place(entry, config.task, found_family) for entry in config.focus.conditions]
   strange = [p.name for p in focus if p not in places]
   if strange:
     raise Pi0RagError(f"focus.conditions {strange} are not among the conditions: {[p.name for p in places]}")
@@ -123,12 +123,17 @@ def steps(config: Config) -> list[Step]:
   return found
 
 
-def place(entry: str, task: str) -> Place:
-  """Returns the place that 'condition' (of `task`) or 'task/condition' names."""
+def family(config: Config) -> Family:
+  """Returns the family of worlds that a sweep runs in."""
+  return registry.family(*registry.read(config.world))
+
+
+def place(entry: str, task: str, worlds: Family) -> Place:
+  """Returns the place that 'condition' (of `task`, or of the only task that there is) or 'task/condition' names."""
   named_task, _, condition = entry.rpartition("/")
-  found = Place(named_task or task, condition)
-  get_task(found.task)
-  get_condition(found.condition)
+  only = worlds.tasks[0] if len(worlds.tasks) == 1 else ""
+  found = Place(named_task or task or only, condition)
+  registry.check(worlds, found.task, found.condition)
   return found
 
 
@@ -184,7 +189,7 @@ def _closer_look(config: Config, here: Place, alone, steered) -> list[Step]:
 
 def _back_to_nominal(config: Config, stream: Stream, alone, steered, seeds: range) -> list[Step]:
   """Returns the steps that show what a memory does once the cause of its failures has gone, and what it forgets."""
-  nominal = Place(stream.place.task, "nominal")
+  nominal = Place(stream.place.task, NOMINAL)
   count = config.focus.return_episodes
   start = stream.seeds[0] + STREAM_SPACING // 2
   back = Stream(nominal, range(start, start + count), came_from=stream.place.condition)

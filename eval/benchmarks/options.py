@@ -50,7 +50,7 @@ def options(flags: argparse.Namespace) -> list[dict]:
 def _decisions(policies: "dict[str, Policy | WarmStarted]", *, repeats: int) -> dict[str, np.ndarray]:
   """Returns the ms of a decision for one robot, of all options in turn; it has a last chunk to go on from."""
   policy = next(iter(policies.values()))
-  with BatchEnv(rollout.env_config(policy.spec, TASK, CONDITIONS[0]), slots=1, processes=0) as env:
+  with BatchEnv(rollout.world_config(policy.spec, TASK, CONDITIONS[0]), slots=1, processes=0) as env:
     observation = env.run({0: Start(FIRST_SEED - 1)})[0].observation
   calls = {}
   for name, policy in policies.items():
@@ -65,7 +65,7 @@ def _actions(agent: Agent, observation: dict, start: np.ndarray | None) -> np.nd
 
 def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, episodes: int) -> dict[str, np.ndarray]:
   """Returns bool[episodes] of each option, by seed."""
-  config = rollout.env_config(next(iter(policies.values())).spec, TASK, condition)
+  config = rollout.world_config(next(iter(policies.values())).spec, TASK, condition)
   succeeded = {}
   with BatchEnv(config, slots=SLOTS, processes=PROCESSES) as env:
     for name, policy in policies.items():

@@ -38,7 +38,7 @@ def sweep(flags: argparse.Namespace) -> list[dict]:
   """
   with contextlib.ExitStack() as stack:
     policy, meter = directory.load(POLICY), _Meter()
-    config = rollout.env_config(policy.spec, TASK, CONDITION)
+    config = rollout.world_config(policy.spec, TASK, CONDITION)
     envs = {slots: stack.enter_context(BatchEnv(config, slots=slots, processes=min(slots, PROCESSES)))
             for slots in flags.slots}
     agents = {0: Agent(policy), flags.records: stack.enter_context(_remembering(policy, flags.records))}

@@ -60,7 +60,7 @@ def run(policy: Policy, seeds: Sequence[int], config: RolloutConfig, *, keep_obs
     config: see RolloutConfig.
     keep_observations: see `learning.rollout.run`.
   """
-  place = rollout.env_config(policy.spec, config.task, config.condition)
+  place = rollout.world_config(policy.spec, config.task, config.condition)
   jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
   with BatchEnv(place, slots=config.slots, processes=config.processes) as env:
     yield from rollout.run(env, Agent(policy), jobs, start=NEW if config.stochastic else ZERO,

@@ -26,11 +26,7 @@ from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import NO_MISTAKE, Mistake, get_expert
 from pi0rag_jax.sim.flaws import checked_flaws
 from pi0rag_jax.sim.recording import HORIZON, as_episode
-
-# Seeds of demonstrations, of online streams and of evaluations never meet.
-DEMONSTRATION_SEEDS = range(100_000)
-STREAM_SEEDS = range(100_000, 200_000)
-EVALUATION_SEEDS = range(200_000, 1_000_000)
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS
 
 CONDITION = "nominal"
 # Sets the disturbances' generator apart from the layout's, which has the same seed.

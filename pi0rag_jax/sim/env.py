@@ -88,6 +88,11 @@ class PandaEnv(gymnasium.Env):
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
     """Starts an episode. Options: `condition` (name or Condition) and `object_region` replace the current ones."""
+    self.begin(seed=seed, options=options)
+    return self.observe(), self.info()
+
+  def begin(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
+    """Starts an episode as `reset` does, without looking at it."""
     super().reset(seed=seed)
     options = dict(options or {})
     condition = get_condition(options.pop("condition", self.condition))
@@ -104,7 +109,6 @@ class PandaEnv(gymnasium.Env):
     self.task.apply(self.physics, layout)
     self.controller.reset(layout.tool_pose)
     self.physics.refresh()
-    return self.observe(), self.info()
 
   def step(self, action):
     """Advances one tick; returns (observation, reward, terminated, truncated, info)."""

@@ -1,41 +1,30 @@
-"""Many environments at once, stepped in worker processes: one message per turn and process.
+"""Many worlds at once, stepped in worker processes: one message per turn and process.
 
 A decision is a few control ticks long; pictures are rendered only where a policy looks, at its end. A fault in
-one environment is reported as that slot's error and leaves the others alone.
+one world is reported as that slot's error and leaves the others alone; a process that dies or hangs costs the episodes
+that it holds.
 """
 
+import atexit
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from pi0rag_jax import errors
-from pi0rag_jax.sim.conditions import Condition
-from pi0rag_jax.sim.experts import get_expert
-from pi0rag_jax.sim.tasks import Task
-from pi0rag_jax.sim.truth import Truth, Witness
+from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.world import REWINDS, Progress, WorldConfig
 
-ROBOT = "panda"  # what the environments' observations and actions are, a name of pi0rag_jax.robots
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvConfig:
-  """What the environments of a batch have in common."""
-
-  task: str | Task
-  condition: Condition | str
-  renderer: str = "raycast"
-  image_size: int = 64
-  horizon: int = 16  # ticks of an expert's plan
-  witness: bool = False  # every tick's truth is handed over too, for measurements of what the sensors tell
+_NOTHING_YET = Progress(0, success=False, done=False)
+_CLOSING_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +32,12 @@ class Moment:
   """The world at a decision, as a worker hands it over."""
 
   observation: dict[str, Any]
-  snapshot: Any  # restores this moment
+  snapshot: Any  # restores this moment; None where the world cannot
   success: bool
   done: bool  # success or out of time
   ticks: int  # control ticks since the start
-  sensors: list[dict]  # one dict per tick since the last decision, what a robot can measure
-  truths: list[Truth]  # likewise, what it cannot; empty unless the configuration asks for a witness
+  sensors: Sequence[Mapping]  # one per tick since the last decision, what a robot can measure
+  truths: Sequence[Any]  # likewise, what it cannot; empty unless the configuration asks for a witness
   plan_TA: np.ndarray | None = None  # what the expert planned, after a Follow
   error: str = ""  # traceback or simulator fault; the rest is then meaningless
 
@@ -99,12 +88,12 @@ class Film:
 
 
 class BatchEnv:
-  """`slots` environments in `processes` workers (0: in this process, for tests and debuggers).
+  """`slots` worlds in `processes` workers (0: in this process, for tests and debuggers).
 
   The workers start at the first command: an evaluation that finds everything done needs none.
   """
 
-  def __init__(self, config: EnvConfig, *, slots: int, processes: int):
+  def __init__(self, config: WorldConfig, *, slots: int, processes: int):
     if slots < 1 or processes < 0:
       raise errors.Pi0RagError(f"slots must be at least 1 and processes at least 0, got {slots} and {processes}")
     self.config = config
@@ -120,8 +109,11 @@ class BatchEnv:
     self.close()
 
   def close(self) -> None:
+    """Ends the workers."""
     for worker in self._workers:
       worker.close()
+    if self._inline is not None:
+      self._inline.close()
 
   def run(self, commands: dict[int, Any]) -> dict[int, Any]:
     """Returns each slot's answer to its command: a Moment, or an array for Plan and Film.
@@ -146,49 +138,107 @@ class BatchEnv:
 
 
 class _Worker:
-  """One process that holds every n-th environment.
+  """One process that holds every n-th world; one that died or hangs is replaced."""
+
+  def __init__(self, config: WorldConfig):
+    self._config = config
+    self._link: _Link | None = None
+
+  def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
+    """Returns a function that waits for the answers to these commands, which come after all earlier ones."""
+    if self._link is None or self._link.lost:
+      self._link = _Link(self._config)
+    return self._link.submit(commands)
+
+  def close(self) -> None:
+    """Ends the process after what it was asked to do, by force where that takes too long."""
+    if self._link is not None:
+      self._link.close()
+
+
+class _Link:
+  """A process, until it is lost.
 
   A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still.
   """
 
-  def __init__(self, config: EnvConfig):
+  def __init__(self, config: WorldConfig):
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, config), daemon=True)
+    # Not a daemon: a world may have a process of its own.
+    self._process = context.Process(target=_serve, args=(theirs, config))
     self._process.start()
+    _LIVING.add(self)
     theirs.close()
     self._reader = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulation")
+    self._timeout_s = config.timeout_s
+    self._why = ""
+
+  @property
+  def lost(self) -> bool:
+    """Whether nothing more will be answered."""
+    return bool(self._why)
 
   def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
-    """Returns a function that waits for the answers to these commands, which come after all earlier ones."""
+    """See `_Worker.submit`."""
     # Where the process is gone, its reader says so.
     with contextlib.suppress(OSError):
       self._pipe.send(commands)
-    return functools.partial(self._answers, self._reader.submit(self._pipe.recv))
+    return functools.partial(self._answers, tuple(commands), self._reader.submit(self._receive))
 
-  def _answers(self, received: concurrent.futures.Future) -> dict[int, Any]:
+  def _receive(self) -> dict[int, Any]:
+    """Returns the next answers. Errors: EOFError where there will be none."""
+    if self._why:
+      raise EOFError
+    if not self._pipe.poll(self._timeout_s):
+      self._give_up(f"a simulation process gave no answer within {self._timeout_s:g} s and was ended")
+      raise EOFError
+    try:
+      return self._pipe.recv()
+    except (EOFError, OSError):
+      self._process.join(timeout=_CLOSING_S)
+      self._give_up(f"a simulation process ended by itself (exit code {self._process.exitcode}); out of memory?")
+      raise EOFError from None
+
+  def _answers(self, slots: Sequence[int], received: concurrent.futures.Future) -> dict[int, Any]:
     try:
       return received.result()
-    except (EOFError, OSError) as e:
-      self._process.join(timeout=5)
-      raise errors.Pi0RagError(
-          f"a simulation process ended by itself (exit code {self._process.exitcode}); out of memory?") from e
+    except EOFError:
+      return {slot: _crashed(self._why) for slot in slots}
+
+  def _give_up(self, why: str) -> None:
+    self._why = why
+    self._process.kill()
+    self._process.join(timeout=_CLOSING_S)
+    _LIVING.discard(self)
 
   def close(self) -> None:
-    """Ends the process after what it was asked to do, by force where that takes too long."""
+    """See `_Worker.close`."""
     with contextlib.suppress(OSError):
       self._pipe.send(None)
-    self._process.join(timeout=5)
+    self._process.join(timeout=_CLOSING_S)
     if self._process.is_alive():
       self._process.terminate()
+      self._process.join(timeout=_CLOSING_S)
+    if self._process.is_alive():
+      self._process.kill()
     self._reader.shutdown()
     self._pipe.close()
+    _LIVING.discard(self)
 
 
-def _serve(pipe, config: EnvConfig) -> None:
+_LIVING: set[_Link] = set()
+
+
+@atexit.register
+def _end_processes() -> None:
+  """Ends what nobody closed: a process that is no daemon would be waited for."""
+  for link in list(_LIVING):
+    link.close()
+
+
+def _serve(pipe, config: WorldConfig) -> None:
   """Answers commands until there are None or the other end hangs up. Ctrl-C is the parent's business."""
-  import signal
-
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[name] = "1"
@@ -197,102 +247,99 @@ def _serve(pipe, config: EnvConfig) -> None:
     try:
       commands = pipe.recv()
     except (EOFError, ConnectionResetError):  # the latter where the other end was killed
-      return
+      commands = None
     if commands is None:
+      slots.close()
       return
-    pipe.send({slot: slots.answer(slot, command) for slot, command in commands.items()})
+    answers = {slot: slots.answer(slot, command) for slot, command in commands.items()}
+    with contextlib.suppress(BrokenPipeError):
+      pipe.send(answers)
 
 
 class _Slots:
-  """The environments of one process, made at their first use."""
+  """The worlds of one process, made at their first use."""
 
-  def __init__(self, config: EnvConfig):
+  def __init__(self, config: WorldConfig):
     self._config = config
-    self._envs: dict[int, Any] = {}
+    self._worlds: dict[int, Any] = {}
+    self._begun: set[int] = set()  # slots that have an episode
+    self._rewinds = REWINDS in registry.family(config.world, config.options).abilities
 
   def answer(self, slot: int, command):
     try:
-      return self._handle(self._env(slot), command)
+      return self._handle(slot, self._world(slot), command)
     # Whatever goes wrong inside an episode belongs to its record, as `crashed` with the traceback.
     except Exception:
-      return Moment({}, None, False, True, 0, [], [], error=traceback.format_exc())
+      # What is left of a world after that is not to be trusted.
+      if not isinstance(command, Plan):
+        self._drop(slot)
+      return _crashed(traceback.format_exc())
 
-  def _env(self, slot: int):
-    if slot not in self._envs:
-      from pi0rag_jax.sim.env import PandaEnv
+  def close(self) -> None:
+    for slot in list(self._worlds):
+      self._drop(slot)
 
-      c = self._config
-      self._envs[slot] = PandaEnv(c.task, c.condition, renderer=c.renderer, image_size=c.image_size)
-    return self._envs[slot]
+  def _drop(self, slot: int) -> None:
+    self._begun.discard(slot)
+    world = self._worlds.pop(slot, None)
+    if world is not None:
+      with contextlib.suppress(Exception):
+        world.close()
 
-  def _handle(self, env, command):
+  def _world(self, slot: int):
+    if slot not in self._worlds:
+      self._worlds[slot] = registry.make_world(self._config)
+    return self._worlds[slot]
+
+  def _handle(self, slot: int, world, command):
     match command:
       case Start(seed):
-        env.reset(seed=seed)
-        return _moment(env)
+        self._begun.add(slot)
+        world.begin(seed)
+        return self._moment(world, _NOTHING_YET)
       case Rewind(snapshot):
-        env.restore(snapshot)
-        env.ticks = 0
-        return _moment(env)
+        self._begun.add(slot)
+        world.restore(snapshot, fresh_clock=True)
+        return self._moment(world, _NOTHING_YET)
       case Advance(actions_NA):
-        return _advance(env, actions_NA, self._config)
+        return self._moment(world, world.advance(actions_NA))
       case Follow(count):
-        plan_TA = get_expert(env.task.name).plan(env, self._config.horizon)
-        return dataclasses.replace(_advance(env, plan_TA[:count], self._config), plan_TA=plan_TA)
+        plan_TA = world.plan(self._config.horizon)
+        return dataclasses.replace(self._moment(world, world.advance(plan_TA[:count])), plan_TA=plan_TA)
       case Plan(snapshots):
-        return _plans(env, snapshots, self._config.horizon)
+        return self._plans(slot, world, snapshots)
       case Film():
-        return _film(self._config, command)
+        return _film(world, command)
     raise errors.Pi0RagError(f"unknown command {type(command).__name__}")
 
+  def _moment(self, world, progress: Progress) -> Moment:
+    """Looks at the world once, at the end of what it did."""
+    over = progress.done or bool(progress.error)
+    return Moment({} if over else world.observe(), world.snapshot() if self._rewinds else None, progress.success, over,
+                  progress.ticks, progress.sensors, progress.truths, error=progress.error)
 
-def _advance(env, actions_NA, config: EnvConfig) -> Moment:
-  """Executes actions without rendering and looks at the world once, at the end."""
-  witness = Witness(env.physics) if config.witness else None
-  info, sensors, truths, done = {}, [], [], False
-  for action_A in actions_NA:
-    _, terminated, truncated, info = env.advance(action_A[None])
-    sensors.append(info["failure_signals"])
-    if witness is not None:
-      truths.append(witness.look())
-    done = terminated or truncated
-    if done:
-      break
-  return dataclasses.replace(_moment(env, info, done=done), sensors=sensors, truths=truths)
-
-
-def _moment(env, info: Mapping[str, Any] = MappingProxyType({}), *, done: bool = False) -> Moment:
-  """Returns the world as it is; `info` is the last tick's."""
-  fault = info.get("sim_error") or ""
-  observation = {} if done else env.observe()
-  success = bool(info.get("success", False))
-  return Moment(observation, env.snapshot(), success, done, env.ticks, [], [], error=fault)
+  def _plans(self, slot: int, world, snapshots) -> np.ndarray:
+    here = world.snapshot() if slot in self._begun else None  # without an episode there is no place to return to
+    chunks = []
+    for snapshot in snapshots:
+      world.restore(snapshot)
+      chunks.append(world.plan(self._config.horizon))
+    if here is not None:
+      world.restore(here)
+    return np.stack(chunks)
 
 
-def _plans(env, snapshots, horizon: int) -> np.ndarray:
-  expert = get_expert(env.task.name)
-  here = env.snapshot() if env.has_episode else None  # a slot without an episode has no place to return to
-  chunks = []
-  for snapshot in snapshots:
-    env.restore(snapshot)
-    chunks.append(expert.plan(env, horizon))
-  if here is not None:
-    env.restore(here)
-  return np.stack(chunks)
+def _crashed(why: str) -> Moment:
+  return Moment({}, None, success=False, done=True, ticks=0, sensors=[], truths=[], error=why)
 
 
-def _film(config: EnvConfig, film: Film) -> np.ndarray:
-  from pi0rag_jax.sim.env import PandaEnv
-
-  env = PandaEnv(config.task, config.condition, renderer=config.renderer, image_size=film.size)
-  env.reset(seed=film.seed)
-  frames = [env.observe()["image"]["base_0_rgb"]]
+def _film(world, film: Film) -> np.ndarray:
+  world.begin(film.seed)
+  frames = [world.film(film.size)]
   for i, action_A in enumerate(film.actions_NA, 1):
-    _, terminated, truncated, _ = env.advance(action_A[None])
-    done = terminated or truncated
+    done = world.advance(action_A[None]).done
     if i % film.every == 0 or done:
-      frames.append(env.observe()["image"]["base_0_rgb"])
+      frames.append(world.film(film.size))
     if done:
       break
-  env.close()
   return np.stack(frames)

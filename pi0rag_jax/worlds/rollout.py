@@ -9,7 +9,9 @@ jobs that ran before keep their slots that long without running, and the others 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,14 +19,13 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Carry, Policy
 from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec
-from pi0rag_jax.robots import panda
 from pi0rag_jax.robots.registry import make_robot
-from pi0rag_jax.sim import render
-from pi0rag_jax.sim.tasks import Task
 from pi0rag_jax.steering.agent import Agent, Decision
-from pi0rag_jax.worlds.batch import ROBOT, Advance, BatchEnv, EnvConfig, Follow, Moment, Rewind, Start
+from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.batch import Advance, BatchEnv, Follow, Moment, Rewind, Start
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 from pi0rag_jax.worlds.journal import Journal
+from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
 
 # Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
 # long for its turn.
@@ -89,23 +90,27 @@ class _Group:
     return {slot: one for slot, one in self.running.items() if slot not in begun and one.trace.job.past is None}
 
 
-def env_config(spec: PolicySpec, task: str | Task, condition: str, *, witness: bool = False) -> EnvConfig:
-  """Returns the environments in which a policy can run.
+def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world: str = "panda",
+                 options: Mapping[str, Any] = MappingProxyType({}), witness: bool = False) -> WorldConfig:
+  """Returns the worlds in which a policy can run, of a family and its options; see WorldConfig.
 
-  Errors: Pi0RagError for a policy of another robot, one that was not trained on the task, and one of pictures that this
-    machine cannot make.
+  Errors: Pi0RagError for a world whose package is missing, a task or condition that it lacks, a policy of another
+    robot, one that was not trained on the task, and one of pictures that this machine cannot make.
   """
-  robot, name = make_robot(spec.data, spec.model.family).name, task if isinstance(task, str) else task.name
-  if robot != ROBOT:
-    raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', the simulated one is '{ROBOT}'")
-  if name not in spec.tasks:
-    raise Pi0RagError(f"policy '{spec.name}' was trained on {', '.join(spec.tasks) or 'no simulated task'}, not on "
-                      f"'{name}'")
-  if spec.renderer not in render.available():
+  family, robot = registry.family(world, options), make_robot(spec.data, spec.model.family).name
+  config = WorldConfig(task, condition, world, options, spec.image_size[0], spec.renderer, spec.horizon, witness)
+  if robot != family.robot:
+    raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', that of the world '{world}' is "
+                      f"'{family.robot}'")
+  registry.check(family, task, condition)
+  if config.task_name not in (spec.tasks or family.tasks):
+    raise Pi0RagError(f"policy '{spec.name}' was trained on {', '.join(spec.tasks)}, not on '{config.task_name}'")
+  if family.renderers() and spec.renderer not in family.renderers():
     raise Pi0RagError(f"policy '{spec.name}' was trained on pictures of renderer '{spec.renderer}'; on this machine "
-                      f"there are {', '.join(render.available())}")
-  image_size = panda.PX if spec.sizes is None else spec.sizes.image_size[0]
-  return EnvConfig(task, condition, spec.renderer, image_size, spec.horizon, witness)
+                      f"there are {', '.join(family.renderers())}")
+  if not options.get(registry.PYTHON):
+    family.require()
+  return config
 
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
@@ -157,7 +162,7 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
   commands = []
   for row, (one, step) in enumerate(zip(running, steps)):
     one.row = row
-    one.trace.prompt = one.moment.observation["prompt"]
+    one.trace.prompt = str(one.moment.observation.get("prompt", ""))
     seen = one.moment.observation if keep_observations else None
     one.trace.steps.append(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen))
     commands.append(Follow(count) if one.trace.job.by_expert else Advance(step.actions_TA[:count]))
@@ -235,6 +240,16 @@ def _take(running: _Running, answer) -> bool:
 
 def _not_finite(moment: Moment) -> str:
   """Returns what is wrong with an observation that no policy should see, or ''."""
-  if moment.observation and not np.isfinite(moment.observation["state"]).all():
-    return f"observation at tick {moment.ticks} has NaN or infinity in its state"
+  for name, leaf in _numbers(moment.observation):
+    if not np.isfinite(leaf).all():
+      return f"observation at tick {moment.ticks} has NaN or infinity in its {name}"
   return ""
+
+
+def _numbers(observation: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (name, array) of an observation's real numbers."""
+  for name, entry in observation.items():
+    if isinstance(entry, Mapping):
+      yield from _numbers(entry, f"{within}{name}.")
+    elif np.asarray(entry).dtype.kind == "f":
+      yield within + name, np.asarray(entry)

@@ -1,17 +1,18 @@
 """What can be stepped: one task under one condition of one family of environments.
 
-A world has what every evaluation needs. What only some can do is an ability, a protocol of its own: `Rewinds`, `Expert`,
-`Witness`, `Films`. A configuration that needs one that a world lacks is refused by name.
+A world has what every evaluation needs. What only some can do is an ability, a protocol of its own: `Rewinds`,
+`Expert`, `Films`; a `Witness` fills in the truths. A configuration that needs one that a world lacks is refused by
+name.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 NOMINAL = "nominal"  # the condition of every family in which nothing is wrong
+REWINDS, EXPERT, WITNESS, FILMS = ABILITIES = ("Rewinds", "Expert", "Witness", "Films")
 # Seeds of episodes, apart by what they are for.
 DEMONSTRATION_SEEDS = range(100_000)
 STREAM_SEEDS = range(100_000, 200_000)
@@ -25,7 +26,7 @@ class WorldConfig:
   task: Any  # a name of the family's; the Panda takes a Task too
   condition: Any = NOMINAL  # likewise
   world: str = "panda"  # a family of `registry.FAMILIES`, or the id of a gymnasium environment, such as "gym_aloha/..."
-  options: Mapping[str, Any] = MappingProxyType({})  # what this family takes beside
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what this family takes beside
   image_size: int = 64  # px, for families whose cameras are free to choose
   renderer: str = ""  # one of the family's; "" is its default
   horizon: int = 16  # ticks of an expert's plan
@@ -50,7 +51,6 @@ class Progress:
   error: str = ""  # what is wrong with the simulation, which cannot be trusted any more
 
 
-@runtime_checkable
 class World(Protocol):
   """One robot in one place. Nothing but `begin` may be called before an episode has begun."""
 
@@ -74,7 +74,6 @@ class World(Protocol):
     ...
 
 
-@runtime_checkable
 class Rewinds(Protocol):
   """A world that continues bit for bit from a snapshot, also from one of another world of the same configuration."""
 
@@ -89,7 +88,6 @@ class Rewinds(Protocol):
     ...
 
 
-@runtime_checkable
 class Expert(Protocol):
   """A world that knows how its task is done."""
 
@@ -101,7 +99,6 @@ class Expert(Protocol):
     ...
 
 
-@runtime_checkable
 class Films(Protocol):
   """A world that can be looked at by people."""
 
@@ -121,4 +118,5 @@ class Family:
   require: Callable[[], None] = lambda: None  # raises Pi0RagError that says what to install, without making a world
   time_limit: Callable[[str], int] | None = None  # ticks of a task's episode
   facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
-  renderers: tuple[str, ...] = ()  # that policies of this family may have been trained on; () is one without a choice
+  renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice
+  abilities: tuple[str, ...] = ()  # of ABILITIES

@@ -138,7 +138,7 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
     ({"conditions": ("camera_shfit",)}, "Did you mean 'camera_shift'.*nominal"),
     ({"policy": "panda_big"}, "unknown policy"),
     ({"task": "stacking"}, "policy 'tiny' was trained on pick_and_place, not on 'stacking'"),
-    ({"policy": "pi05_libero"}, "policy 'pi05_libero' is for the robot 'libero', the simulated one is 'panda'"),
+    ({"policy": "pi05_libero"}, "policy 'pi05_libero' is for the robot 'libero', that of the world 'panda' is 'panda'"),
     ({"evaluation.first_seed": 100_001}, "overlap"),
     ({"stream.steering": "algined"}, "Did you mean 'aligned'"),
 ])
@@ -150,12 +150,12 @@ def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, 
 
 @pytest.mark.parametrize(("fields", "message"), [
     ({"renderer": "film"}, "pictures of renderer 'film'; on this machine there are raycast"),
-    ({"tasks": ()}, "was trained on no simulated task, not on 'pick_and_place'"),
+    ({"tasks": ("pouring",)}, "was trained on pouring, not on 'pick_and_place'"),
 ])
 def test_a_policy_that_the_world_cannot_show_anything_is_refused(tiny_policy_dir, fields, message):
   spec = dataclasses.replace(PolicySpec.load(tiny_policy_dir), **fields)
   with pytest.raises(Pi0RagError, match=message):
-    rollout.env_config(spec, "pick_and_place", "nominal")
+    rollout.world_config(spec, "pick_and_place", "nominal")
 
 
 @pytest.mark.parametrize(("policies", "message"), [

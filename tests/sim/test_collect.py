@@ -8,6 +8,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim import collect
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import NO_MISTAKE
+from pi0rag_jax.worlds import world
 
 LOW, HIGH = np.array([-0.015] * 3 + [-0.075, 0.0]), np.array([0.015] * 3 + [0.075, 1.0])
 
@@ -86,5 +87,5 @@ def test_reserved_seeds_are_refused():
   assert collect.checked_seeds(10, 3) == range(10, 13)
   with pytest.raises(Pi0RagError, match=r"seeds 0..99999; --seed=99999 --episodes=2 leaves them"):
     collect.checked_seeds(99_999, 2)
-  assert not set(collect.DEMONSTRATION_SEEDS) & set(collect.STREAM_SEEDS)
-  assert collect.STREAM_SEEDS.stop == collect.EVALUATION_SEEDS.start
+  assert not set(world.DEMONSTRATION_SEEDS) & set(world.STREAM_SEEDS)
+  assert world.STREAM_SEEDS.stop == world.EVALUATION_SEEDS.start

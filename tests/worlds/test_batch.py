@@ -1,12 +1,17 @@
 """Many environments at once: the same answers in this process and in workers, faults kept to their slot."""
 
+import dataclasses
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.worlds.batch import Advance, BatchEnv, EnvConfig, Film, Follow, Plan, Rewind, Start
+from pi0rag_jax.worlds.batch import Advance, BatchEnv, Film, Follow, Plan, Rewind, Start
+from pi0rag_jax.worlds.world import WorldConfig
 
-CONFIG = EnvConfig("pick_and_place", "nominal", image_size=32)
+CONFIG = WorldConfig("pick_and_place", "nominal", image_size=32)
 DOWN = np.tile(np.array([0, 0, -0.01, 0, 1], np.float32), (4, 1))
 
 
@@ -52,12 +57,25 @@ def test_what_is_submitted_first_is_done_first_whenever_it_is_waited_for(process
     assert env.submit({})() == {}
 
 
-def test_a_process_that_ends_is_reported():
-  with BatchEnv(CONFIG, slots=1, processes=1) as env:
+def test_a_process_that_ends_costs_its_episodes_alone():
+  with BatchEnv(CONFIG, slots=2, processes=2) as env:
+    env.run({0: Start(5), 1: Start(6)})
+    env._workers[0]._link._process.kill()
+    answers = env.run({0: Advance(DOWN), 1: Advance(DOWN)})
+    assert "ended by itself" in answers[0].error and answers[0].done and not answers[1].error
+    again = env.run({0: Start(5)})[0]
+    assert not again.error and again.observation["prompt"]
+
+
+def test_a_process_that_hangs_is_ended():
+  with BatchEnv(dataclasses.replace(CONFIG, timeout_s=20.0), slots=1, processes=1) as env:
     env.run({0: Start(5)})
-    env._workers[0]._process.kill()
-    with pytest.raises(Pi0RagError, match="ended by itself"):
-      env.run({0: Advance(DOWN)})
+    link = env._workers[0]._link
+    link._timeout_s = 0.3
+    os.kill(link._process.pid, signal.SIGSTOP)
+    assert "no answer within 0.3 s" in env.run({0: Advance(DOWN)})[0].error
+    assert not link._process.is_alive()
+    assert not env.run({0: Start(5)})[0].error
 
 
 def test_a_fault_stays_in_its_slot():

@@ -10,10 +10,11 @@ from pi0rag_jax.policy import directory
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, EnvConfig
+from pi0rag_jax.worlds.batch import BatchEnv
 from pi0rag_jax.worlds.episode import Job
+from pi0rag_jax.worlds.world import WorldConfig
 
-CONFIG = EnvConfig(PickAndPlace(PickAndPlaceConfig(time_limit=12)), "nominal")
+CONFIG = WorldConfig(PickAndPlace(PickAndPlaceConfig(time_limit=12)), "nominal")
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pi0rag_jax.curation.rollouts import RolloutConfig
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import directory, keys
 from pi0rag_jax.policy.spec import ROBOT_FILE, TOKENIZER_NAME, PolicySpec
-from pi0rag_jax.sim.collect import STREAM_SEEDS
 from pi0rag_jax.typing import Config
+from pi0rag_jax.worlds.world import STREAM_SEEDS
 from train import export, loop, metrics
 from train.checkpoint import CheckpointStore
 from train.named import named_config

@@ -1,0 +1,57 @@
+"""The worlds that a configuration may name, and how one is made."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.worlds.world import Family, World, WorldConfig
+
+# Modules with a FAMILY; each imports its simulation only when a world is made.
+FAMILIES = {"panda": "pi0rag_jax.sim.world"}
+GYM = "pi0rag_jax.worlds.gym_world"  # has `family(id, options)`: any environment that gymnasium knows
+PYTHON = "python"  # the option that names another interpreter, in which the world runs behind a bridge
+
+
+def family(world: str, options: Mapping[str, Any] | None = None) -> Family:
+  """Returns the family that a configuration names.
+
+  Args:
+    world: a name of FAMILIES, or the id of a gymnasium environment.
+    options: of the world.
+  Raises:
+    Pi0RagError: neither.
+  """
+  if world in FAMILIES:
+    return importlib.import_module(FAMILIES[world]).FAMILY
+  if "/" in world or ":" in world or (options or {}).get("robot"):
+    return importlib.import_module(GYM).family(world, options or {})
+  raise unknown_name("world", world, FAMILIES)
+
+
+def make_world(config: WorldConfig) -> World:
+  """Returns the world of a configuration: here, or behind a bridge where it asks for another interpreter."""
+  if python := config.options.get(PYTHON):
+    from pi0rag_jax.worlds.bridge import BridgedWorld
+
+    return BridgedWorld(config, python)
+  return family(config.world, config.options).make(config)
+
+
+def read(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+  """Returns (name, options) of what a configuration says of its world: a name, or a dictionary with its `id`."""
+  if isinstance(value, str):
+    return value, {}
+  options = dict(value)
+  if not isinstance(options.get("id"), str):
+    raise Pi0RagError(f"a world is {dict(value)!r}; allowed: a name ({', '.join(FAMILIES)}), or a dictionary such as "
+                      "{'id': 'gym_aloha/AlohaTransferCube-v0', 'robot': 'aloha'}")
+  return options.pop("id"), options
+
+
+def check(found: Family, task: Any, condition: Any) -> None:
+  """Raises Pi0RagError for a task or condition, if given by name, that a family lacks."""
+  if isinstance(task, str) and task not in found.tasks:
+    raise unknown_name("task", task, found.tasks)
+  if isinstance(condition, str) and condition not in found.conditions:
+    raise unknown_name("condition", condition, found.conditions)
