@@ -4,7 +4,6 @@ import atexit
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -23,7 +22,7 @@ class Shift:
   """What differs from the world of the demonstrations. It applies when a world is made, to a model of its own."""
 
   description: str
-  cameras: Mapping[str, CameraShift] = MappingProxyType({})
+  cameras: Mapping[str, CameraShift] = dataclasses.field(default_factory=dict)
   friction: float = 1.0  # factor on the friction of the robot and of things that move
   mass: float = 1.0  # factor on the mass of things that move
   table_m: float = 0.0  # by which the table is higher, with what stands on it
