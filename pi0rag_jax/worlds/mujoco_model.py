@@ -15,6 +15,9 @@ from pi0rag_jax.sim.conditions import MAX_DELAY_TICKS, CameraShift
 import mujoco  # isort: skip
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# MuJoCo begins again from the start where one of these is not finite, or huge.
+_BROKEN = {"positions": mujoco.mjtWarning.mjWARN_BADQPOS, "velocities": mujoco.mjtWarning.mjWARN_BADQVEL,
+           "accelerations": mujoco.mjtWarning.mjWARN_BADQACC}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,13 @@ def set_state(model: mujoco.MjModel, data: mujoco.MjData, state_N: np.ndarray) -
   mujoco.mj_forward(model, data)
   # `mj_forward` replaces the start of the solver's next iteration, which is part of the state.
   mujoco.mj_setState(model, data, state_N, _STATE)
+  data.warning.number[:] = 0
+
+
+def fault(data: mujoco.MjData) -> str:
+  """Returns why the simulation cannot be trusted any more, or nothing."""
+  broken = [name for name, warning in _BROKEN.items() if data.warning[warning].number]
+  return f"the simulation became unstable: {', '.join(broken)} grew beyond bounds" if broken else ""
 
 
 class Delay:
