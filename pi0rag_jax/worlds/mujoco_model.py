@@ -4,7 +4,6 @@ import atexit
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +15,9 @@ from pi0rag_jax.sim.conditions import MAX_DELAY_TICKS, CameraShift
 import mujoco  # isort: skip
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# MuJoCo begins again from the start where one of these is not finite, or huge.
+_BROKEN = {"positions": mujoco.mjtWarning.mjWARN_BADQPOS, "velocities": mujoco.mjtWarning.mjWARN_BADQVEL,
+           "accelerations": mujoco.mjtWarning.mjWARN_BADQACC}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Shift:
   """What differs from the world of the demonstrations. It applies when a world is made, to a model of its own."""
 
   description: str
-  cameras: Mapping[str, CameraShift] = MappingProxyType({})
+  cameras: Mapping[str, CameraShift] = dataclasses.field(default_factory=dict)
   friction: float = 1.0  # factor on the friction of the robot and of things that move
   mass: float = 1.0  # factor on the mass of things that move
   table_m: float = 0.0  # by which the table is higher, with what stands on it
@@ -87,6 +89,13 @@ def set_state(model: mujoco.MjModel, data: mujoco.MjData, state_N: np.ndarray) -
   mujoco.mj_forward(model, data)
   # `mj_forward` replaces the start of the solver's next iteration, which is part of the state.
   mujoco.mj_setState(model, data, state_N, _STATE)
+  data.warning.number[:] = 0
+
+
+def fault(data: mujoco.MjData) -> str:
+  """Returns why the simulation cannot be trusted any more, or nothing."""
+  broken = [name for name, warning in _BROKEN.items() if data.warning[warning].number]
+  return f"the simulation became unstable: {', '.join(broken)} grew beyond bounds" if broken else ""
 
 
 class Delay:
