@@ -21,10 +21,11 @@ from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.robots import libero as robot
 from pi0rag_jax.sim.conditions import CameraShift
 from pi0rag_jax.worlds import libero_tasks
+from pi0rag_jax.worlds.libero_expert import LiberoExpert
 from pi0rag_jax.worlds.libero_scene import REST, Scene, language, require_package, scene_files
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EVALUATION_SEEDS, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
 
 PICTURE_PX = 256
 STARTS = ("by_seed", "listed", "sampled")
@@ -95,6 +96,7 @@ class LiberoWorld(MujocoWorld):
     self.prompt = language(scene) if variant in _RETOLD else libero_tasks.bare(name).replace("_", " ")
     self.scene = Scene(Path(scene), Path(starts))
     self._shift.apply(self.model, robot=(self.scene.arm.robot_model.root_body,), table=())
+    self._expert = LiberoExpert(self.scene)
 
   @property
   def model(self) -> mujoco.MjModel:
@@ -125,6 +127,9 @@ class LiberoWorld(MujocoWorld):
   def _tick(self, action_A: np.ndarray) -> bool:
     return self.scene.tick(action_A)
 
+  def _act(self) -> np.ndarray:
+    return self._expert.act()
+
   def _notes(self) -> dict[str, Any]:
     return self.scene.notes()
 
@@ -146,4 +151,4 @@ def require() -> None:
 FAMILY = Family(
   robot="libero", tasks=libero_tasks.TASKS, conditions=CONDITIONS, make=LiberoWorld, require=require,
   time_limit=lambda task: libero_tasks.TIME_LIMITS[libero_tasks.find(task)[0]], renderers=lambda: RENDERERS,
-  abilities=(REWINDS, FILMS))
+  abilities=(REWINDS, EXPERT, FILMS))

@@ -222,8 +222,8 @@ def _mend_mujoco() -> None:
 
 @contextlib.contextmanager
 def _generator_of_numpy(state: dict) -> Iterator[list[dict]]:
-  """Puts numpy's global generator into a state and back; what it yields has the state at the end."""
-  before, after = np.random.get_state(legacy=False), list[dict]()  # noqa: NPY002: the package draws from there
+  """Puts numpy's global generator, from which the package draws, into a state and back; yields the state at the end."""
+  before, after = np.random.get_state(legacy=False), list[dict]()  # noqa: NPY002
   np.random.set_state(state)  # noqa: NPY002
   try:
     yield after
