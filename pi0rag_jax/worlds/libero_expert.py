@@ -65,7 +65,7 @@ class LiberoExpert:
     held = sight.between_fingers(sight.geoms(thing))
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
       return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
-    if held and sight.closing > 0.3:
+    if held and sight.closing > 0.6:
       return self._carry(thing, target, off_2, above_m, low_3[2])
     return self._pick(thing, points_N3, held)
 
@@ -75,7 +75,7 @@ class LiberoExpert:
     off_3 = grasp.place_m - hand
     aside_m, turn = float(np.linalg.norm(off_3[:2])), self._turn(_down(grasp.axis_2))
     askew = float(np.linalg.norm(turn))
-    if sight.closing > 0.3 and not held:  # closed on nothing
+    if not held and (sight.spreading > 0.01 or (sight.closing > 0.99 and sight.spreading > -0.01)):  # closed on nothing
       return self._move(hand + (0.0, 0.0, 0.06), grip=OPEN)
     closing = sight.closing > -0.9
     if (held and closing) or (np.linalg.norm(off_3) < (0.02 if closing else 0.008) and askew < (0.3 if closing else 0.12)):
@@ -105,32 +105,19 @@ class LiberoExpert:
 
   def _grasp(self, thing: str, points_N3: np.ndarray) -> Grasp:
     """Returns the best grasp of a thing from above, as it lies now and from where the hand is."""
-    low_3, high_3 = points_N3.min(0), points_N3.max(0)
-    middle_3, now_2 = (low_3 + high_3) / 2, self._flat_axis()
-    angles = np.arange(36) * np.pi / 36
-    axes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    widths = np.ptp(points_N3[:, :2] @ axes.T, axis=0)
-    if any(word in thing for word in _HOLLOW) or widths.min() > _WIDEST_M:
-      return min(self._at_rim(points_N3, middle_3, high_3[2]), key=lambda grasp: self._cost(thing, grasp, now_2))
-    height_m = max(high_3[2] - _DEEP_M, low_3[2] + 0.004)
-    place_m = np.array([*middle_3[:2], height_m])
-    fits = [Grasp(place_m, axis_2) for axis_2, width_m in zip(axes, widths) if width_m < max(_WIDEST_M, widths.min() + 1e-6)]
-    cost = {id(grasp): width_m for grasp, width_m in zip(fits, widths[widths < max(_WIDEST_M, widths.min() + 1e-6)])}
-    return min(fits, key=lambda grasp: cost[id(grasp)] + self._cost(thing, grasp, now_2))
-
-  def _at_rim(self, points_N3: np.ndarray, middle_3: np.ndarray, top_m: float) -> list[Grasp]:
-    upper_N2 = points_N3[points_N3[:, 2] > top_m - 0.35 * (top_m - points_N3[:, 2].min()), :2] - middle_3[:2]
-    grasps = []
-    for angle in np.arange(16) * np.pi / 8:
-      axis_2 = np.array([np.cos(angle), np.sin(angle)])
-      grasps.append(Grasp(np.array([*(middle_3[:2] + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)), top_m - 0.018]), axis_2))
-    return grasps
-
-  def _cost(self, thing: str, grasp: Grasp, now_2: np.ndarray) -> float:
-    """Returns what speaks against a grasp: things in the way, turning, distance."""
-    turning = np.arccos(min(abs(float(grasp.axis_2 @ now_2)), 1.0))
-    return (0.01 * self._sight.blocked(grasp.place_m, grasp.axis_2, thing) + 0.01 * turning
-            + 0.1 * float(np.linalg.norm(grasp.place_m[:2] - self._sight.hand[:2])))
+    now_2, hand_2 = self._flat_axis(), self._sight.hand[:2]
+    costs = [(cost + 0.01 * np.arccos(min(abs(float(grasp.axis_2 @ now_2)), 1.0))
+              + 0.1 * float(np.linalg.norm(grasp.place_m[:2] - hand_2)), grasp)
+             for cost, grasp in _grasps(points_N3, hollow=any(word in thing for word in _HOLLOW))]
+    costs.sort(key=lambda pair: pair[0])
+    best, least = costs[0][1], np.inf
+    for cost, grasp in costs:
+      if cost >= least:
+        break
+      cost += 0.01 * self._sight.blocked(grasp.place_m, grasp.axis_2, thing)
+      if cost < least:
+        best, least = grasp, cost
+    return best
 
   def _target(self, where: str) -> Target:
     """Returns where a thing has to be let go for a goal."""
@@ -165,6 +152,28 @@ class LiberoExpert:
       action_A[3:6] = np.clip(turn / _RAD_PER_TICK, -_TURN, _TURN)
     action_A[6] = grip
     return action_A
+
+
+def _grasps(points_N3: np.ndarray, *, hollow: bool) -> list[tuple[float, Grasp]]:
+  """Returns (cost, grasp) of all ways to hold a thing from above: across it, or at its rim where it is hollow or wide."""
+  low_3, high_3 = points_N3.min(0), points_N3.max(0)
+  middle_2, top_m = ((low_3 + high_3) / 2)[:2], high_3[2]
+  angles = np.arange(24) * np.pi / 24
+  axes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+  widths = np.ptp(points_N3[:, :2] @ axes.T, axis=0)
+  if hollow or widths.min() > _WIDEST_M:
+    upper_N2 = points_N3[points_N3[:, 2] > top_m - 0.35 * (top_m - low_3[2]), :2] - middle_2
+    return [(0.0, Grasp(np.array([*(middle_2 + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)), top_m - 0.018]), axis_2))
+            for axis_2 in (*axes[::2], *-axes[::2])]
+  grasps = []
+  for axis_2, width_m in zip(axes, widths):
+    along_2 = np.array([-axis_2[1], axis_2[0]])
+    length_m = float(np.ptp(points_N3[:, :2] @ along_2))
+    for aside in (0.0, -0.15, 0.15, -0.3, 0.3) if width_m < _WIDEST_M else ():
+      for height_m, cost in ((max(top_m - _DEEP_M, low_3[2] + 0.004), 0.0), (top_m - 0.008, 0.03)):
+        place_m = np.array([*(middle_2 + aside * length_m * along_2), height_m])
+        grasps.append((float(width_m) + cost + 0.05 * abs(aside), Grasp(place_m, axis_2)))
+  return grasps
 
 
 def _down(axis_2: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ _CORNERS = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
 _RING = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.pi / 8)], axis=-1)
 # Of the open hand above a grasp: points of both fingers and the palm, along the fingers' axis, across, up, in m.
 _HAND_N3 = np.array([*itertools.product((-0.066, -0.055, -0.045, 0.045, 0.055, 0.066), (-0.012, 0.0, 0.012),
-                                        (-0.008, 0.01, 0.03, 0.05)),
-                     *itertools.product(np.linspace(-0.1, 0.1, 7), (-0.035, 0.0, 0.035), (0.06, 0.09, 0.12))])
+                                        (-0.008, 0.01, 0.03)),
+                     *itertools.product(np.linspace(-0.105, 0.105, 11), np.linspace(-0.034, 0.034, 5), (0.04, 0.07, 0.1))])
 _CORRIDOR_M = 0.06  # half the width in which the hand passes over things
 
 
@@ -42,6 +42,12 @@ class Sight:
   def closing(self) -> float:
     """What the gripper is told: from -1, open, to 1, closed; it takes eight ticks from one to the other."""
     return float(self._scene.arm.gripper.current_action[-1])
+
+  @property
+  def spreading(self) -> float:
+    """How fast the fingers open, in m/s."""
+    first, second = self.data.qvel[self._scene.arm._ref_gripper_joint_vel_indexes]
+    return float(first - second)
 
   @functools.cache  # noqa: B019: a scene's sight lives as long as it
   def geoms(self, name: str) -> tuple[int, ...]:
@@ -88,14 +94,18 @@ class Sight:
     """
     across_2 = np.array([-axis_2[1], axis_2[0]])
     hand_N3 = place_m + np.c_[_HAND_N3[:, :1] * axis_2 + _HAND_N3[:, 1:2] * across_2, _HAND_N3[:, 2]]
+    low_G3, high_G3 = self._bounds(without)
+    near_G = ((hand_N3.min(0) < high_G3) & (hand_N3.max(0) > low_G3)).all(-1)
     inside_N = np.zeros(len(hand_N3), bool)
-    for geom in self._others(without):
+    for geom in np.asarray(self._others(without))[near_G]:
       local_N3 = (hand_N3 - self.data.geom_xpos[geom]) @ self.data.geom_xmat[geom].reshape(3, 3)
       box = self.model.geom_aabb[geom]
       inside_N |= (np.abs(local_N3 - box[:3]) < box[3:]).all(-1)
     return int(inside_N.sum())
 
+  @functools.cache  # noqa: B019
   def _others(self, without: str) -> list[int]:
+    """Returns the solid geoms of all things but one."""
     return [geom for name in self._names if name != without for geom in self.geoms(name)]
 
   def _bounds(self, without: str) -> tuple[np.ndarray, np.ndarray]:
