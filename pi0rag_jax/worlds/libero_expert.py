@@ -62,7 +62,7 @@ class LiberoExpert:
     sight, points_N3 = self._sight, self._sight.points(thing)
     low_3, high_3 = points_N3.min(0), points_N3.max(0)
     off_2, above_m = target.middle_m - (low_3 + high_3)[:2] / 2, low_3[2] - target.floor_m
-    held = sight.between_fingers(sight.geoms(thing))
+    held = sight.held(thing)
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
       return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
     if held and sight.closing > 0.6:
@@ -75,10 +75,11 @@ class LiberoExpert:
     off_3 = grasp.place_m - hand
     aside_m, turn = float(np.linalg.norm(off_3[:2])), self._turn(_down(grasp.axis_2))
     askew = float(np.linalg.norm(turn))
-    if not held and (sight.spreading > 0.01 or (sight.closing > 0.99 and sight.spreading > -0.01)):  # closed on nothing
+    if not held and sight.closed_on_nothing:
       return self._move(hand + (0.0, 0.0, 0.06), grip=OPEN)
-    closing = sight.closing > -0.9
-    if (held and closing) or (np.linalg.norm(off_3) < (0.02 if closing else 0.008) and askew < (0.3 if closing else 0.12)):
+    # Close where the hand has arrived, or gets no nearer, as at the end of the arm's reach; then do not waver.
+    near_m, straight = (0.02, 0.3) if sight.closing > -0.9 else (0.016, 0.25) if sight.hand_speed < 0.01 else (0.008, 0.12)
+    if (held and sight.closing > -0.9) or (np.linalg.norm(off_3) < near_m and askew < straight):
       return self._move(grasp.place_m if not held else hand, turn, grip=CLOSE)
     safe_m = max(sight.height_over(hand, grasp.place_m, thing), points_N3[:, 2].max()) + _CLEAR_M
     if aside_m > 0.04:

@@ -14,6 +14,8 @@ _RING = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.p
 _HAND_N3 = np.array([*itertools.product((-0.066, -0.055, -0.045, 0.045, 0.055, 0.066), (-0.012, 0.0, 0.012),
                                         (-0.008, 0.01, 0.03)),
                      *itertools.product(np.linspace(-0.105, 0.105, 11), np.linspace(-0.034, 0.034, 5), (0.04, 0.07, 0.1))])
+_NOTHING_M = 0.0015  # between the fingers
+_MARGIN_M = 0.007  # around things that the open hand may not touch; drawers have thin walls
 _CORRIDOR_M = 0.06  # half the width in which the hand passes over things
 
 
@@ -39,6 +41,13 @@ class Sight:
     return self.data.site_xmat[self._scene.arm.eef_site_id].reshape(3, 3).copy()
 
   @property
+  def hand_speed(self) -> float:
+    """How fast the hand moves, in m/s."""
+    velocity_6 = np.empty(6)
+    mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_SITE, self._scene.arm.eef_site_id, velocity_6, 0)
+    return float(np.linalg.norm(velocity_6[3:]))
+
+  @property
   def closing(self) -> float:
     """What the gripper is told: from -1, open, to 1, closed; it takes eight ticks from one to the other."""
     return float(self._scene.arm.gripper.current_action[-1])
@@ -47,6 +56,12 @@ class Sight:
   def spreading(self) -> float:
     """How fast the fingers open, in m/s."""
     first, second = self.data.qvel[self._scene.arm._ref_gripper_joint_vel_indexes]
+    return float(first - second)
+
+  @property
+  def gap(self) -> float:
+    """How far apart the fingers are."""
+    first, second = self.data.qpos[self._scene.arm._ref_gripper_joint_pos_indexes]
     return float(first - second)
 
   @functools.cache  # noqa: B019: a scene's sight lives as long as it
@@ -71,9 +86,16 @@ class Sight:
     return bool(((np.isin(pairs[:, 0], list(one)) & np.isin(pairs[:, 1], list(other)))
                  | (np.isin(pairs[:, 1], list(one)) & np.isin(pairs[:, 0], list(other)))).any())
 
-  def between_fingers(self, geoms: tuple[int, ...]) -> bool:
-    """Returns whether both fingers touch geoms."""
-    return all(self.touch(finger, geoms) for finger in self._fingers)
+  def held(self, name: str) -> bool:
+    """Returns whether a thing is between the fingers: both touch it, or one does and something keeps them apart."""
+    touching = sum(self.touch(finger, self.geoms(name)) for finger in self._fingers)
+    return touching == 2 or (touching == 1 and self.closing > 0.9 and self.gap > _NOTHING_M
+                             and abs(self.spreading) < 0.01)
+
+  @property
+  def closed_on_nothing(self) -> bool:
+    """Whether the fingers meet, or open again after they have."""
+    return self.spreading > 0.01 or (self.closing > 0.99 and self.gap < _NOTHING_M)
 
   def speed(self, name: str) -> float:
     """Returns how fast a thing moves, in m/s."""
@@ -100,7 +122,7 @@ class Sight:
     for geom in np.asarray(self._others(without))[near_G]:
       local_N3 = (hand_N3 - self.data.geom_xpos[geom]) @ self.data.geom_xmat[geom].reshape(3, 3)
       box = self.model.geom_aabb[geom]
-      inside_N |= (np.abs(local_N3 - box[:3]) < box[3:]).all(-1)
+      inside_N |= (np.abs(local_N3 - box[:3]) < box[3:] + _MARGIN_M).all(-1)
     return int(inside_N.sum())
 
   @functools.cache  # noqa: B019
