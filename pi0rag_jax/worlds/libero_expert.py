@@ -94,13 +94,14 @@ class LiberoExpert:
     sight, hand = self._sight, self._sight.hand
     turn = self._turn(_down(self._flat_axis()))
     aside_m = float(np.linalg.norm(off_2))
-    if aside_m > (0.015 if above_m > 0.05 else 0.03):
+    if aside_m > (0.015 if above_m > 0.05 else 0.025):
       goal = np.array([*(hand[:2] + off_2), 0.0])
       safe_m = max(sight.height_over(hand, goal, thing), target.floor_m) + _CLEAR_M + hand[2] - low_m
       if hand[2] < safe_m - 0.03:
         goal[:2] = hand[:2]
       return self._move(np.array([*goal[:2], safe_m]), turn, grip=CLOSE)
-    if above_m < 0.012 or (target.name and above_m < 0.025 and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
+    stands = bool(target.name) and sight.touch(sight.geoms(thing), sight.geoms(target.name)) and sight.hand_speed < 0.015
+    if above_m < 0.005 or (stands and above_m < 0.03):
       return self._move(hand, turn, grip=OPEN)
     return self._move(np.array([*(hand[:2] + off_2), hand[2] - above_m + 0.004]), turn, grip=CLOSE, slow=above_m < 0.08)
 

@@ -16,6 +16,7 @@ _HAND_N3 = np.array([*itertools.product((-0.066, -0.055, -0.045, 0.045, 0.055, 0
                      *itertools.product(np.linspace(-0.105, 0.105, 11), np.linspace(-0.034, 0.034, 5), (0.04, 0.07, 0.1))])
 _NOTHING_M = 0.0015  # between the fingers
 _MARGIN_M = 0.007  # around things that the open hand may not touch; drawers have thin walls
+_STILL_M_PER_S = 0.05
 _CORRIDOR_M = 0.06  # half the width in which the hand passes over things
 
 
@@ -102,8 +103,10 @@ class Sight:
     return float(np.linalg.norm(self.data.cvel[self._scene.domain.obj_body_id[name], 3:]))
 
   def height_over(self, start_m: np.ndarray, end_m: np.ndarray, without: str) -> float:
-    """Returns the top of what lies under the way from a place to another, without one thing."""
+    """Returns the top of what lies under the way from a place to another, without one thing and what moves along."""
     low_G3, high_G3 = self._bounds(without)
+    owners_G = self.model.body_rootid[self.model.geom_bodyid[self._others(without)]]
+    high_G3[np.linalg.norm(self.data.cvel[owners_G, 3:], axis=-1) > _STILL_M_PER_S] = -np.inf
     way_W2 = start_m[:2] + np.linspace(0.0, 1.0, 12)[:, None] * (end_m - start_m)[:2]
     under = ((way_W2[:, None] > low_G3[:, :2] - _CORRIDOR_M) & (way_W2[:, None] < high_G3[:, :2] + _CORRIDOR_M)).all(-1)
     return float(high_G3[under.any(0), 2].max(initial=-np.inf))
