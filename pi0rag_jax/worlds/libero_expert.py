@@ -78,7 +78,9 @@ class LiberoExpert:
     if not held and sight.closed_on_nothing:
       return self._move(hand + (0.0, 0.0, 0.06), grip=OPEN)
     # Close where the hand has arrived, or gets no nearer, as at the end of the arm's reach; then do not waver.
-    near_m, straight = (0.02, 0.3) if sight.closing > -0.9 else (0.016, 0.25) if sight.hand_speed < 0.01 else (0.008, 0.12)
+    near_m, straight = (0.008, 0.12)
+    if sight.closing > -0.9 or sight.hand_speed < 0.01:
+      near_m, straight = (0.02, 0.3) if sight.closing > -0.9 else (0.016, 0.25)
     if (held and sight.closing > -0.9) or (np.linalg.norm(off_3) < near_m and askew < straight):
       return self._move(grasp.place_m if not held else hand, turn, grip=CLOSE)
     safe_m = max(sight.height_over(hand, grasp.place_m, thing), points_N3[:, 2].max()) + _CLEAR_M
@@ -100,8 +102,8 @@ class LiberoExpert:
       if hand[2] < safe_m - 0.03:
         goal[:2] = hand[:2]
       return self._move(np.array([*goal[:2], safe_m]), turn, grip=CLOSE)
-    stands = bool(target.name) and sight.touch(sight.geoms(thing), sight.geoms(target.name)) and sight.hand_speed < 0.015
-    if above_m < 0.005 or (stands and above_m < 0.03):
+    stands = above_m < 0.03 and sight.hand_speed < 0.015 and bool(target.name)
+    if above_m < 0.005 or (stands and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
       return self._move(hand, turn, grip=OPEN)
     return self._move(np.array([*(hand[:2] + off_2), hand[2] - above_m + 0.004]), turn, grip=CLOSE, slow=above_m < 0.08)
 
@@ -142,10 +144,12 @@ class LiberoExpert:
 
   def _turn(self, wanted_33: np.ndarray) -> np.ndarray:
     """Returns float[3], the rotation in rad from the hand's axes to wanted ones; the fingers are alike."""
+    now_33 = self._sight.hand_axes
     flipped_33 = wanted_33 * (-1.0, -1.0, 1.0)
-    return min((_rotation(axes_33 @ self._sight.hand_axes.T) for axes_33 in (wanted_33, flipped_33)), key=np.linalg.norm)
+    return min((_rotation(axes_33 @ now_33.T) for axes_33 in (wanted_33, flipped_33)), key=np.linalg.norm)
 
-  def _move(self, place_m: np.ndarray, turn: np.ndarray | None = None, *, grip: float, slow: bool = False) -> np.ndarray:
+  def _move(self, place_m: np.ndarray, turn: np.ndarray | None = None, *, grip: float,
+            slow: bool = False) -> np.ndarray:
     """Returns the action towards a place."""
     action_A = np.zeros(7, np.float32)
     most = 0.5 if slow else 1.0
@@ -157,7 +161,7 @@ class LiberoExpert:
 
 
 def _grasps(points_N3: np.ndarray, *, hollow: bool) -> list[tuple[float, Grasp]]:
-  """Returns (cost, grasp) of all ways to hold a thing from above: across it, or at its rim where it is hollow or wide."""
+  """Returns (cost, grasp) of all ways to hold a thing from above: across it, or at its rim if it is hollow or wide."""
   low_3, high_3 = points_N3.min(0), points_N3.max(0)
   middle_2, top_m = ((low_3 + high_3) / 2)[:2], high_3[2]
   angles = np.arange(24) * np.pi / 24
@@ -165,8 +169,8 @@ def _grasps(points_N3: np.ndarray, *, hollow: bool) -> list[tuple[float, Grasp]]
   widths = np.ptp(points_N3[:, :2] @ axes.T, axis=0)
   if hollow or widths.min() > _WIDEST_M:
     upper_N2 = points_N3[points_N3[:, 2] > top_m - 0.35 * (top_m - low_3[2]), :2] - middle_2
-    return [(0.0, Grasp(np.array([*(middle_2 + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)), top_m - 0.018]), axis_2))
-            for axis_2 in (*axes[::2], *-axes[::2])]
+    rims = ((axis_2, middle_2 + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)) for axis_2 in (*axes[::2], *-axes[::2]))
+    return [(0.0, Grasp(np.array([*rim_2, top_m - 0.018]), axis_2)) for axis_2, rim_2 in rims]
   grasps = []
   for axis_2, width_m in zip(axes, widths):
     along_2 = np.array([-axis_2[1], axis_2[0]])

@@ -1,4 +1,4 @@
-"""Where things of a LIBERO scene are, what they touch and what is in the way: what its expert knows of the simulator."""
+"""Where things of a LIBERO scene are, what they touch and what is in the way: what its expert knows."""
 
 import functools
 import itertools
@@ -13,7 +13,8 @@ _RING = np.stack([np.cos(np.arange(16) * np.pi / 8), np.sin(np.arange(16) * np.p
 # Of the open hand above a grasp: points of both fingers and the palm, along the fingers' axis, across, up, in m.
 _HAND_N3 = np.array([*itertools.product((-0.066, -0.055, -0.045, 0.045, 0.055, 0.066), (-0.012, 0.0, 0.012),
                                         (-0.008, 0.01, 0.03)),
-                     *itertools.product(np.linspace(-0.105, 0.105, 11), np.linspace(-0.034, 0.034, 5), (0.04, 0.07, 0.1))])
+                     *itertools.product(np.linspace(-0.105, 0.105, 11), np.linspace(-0.034, 0.034, 5),
+                                        (0.04, 0.07, 0.1))])
 _NOTHING_M = 0.0015  # between the fingers
 _MARGIN_M = 0.007  # around things that the open hand may not touch; drawers have thin walls
 _STILL_M_PER_S = 0.05
@@ -44,8 +45,8 @@ class Sight:
   @property
   def hand_speed(self) -> float:
     """How fast the hand moves, in m/s."""
-    velocity_6 = np.empty(6)
-    mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_SITE, self._scene.arm.eef_site_id, velocity_6, 0)
+    velocity_6, site = np.empty(6), self._scene.arm.eef_site_id
+    mujoco.mj_objectVelocity(self.model, self.data, mujoco.mjtObj.mjOBJ_SITE, site, velocity_6, 0)
     return float(np.linalg.norm(velocity_6[3:]))
 
   @property
@@ -65,7 +66,7 @@ class Sight:
     first, second = self.data.qpos[self._scene.arm._ref_gripper_joint_pos_indexes]
     return float(first - second)
 
-  @functools.cache  # noqa: B019: a scene's sight lives as long as it
+  @functools.cache  # noqa: B019
   def geoms(self, name: str) -> tuple[int, ...]:
     """Returns the solid geoms of a thing, with all its parts."""
     root = self.model.body_rootid[self._scene.domain.obj_body_id[name]]
