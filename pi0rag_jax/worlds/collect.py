@@ -137,22 +137,24 @@ def _leaves(observation: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
       yield name.rpartition("/")[2], np.asarray(entry)
 
 
-@functools.cache
-def _world(collection_key: str, task: str):
-  """Returns this process's world of a task, made once; of one collection at a time."""
-  collection = _COLLECTIONS[collection_key]
-  return registry.make_world(WorldConfig(task, collection.condition, collection.world, collection.options,
-                                         collection.image_size))
+_OPEN: dict[tuple[str, str], Any] = {}  # this process's world, by folder and task: one at a time, since they are large
 
 
-_COLLECTIONS: dict[str, Collection] = {}
+def _world(collection: Collection, task: str):
+  """Returns this process's world of a task."""
+  key = collection.folder, task
+  if key not in _OPEN:
+    while _OPEN:
+      _OPEN.popitem()[1].close()
+    _OPEN[key] = registry.make_world(WorldConfig(task, collection.condition, collection.world, collection.options,
+                                                 collection.image_size))
+  return _OPEN[key]
 
 
 def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int, bool]:
   """Returns (task, seed, frames, success) after writing an episode's part."""
   task, seed = job
-  _COLLECTIONS[collection.folder] = collection
-  episode = record_episode(_world(collection.folder, task), seed, collection, collection.time_limits[task])
+  episode = record_episode(_world(collection, task), seed, collection, collection.time_limits[task])
   values = {f"image.{name}": pictures for name, pictures in episode.images.items()}
   path = _part(pathlib.Path(collection.folder), task, seed)
   files.write(path, lambda file: np.savez_compressed(
