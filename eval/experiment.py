@@ -43,7 +43,7 @@ def validate(config: Config) -> None:
   steps = plan.steps(config)
   places = {step.place for step in steps if isinstance(step, Evaluate)}
   rules.preset(config.stream.steering)
-  spec, _ = directory.describe(config.policy)
+  spec, _ = directory.describe(config.policy, config.checkpoint or None)
   for place in places:
     online_config(config, place.task)
     world_config(config, spec, place)
@@ -116,7 +116,9 @@ class _Runner:
 
   def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
     self._config, self._out, self._progress = config, out, progress
-    self.policy = directory.load(config.policy, key_name=config.memory.key_name)
+    self.policy = directory.load(
+      config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
+      execute_steps=config.execute_steps or None)
     _check_methods(config, self.policy)
     self.log = RecordLog(out / "records.jsonl")
     self._envs = contextlib.ExitStack()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -164,6 +165,40 @@ def test_a_policy_that_the_world_cannot_show_anything_is_refused(tiny_policy_dir
 def test_a_memory_steers_from_where_it_learned(tiny_policy_dir, tmp_path, policies, message):
   with pytest.raises(Pi0RagError, match=message):
     sweep.sweep(config_of(tiny_policy_dir, **{"evaluation.policies": (policies,)}), tmp_path / "out")
+
+
+@pytest.fixture
+def gym_config(tiny_policy_dir, tmp_path, monkeypatch):
+  """A sweep of the tiny policy in an environment of gymnasium."""
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "worlds"))
+  shutil.copytree(tiny_policy_dir, tmp_path / "policy")
+  dataclasses.replace(PolicySpec.load(tiny_policy_dir), tasks=()).save(tmp_path / "policy")
+  config = config_of(tmp_path / "policy", **{
+    "task": "", "conditions": ("nominal",), "execute_steps": 2, "evaluation.policies": (
+      {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"})})
+  with config.unlocked():
+    config.world = {"id": "tiny_gym/TwoCameras-v0", "robot": "panda"}
+  return config
+
+
+def test_any_environment_of_gymnasium_can_be_swept(gym_config, tmp_path):
+  summary = sweep.sweep(gym_config, tmp_path / "out")
+  assert {cell["policy"] for cell in summary["cells"]} == {"base", "base_z0"}
+  for cell in summary["cells"]:
+    assert cell["task"] == "TwoCameras-v0" and cell["n"] == 2 and cell["crashed"] == 0
+  records = read_records(tmp_path / "out" / "records.jsonl")
+  assert {record.decisions for record in records} == {6}  # of 12 steps, two at a time
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "is no Expert"),
+    ({"conditions": ("camera_shift",)}, "unknown condition 'camera_shift'.*nominal"),
+    ({"execute_steps": 99}, "cannot execute 99 actions of a chunk; allowed: 1 to 16"),
+])
+def test_what_an_environment_lacks_is_refused_by_name(gym_config, tmp_path, changes, message):
+  gym_config.update_from_flattened_dict(changes)
+  with pytest.raises(Pi0RagError, match=message):
+    sweep.sweep(gym_config, tmp_path / "out")
 
 
 def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_policy_dir, tmp_path):

@@ -40,4 +40,22 @@ class Reach(gymnasium.Env):
     return {"pixels": {"top": picture}, "agent_pos": np.concatenate([self._place, self._goal])}
 
 
+class TwoCameras(Reach):
+  """The same for a robot of five actions, ten numbers of state and two cameras of 64 px."""
+
+  def __init__(self, render_mode=None):
+    super().__init__(render_mode)
+    self.action_space = spaces.Box(-1.0, 1.0, (5,), np.float32)
+
+  def step(self, action):
+    return super().step(10 * action[:3])
+
+  def _seen(self):
+    seen = super()._seen()
+    picture = np.zeros((64, 64, 3), np.uint8)
+    return {"pixels": {"base_0_rgb": picture, "left_wrist_0_rgb": picture},
+            "agent_pos": np.concatenate([seen["agent_pos"], np.zeros(4)]).astype(np.float32)}
+
+
+gymnasium.register("tiny_gym/TwoCameras-v0", entry_point=TwoCameras, max_episode_steps=12)
 gymnasium.register("tiny_gym/Reach-v0", entry_point=Reach, max_episode_steps=20)
