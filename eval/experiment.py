@@ -31,6 +31,7 @@ from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 
+RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
@@ -96,7 +97,7 @@ class _Runner:
     self._config, self._out, self._progress = config, out, progress
     self.policy = directory.load(config.policy, key_name=config.memory.key_name)
     _check_methods(config, self.policy)
-    self.log = RecordLog(out / "records.jsonl")
+    self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
 

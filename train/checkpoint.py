@@ -26,6 +26,7 @@ from train.step import TrainState
 
 # The entry of a tree that becomes the `params`; others, such as an auxiliary head, only serve resuming.
 POLICY = "policy"
+CHECKPOINTS = "checkpoints"  # the folder of them in a workdir
 _TEMPORARY = ".tmp"
 _DAMAGED = ".damaged"
 _METRICS = "metrics.json"
@@ -41,7 +42,7 @@ class CheckpointStore:
 
   def __init__(self, workdir: str | Path, *, asset_id: str, keep: Collection[int] = ()):
     """Opens, or creates, `<workdir>/checkpoints` and removes what a killed save left there; `keep` are steps."""
-    self.root = Path(workdir).absolute() / "checkpoints"
+    self.root = Path(workdir).absolute() / CHECKPOINTS
     self._asset_id, self._keep = asset_id, frozenset(keep)
     if parallel.is_first():
       self.root.mkdir(parents=True, exist_ok=True)
