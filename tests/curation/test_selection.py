@@ -68,7 +68,8 @@ def test_mistakes_are_named(tmp_path):
   for text, message in (("{", "no selections .*train.curate writes them"),
                         ('{"version": 9}', "has version 9, read is 1"),
                         ('{"version": 1, "selections": [{"path": "a", "rule": "fixed", "threshold": 1, "details": {}, '
-                         '"kept": [2], "scores": [0.5, null]}]}', "keeps episode 2 of 'a', which has scores of 0 to 1")):
+                         '"kept": [2], "scores": [0.5, null]}]}', "keeps episode 2 of 'a', which has scores of 0 to 1"),
+                        ):
     broken.write_text(text)
     with pytest.raises(Pi0RagError, match=message):
       selection.read_json(broken)
