@@ -32,6 +32,7 @@ from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.world import EXPERT, FILMS, REWINDS, WorldConfig
 
+RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
@@ -120,7 +121,7 @@ class _Runner:
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
     _check_methods(config, self.policy)
-    self.log = RecordLog(out / "records.jsonl")
+    self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
 

@@ -6,7 +6,6 @@ there on is the better one. Shortly before it, the same path without the detour 
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from pi0rag_jax import cli
+from pi0rag_jax import cli, schema
 from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
 from pi0rag_jax.data.formats import open_dataset
@@ -248,11 +247,8 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
 
 def read_columns(text: str) -> dict:
   """Returns the robot's keys by column names of a flag in JSON."""
-  try:
-    found = json.loads(text)
-  except ValueError as error:
-    raise Pi0RagError(f"--columns is no JSON: {error}") from error
-  if not isinstance(found, dict) or "actions" not in found:
+  found = schema.parse(text, dict[str, Any], "--columns is no JSON object")
+  if "actions" not in found:
     raise Pi0RagError(f"--columns is {text}; allowed: a JSON object of the robot's keys, 'actions' among them, by "
                       "column names")
   return found

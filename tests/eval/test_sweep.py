@@ -202,12 +202,24 @@ def test_what_an_environment_lacks_is_refused_by_name(gym_config, tmp_path, chan
 
 
 def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_policy_dir, tmp_path):
-  shutil.copytree(finished[0], tmp_path / "sweep", ignore=shutil.ignore_patterns("memory", "config.json"))
+  shutil.copytree(finished[0], tmp_path / "sweep", ignore=shutil.ignore_patterns("memory"))
   again = sweep.sweep(config_of(tiny_policy_dir), tmp_path / "sweep")  # nothing is left to do
   assert again["streams"] == finished[1]["streams"]
-  (tmp_path / "sweep" / "config.json").unlink()
+  changed = config_of(tiny_policy_dir, **{"stream.episodes": 3})
+  (tmp_path / "sweep" / "config.json").write_text(changed.to_json_best_effort())
   with pytest.raises(Pi0RagError, match=r"2 episodes of stream 'pick_and_place/camera_shift' are logged.*is missing"):
-    sweep.sweep(config_of(tiny_policy_dir, **{"stream.episodes": 3}), tmp_path / "sweep")
+    sweep.sweep(changed, tmp_path / "sweep")
+
+
+def test_results_whose_configuration_cannot_be_read_are_left_alone(finished, tiny_policy_dir, tmp_path):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(Pi0RagError, match=r"config.json: .* of what configuration the results beside it are"):
+    sweep.sweep(config_of(tiny_policy_dir), tmp_path)
+  assert (tmp_path / "config.json").read_text() == "{"
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(Pi0RagError, match=r"has records.jsonl and no config.json"):
+    sweep.sweep(config_of(tiny_policy_dir), tmp_path)
 
 
 def test_results_of_another_configuration_are_not_mixed(finished, tiny_policy_dir):
