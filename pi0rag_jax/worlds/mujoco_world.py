@@ -101,11 +101,16 @@ class MujocoWorld:
     self._ticks, self._success = 0 if fresh_clock else snapshot["ticks"], snapshot["success"]
 
   def plan(self, horizon: int) -> np.ndarray:
-    """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone."""
+    """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone.
+
+    Where actions arrive late, the expert sees the moment in which they arrive: what is under way comes first.
+    """
     before, actions_TA = self.snapshot(), np.empty((horizon, self.dim), np.float32)
+    for waiting_A in before["waiting"]:
+      self._tick(waiting_A)
     for action_A in actions_TA:
       action_A[:] = self._act()
-      self._tick(self._delay(action_A.copy()))
+      self._tick(action_A.copy())
     self.restore(before)
     return actions_TA
 
