@@ -13,6 +13,7 @@ from pi0rag_jax.robots.robot import ActionSpace
 
 _LEAST_COST = np.float32(1e-12)
 
+
 def to_path(chunk_BTA, space: ActionSpace):
   """Returns the path of a chunk, float[..., T, A]: entries that integrate summed over time, the others as they are."""
   if not any(space.integrates):
