@@ -31,7 +31,7 @@ _LEFT_OF_M = -0.12  # further left the right hand does not reach
 _FACE_M = np.array([0.0, 0.5, 0.18])
 _APART_M, _HELD_AT_M, _LEAST_Z_M = 0.09, 0.027, 0.03
 _GAP_M, _IN_HOLE_M, _INSIDE_M, _ASIDE_M, _LIFTED_M = 0.22, 0.115, 0.09, 0.05, 0.1
-_ALIGNED_M, _GAIN, _PUSH_M = 0.004, 0.3, 0.0035
+_ALIGNED_M, _GAIN, _PUSH_M = 0.006, 0.12, 0.0035
 
 
 @dataclasses.dataclass(frozen=True)
