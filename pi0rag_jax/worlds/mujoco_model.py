@@ -123,15 +123,21 @@ class Delay:
 
 
 class Pictures:
-  """What a model's cameras see, by MuJoCo's own renderer without shadows and reflections, upright as they hang."""
+  """What a model's cameras see, by MuJoCo's own renderer, upright as they hang.
 
-  def __init__(self, model: mujoco.MjModel):
+  Args:
+    hidden: groups of geoms that are not drawn, beside those that MuJoCo hides.
+    effects: whether there are shadows, reflections and soft edges; without a GPU they take most of the time.
+  """
+
+  def __init__(self, model: mujoco.MjModel, *, hidden: Sequence[int] = (), effects: bool = False):
     require_opengl()
     self._model, self._seen = model, mujoco.MjData(model)
     self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-    model.vis.quality.offsamples = 0
-    # A context that outlives the interpreter's OpenGL modules fails noisily.
-    atexit.register(self.close)
+    self._effects, self._option = effects, mujoco.MjvOption()
+    self._option.geomgroup[list(hidden)] = 0
+    if not effects:
+      model.vis.quality.offsamples = 0
 
   def take(self, data: mujoco.MjData, cameras: Sequence[str], size: int | tuple[int, int]) -> list[np.ndarray]:
     """Returns uint8[H, W, 3] of each camera; a function of the state alone, which it leaves as it is.
@@ -147,7 +153,7 @@ class Pictures:
     renderer = self._renderer(height, width)
     pictures = []
     for camera in cameras:
-      renderer.update_scene(self._seen, camera=camera)
+      renderer.update_scene(self._seen, camera=camera, scene_option=self._option)
       pictures.append(renderer.render())
     return pictures
 
@@ -157,8 +163,11 @@ class Pictures:
       screen = self._model.vis.global_
       screen.offheight, screen.offwidth = max(screen.offheight, height), max(screen.offwidth, width)
       renderer = self._renderers[height, width] = mujoco.Renderer(self._model, height, width)
-      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+      # A context that outlives OpenGL's display, which the first one opens, fails noisily.
+      atexit.unregister(self.close)
+      atexit.register(self.close)
+      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._effects
+      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._effects
     return self._renderers[height, width]
 
   def close(self) -> None:
