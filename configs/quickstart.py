@@ -10,8 +10,12 @@ EVALUATION_SEED = 200_000
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = ConfigDict()
-  config.policy = "panda_small"  # a shipped policy, or the directory of one's own
-  config.world = "panda"  # a family of worlds, or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
+  config.policy = "panda_small"  # a shipped policy, the directory of one's own, or an openpi configuration's name
+  config.checkpoint = ""  # of an openpi configuration; '' is its release
+  config.start = ""  # where the flow starts; '' is the policy's own. A memory needs 'zero', or 'draw:SEED'
+  config.execute_steps = 0  # actions of a chunk before the next decision; 0: the policy's own
+  # A family of worlds and its options, or an environment: {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}.
+  config.world = ConfigDict({"id": "panda"})
   config.task = "pick_and_place"
   config.conditions = ("camera_shift", "wrist_camera_turn")  # of the task; 'task/condition' names another task's
 

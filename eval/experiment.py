@@ -32,6 +32,7 @@ from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.world import EXPERT, FILMS, REWINDS, WorldConfig
 
+RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
@@ -43,7 +44,7 @@ def validate(config: Config) -> None:
   steps = plan.steps(config)
   places = {step.place for step in steps if isinstance(step, Evaluate)}
   rules.preset(config.stream.steering)
-  spec, _ = directory.describe(config.policy)
+  spec, _ = directory.describe(config.policy, config.checkpoint or None)
   for place in places:
     online_config(config, place.task)
     world_config(config, spec, place)
@@ -116,9 +117,11 @@ class _Runner:
 
   def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
     self._config, self._out, self._progress = config, out, progress
-    self.policy = directory.load(config.policy, key_name=config.memory.key_name)
+    self.policy = directory.load(
+      config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
+      execute_steps=config.execute_steps or None)
     _check_methods(config, self.policy)
-    self.log = RecordLog(out / "records.jsonl")
+    self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
 

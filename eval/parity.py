@@ -8,11 +8,11 @@ when an output is over its gate, 2 when a case cannot be run.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from absl import app, flags
 
 from eval import policy_parity, train_parity
 from eval.recorded import BF16_GATE, SAMPLING_GATE, STAGE_GATE, Deviation, read_config, read_observation
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention, embedding, flow, pi0, pi0_fast, registry
 from pi0rag_jax.models.observation import Observation
@@ -55,7 +56,7 @@ def load_case(path) -> Case:
   path = pathlib.Path(path)
   if not (path / "case.json").is_file() or not (path / "io.npz").is_file():
     raise Pi0RagError(f"{path} is no recorded case: expected case.json and io.npz in it")
-  facts = json.loads((path / "case.json").read_text())
+  facts = schema.read(path / "case.json", dict[str, Any])
   name, kind = facts.get("case", path.name), facts.get("kind")
   if kind not in SUPPORTED_KINDS:
     raise Pi0RagError(f"case {name} is of kind {kind or name}; supported kinds: {', '.join(SUPPORTED_KINDS)}")

@@ -6,14 +6,15 @@ folder with `tokenizer.json` in one directory.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from eval.recorded import SAMPLING_GATE, Deviation, read_config
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.openpi.named_configs import ALOHA_DELTA, DROID_DELTA, LIBERO_DELTA, get_config
@@ -44,7 +45,7 @@ STATE_GATE = 1e-6
 def is_policy_case(path) -> bool:
   """Returns whether a directory holds recorded policies."""
   file = pathlib.Path(path) / "case.json"
-  facts = json.loads(file.read_text()) if file.is_file() else {}
+  facts = schema.read(file, dict[str, Any]) if file.is_file() else {}
   return bool(facts) and all(isinstance(entry, dict) and "data_config" in entry for entry in facts.values())
 
 
@@ -58,7 +59,7 @@ def run_case(path, tokenizers) -> Iterator[Deviation]:
   path = pathlib.Path(path).resolve()
   if tokenizers is None:
     raise Pi0RagError(f"{path} starts from text: give --tokenizers, a directory with a *.model and a FAST folder")
-  facts = json.loads((path / "case.json").read_text())
+  facts = schema.read(path / "case.json", dict[str, Any])
   with np.load(path / "io.npz") as arrays:
     io = {key: arrays[key] for key in arrays.files}
   for name, entry in facts.items():
@@ -111,7 +112,7 @@ def load_policy(siblings: pathlib.Path, entry: dict, data: DataConfig, recorded:
   case = siblings / entry["checkpoint"]
   if not (case / "case.json").is_file():
     raise Pi0RagError(f"the policies' weights are those of the case {entry['checkpoint']}: expected it at {case}")
-  facts = json.loads((case / "case.json").read_text())
+  facts = schema.read(case / "case.json", dict[str, Any])
   family = FAMILIES[facts["kind"]]
   cameras = dict.fromkeys(f"in/image/{name}" for name in entry["image_keys"])
   text = SentencePieceTokenizer(_only(tokenizers, "*.model"))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 
 PHASES = ("stream", "eval")
@@ -122,11 +122,11 @@ def read_records(path: str | os.PathLike) -> list[EpisodeRecord]:
 
 def _from_line(line: bytes, where: str) -> EpisodeRecord:
   try:
-    values = json.loads(line)
+    values = schema.parse(line, dict[str, Any], "JSON")
     if "came_from" not in values:  # of a sweep whose streams said so in their names
-      values["came_from"] = values["stream"].partition("<")[2]
-    return EpisodeRecord(**values)
-  except (ValueError, TypeError, KeyError, Pi0RagError) as error:
+      values["came_from"] = str(values.get("stream", "")).partition("<")[2]
+    return schema.convert(values, EpisodeRecord, "the record")
+  except Pi0RagError as error:
     message = f"{where} is not an episode record ({error}): mend or delete this line, its episode runs again"
     raise Pi0RagError(message) from error
 

@@ -62,17 +62,21 @@ def sweep(config: "Config", out: pathlib.Path) -> dict:
 
 def require_same_config(config: "Config", out: pathlib.Path) -> None:
   """Records the configuration of a results folder, or refuses a folder that was made with another one."""
+  from eval import experiment
+
   values = json.loads(config.to_json_best_effort())
-  path = out / CONFIG_NAME
+  path, records = out / CONFIG_NAME, out / experiment.RECORDS_NAME
   if not path.exists():
+    if records.exists() and records.stat().st_size:
+      raise Pi0RagError(f"{out} has {records.name} and no {CONFIG_NAME}, which says of what configuration they are: "
+                        "put it back, or use another --out")
     files.write_json(path, values)
     return
   try:
     before = _flat(schema.read(path, dict[str, Any]))
   except Pi0RagError as error:
-    logging.warning("%s; the results beside it are taken to be of this configuration", error)
-    files.write_json(path, values)
-    return
+    raise Pi0RagError(f"{error}: it says of what configuration the results beside it are. Put it back, or use another "
+                      "--out") from error
   now = _flat(values)
   different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
   if different:

@@ -5,9 +5,9 @@ time. Run here with the project's own step, optimizer and freeze rule.
 """
 
 import functools
-import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 from flax import traverse_util
 
 from eval.recorded import BF16_GATE, STAGE_GATE, Deviation, read_config, read_observation
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import adapters, pi0, pi0_fast, registry
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
@@ -78,7 +79,7 @@ def run_case(path) -> Iterator[Deviation]:
 
 def read_case(path: pathlib.Path) -> tuple[dict, dict[str, np.ndarray], PaliGemmaConfig]:
   """Returns (facts, inputs, configuration) of a case."""
-  facts = json.loads((path / "case.json").read_text())
+  facts = schema.read(path / "case.json", dict[str, Any])
   missing = [key for key in ("config", "history", "lr_schedule", "optimizer", "trainable") if key not in facts]
   missing += [file for file in (*PARAMS_FILES.values(), "io.npz") if not (path / file).is_file()]
   if missing:

@@ -1,9 +1,10 @@
 """Files of plain values are checked once, as they are read: against a type, before any work.
 
 A type is whatever msgspec reads: a dataclass, a `msgspec.Struct`, `dict[str, list[float]]`. JSON's numbers are finite,
-so that what was read holds no NaN.
+so that what was read holds no NaN. A dataclass takes no fields but its own.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ def read(path: str | os.PathLike, kind: type[Kind]) -> Kind:
 def parse(text: bytes | str, kind: type[Kind], where: str) -> Kind:
   """Returns the values of a JSON text; errors as of `read`."""
   try:
+    if dataclasses.is_dataclass(kind):
+      return convert(msgspec.json.decode(text), kind, where)
     return msgspec.json.decode(text, type=kind)
   except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
     raise _said(error, where) from error
@@ -34,6 +37,10 @@ def parse(text: bytes | str, kind: type[Kind], where: str) -> Kind:
 
 def convert(values: Any, kind: type[Kind], where: str) -> Kind:
   """Returns plain values as a type; errors as of `read`."""
+  if dataclasses.is_dataclass(kind) and isinstance(values, dict):
+    names = [field.name for field in dataclasses.fields(kind)]
+    if unknown := [name for name in values if name not in names]:
+      raise Pi0RagError(f"{where}: unknown field {str(unknown[0])[:40]!r}, allowed: {', '.join(names)}")
   try:
     return msgspec.convert(values, kind)
   except (msgspec.MsgspecError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """What the tests of several folders need: a tiny policy with random parameters, in a directory like a trained one's.
 
 Compiling takes most of the time of the tests: all of them, their workers and the commands that they start, compile
-without LLVM's optimizations and share one cache of executables for the session.
+without LLVM's optimizations or XLA's fusion emitters, and share one cache of executables for the session.
 """
 
 import os
@@ -29,6 +29,7 @@ TINY_MODEL = {
 }
 
 CACHE = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):
@@ -37,7 +38,8 @@ def pytest_configure(config):
     config.executables = tempfile.mkdtemp(prefix="pi0rag_executables_")
     os.environ.update(CACHE | {"JAX_COMPILATION_CACHE_DIR": config.executables})
   # XLA reads this when its first device is asked for.
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+  if FAST_COMPILATION not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}".strip()
   # jax is imported already, and read its environment then.
   jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -19,11 +19,13 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 
-from pi0rag_jax import errors
+from pi0rag_jax import errors, schema
 from pi0rag_jax.data import columns
 from pi0rag_jax.data.columns import Columns
 from pi0rag_jax.data.dataset import Dataset
@@ -127,12 +129,18 @@ def observations(dataset: Dataset, columns_: Columns, episodes: Sequence[int] | 
           for episode in numbers[:: max(1, len(numbers) // wanted)][:wanted]]
 
 
+class _Record(msgspec.Struct):
+  """What is read of a training's record.json."""
+
+  columns: dict[str, Any] = {}
+
+
 def repack_of(spec: PolicySpec, where) -> Mapping:
   """Returns robot's keys -> columns of a policy: its configuration's, what it was trained with, or the same names."""
   record = pathlib.Path(where, directory.RECORD_NAME)
   recorded = {}
   if not download.is_remote(where) and record.is_file():
-    recorded = json.loads(record.read_text(encoding="utf8")).get("columns", {})
+    recorded = schema.read(record, _Record).columns
   return recorded or spec.data.repack or {
     "image": {camera: camera for camera in spec.cameras}, "state": "state"}
 

@@ -13,13 +13,14 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from pi0rag_jax import cli, files
+from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
 from train import config_check, loop, metrics, parallel
@@ -28,6 +29,23 @@ from train.checkpoint import CheckpointStore
 GRID_FILE = "grid.json"
 MAX_NAME = 80  # characters of a point's folder
 DONE, FAILED = "done", "failed"
+
+
+class _Entry(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+  """What came of a point."""
+
+  name: str
+  point: dict[str, Any]
+  status: Literal["done", "failed"] | None = None
+  error: str | None = None
+  score: float | None = None
+  step: int | None = None
+  validation: dict[str, float | None] | None = None
+
+
+class _Grid(msgspec.Struct):
+  points: list[_Entry]
+
 
 Point = Mapping[str, Any]  # a value of every field that is searched over, by its dotted name
 
@@ -185,7 +203,9 @@ def exists(workdir: str | Path) -> bool:
 
 def read(workdir: Path) -> list[dict]:
   """Returns the entries of an earlier search, none if there was none."""
-  return json.loads((workdir / GRID_FILE).read_text(encoding="utf8"))["points"] if exists(workdir) else []
+  if not exists(workdir):
+    return []
+  return [msgspec.to_builtins(entry) for entry in schema.read(workdir / GRID_FILE, _Grid).points]
 
 
 def write(workdir: Path, entries: Sequence[Mapping]) -> None:

@@ -3,12 +3,12 @@
 Weights that are random, all or in part, are written to the run's folder and go with its policy: no checkpoint has them.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
 
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import backbones
 from pi0rag_jax.models.backbones import mobilenet_torch
@@ -84,9 +84,9 @@ def claim_features(workdir: Path, digests: Mapping[str, str]) -> None:
   """
   file = workdir / "features.json"
   if not file.exists():
-    file.write_text(json.dumps(dict(digests), indent=2) + "\n", encoding="utf8")
+    files.write_json(file, dict(digests))
     return
-  found = json.loads(file.read_text(encoding="utf8"))
+  found = schema.read(file, dict[str, str])
   if found != dict(digests):
     changed = sorted(name for name in {*found, *digests} if found.get(name) != digests.get(name))
     raise Pi0RagError(

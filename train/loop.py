@@ -5,15 +5,16 @@ import functools
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
 from train import config_check, heads, metrics, named, optimizer, parallel, policy, step, wandb_log
-from train.checkpoint import CheckpointStore
+from train.checkpoint import CHECKPOINTS, CheckpointStore
 from train.task import Task
 
 KINDS: dict[str, Callable[[Config, Path], Task]] = {
@@ -59,9 +60,12 @@ def refuse_other_workdir(config: Config, workdir: Path) -> None:
   """Raises if a run of another configuration began in the workdir."""
   file = workdir / CONFIG_FILE
   if not file.exists():
+    if any((workdir / CHECKPOINTS).glob("*")):
+      raise Pi0RagError(f"workdir '{workdir}' has checkpoints and no {CONFIG_FILE}, which says of what configuration "
+                        "they are: put it back, or use another --workdir")
     return
   wanted = json.loads(config.to_json_best_effort())
-  found = json.loads(file.read_text(encoding="utf8"))
+  found = schema.read(file, dict[str, Any])
   different = sorted(
     name for name in set(found) | set(wanted) if name not in FREE_FIELDS and found.get(name) != wanted.get(name))
   if different:

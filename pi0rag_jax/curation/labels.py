@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax.data import checks
 from pi0rag_jax.data.dataset import Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
@@ -127,9 +127,9 @@ def read_labels(path: str | Path) -> dict[int, float]:
   """
   path = Path(path)
   try:
-    text = path.read_text(encoding="utf8")
-    stored = json.loads(text) if path.suffix == ".json" else _csv_rows(text)
-  except (OSError, ValueError) as error:
+    # JSON's own reader: what others write has NaN where they do not know.
+    stored = checks.read_json(path) if path.suffix == ".json" else _csv_rows(path.read_text(encoding="utf8"))
+  except (OSError, ValueError, csv.Error) as error:
     raise Pi0RagError(f"the labels '{path}' cannot be read: {error}") from error
   if not isinstance(stored, list | dict):
     raise Pi0RagError(f"'{path}' holds a {type(stored).__name__}; expected a list of labels, or {{episode: label}}")

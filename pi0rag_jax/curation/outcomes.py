@@ -5,10 +5,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pi0rag_jax import files
+import msgspec
+
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 
 SEED, OUTCOME = "seed", "outcome"
+
+
+class _Outcome(msgspec.Struct):
+  seed: int
+  outcome: str
 
 
 class OutcomeLog:
@@ -28,13 +35,14 @@ class OutcomeLog:
     self.outcomes: dict[int, str] = {}
     for number, line in enumerate(files.whole_lines(path), start=1):
       try:
-        entry = json.loads(line)
-        if all(entry.get(name) == value for name, value in self._facts.items()):
-          self.outcomes[entry[SEED]] = entry[OUTCOME]
-      except (ValueError, KeyError, AttributeError) as error:
+        entry = schema.parse(line, dict[str, Any], "JSON")
+        found = schema.convert(entry, _Outcome, "the outcome")
+      except Pi0RagError as error:
         self._log.close()
-        raise Pi0RagError(f"'{path}', line {number}, is no outcome of an episode ({error!r}): remove the line"
+        raise Pi0RagError(f"'{path}', line {number}, is no outcome of an episode ({error}): remove the line"
                           ) from error
+      if all(entry.get(name) == value for name, value in self._facts.items()):
+        self.outcomes[found.seed] = found.outcome
 
   def append(self, seed: int, outcome: str, **details: Any) -> None:
     """Writes one line and returns once it is on the disk."""

@@ -6,14 +6,13 @@ the policy decided. One file per seed, so that what was stopped goes on with the
 
 import collections
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Policy
@@ -119,7 +118,7 @@ def _claim(folder: Path, wanted: Mapping[str, Any]) -> None:
   if not file.exists():
     files.write_json(file, wanted)
     return
-  found = json.loads(file.read_text(encoding="utf8"))
+  found = schema.read(file, dict[str, Any])
   different = [f"{name} {found.get(name)}, wanted {value}"
                for name, value in wanted.items() if found.get(name) != value]
   if different:

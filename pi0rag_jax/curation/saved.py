@@ -1,17 +1,20 @@
 """Trained classifiers on disk: `<folder>/classifier.json` and the arrays beside it, whole or absent."""
 
 import dataclasses
-import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from flax import traverse_util
 
+from pi0rag_jax import files, schema, statistics
+from pi0rag_jax.curation import classifiers
 from pi0rag_jax.curation.thresholds import RolloutScores
 from pi0rag_jax.curation.training import TrainedClassifier
 from pi0rag_jax.errors import Pi0RagError
@@ -39,11 +42,11 @@ class SavedClassifier:
     flat = traverse_util.flatten_dict(dict(self.trained.params), sep="/")
     arrays: dict[str, Any] = {_PARAMS + name: np.asarray(value) for name, value in flat.items()}
     np.savez(draft / ARRAYS_NAME, mean_F=self.trained.mean_F, std_F=self.trained.std_F, **arrays)
-    fields = {field.name: getattr(self.trained, field.name) for field in dataclasses.fields(self.trained)
-              if field.name not in _ARRAYS}
-    values = {**fields, "recipe": self.recipe, "losses": dict(self.losses),
-              "rollouts": {name: array.tolist() for name, array in vars(self.rollouts).items()}}
-    (draft / FILE_NAME).write_text(json.dumps(values, indent=1) + "\n", encoding="utf8")
+    own = {name: getattr(self.trained, name) for name in _OWN}
+    values = {**own, "recipe": self.recipe, "losses": dict(self.losses),
+              "rollouts": {name: [statistics.number(value) for value in array.tolist()]
+                           for name, array in vars(self.rollouts).items()}}
+    files.write_json(draft / FILE_NAME, values)
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 
@@ -58,15 +61,35 @@ def load(folder) -> SavedClassifier:
   if not file.is_file():
     raise Pi0RagError(f"no classifier in '{folder}': train it with --stages=classify")
   try:
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
-    with np.load(file.with_name(ARRAYS_NAME), allow_pickle=False) as stored:
-      arrays = dict(stored)
-    scores = RolloutScores(**{name: np.asarray(array, float) for name, array in values.pop("rollouts").items()})
-    recipe, losses = values.pop("recipe"), values.pop("losses")
+    stored = schema.read(file, _Stored)
+    with np.load(file.with_name(ARRAYS_NAME), allow_pickle=False) as opened:
+      arrays = dict(opened)
     params = {name.removeprefix(_PARAMS): array for name, array in arrays.items() if name.startswith(_PARAMS)}
-    trained = TrainedClassifier(**values, params=traverse_util.unflatten_dict(params, sep="/"),
-                                mean_F=arrays["mean_F"], std_F=arrays["std_F"])
-  except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-    raise Pi0RagError(f"the classifier in '{folder}' is damaged ({error!r}): remove the folder and train it again "
+    own = {name: getattr(stored, name) for name in _OWN}
+    trained = TrainedClassifier(**own, params=traverse_util.unflatten_dict(params, sep="/"), mean_F=arrays["mean_F"],
+                                std_F=arrays["std_F"])
+    classifiers.classifier(stored.name, stored.options)
+  except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+          Pi0RagError) as error:
+    raise Pi0RagError(f"the classifier in '{folder}' is damaged ({error}): remove the folder and train it again "
                       "with --stages=classify") from error
-  return SavedClassifier(trained, scores, recipe, losses)
+  scores = RolloutScores(**{name: np.asarray(values, float) for name, values in stored.rollouts.items()})
+  return SavedClassifier(trained, scores, stored.recipe, stored.losses)
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+  """What `classifier.json` holds."""
+
+  name: str
+  options: dict[str, Any]
+  trained_on: str
+  validated_on: str
+  epoch: int
+  validation_loss: float
+  recipe: str
+  losses: dict[str, float]
+  rollouts: dict[Literal["training_J", "training_success_J", "validation_J", "validation_success_J"],
+                 list[float | None]]
+
+
+_OWN = tuple(field.name for field in dataclasses.fields(TrainedClassifier) if field.name not in _ARRAYS)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.curation.views import EpisodesView, view
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.errors import Pi0RagError
@@ -111,18 +112,37 @@ def write_json(path: str | Path, selections: Sequence[Selection]) -> None:
 def read_json(path: str | Path) -> list[Selection]:
   """Returns the selections of a file that `write_json` wrote."""
   try:
-    stored = json.loads(_read(path))
-    if stored["version"] != VERSION:
-      raise Pi0RagError(f"the selection '{path}' has version {stored['version']}, read is {VERSION}: select again")
-    return [_from_json(entry) for entry in stored["selections"]]
-  except (ValueError, KeyError, TypeError) as error:
-    raise Pi0RagError(f"'{path}' is no file of selections ({error!r}); train.curate writes them") from error
+    stored = schema.read(path, _Stored)
+  except Pi0RagError as error:
+    raise Pi0RagError(f"no selections ({error}); train.curate writes them") from error
+  if stored.version != VERSION:
+    raise Pi0RagError(f"the selection '{path}' has version {stored.version}, read is {VERSION}: select again")
+  return [_from_json(entry, path) for entry in stored.selections]
 
 
-def _from_json(entry: Mapping[str, Any]) -> Selection:
-  scores_J = np.array([math.nan if score is None else score for score in entry["scores"]], np.float64)
-  kept_J = np.isin(np.arange(len(scores_J)), entry["kept"])
-  return Selection(entry["path"], scores_J, kept_J, float(entry["threshold"]), entry["rule"], entry["details"])
+def _from_json(entry: "_StoredSelection", path: str | Path) -> Selection:
+  scores_J = np.array([math.nan if score is None else score for score in entry.scores], np.float64)
+  if wrong := [episode for episode in entry.kept if not 0 <= episode < len(scores_J)]:
+    raise Pi0RagError(f"'{path}' keeps episode {wrong[0]} of '{entry.path}', which has scores of 0 to "
+                      f"{len(scores_J) - 1}")
+  kept_J = np.isin(np.arange(len(scores_J)), entry.kept)
+  return Selection(entry.path, scores_J, kept_J, entry.threshold, entry.rule, entry.details)
+
+
+class _StoredSelection(msgspec.Struct, forbid_unknown_fields=True):
+  """A selection as JSON has it."""
+
+  path: str
+  rule: str
+  threshold: float
+  details: dict[str, Any]
+  kept: list[int]
+  scores: list[float | None]
+
+
+class _Stored(msgspec.Struct):
+  version: int
+  selections: list[_StoredSelection] = []
 
 
 def _of(dataset: Dataset, by_path: Mapping[Path, Any], file: str | Path) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.data import checks
 from pi0rag_jax.data.arrays import ArrayDataset, FileRows, resized
 from pi0rag_jax.data.dataset import DEFAULT_FIELDS, DamagedEpisode, Dataset, Fields, expanded
@@ -180,12 +180,8 @@ def _size(header: dict) -> int:
 
 
 def _read_header(folder: Path) -> dict:
-  try:
-    header = json.loads((folder / CACHE_HEADER).read_text())
-  except (OSError, ValueError) as error:
-    raise Pi0RagError(f"'{folder}' is no cache of ours: {error}") from error
   where = f"'{folder / CACHE_HEADER}'"
-  header = checks.mapping(header, where)
+  header = checks.mapping(checks.read_json(folder / CACHE_HEADER), where)
   if header.get("version") != VERSION:
     raise Pi0RagError(f"the cache '{folder}' has version {checks.shown(header.get('version'))}, read is {VERSION}: "
                       "remove it")
@@ -195,7 +191,9 @@ def _read_header(folder: Path) -> dict:
       raise checks.refused(f"{where}: {name}", header.get(name), "a list")
   for name in ("state", "actions"):
     checks.shape(header[name], f"{where}: {name}")
-  for length, rate in zip(header["lengths"], header["rates"], strict=True):
+  if len(header["lengths"]) != len(header["rates"]):
+    raise Pi0RagError(f"{where} has {len(header['lengths'])} lengths and {len(header['rates'])} rates")
+  for length, rate in zip(header["lengths"], header["rates"]):
     checks.integer(length, f"{where}: lengths", low=1, high=checks.MAX_FRAMES)
     checks.number(rate, f"{where}: rates", low=0, high=checks.MAX_FPS)
   for name, shape in checks.mapping(header.get("images"), f"{where}: images").items():
@@ -206,10 +204,10 @@ def _read_header(folder: Path) -> dict:
 def _read_prompts(folder: Path) -> list[str]:
   file = folder / PROMPTS
   try:
-    return [checks.text(json.loads(line), f"'{file}'") for line in file.read_text("utf8").splitlines()]
+    return [schema.parse(line, str, f"'{file}'") for line in file.read_bytes().splitlines()]
   except FileNotFoundError:
     return []
-  except (OSError, ValueError) as error:
+  except (OSError, Pi0RagError) as error:
     raise Pi0RagError(f"the cache '{folder}' is damaged ({error}): remove it") from error
 
 

@@ -1,13 +1,13 @@
 """What an episode has to be: a schema of pictures and numbers, and everything that is wrong with an episode."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import files
 from pi0rag_jax.data import checks
 from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, EpisodeData, expanded
 from pi0rag_jax.errors import Pi0RagError
@@ -52,7 +52,7 @@ class Schema:
     if file.exists() and Schema.load(folder) != self:
       raise Pi0RagError(f"'{folder}' holds episodes of another schema ({SCHEMA_FILE}): record into another folder")
     if not file.exists():
-      file.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+      files.write_json(file, dataclasses.asdict(self))
 
   @classmethod
   def load(cls, folder: str | Path) -> "Schema | None":

@@ -7,17 +7,31 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax.data.samples import action_chunks
+from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
+from pi0rag_jax.robots.robot import ActionSpace
+from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step, Trace
+
+# What a take-over teaches: the expert's plans, at the failed episode's own states too, which takes a simulator, or what
+# it did, as of a person.
+PLANS, DEEDS = TAUGHT_BY = ("plans", "deeds")
 
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
   """How failures become records. Counts are decisions; WORKSPACE.md says what the defaults were chosen by."""
 
-  labels_before: int = 4  # of the failed episode's decisions that the expert labels, before the one to go back to
+  taught_by: str = PLANS  # one of TAUGHT_BY
+  labels_before: int = 4  # of the failed episode's decisions that plans label, before the one to go back to
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
+  path_before: int = 3  # decisions before a take-over that its deeds label, less the detour that the policy made
   failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
+
+  def __post_init__(self):
+    if self.taught_by not in TAUGHT_BY:
+      raise unknown_name("teaching of corrections", self.taught_by, TAUGHT_BY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +75,48 @@ def takeover(trace: Trace, context: RecordContext) -> list[Record]:
   """Returns one record per decision of an expert's take-over: what the policy wanted and what was done."""
   return [context.record(step, step.actions_TA, kind=CORRECTION, outcome="success", source="expert")
           for step in trace.steps]
+
+
+def deeds(steps: Sequence[Step], trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig
+          ) -> list[Record]:
+  """Returns the records of a take-over as a robot's logs tell of it: what was done from each of its decisions on, and
+  from the last decisions before it the same path without the policy's detour.
+
+  Args:
+    steps: of the failed episode, up to the take-over.
+    trace: of the take-over, whose clock began anew.
+  """
+  pieces = [step.actions_TA[: after.tick - step.tick] for step, after in itertools.pairwise(trace.steps)]
+  last = trace.steps[-1]
+  done_FA = np.concatenate([*pieces, last.actions_TA[: trace.ticks - last.tick]])
+  earlier = [step.actions_TA[: after.tick - step.tick] for step, after in itertools.pairwise(steps)]
+  before, horizon = steps[:-1][-config.path_before :] if config.path_before else [], len(last.actions_TA)
+  actions_FA, start = np.concatenate([*earlier, done_FA]), steps[-1].tick - steps[0].tick
+  frames = [step.tick - steps[0].tick for step in before] + [start + step.tick for step in trace.steps]
+  starts = [start] * len(before) + frames[len(before) :]
+  corrected_NTA = shortened_chunks(actions_FA, np.array(frames), np.array(starts), horizon, space)
+  return [context.record(step, chunk_TA, kind=CORRECTION, outcome="failure" if row < len(before) else "success",
+                         source="expert")
+          for row, (step, chunk_TA) in enumerate(zip([*before, *trace.steps], corrected_NTA, strict=True))]
+
+
+def shortened_chunks(actions_FA: np.ndarray, frames: np.ndarray, starts: np.ndarray, horizon: int,
+                     space: ActionSpace) -> np.ndarray:
+  """Returns float32[N, T, A]: from each frame, the way to the path that was taken from its start on, and along it.
+
+  For a frame that is its own start these are the recorded actions. Places are gone to as they are; of changes per tick
+  the detour up to the start is added to the path. After the episode's end nothing moves any more.
+  """
+  integrates_A = np.array(space.integrates)
+  still_A = np.where(integrates_A, 0.0, actions_FA[-1])
+  actions_FA = np.concatenate([actions_FA, np.tile(still_A, (horizon, 1))]).astype(np.float32)
+  chunks_NTA, _ = action_chunks(actions_FA, starts, horizon)
+  detours_NA = np.zeros((len(frames), space.dim), np.float32)
+  for row, (frame, start) in enumerate(zip(frames, starts)):
+    detours_NA[row, integrates_A] = actions_FA[frame:start, integrates_A].sum(axis=0)
+  path_NTA = paths.to_path(chunks_NTA, space) + detours_NA[:, None]
+  shortened_NTA = np.asarray(paths.from_path(path_NTA, space))
+  return np.where((frames == starts)[:, None, None], chunks_NTA, shortened_NTA)
 
 
 def retried(trace: Trace, context: RecordContext) -> list[Record]:

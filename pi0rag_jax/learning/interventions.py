@@ -6,7 +6,6 @@ there on is the better one. Shortly before it, the same path without the detour 
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,19 +14,18 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from pi0rag_jax import cli
+from pi0rag_jax import cli, schema
 from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
 from pi0rag_jax.data.formats import open_dataset
-from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.learning import corrections
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Record
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, ZERO
 from pi0rag_jax.robots.robot import ActionSpace, Robot
-from pi0rag_jax.steering import paths
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
@@ -77,7 +75,7 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
       seen = _Seen(dataset, episode, data, to_robot)
       actions_FA = own_units(seen, policy.robot, name)
       check_limits(actions_FA, policy.space, name)
-      corrected_NTA = corrected_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
+      corrected_NTA = corrections.shortened_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
       records = [
         Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected_TA, kind=CORRECTION,
                outcome="success" if frame == start else "failure", failure_kind=failure_kind, task=task,
@@ -120,25 +118,6 @@ def chosen_frames(flag_F: np.ndarray, config: InterventionConfig) -> tuple[np.nd
     free = end
   frames_starts = np.array(found, int).reshape(-1, 2)
   return frames_starts[:, 0], frames_starts[:, 1]
-
-
-def corrected_chunks(actions_FA: np.ndarray, frames: np.ndarray, starts: np.ndarray, horizon: int,
-                     space: ActionSpace) -> np.ndarray:
-  """Returns float32[N, T, A]: from each frame, the way to the path that was taken from its start on, and along it.
-
-  For a frame that is its own start these are the recorded actions. Places are gone to as they are; of changes per tick
-  the detour up to the start is added to the path. After the episode's end nothing moves any more.
-  """
-  integrates_A = np.array(space.integrates)
-  still_A = np.where(integrates_A, 0.0, actions_FA[-1])
-  actions_FA = np.concatenate([actions_FA, np.tile(still_A, (horizon, 1))]).astype(np.float32)
-  chunks_NTA, _ = action_chunks(actions_FA, starts, horizon)
-  detours_NA = np.zeros((len(frames), space.dim), np.float32)
-  for row, (frame, start) in enumerate(zip(frames, starts)):
-    detours_NA[row, integrates_A] = actions_FA[frame:start, integrates_A].sum(axis=0)
-  path_NTA = paths.to_path(chunks_NTA, space) + detours_NA[:, None]
-  shortened_NTA = np.asarray(paths.from_path(path_NTA, space))
-  return np.where((frames == starts)[:, None, None], chunks_NTA, shortened_NTA)
 
 
 def check_rate(fps: float, policy: Policy, path) -> None:
@@ -268,11 +247,8 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
 
 def read_columns(text: str) -> dict:
   """Returns the robot's keys by column names of a flag in JSON."""
-  try:
-    found = json.loads(text)
-  except ValueError as error:
-    raise Pi0RagError(f"--columns is no JSON: {error}") from error
-  if not isinstance(found, dict) or "actions" not in found:
+  found = schema.parse(text, dict[str, Any], "--columns is no JSON object")
+  if "actions" not in found:
     raise Pi0RagError(f"--columns is {text}; allowed: a JSON object of the robot's keys, 'actions' among them, by "
                       "column names")
   return found

@@ -2,6 +2,8 @@
 
 A success leaves anchors. A failure is taken back to where it went wrong (`rewind`): there the policy may try again by
 itself, with noise; then an expert may take over. What worked is recorded, with what the policy would have done.
+With `rewind.late` and `corrections.taught_by="deeds"` that is what a person can give who watches and takes over in the
+same episode: going back only spares the simulator what was so far.
 """
 
 import dataclasses
@@ -188,7 +190,12 @@ class OnlineLearner:
     failure = self._ran(trace)
     if trace.outcome != "success":  # an expert that fails teaches nothing
       return self._complete(failure, [], corrected=True)
-    steps = corrections.window(failure.trace.steps, failure.rewind, self._config.corrections)
+    config = self._config.corrections
+    if config.taught_by == corrections.DEEDS:
+      lost = failure.trace.steps[: failure.rewind + 1]
+      return self._complete(failure, corrections.deeds(lost, trace, self._space, failure.context, config),
+                            corrected=True)
+    steps = corrections.window(failure.trace.steps, failure.rewind, config)
     expert_NTA = self._expert_plan([step.snapshot for step in steps])
     records = corrections.relabelled(steps, expert_NTA, failure.context)
     records += corrections.takeover(trace, failure.context)
@@ -211,10 +218,13 @@ class OnlineLearner:
     return failure.lesson(corrected=corrected, records_added=self._add(seed, records))
 
   def _rewind(self, trace: Trace, findings: Findings, rule: str) -> int:
+    config = self._config.rewind
     if rule == rewind.DETECTED:
-      return rewind.detected(trace.steps, findings, self._space, self._config.rewind)
-    expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
-    return rewind.privileged(trace.steps, expert_NTA, self._space, self._config.rewind)
+      found = rewind.detected(trace.steps, findings, self._space, config)
+    else:
+      expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
+      found = rewind.privileged(trace.steps, expert_NTA, self._space, config)
+    return min(found + config.late, len(trace.steps) - 1)
 
   def _add(self, seed: int, records: list, outcomes: Sequence = ()) -> int:
     """Tells the memory of an episode in one durable step; returns how many records it was told."""

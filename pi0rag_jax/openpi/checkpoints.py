@@ -2,7 +2,7 @@
 
 A checkpoint is a directory with `params/` (an Orbax PyTree item, `{"params": tree}`), or with `model.safetensors` from
 openpi's PyTorch port, and `assets/<asset>/`; a `train_state/` beside them is left alone. A gs:// address stands for the
-directory wherever a path is taken to read from.
+directory wherever a path is taken to read from. `params/` written here carries digests, which loading checks.
 """
 
 import logging
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.openpi import download, npz_source, orbax_source, sources, torch_source
+from pi0rag_jax.openpi import digests, download, npz_source, orbax_source, sources, torch_source
 from pi0rag_jax.openpi.norm_stats import load_norm_stats, save_norm_stats
 from pi0rag_jax.typing import Params
 
@@ -109,7 +110,12 @@ def save_params(path, params: Params) -> None:
   directory = directory if directory.name == PARAMS_DIR else directory / PARAMS_DIR
   if directory.exists():
     raise Pi0RagError(f"{directory} exists: remove it first, or save under another name")
-  orbax_source.write(directory, params)
+  draft = directory.with_name(f"{PARAMS_DIR}.partial")
+  shutil.rmtree(draft, ignore_errors=True)
+  orbax_source.write(draft, params)
+  digests.write(draft)
+  draft.rename(directory)
+  files.sync(directory.parent)
 
 
 def save_checkpoint(path, params: Params, stats: Mapping[str, Mapping]) -> None:
@@ -164,7 +170,8 @@ def _open_source(path, wanted: Mapping) -> sources.Source:
   if not path.is_dir():
     raise Pi0RagError(f"no checkpoint directory at {path}")
   for candidate in (path / PARAMS_DIR, path):
-    if (candidate / "_METADATA").is_file():
+    if (candidate / "_METADATA").is_file() or (candidate / digests.FILE_NAME).is_file():
+      digests.check(candidate)
       return orbax_source.OrbaxSource(candidate)
   raise _foreign_directory(path)
 

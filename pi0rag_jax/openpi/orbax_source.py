@@ -19,6 +19,7 @@ from flax import traverse_util
 
 from pi0rag_jax import lfs
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.openpi.digests import DamagedCheckpoint
 
 ITEM = "params"
 # flax.nnx stores each array under one more key; openpi writes it, older checkpoints lack it.
@@ -50,7 +51,7 @@ class OrbaxSource:
     try:
       return {path: _read_array(self._open(path), dtypes[path]) for path in paths}
     except (ValueError, KeyError, TypeError, OSError) as error:
-      raise _damaged(self._directory, str(error)) from error
+      raise damaged(self._directory, str(error)) from error
 
   def _describe(self) -> dict:
     """Returns the tree of the stored arrays' shapes and types."""
@@ -62,9 +63,9 @@ class OrbaxSource:
       # Old checkpoints leave out pieces that are all zero; in all others a missing piece is a lost one.
       self._all_stored = bool(stored.get("store_array_data_equal_to_fill_value"))
     except Exception as error:  # of Orbax: what a broken item raises has no common base
-      raise _damaged(self._directory, str(error)) from error
+      raise damaged(self._directory, str(error)) from error
     if metadata is None:
-      raise _damaged(self._directory, "Orbax finds no readable item in it; copy it again with all its files")
+      raise damaged(self._directory, "Orbax finds no readable item in it; copy it again with all its files")
     tree = dict(metadata.tree)
     if set(tree) != {ITEM}:
       raise Pi0RagError(f"{self.name}: expected one top-level key '{ITEM}', found {sorted(map(str, tree))}")
@@ -126,11 +127,12 @@ def _pieces(shape: Sequence[int], piece_shape: Sequence[int]) -> Iterator[tuple[
   return itertools.product(*edges)
 
 
-def _damaged(directory: pathlib.Path, reason: str) -> Pi0RagError:
+def damaged(directory: pathlib.Path, reason: str) -> DamagedCheckpoint:
+  """Returns the error for a directory that cannot be read."""
   if pointer := lfs.pointer_in(directory):
-    return Pi0RagError(f"{pointer} {lfs.ADVICE}")
+    return DamagedCheckpoint(f"{pointer} {lfs.ADVICE}")
   first_line = reason.splitlines()[0][:300] if reason else "no reason given"
-  return Pi0RagError(f"{directory} is damaged or was not copied whole: {first_line}")
+  return DamagedCheckpoint(f"{directory} is damaged or was not copied whole: {first_line}")
 
 
 def local_checkpointer(**handler_options) -> ocp.Checkpointer:

@@ -47,8 +47,9 @@ def shipped() -> list[str]:
 
 
 def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStats | None = None,
-         start: str | None = None, denoising_steps: int | None = None, weights: str | None = None,
-         default_prompt: str | None = None, dtype: str | None = "auto", seed: int = 0) -> Policy:
+         start: str | None = None, execute_steps: int | None = None, denoising_steps: int | None = None,
+         weights: str | None = None, default_prompt: str | None = None, dtype: str | None = "auto", seed: int = 0
+         ) -> Policy:
   """Returns a policy.
 
   Args:
@@ -59,6 +60,7 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
     key_name: which of the directory's key statistics, as `train.calibrate --name` wrote them; '' is its own.
     key_stats: instead of those in the directory.
     start: where the flow starts, instead of the policy's own; see PolicySpec.
+    execute_steps: actions of a chunk before the next decision, instead of the policy's own.
     denoising_steps: of the flow, instead of the policy's own.
     weights: how the matrices of a pi0 or pi0.5 are stored, see `packing.pack`. With another start, other steps or
       weights a memory stays the policy's own, though its chunks are other ones by a little.
@@ -69,6 +71,8 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
     fit, saying how to get it.
   """
   spec, directory = describe(policy, checkpoint)
+  if execute_steps is not None and execute_steps != spec.execute_steps:
+    spec = _executing(spec, execute_steps)
   changes = {"start": start, "denoising_steps": denoising_steps}
   spec = dataclasses.replace(spec, **{name: value for name, value in changes.items() if value is not None})
   return build(spec, directory, key_name=key_name, key_stats=key_stats, weights=weights, default_prompt=default_prompt,
@@ -94,6 +98,15 @@ def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
   if checkpoint is not None:
     return _of_config(read_config(name), checkpoint)
   raise unknown_name(f"policy (and no directory with a {FILE_NAME})", name, [*shipped(), *CONFIGS])
+
+
+def _executing(spec: PolicySpec, count: int) -> PolicySpec:
+  if spec.head is not None:
+    raise Pi0RagError(f"policy '{spec.name}' is a head, which learned to decide every {spec.execute_steps} actions, "
+                      f"not every {count}")
+  if not 1 <= count <= spec.horizon:
+    raise Pi0RagError(f"policy '{spec.name}' cannot execute {count} actions of a chunk; allowed: 1 to {spec.horizon}")
+  return dataclasses.replace(spec, execute_steps=count)
 
 
 def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None,

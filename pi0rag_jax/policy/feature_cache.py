@@ -8,14 +8,14 @@ killed goes on with the shards that are missing. Building holds one shard in mem
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 
 FORMAT_VERSION = 1
@@ -25,6 +25,13 @@ DTYPES = ("float32", "float16")
 SHARD_ROWS = 1024
 # Files are hashed in pieces of so many bytes.
 _HASH_BYTES = 1 << 22
+
+
+class _Shards(msgspec.Struct):
+  """What `cache.json` says of the files beside it."""
+
+  shard_rows: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+  dtype: Literal["float32", "float16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +177,10 @@ def _read_layout(directory: Path, fixed: Mapping[str, Any]) -> Mapping[str, Any]
   """Returns what `cache.json` says, after checking that it agrees with `fixed`."""
   path = directory / FILE_NAME
   try:
-    found = json.loads(path.read_text(encoding="utf8"))
-  except ValueError as error:
-    raise Pi0RagError(f"{path} is no JSON ({error}): remove {directory} to build it anew") from error
+    found = schema.read(path, dict[str, Any])
+    schema.convert(found, _Shards, str(path))
+  except Pi0RagError as error:
+    raise Pi0RagError(f"{error}: remove {directory} to build it anew") from error
   different = [f"{name} {found.get(name)!r}, wanted {value!r}" for name, value in fixed.items()
                if found.get(name) != value]
   if different:

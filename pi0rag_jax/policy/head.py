@@ -8,14 +8,15 @@ trained on, `state_in_prompt`, the `fields` of its data sets, and by which finge
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.heads import base, registry
 from pi0rag_jax.models.heads.base import HeadConfig, HeadOutput
@@ -223,7 +224,4 @@ def _read(path: Path) -> dict:
   if not path.is_file():
     raise Pi0RagError(f"no {path.name} in '{path.parent}': a head's directory without policy.json has {FILE_NAME}, "
                       f"{RECORD_NAME}, params/ and assets/")
-  try:
-    return json.loads(path.read_text(encoding="utf8"))
-  except ValueError as error:
-    raise Pi0RagError(f"{path} is no JSON: {error}") from error
+  return schema.read(path, dict[str, Any])

@@ -5,19 +5,20 @@ write bins, or the codes of a learned quantizer (`fsq.py`). Ids stand for the la
 """
 
 import dataclasses
-import json
 import logging
 import pathlib
-from typing import Protocol
+from typing import Annotated, Protocol
 
+import msgspec
 import numpy as np
 import scipy.fft
 
-from pi0rag_jax import errors
+from pi0rag_jax import errors, lfs, schema
 from pi0rag_jax.openpi import download
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer, fit_length, state_text
 
 FAST_REPOSITORY = "physical-intelligence/fast"
+FAST_REVISION = "ec4d7aa71691cac0b8bed6942be45684db2110f4"  # so that no change there changes actions
 TOKENIZER_FILE = "tokenizer.json"
 # The second is the name of the same file beside tokenizers that were made by hand.
 PROCESSOR_FILES = ("processor_config.json", "processor.json")
@@ -42,6 +43,13 @@ class ActionCodec(Protocol):
     ...
 
 
+class _Processor(msgspec.Struct):
+  """What is read of a FAST tokenizer's `processor_config.json`."""
+
+  scale: Annotated[float, msgspec.Meta(gt=0)]
+  min_token: int
+
+
 class FastCodec:
   """FAST: the rounded cosine coefficients of a chunk, low frequencies first, as characters of a byte-pair code.
 
@@ -54,16 +62,21 @@ class FastCodec:
     processor = next((directory / name for name in PROCESSOR_FILES if (directory / name).is_file()), None)
     if processor is None or not (directory / TOKENIZER_FILE).is_file():
       raise errors.Pi0RagError(f"{directory} is no FAST tokenizer: expected {TOKENIZER_FILE} and {PROCESSOR_FILES[0]}")
-    values = json.loads(processor.read_text(encoding="utf8"))
-    missing = [key for key in ("scale", "min_token") if key not in values]
-    if missing:
-      raise errors.Pi0RagError(f"{processor} lacks {', '.join(missing)}")
-    self.scale, self.min_token = values["scale"], values["min_token"]
-    self._bpe = _import_tokenizers().Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    values = schema.read(processor, _Processor)
+    self.scale, self.min_token = values.scale, values.min_token
+    tokenizers = _import_tokenizers()
+    try:
+      self._bpe = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+    except Exception as error:  # the library raises plain Exceptions
+      raise errors.Pi0RagError(lfs.damaged(directory / TOKENIZER_FILE, str(error)[:200])) from error
 
   @classmethod
   def load(cls, repository: str = FAST_REPOSITORY) -> "FastCodec":
-    """Returns the codec of a repository at Hugging Face: from openpi's cache, Hugging Face's, or downloaded."""
+    """Returns the codec of a repository at Hugging Face: from openpi's cache, Hugging Face's, or downloaded.
+
+    Args:
+      repository: its name, or `NAME@REVISION`; that of pi0-FAST is fetched at FAST_REVISION.
+    """
     kept = download.cache_directory() / repository
     return cls(kept if (kept / TOKENIZER_FILE).is_file() else _fetch_repository(repository, kept))
 
@@ -151,16 +164,20 @@ def _import_tokenizers():
 
 def _fetch_repository(repository: str, kept: pathlib.Path) -> pathlib.Path:
   """Returns a directory with the two files of a repository, from Hugging Face's cache or its server."""
+  name, _, revision = repository.partition("@")
+  revision = revision or (FAST_REVISION if name == FAST_REPOSITORY else "main")
   _import_tokenizers()
   # It comes with tokenizers.
   import huggingface_hub
 
   try:
-    for name in (TOKENIZER_FILE, PROCESSOR_FILES[0]):
-      path = huggingface_hub.hf_hub_download(repository, name)
+    paths = [pathlib.Path(huggingface_hub.hf_hub_download(name, file, revision=revision))
+             for file in (TOKENIZER_FILE, PROCESSOR_FILES[0])]
   # Network, HTTP and cache errors of several libraries.
   except Exception as error:
     raise errors.Pi0RagError(
       f"no FAST tokenizer '{repository}' here, and downloading it failed ({type(error).__name__}): on a machine with "
-      f"a network run `hf download {repository} --local-dir DIR`, then copy DIR to {kept}") from error
-  return pathlib.Path(path).parent
+      f"a network run `hf download {name} --revision {revision} --local-dir DIR`, then copy DIR to {kept}") from error
+  if len({path.parent for path in paths}) > 1:  # `main` moved between the two
+    raise errors.Pi0RagError(f"the files of '{name}' came of different revisions: load it again")
+  return paths[0].parent

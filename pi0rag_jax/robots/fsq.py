@@ -4,8 +4,8 @@ Only the decoder: openpi's policy never encodes. Modules and fields carry the na
 configuration. Letters beyond the project's key: `C` code.
 """
 
-import json
 import pathlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from pi0rag_jax import errors
-from pi0rag_jax.openpi import download
+from pi0rag_jax import errors, schema
+from pi0rag_jax.openpi import download, orbax_source
 
 # Levels of each number of a code, by the size of the codebook.
 LEVELS = {2**8: (16, 16), 2**10: (32, 32), 2**12: (64, 64), 2**14: (128, 128), 2**16: (256, 256)}
@@ -134,8 +134,13 @@ class FsqCodec:
                                "config/ in it")
     step = root / str(max(steps))
     # JSON of Orbax: one file, named metadata in all versions.
-    config = json.loads((step / "config" / "metadata").read_text(encoding="utf8"))
-    return cls(config, ocp.StandardCheckpointer().restore((step / "params").absolute()))
+    config = schema.read(step / "config" / "metadata", dict[str, Any])
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore((step / "params").absolute())
+    except Exception as error:  # of Orbax: what a broken item raises has no common base
+      raise orbax_source.damaged(step / "params", str(error)) from error
+    return cls(config, params)
 
   def encode(self, actions_TA) -> list[int]:
     raise errors.Pi0RagError("the quantizer of paligemma_vq_droid only decodes; train with FAST or with bins")

@@ -17,6 +17,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import bridge, store
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, PolicySpec
 from pi0rag_jax.robots.robot import ActionSpace
@@ -77,7 +78,7 @@ class Agent:
         lambda params, encoded, start_BTX, base_BTA, neighbours, trust_B: steer(
           base_BTA, neighbours, flow=policy.flow_fn(params, encoded, start_BTX), trust_B=trust_B))
     else:
-      self._steer = jax.jit(steer)
+      self._steer = compiling.in_one_thread(steer)
 
   def decide(self, carry: Carry, raws: Sequence[Mapping], noise_BTX=None, *, trust_B=None) -> tuple[Carry, Decision]:
     """Returns (the next carry, the decision) for a batch of raw observations.

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.robots import images
 from pi0rag_jax.worlds.mujoco_model import Delay, Pictures, Shift, fault, get_state, set_state
 from pi0rag_jax.worlds.world import Progress, WorldConfig
 
@@ -18,6 +19,7 @@ class MujocoWorld:
 
   dim: ClassVar[int]  # A
   cameras: ClassVar[tuple[str, ...]]  # of the model; the first films
+  native_px: ClassVar[tuple[int, int] | None] = None  # height and width of pictures that are not square
 
   def __init__(self, config: WorldConfig, shift: Shift, time_limit: int):
     self._config, self._shift, self._time_limit = config, shift, time_limit
@@ -82,11 +84,11 @@ class MujocoWorld:
 
   def observe(self) -> dict[str, Any]:
     """Returns the observation with fresh pictures."""
-    return self._observation(self._looks().take(self.data, self.cameras, self._config.image_size))
+    return self._observation(self._take(self.cameras, self._config.image_size))
 
   def film(self, size: int) -> np.ndarray:
     """Returns the first camera's picture uint8[size, size, 3]."""
-    return self._looks().take(self.data, self.cameras[:1], size)[0]
+    return self._take(self.cameras[:1], size)[0]
 
   def snapshot(self) -> dict[str, Any]:
     """Returns what `restore` needs."""
@@ -101,11 +103,16 @@ class MujocoWorld:
     self._ticks, self._success = 0 if fresh_clock else snapshot["ticks"], snapshot["success"]
 
   def plan(self, horizon: int) -> np.ndarray:
-    """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone."""
+    """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone.
+
+    Where actions arrive late, the expert sees the moment in which they arrive: what is under way comes first.
+    """
     before, actions_TA = self.snapshot(), np.empty((horizon, self.dim), np.float32)
+    for waiting_A in before["waiting"]:
+      self._tick(waiting_A)
     for action_A in actions_TA:
       action_A[:] = self._act()
-      self._tick(self._delay(action_A.copy()))
+      self._tick(action_A.copy())
     self.restore(before)
     return actions_TA
 
@@ -114,7 +121,8 @@ class MujocoWorld:
     if self._pictures is not None:
       self._pictures.close()
 
-  def _looks(self) -> Pictures:
+  def _take(self, cameras: tuple[str, ...], size: int) -> list[np.ndarray]:
     if self._pictures is None:
       self._pictures = Pictures(self.model)
-    return self._pictures
+    pictures = self._pictures.take(self.data, cameras, self.native_px or size)
+    return [images.resize_with_pad(picture, size, size) for picture in pictures]

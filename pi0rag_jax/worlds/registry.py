@@ -43,7 +43,7 @@ def read(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
   """Returns (name, options) of what a configuration says of its world: a name, or a dictionary with its `id`."""
   if isinstance(value, str):
     return value, {}
-  options = dict(value)
+  options = value.to_dict() if hasattr(value, "to_dict") else dict(value)
   if not isinstance(options.get("id"), str):
     raise Pi0RagError(f"a world is {dict(value)!r}; allowed: a name ({', '.join(FAMILIES)}), or a dictionary such as "
                       "{'id': 'gym_aloha/AlohaTransferCube-v0', 'robot': 'aloha'}")

@@ -38,6 +38,6 @@ def test_mistakes_are_named(tmp_path):
   path = tmp_path / "kept.jsonl"
   with OutcomeLog(path, FACTS), pytest.raises(Pi0RagError, match=r"kept.jsonl' is being written by another process"):
     OutcomeLog(path, FACTS)
-  path.write_text("{}\n[1]\n")
+  path.write_text('{"seed": 1, "outcome": "success"}\n[1]\n')
   with pytest.raises(Pi0RagError, match=r"kept.jsonl', line 2, is no outcome of an episode .*remove the line"):
     OutcomeLog(path, FACTS)

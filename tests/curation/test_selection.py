@@ -65,11 +65,15 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(Pi0RagError, match=message):
       selection.choose(dataset, broken)
   broken = tmp_path / "s.json"
-  for text, message in (("{", "is no file of selections"), ('{"version": 9}', "has version 9, read is 1")):
+  for text, message in (("{", "no selections .*train.curate writes them"),
+                        ('{"version": 9}', "has version 9, read is 1"),
+                        ('{"version": 1, "selections": [{"path": "a", "rule": "fixed", "threshold": 1, "details": {}, '
+                         '"kept": [2], "scores": [0.5, null]}]}', "keeps episode 2 of 'a', which has scores of 0 to 1"),
+                        ):
     broken.write_text(text)
     with pytest.raises(Pi0RagError, match=message):
       selection.read_json(broken)
-  with pytest.raises(Pi0RagError, match="cannot be read"):
+  with pytest.raises(Pi0RagError, match="No such file"):
     selection.read_json(tmp_path / "none.json")
   with pytest.raises(Pi0RagError, match="what JSON cannot"):
     selection.write_json(tmp_path / "x.json", [Selection("a", np.zeros(1), np.ones(1, bool), np.inf, "fixed")])

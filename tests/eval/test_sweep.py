@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -166,13 +167,59 @@ def test_a_memory_steers_from_where_it_learned(tiny_policy_dir, tmp_path, polici
     sweep.sweep(config_of(tiny_policy_dir, **{"evaluation.policies": (policies,)}), tmp_path / "out")
 
 
+@pytest.fixture
+def gym_config(tiny_policy_dir, tmp_path, monkeypatch):
+  """A sweep of the tiny policy in an environment of gymnasium."""
+  monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[1] / "worlds"))
+  shutil.copytree(tiny_policy_dir, tmp_path / "policy")
+  dataclasses.replace(PolicySpec.load(tiny_policy_dir), tasks=()).save(tmp_path / "policy")
+  config = config_of(tmp_path / "policy", **{
+    "task": "", "conditions": ("nominal",), "execute_steps": 2, "evaluation.policies": (
+      {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"})})
+  with config.unlocked():
+    config.world = {"id": "tiny_gym/TwoCameras-v0", "robot": "panda"}
+  return config
+
+
+def test_any_environment_of_gymnasium_can_be_swept(gym_config, tmp_path):
+  summary = sweep.sweep(gym_config, tmp_path / "out")
+  assert {cell["policy"] for cell in summary["cells"]} == {"base", "base_z0"}
+  for cell in summary["cells"]:
+    assert cell["task"] == "TwoCameras-v0" and cell["n"] == 2 and cell["crashed"] == 0
+  records = read_records(tmp_path / "out" / "records.jsonl")
+  assert {record.decisions for record in records} == {6}  # of 12 steps, two at a time
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "is no Expert"),
+    ({"conditions": ("camera_shift",)}, "unknown condition 'camera_shift'.*nominal"),
+    ({"execute_steps": 99}, "cannot execute 99 actions of a chunk; allowed: 1 to 16"),
+])
+def test_what_an_environment_lacks_is_refused_by_name(gym_config, tmp_path, changes, message):
+  gym_config.update_from_flattened_dict(changes)
+  with pytest.raises(Pi0RagError, match=message):
+    sweep.sweep(gym_config, tmp_path / "out")
+
+
 def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_policy_dir, tmp_path):
-  shutil.copytree(finished[0], tmp_path / "sweep", ignore=shutil.ignore_patterns("memory", "config.json"))
+  shutil.copytree(finished[0], tmp_path / "sweep", ignore=shutil.ignore_patterns("memory"))
   again = sweep.sweep(config_of(tiny_policy_dir), tmp_path / "sweep")  # nothing is left to do
   assert again["streams"] == finished[1]["streams"]
-  (tmp_path / "sweep" / "config.json").unlink()
+  changed = config_of(tiny_policy_dir, **{"stream.episodes": 3})
+  (tmp_path / "sweep" / "config.json").write_text(changed.to_json_best_effort())
   with pytest.raises(Pi0RagError, match=r"2 episodes of stream 'pick_and_place/camera_shift' are logged.*is missing"):
-    sweep.sweep(config_of(tiny_policy_dir, **{"stream.episodes": 3}), tmp_path / "sweep")
+    sweep.sweep(changed, tmp_path / "sweep")
+
+
+def test_results_whose_configuration_cannot_be_read_are_left_alone(finished, tiny_policy_dir, tmp_path):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(Pi0RagError, match=r"config.json: .* of what configuration the results beside it are"):
+    sweep.sweep(config_of(tiny_policy_dir), tmp_path)
+  assert (tmp_path / "config.json").read_text() == "{"
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(Pi0RagError, match=r"has records.jsonl and no config.json"):
+    sweep.sweep(config_of(tiny_policy_dir), tmp_path)
 
 
 def test_results_of_another_configuration_are_not_mixed(finished, tiny_policy_dir):

@@ -4,6 +4,7 @@ import numpy as np
 
 from pi0rag_jax.learning import corrections
 from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
+from pi0rag_jax.robots import panda
 from pi0rag_jax.worlds.episode import Job, Trace
 
 CONTEXT = RecordContext("pick_and_place", "pick up the red cube", {"condition": "nominal", "seed": 7}, "miss")
@@ -46,3 +47,23 @@ def test_failed_chunks_are_kept_where_they_are_asked_for(make_steps):
   assert corrections.failed(steps, 2, CONTEXT, CorrectionConfig()) == []
   records = corrections.failed(steps, 2, CONTEXT, CorrectionConfig(failed_chunks=3))
   assert ticks(records) == [8, 12, 16] and {r.kind for r in records} == {"failure"}
+
+
+def test_deeds_are_what_was_executed_and_before_it_the_way_without_the_detour(make_steps):
+  lost, helped = make_steps([0.01, -0.01, -0.01]), make_steps([0.02, 0.03])
+  trace = Trace(Job(7, 0, by_expert=True), steps=helped, ticks=7)
+  config = CorrectionConfig(taught_by="deeds", path_before=1)
+  records = corrections.deeds(lost, trace, panda.ACTIONS, CONTEXT, config)
+  assert [r.provenance["tick"] for r in records] == [4, 0, 4] and [r.outcome for r in records] == [
+    "failure", "success", "success"]
+  done = [0.02] * 4 + [0.03] * 3 + [0.0] * 9
+  np.testing.assert_allclose(np.float32(records[1].corrected_chunk[:, 1]), np.float16(done), atol=1e-5)
+  np.testing.assert_allclose(np.float32(records[2].corrected_chunk[:, 1]), np.float16(done[4:] + [0.0] * 4), atol=1e-5)
+  # Four ticks of -0.01 m that the path makes up for, at most 0.015 m a tick.
+  assert abs(np.float32(records[0].corrected_chunk[:, 1]).sum() - (sum(done) - 0.04)) < 1e-3
+  assert np.float32(records[0].corrected_chunk[:, 1]).max() <= 0.0151
+
+
+def test_no_step_before_the_first_is_recorded(make_steps):
+  trace = Trace(Job(7, 0, by_expert=True), steps=make_steps([0.01]), ticks=4)
+  assert len(corrections.deeds(make_steps([0.01]), trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=5))) == 1

@@ -109,9 +109,11 @@ def test_a_missing_tokenizer_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path))
   import huggingface_hub
 
-  def offline(repository, name):
+  def offline(repository, name, *, revision):
+    assert revision == action_tokens.FAST_REVISION
     raise OSError("offline")
 
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-  with pytest.raises(Pi0RagError, match=r"hf download physical-intelligence/fast --local-dir DIR`, then copy DIR to"):
+  with pytest.raises(Pi0RagError, match=r"hf download physical-intelligence/fast --revision ec4d\w+ --local-dir "
+                     "DIR`, then copy DIR to"):
     action_tokens.FastCodec.load()

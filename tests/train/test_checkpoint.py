@@ -1,5 +1,8 @@
 """Checkpoints: whole or absent, the last and the best kept, and named errors."""
 
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import optax
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.openpi import checkpoints, digests
 from pi0rag_jax.robots.normalize import NormStats
 from train import checkpoint, step
 from train.checkpoint import CheckpointStore
@@ -94,3 +97,78 @@ def test_another_configuration_is_named(tmp_path):
   store.save(make_state(1), {}, STATS, {"score": 1.0})
   with pytest.raises(Pi0RagError, match=r"of another configuration: .* arrays differ, the first is 'opt_state"):
     store.restore(make_state(0, width=4), {})
+
+
+DAMAGES = {
+    "flipped": lambda file: file.write_bytes(bytes(byte ^ (i == file.stat().st_size // 2)
+                                                   for i, byte in enumerate(file.read_bytes()))),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "removed": lambda file: file.unlink(),
+}
+
+
+def files_of(folder):
+  return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("two")
+  store = CheckpointStore(workdir, asset_id="robot", keep=(1,))
+  for number in (1, 2):
+    store.save(make_state(number), {}, STATS, {"score": 3.0 - number})
+  return workdir
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_makes_training_go_on_from_the_older_one(two_checkpoints, tmp_path, caplog, damage):
+  for number, file in enumerate(files_of(two_checkpoints / "checkpoints/2")):
+    workdir, name = tmp_path / str(number), file.relative_to(two_checkpoints)
+    outermost = name == Path("checkpoints/2") / digests.FILE_NAME
+    if outermost and damage == "removed":
+      continue  # without digests it is read as it is
+    shutil.copytree(two_checkpoints, workdir)
+    DAMAGES[damage](workdir / name)
+    store = CheckpointStore(workdir, asset_id="robot")
+    caplog.clear()
+    assert int(store.restore(make_state(0), {}).step) == 1, name
+    assert outermost or name.name in caplog.text
+    assert "it is now '2.damaged', and training goes on from step 1" in caplog.text
+    assert store.steps() == [1] and store.best_step() == 1
+
+
+def test_a_checkpoint_of_before_the_digests_is_given_up_when_it_cannot_be_read(two_checkpoints, tmp_path):
+  shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+  store = CheckpointStore(tmp_path, asset_id="robot")
+  for file in tmp_path.rglob(digests.FILE_NAME):
+    file.unlink()
+  assert int(store.restore(make_state(0), {}).step) == 2
+  shutil.rmtree(store.folder(2) / "train_state")
+  assert int(store.restore(make_state(0), {}).step) == 1
+
+
+def test_a_damaged_best_checkpoint_is_no_longer_the_best(tmp_path, caplog):
+  store = CheckpointStore(tmp_path, asset_id="robot")
+  for number, score in ((1, 1.0), (2, 2.0)):
+    store.save(make_state(number), {}, STATS, {"score": score})
+  (store.folder(1) / "metrics.json").write_text('{"score": 0.5}')
+  assert int(store.restore(make_state(0), {}).step) == 2
+  assert store.best_step() == 2 and "metrics.json" in caplog.text
+
+
+def test_without_a_whole_checkpoint_nothing_is_touched(two_checkpoints, tmp_path):
+  shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
+  for file in tmp_path.rglob("metrics.json"):
+    file.unlink()
+  store = CheckpointStore(tmp_path, asset_id="robot")
+  with pytest.raises(Pi0RagError, match=r"no checkpoint in .* is whole: .*/2 is damaged.*metrics.json is missing; .*/1 "
+                     ) as refused:
+    store.restore(make_state(0), {})
+  assert store.steps() == [1, 2] and "\n" not in str(refused.value)
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(tmp_path):
+  store = CheckpointStore(tmp_path, asset_id="robot", keep=(1,))
+  store.save(make_state(1), {}, STATS, {"score": float("nan")})
+  store.save(make_state(2), {}, STATS, {"score": 5.0})
+  assert np.isnan(store.metrics(1)["score"]) and store.best_step() == 2

@@ -1,10 +1,9 @@
 """The stage of curation that computes embeddings."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.curation.inputs import EMBEDDINGS
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
@@ -19,7 +18,7 @@ def embed(config: Config, workdir: Path) -> None:
   """Computes the embeddings that some classifier reads, and writes down what that took."""
   wanted = policies_read(config)
   sources, file = Sources(config, workdir), workdir / EMBED_NAME
-  before = json.loads(file.read_text(encoding="utf8")) if file.is_file() else {}
+  before = schema.read(file, dict[str, dict[str, Any]]) if file.is_file() else {}
   report: dict[str, Any] = {}
   for policy in wanted:
     for name, source in sources.all.items():

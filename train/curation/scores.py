@@ -1,14 +1,14 @@
 """The stages of curation that score demonstrations, say how well the scores tell flawed ones, and choose those kept."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from pi0rag_jax import files, statistics
+from pi0rag_jax import files, schema, statistics
 from pi0rag_jax.curation import baselines, classifiers, metrics, saved, scoring, selection, thresholds, verdicts
 from pi0rag_jax.curation.saved import SavedClassifier
 from pi0rag_jax.curation.selection import Selection
@@ -23,6 +23,20 @@ SCORES_NAME, TEXT_NAME, SELECTION_NAME = "scores.json", "selection.txt", "select
 # A larger share that is kept hardly leaves anything out.
 NEARLY_ALL = 0.95
 FRACTION = "fraction"
+
+
+class _Scored(msgspec.Struct):
+  """The scores of one data set."""
+
+  lengths: list[int]
+  scores: dict[str, list[float | None]]
+  auroc: dict[str, dict[str, dict[str, float]]]
+  auroc_at_equal_pace: dict[str, dict[str, float | None]]
+
+
+class _Scores(msgspec.Struct):
+  recipes: dict[str, str]
+  demonstrations: dict[str, _Scored]
 
 
 def score(config: Config, workdir: Path) -> None:
@@ -168,4 +182,4 @@ def read_scores(workdir: Path) -> dict[str, Any]:
   file = workdir / SCORES_NAME
   if not file.is_file():
     raise Pi0RagError(f"no scores in '{workdir}': run --stages=score")
-  return json.loads(file.read_text(encoding="utf8"))
+  return msgspec.to_builtins(schema.read(file, _Scores))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pi0rag_jax import schema
 from pi0rag_jax.curation import baselines, metrics, selection
 from pi0rag_jax.curation.saved import SavedClassifier
 from pi0rag_jax.curation.selection import Selection
@@ -128,4 +129,4 @@ def _text(estimate: Mapping[str, float]) -> str:
 
 
 def _read(file: Path) -> Any:
-  return json.loads(file.read_text(encoding="utf8")) if file.is_file() else None
+  return schema.read(file, dict[str, Any]) if file.is_file() else None

@@ -1,0 +1,301 @@
+"""Writes LeRobot data sets of version 3.0: `with LerobotWriter(DIR, fps=20, robot="panda") as writer: writer.add(...)`.
+
+Numbers and pictures go into parquet files of many episodes, pictures as PNG or into videos beside; the layout and the
+statistics are those of lerobot 0.4, whose own reader and ours read it.
+"""
+
+import dataclasses
+import fractions
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pi0rag_jax import files
+from pi0rag_jax.data.dataset import import_extra
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+
+IMAGES, VIDEO = PICTURES = ("images", "video")
+CAMERA = "observation.images."
+STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
+_FILE = "chunk-{chunk:03d}/file-{file:03d}"
+_CHUNK_FILES = 1000
+_ROWS_PER_FILE = 50_000
+_QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
+_SAMPLED_FRAMES = 100  # of an episode, for the statistics of pictures
+# AV1 and H.264 of FFmpeg; a key frame every second frame, as lerobot has it, so that any frame is near one.
+_CODECS = {"libsvtav1": ("av1", {"crf": "30", "preset": "10", "g": "2"}), "libx264": ("h264", {"crf": "18", "g": "2"})}
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenEpisode:
+  """One episode as it is written; F frames."""
+
+  images: Mapping[str, np.ndarray]  # camera -> uint8[F, H, W, 3], RGB
+  state: np.ndarray  # float[F, P]
+  actions: np.ndarray  # float[F, A]
+  prompt: str
+  success: bool
+  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # column -> float[F, N]
+
+
+class LerobotWriter:
+  """A data set that appears whole once the writer is closed."""
+
+  def __init__(self, folder, *, fps: float, robot: str, pictures: str = VIDEO):
+    """Makes the folder.
+
+    Args:
+      folder: must not hold a data set yet.
+      fps: frames per second.
+      robot: its name, `robot_type` of the data set.
+      pictures: 'video' (lossy, small) or 'images' (PNG, exact).
+    Raises:
+      Pi0RagError: a package is missing, or the folder holds a data set.
+    """
+    if pictures not in PICTURES:
+      raise unknown_name("way to keep pictures", pictures, PICTURES)
+    self._arrow = import_extra("pyarrow", "writing LeRobot data sets")
+    self._parquet = import_extra("pyarrow.parquet", "writing LeRobot data sets")
+    self.folder = pathlib.Path(folder).expanduser()
+    if (self.folder / "meta" / "info.json").exists():
+      raise Pi0RagError(f"'{self.folder}' holds a data set already: remove it, or write another folder")
+    self._fps, self._robot, self._pictures = fps, robot, pictures
+    self._tasks: dict[str, int] = {}
+    self._episodes: list[dict[str, Any]] = []
+    self._features: dict[str, dict[str, Any]] = {}
+    self._rows = self._file_rows = self._file = 0
+    self._data = None
+    self._videos: dict[str, _Video] = {}
+    self._stats: list[dict[str, dict[str, np.ndarray]]] = []
+
+  def __enter__(self) -> "LerobotWriter":
+    return self
+
+  def __exit__(self, failure, *_) -> None:
+    if failure is None:
+      self.close()
+
+  def add(self, episode: WrittenEpisode) -> None:
+    """Appends an episode. Errors: Pi0RagError for one that is empty, ragged, or unlike those before it."""
+    columns = self._columns(episode)
+    if self._data is not None and self._file_rows + len(episode.state) > _ROWS_PER_FILE:
+      self._end_files()
+    place = {"chunk": self._file // _CHUNK_FILES, "file": self._file % _CHUNK_FILES}
+    entry = {"episode_index": len(self._episodes), "tasks": [episode.prompt], "length": len(episode.state),
+             "data/chunk_index": place["chunk"], "data/file_index": place["file"],
+             "dataset_from_index": self._rows, "dataset_to_index": self._rows + len(episode.state)}
+    if self._pictures == VIDEO:
+      for camera, images in episode.images.items():
+        name = CAMERA + camera
+        if name not in self._videos:
+          path = self.folder / "videos" / name / (_FILE.format(**place) + ".mp4")
+          self._videos[name] = _Video(path, self._fps)
+        begin, end = self._videos[name].append(images)
+        entry |= {f"videos/{name}/chunk_index": place["chunk"], f"videos/{name}/file_index": place["file"],
+                  f"videos/{name}/from_timestamp": begin, f"videos/{name}/to_timestamp": end}
+    table = self._table(columns)
+    if self._data is None:
+      path = self.folder / "data" / (_FILE.format(**place) + ".parquet")
+      path.parent.mkdir(parents=True, exist_ok=True)
+      self._data = self._parquet.ParquetWriter(path, table.schema)
+    self._data.write_table(table)
+    stats = _statistics(episode, columns)
+    self._stats.append(stats)
+    entry |= {f"stats/{name}/{key}": values.tolist() for name, found in stats.items() for key, values in found.items()}
+    self._episodes.append(entry | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
+    self._rows += len(episode.state)
+    self._file_rows += len(episode.state)
+
+  def close(self) -> None:
+    """Writes what the whole data set has in common. Errors: Pi0RagError without an episode."""
+    if not self._episodes:
+      raise Pi0RagError("no episode was added: nothing to write")
+    self._end_files()
+    meta = self.folder / "meta"
+    (meta / "episodes" / "chunk-000").mkdir(parents=True, exist_ok=True)
+    self._parquet.write_table(self._arrow.Table.from_pylist(self._episodes),
+                              meta / "episodes" / (_FILE.format(chunk=0, file=0) + ".parquet"))
+    self._parquet.write_table(self._task_table(), meta / "tasks.parquet")
+    files.write_json(meta / "stats.json", {name: {key: values.tolist() for key, values in found.items()}
+                                           for name, found in _merged(self._stats).items()})
+    video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    files.write_json(meta / "info.json", {
+      "codebase_version": "v3.0", "robot_type": self._robot, "total_episodes": len(self._episodes),
+      "total_frames": self._rows, "total_tasks": len(self._tasks), "chunks_size": _CHUNK_FILES,
+      "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": _whole(self._fps),
+      "splits": {"train": f"0:{len(self._episodes)}"},
+      "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+      "video_path": video_path if self._pictures == VIDEO else None, "features": self._features})
+
+  def _columns(self, episode: WrittenEpisode) -> dict[str, Any]:
+    """Returns the columns of an episode's rows: arrays [F] or [F, N], and lists of encoded pictures."""
+    frames = len(episode.state)
+    numbers = {STATE: np.asarray(episode.state, np.float32), ACTION: np.asarray(episode.actions, np.float32),
+               **{name: np.asarray(values, np.float32) for name, values in episode.extras.items()}}
+    lengths = {name: len(values) for name, values in {**numbers, **episode.images}.items()}
+    if not frames or set(lengths.values()) != {frames}:
+      raise Pi0RagError(f"an episode has {frames} frames of state, and {lengths}: allowed are as many of each, one or "
+                        "more")
+    if not episode.prompt.strip():
+      raise Pi0RagError("an episode has an empty prompt; allowed: what the robot is told")
+    features: dict[str, dict[str, Any]] = {}
+    for camera, images in episode.images.items():
+      if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise Pi0RagError(f"camera '{camera}' is {images.dtype}{list(images.shape)}; allowed: uint8[F, H, W, 3]")
+      features[CAMERA + camera] = {"dtype": "video" if self._pictures == VIDEO else "image",
+                                   "shape": list(images.shape[1:]), "names": ["height", "width", "channels"]}
+      if self._pictures == VIDEO:
+        features[CAMERA + camera]["info"] = {
+          "video.height": images.shape[1], "video.width": images.shape[2], "video.codec": _codec()[1],
+          "video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": _whole(self._fps),
+          "video.channels": 3, "has_audio": False}
+    for name, values in numbers.items():
+      features[name] = {"dtype": "float32", "shape": [values.shape[1]],
+                        "names": [f"{name.rpartition('.')[2]}_{i}" for i in range(values.shape[1])]}
+    task = self._tasks.setdefault(episode.prompt, len(self._tasks))
+    frame_F = np.arange(frames)
+    scalars = {SUCCESS: np.append(np.zeros(frames - 1, bool), episode.success),
+               "timestamp": (frame_F / self._fps).astype(np.float32), "frame_index": frame_F,
+               "episode_index": np.full(frames, len(self._episodes)), "index": self._rows + frame_F,
+               "task_index": np.full(frames, task)}
+    for name, values in scalars.items():
+      features[name] = {"dtype": values.dtype.name, "shape": [1], "names": None}
+    if self._features and features != self._features:
+      different = sorted(name for name in features.keys() | self._features.keys()
+                         if features.get(name) != self._features.get(name))
+      raise Pi0RagError(f"an episode is unlike those before it in {', '.join(different)}: sizes and names must be the "
+                        "same in all of them")
+    self._features = features
+    pictures = {} if self._pictures == VIDEO else {
+      CAMERA + camera: [{"bytes": _png(image), "path": f"frame-{i:06d}.png"} for i, image in enumerate(images)]
+      for camera, images in episode.images.items()}
+    return {**pictures, **numbers, **scalars}
+
+  def _table(self, columns: Mapping[str, Any]):
+    """Returns rows as lerobot's parquet files have them."""
+    arrow, arrays, kinds = self._arrow, {}, {}
+    for name, values in columns.items():
+      if isinstance(values, list):
+        arrays[name] = arrow.array(values, arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())]))
+        kinds[name] = {"_type": "Image"}
+      elif values.ndim == 2:
+        arrays[name] = arrow.FixedSizeListArray.from_arrays(arrow.array(values.ravel()), values.shape[1])
+        kinds[name] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": values.shape[1], "_type": "List"}
+      else:
+        arrays[name] = arrow.array(values)
+        kinds[name] = {"dtype": values.dtype.name, "_type": "Value"}
+    told = {"huggingface": json.dumps({"info": {"features": kinds}})}
+    return arrow.table(arrays).replace_schema_metadata(told)
+
+  def _task_table(self):
+    """Returns the tasks as pandas would write a frame whose index they are."""
+    column = lambda name, field, kind: {"name": name, "field_name": field, "pandas_type": kind[0],  # noqa: E731
+                                        "numpy_type": kind[1], "metadata": None}
+    index = "__index_level_0__"
+    told = {"index_columns": [index], "column_indexes": [], "attributes": {}, "pandas_version": "2.3.3",
+            "creator": {"library": "pyarrow", "version": self._arrow.__version__},
+            "columns": [column("task_index", "task_index", ("int64", "int64")),
+                        column(None, index, ("unicode", "object"))]}
+    table = self._arrow.table({"task_index": list(self._tasks.values()), index: list(self._tasks)})
+    return table.replace_schema_metadata({"pandas": json.dumps(told)})
+
+  def _end_files(self) -> None:
+    if self._data is not None:
+      self._data.close()
+      self._data = None
+      self._file += 1
+    for video in self._videos.values():
+      video.close()
+    self._videos.clear()
+    self._file_rows = 0
+
+
+class _Video:
+  """A file of the frames of several episodes."""
+
+  def __init__(self, path: pathlib.Path, fps: float):
+    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder tells at length what it is
+    av = import_extra("av", "writing videos")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    self._av, self._container, self._fps, self._frames = av, av.open(str(path), "w"), fps, 0
+    encoder, _ = _codec()
+    self._stream = self._container.add_stream(encoder, fractions.Fraction(fps).limit_denominator(1000),
+                                              options=_CODECS[encoder][1])
+    self._stream.pix_fmt = "yuv420p"
+
+  def append(self, images: np.ndarray) -> tuple[float, float]:
+    """Returns (begin, end) in s of these frames uint8[F, H, W, 3] in the file."""
+    begin = self._frames
+    if not begin:  # afterwards the encoder is open
+      self._stream.height, self._stream.width = images.shape[1:3]
+    for image in images:
+      frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+      frame.pts = self._frames
+      frame.time_base = 1 / fractions.Fraction(self._fps).limit_denominator(1000)
+      self._container.mux(self._stream.encode(frame))
+      self._frames += 1
+    return begin / self._fps, self._frames / self._fps
+
+  def close(self) -> None:
+    self._container.mux(self._stream.encode(None))
+    self._container.close()
+
+
+def _codec() -> tuple[str, str]:
+  """Returns (encoder, codec) of videos: lerobot's AV1, or H.264 where FFmpeg was built without it."""
+  av = import_extra("av", "writing videos")
+  for encoder, (codec, _) in _CODECS.items():
+    if encoder in av.codecs_available:
+      return encoder, codec
+  raise Pi0RagError(f"FFmpeg has none of the encoders {', '.join(_CODECS)}: keep pictures as images")
+
+
+def _png(image: np.ndarray) -> bytes:
+  stream = io.BytesIO()
+  Image.fromarray(image).save(stream, "PNG", compress_level=4)
+  return stream.getvalue()
+
+
+def _statistics(episode: WrittenEpisode, columns: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+  """Returns min, max, mean, std, count and quantiles of each feature; of pictures by channel, in [0, 1]."""
+  found = {}
+  for camera, images in episode.images.items():
+    chosen = images[np.linspace(0, len(images) - 1, min(len(images), _SAMPLED_FRAMES)).astype(int)]
+    stats = _of_rows(chosen.reshape(-1, 3) / 255.0, len(chosen))
+    found[CAMERA + camera] = {key: values if key == "count" else values.reshape(3, 1, 1)
+                              for key, values in stats.items()}
+  for name, values in columns.items():
+    if not isinstance(values, list):
+      found[name] = _of_rows(values.reshape(len(values), -1), len(values))
+  return found
+
+
+def _of_rows(rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
+  numbers = rows.astype(np.float64)
+  quantiles = {f"q{round(100 * q):02d}": np.quantile(numbers, q, axis=0) for q in _QUANTILES}
+  return {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": numbers.mean(axis=0), "std": numbers.std(axis=0),
+          "count": np.array([count]), **quantiles}
+
+
+def _merged(stats: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+  """Returns the statistics of all episodes together; quantiles are the means of theirs, as lerobot merges them."""
+  found = {}
+  for name in stats[0]:
+    parts = {key: np.stack([each[name][key] for each in stats]) for key in stats[0][name]}
+    share = (parts["count"] / parts["count"].sum()).reshape(-1, *[1] * (parts["mean"].ndim - 1))
+    mean = (parts["mean"] * share).sum(axis=0)
+    variance = ((parts["std"] ** 2 + (parts["mean"] - mean) ** 2) * share).sum(axis=0)
+    found[name] = {"min": parts["min"].min(axis=0), "max": parts["max"].max(axis=0), "mean": mean,
+                   "std": np.sqrt(variance), "count": parts["count"].sum(axis=0),
+                   **{key: (values * share).sum(axis=0) for key, values in parts.items() if key.startswith("q")}}
+  return found
+
+
+def _whole(fps: float) -> float | int:
+  return int(fps) if float(fps).is_integer() else fps

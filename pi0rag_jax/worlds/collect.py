@@ -1,0 +1,293 @@
+"""Demonstrations from any world with an expert: `python -m pi0rag_jax.worlds.collect --world=metaworld
+--tasks=push-v3,reach-v3 --episodes=100 --out=DIR` writes a LeRobot data set, a frame for every control tick.
+
+The expert is disturbed on the way: bursts of other motion are executed. `action` is what the expert would have done at
+that moment, which a policy learns from; `executed` is what the robot did. A second call with the same arguments goes on
+where the first one stopped.
+"""
+
+import collections
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from rich.progress import track
+
+from pi0rag_jax import cli, files, schema
+from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.robots.robot import ActionSpace
+from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
+
+COMMAND = "worlds.collect"
+PARTS, SETTINGS = ".parts", "collect.json"
+EXECUTED = "executed"  # the column of what the robot did
+# Sets the disturbances' generator apart from the world's, which has the same seed.
+_DISTURBANCES = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Disturbance:
+  """Bursts in which something else than the expert's action is executed."""
+
+  share: float = 0.8  # of the episodes that have bursts
+  per_100_ticks: float = 3.0  # bursts, on average
+  seconds: tuple[float, float] = (0.1, 0.4)  # how long one lasts
+  strength: float = 0.7  # of the greatest change per tick, for entries that integrate
+  displaced: float = 0.5  # path cost by which other entries are displaced, where nothing integrates
+
+  def bursts(self, rng: np.random.Generator, space: ActionSpace, ticks: int, tick_s: float) -> dict[int, np.ndarray]:
+    """Returns the bursts of an episode: float[A] by tick, a motion that replaces or displaces the expert's."""
+    found: dict[int, np.ndarray] = {}
+    if rng.random() >= self.share:
+      return found
+    for _ in range(rng.poisson(self.per_100_ticks * ticks / 100)):
+      start, seconds = int(rng.integers(ticks)), rng.uniform(*self.seconds)
+      motion_A = self._motion(rng, space)
+      found |= dict.fromkeys(range(start, start + max(round(seconds / tick_s), 1)), motion_A)
+    return found
+
+  def _motion(self, rng: np.random.Generator, space: ActionSpace) -> np.ndarray:
+    if any(space.integrates):
+      return self.strength * rng.uniform(space.low, space.high)
+    return rng.uniform(-1, 1, space.dim) * self.displaced / np.maximum(space.cost, 1e-6)
+
+  @staticmethod
+  def apply(action_A: np.ndarray, motion_A: np.ndarray, space: ActionSpace) -> np.ndarray:
+    """Returns the action to execute; an entry that says a place beside others that integrate is left alone."""
+    if any(space.integrates):
+      changed_A = np.where(space.integrates, motion_A, action_A)
+    else:
+      changed_A = action_A + motion_A
+    return np.clip(changed_A, space.low, space.high).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+  """What one worker needs to know of the whole."""
+
+  world: str
+  options: Mapping[str, Any]
+  condition: str
+  image_size: int
+  space: ActionSpace
+  tick_s: float
+  folder: str
+  time_limits: Mapping[str, int]
+  disturbance: Disturbance | None
+
+
+def record_episode(world, seed: int, collection: Collection, time_limit: int) -> WrittenEpisode:
+  """Returns one disturbed demonstration, a success or not. Errors: Pi0RagError where the simulation fails."""
+  world.begin(seed)
+  rng, bursts = np.random.default_rng([_DISTURBANCES, seed]), {}
+  if collection.disturbance is not None:
+    bursts = collection.disturbance.bursts(rng, collection.space, time_limit, collection.tick_s)
+  frames, done, progress = collections.defaultdict(list), False, None
+  while not done:
+    label_A = np.asarray(world.plan(1)[0], np.float32)
+    tick = progress.ticks if progress else 0
+    action_A = label_A
+    if tick in bursts:
+      action_A = collection.disturbance.apply(label_A, bursts[tick], collection.space)
+    seen = world.observe()
+    frames["observation"].append(seen)
+    frames["action"].append(label_A)
+    frames[EXECUTED].append(action_A)
+    progress = world.advance(action_A[None])
+    done = progress.done
+  if progress.error:
+    raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")
+  images, state_FP = split(frames["observation"])
+  return WrittenEpisode(images, state_FP, np.stack(frames["action"]), str(frames["observation"][0]["prompt"]),
+                        progress.success, {EXECUTED: np.stack(frames[EXECUTED])})
+
+
+def split(observations: list[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+  """Returns (pictures by camera uint8[F, H, W, 3], states float32[F, P]) of a robot's observations.
+
+  A camera is called as the last part of its entry's name; vectors follow one another in the state.
+  """
+  images: dict[str, list] = collections.defaultdict(list)
+  states = []
+  for observation in observations:
+    vectors = []
+    for name, leaf in _leaves(observation):
+      if leaf.ndim == 3:
+        images[name].append(leaf if leaf.shape[-1] == 3 else leaf.transpose(1, 2, 0))
+      elif leaf.dtype.kind in "fiu":
+        vectors.append(np.atleast_1d(leaf))
+    states.append(np.concatenate(vectors))
+  return {name: np.stack(pictures) for name, pictures in images.items()}, np.stack(states).astype(np.float32)
+
+
+def _leaves(observation: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+  for name, entry in observation.items():
+    if isinstance(entry, Mapping):
+      yield from _leaves(entry)
+    elif not isinstance(entry, str):
+      yield name.rpartition("/")[2], np.asarray(entry)
+
+
+_OPEN: dict[tuple[str, str], Any] = {}  # this process's world, by folder and task: one at a time, since they are large
+
+
+def _world(collection: Collection, task: str):
+  """Returns this process's world of a task."""
+  key = collection.folder, task
+  if key not in _OPEN:
+    while _OPEN:
+      _OPEN.popitem()[1].close()
+    _OPEN[key] = registry.make_world(WorldConfig(task, collection.condition, collection.world, collection.options,
+                                                 collection.image_size))
+  return _OPEN[key]
+
+
+def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int, bool]:
+  """Returns (task, seed, frames, success) after writing an episode's part."""
+  task, seed = job
+  episode = record_episode(_world(collection, task), seed, collection, collection.time_limits[task])
+  values = {f"image.{name}": pictures for name, pictures in episode.images.items()}
+  path = _part(pathlib.Path(collection.folder), task, seed)
+  files.write(path, lambda file: np.savez_compressed(
+    file, state=episode.state, actions=episode.actions, prompt=np.array(episode.prompt),
+    success=np.array(episode.success), executed=episode.extras[EXECUTED], **values))
+  return task, seed, len(episode.state), episode.success
+
+
+def _part(folder: pathlib.Path, task: str, seed: int) -> pathlib.Path:
+  return folder / PARTS / f"{task.replace('/', '_')}-{seed:06d}.npz"
+
+
+def _read_part(path: pathlib.Path) -> WrittenEpisode:
+  with np.load(path) as part:
+    images = {name.removeprefix("image."): part[name] for name in part.files if name.startswith("image.")}
+    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]),
+                          {EXECUTED: part["executed"]})
+
+
+def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int
+            ) -> Iterator[tuple[str, int, int, bool]]:
+  """Yields (task, seed, frames, success) of each episode as its part is written; parts that are there are left out.
+
+  Args:
+    processes: how many work at once, each with one thread; 0 works in this process.
+  """
+  missing = [job for job in jobs if not _part(pathlib.Path(collection.folder), *job).exists()]
+  work = functools.partial(_record, collection)
+  if processes == 0:
+    yield from map(work, missing)
+    return
+  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"
+  with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    yield from pool.imap_unordered(work, missing)
+
+
+def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool
+          ) -> tuple[int, int]:
+  """Returns (episodes, frames) of the data set that is made of the parts, in the order of the jobs; they are removed.
+
+  Args:
+    robot: the data set's robot type.
+    failures: whether episodes that failed are kept.
+  """
+  folder = pathlib.Path(collection.folder)
+  episodes = frames = 0
+  with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures) as writer:
+    for job in jobs:
+      episode = _read_part(_part(folder, *job))
+      if episode.success or failures:
+        writer.add(episode)
+        episodes, frames = episodes + 1, frames + len(episode.state)
+  shutil.rmtree(folder / PARTS)
+  return episodes, frames
+
+
+def main(argv) -> None:
+  """Collects what the flags say and prints a summary; a user's mistake ends in one line and status 2."""
+  cli.refuse_arguments(argv)
+  with cli.user_errors(COMMAND):
+    run(flags.FLAGS)
+
+
+def run(values) -> None:
+  """See `main`; `values` are the flags."""
+  from pi0rag_jax.openpi.config import DataConfig
+  from pi0rag_jax.robots.registry import make_robot
+
+  options = schema.parse(values.options.encode(), dict[str, Any], "--options") if values.options else {}
+  family = registry.family(values.world, options)
+  tasks = values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
+  if not tasks:
+    raise Pi0RagError(f"--tasks says none of {', '.join(family.tasks)}")
+  for task in tasks:
+    registry.check(family, task, values.condition)
+  if EXPERT not in family.abilities or family.time_limit is None:
+    raise Pi0RagError(f"the world '{values.world}' has no expert that could demonstrate anything")
+  if not options.get(registry.PYTHON):
+    family.require()
+  seeds = range(values.seed, values.seed + values.episodes)
+  if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
+    raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
+                      f"--episodes={values.episodes} leaves them")
+  robot = make_robot(DataConfig(robot=family.robot), "pi0")
+  if robot.actions is None:
+    raise Pi0RagError(f"the robot '{robot.name}' does not say what its actions mean, which disturbances need")
+  folder = pathlib.Path(values.out).expanduser()
+  if (folder / "meta" / "info.json").exists():
+    print(f"{folder} is finished: nothing to do")
+    return
+  collection = Collection(values.world, options, values.condition, values.image_size, robot.actions, robot.tick_s,
+                          str(folder), {task: family.time_limit(task) for task in tasks},
+                          Disturbance() if values.disturbed else None)
+  _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
+                  "image_size": values.image_size, "disturbed": values.disturbed})
+  jobs = [(task, seed) for task in tasks for seed in seeds]
+  missing = sum(not _part(folder, *job).exists() for job in jobs)
+  results = list(track(collect(collection, jobs, processes=values.processes), description=values.world, total=missing))
+  episodes, frames = write(collection, jobs, robot=robot.name, pictures=values.pictures, failures=values.failures)
+  succeeded = collections.Counter(task for task, _, _, success in results if success)
+  for task, count in collections.Counter(task for task, *_ in results).items():
+    print(f"{task}: {succeeded[task]} of {count} succeeded")
+  print(f"{episodes} episodes, {frames} frames in {folder}")
+
+
+def _claim(folder: pathlib.Path, wanted: dict[str, Any]) -> None:
+  """Writes down what a folder's parts are of, or raises where they are of something else."""
+  path = folder / PARTS / SETTINGS
+  if path.exists():
+    found = schema.read(path, dict[str, Any])
+    different = [f"{name} {found.get(name)}, wanted {value}" for name, value in wanted.items()
+                 if found.get(name) != value]
+    if different:
+      raise Pi0RagError(f"'{folder}' holds parts of another collection: {'; '.join(different)}. Remove it, or use "
+                        "another --out")
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  files.write_json(path, wanted)
+
+
+if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
+  flags.DEFINE_string("world", "panda", "A family of worlds, or the id of a gymnasium environment.")
+  flags.DEFINE_string("options", "", "Options of the world, JSON.")
+  flags.DEFINE_list("tasks", [], "Names of its tasks.")
+  flags.DEFINE_string("condition", NOMINAL, "Name of its condition.")
+  flags.DEFINE_integer("episodes", 100, "Of each task; they have the seeds from --seed on.")
+  flags.DEFINE_integer("seed", 0, "The first episode's seed.")
+  flags.DEFINE_string("out", None, "Folder of the data set.")
+  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side, where the world leaves the choice.")
+  flags.DEFINE_enum("pictures", "video", PICTURES, "How pictures are kept: video is smaller, images are exact.")
+  flags.DEFINE_bool("disturbed", True, "Disturb the expert on its way.")
+  flags.DEFINE_bool("failures", False, "Keep episodes in which the expert failed.")
+  flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.", lower_bound=0)
+  flags.mark_flag_as_required("out")
+  app.run(main, flags_parser=cli.flags_parser(COMMAND))

@@ -1,0 +1,74 @@
+"""Demonstrations from a world with an expert: labels of the expert beside what was executed, the same every time."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.robots.aloha import ACTIONS as ALOHA
+from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
+from pi0rag_jax.sim.world import PandaWorld
+from pi0rag_jax.worlds import collect
+from pi0rag_jax.worlds.collect import Collection, Disturbance
+from pi0rag_jax.worlds.world import WorldConfig
+
+SHORT = PickAndPlace(PickAndPlaceConfig(time_limit=30))
+
+
+def record(disturbance):
+  collection = Collection("panda", {}, "nominal", 16, ACTIONS, 0.05, "", {"pick_and_place": 30}, disturbance)
+  return collect.record_episode(PandaWorld(WorldConfig(SHORT, image_size=16)), 3, collection, 30)
+
+
+def test_an_undisturbed_expert_does_what_it_says():
+  episode = record(None)
+  assert len(episode.state) == 30 and episode.images["base_0_rgb"].shape == (30, 16, 16, 3)
+  np.testing.assert_array_equal(episode.actions, episode.extras["executed"])
+
+
+def test_bursts_are_executed_and_labels_stay_the_experts():
+  always = Disturbance(share=1.0, per_100_ticks=20.0)
+  one, other = record(always), record(always)
+  np.testing.assert_array_equal(one.extras["executed"], other.extras["executed"])
+  disturbed_F = (one.actions != one.extras["executed"]).any(axis=1)
+  assert 2 < disturbed_F.sum() < 30
+  np.testing.assert_array_equal(one.actions[:, 4], one.extras["executed"][:, 4])  # the gripper is left alone
+  assert (one.extras["executed"] <= np.float32(ACTIONS.high)).all()
+
+
+def test_places_are_displaced():
+  rng = np.random.default_rng(0)
+  bursts = Disturbance(share=1.0, per_100_ticks=50.0).bursts(rng, ALOHA, 100, 0.02)
+  still_A = np.zeros(14)
+  moved = np.stack([Disturbance.apply(still_A, motion_A, ALOHA) for motion_A in bursts.values()])
+  assert 0 < np.abs(moved * ALOHA.cost).max() <= 0.5 + 1e-6
+
+
+def run(tmp_path, *flags):
+  command = [sys.executable, "-m", "pi0rag_jax.worlds.collect", f"--out={tmp_path / 'data'}", "--processes=0", *flags]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_a_data_set_and_does_it_once(tmp_path):
+  flags = ("--tasks=pick_and_place", "--episodes=1", "--image_size=16", "--failures", "--pictures=images")
+  first = run(tmp_path, *flags)
+  assert first.returncode == 0, first.stderr
+  assert "1 of 1 succeeded" in first.stdout and "1 episodes" in first.stdout
+  dataset = open_dataset(tmp_path / "data")
+  assert len(list(dataset.iterate())) == 1 and dataset.fps == 20 and not (tmp_path / "data" / ".parts").exists()
+  assert "nothing to do" in run(tmp_path, *flags).stdout
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+  (("--tasks=pick_and_plac",), "Did you mean 'pick_and_place'"),
+  (("--tasks=stacking", "--condition=dark"), "unknown condition 'dark'"),
+  (("--world=gym_none/X-v0", "--options={\"robot\": \"aloha\"}"), "has no expert"),
+  (("--tasks=stacking", "--seed=99999", "--episodes=2"), "seeds 0..99999"),
+  (("--tasks=stacking", "--options={"), "--options"),
+])
+def test_a_mistake_ends_in_one_line(tmp_path, flags, message):
+  done = run(tmp_path, *flags)
+  assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
