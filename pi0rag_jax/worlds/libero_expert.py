@@ -21,6 +21,7 @@ OPEN, CLOSE = -1.0, 1.0
 _HOLLOW = ("bowl", "plate", "mug", "pan")  # held at the rim
 _WIDEST_M = 0.074  # that fits between the fingers
 _DEEP_M = 0.035  # how far the fingers go down along a tall thing
+_TIP_M = 0.012  # from the middle of the fingertips to their ends
 _CLEAR_M = 0.05  # between what is carried and what it passes over
 _DOWN = np.array([0.0, 0.0, -1.0])
 
@@ -191,7 +192,7 @@ def _grasps(points_N3: np.ndarray, *, hollow: bool) -> list[tuple[float, Grasp]]
     along_2 = np.array([-axis_2[1], axis_2[0]])
     length_m = float(np.ptp(points_N3[:, :2] @ along_2))
     for aside in (0.0, -0.15, 0.15, -0.3, 0.3) if width_m < _WIDEST_M else ():
-      for height_m, cost in ((max(top_m - _DEEP_M, low_3[2] + 0.004), 0.0), (top_m - 0.008, 0.03)):
+      for height_m, cost in ((max(top_m - _DEEP_M, low_3[2] + _TIP_M), 0.0), (top_m - 0.008, 0.03)):
         place_m = np.array([*(middle_2 + aside * length_m * along_2), height_m])
         grasps.append((float(width_m) + cost + 0.05 * abs(aside), Grasp(place_m, axis_2)))
   return grasps

@@ -100,8 +100,8 @@ class Sight:
 
   @property
   def closed_on_nothing(self) -> bool:
-    """Whether the fingers meet, or open again after they have."""
-    return self.spreading > 0.01 or (self.closing > 0.99 and self.gap < _NOTHING_M)
+    """Whether the fingers have closed as far as they can, or open again; of use where they hold nothing."""
+    return self.spreading > 0.01 or (self.closing > 0.99 and self.spreading > -0.005)
 
   def speed(self, name: str) -> float:
     """Returns how fast a thing moves, in m/s."""
