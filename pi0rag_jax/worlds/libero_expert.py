@@ -79,14 +79,14 @@ class LiberoExpert:
     off_2, above_m = target.middle_m - sight.origin(thing)[:2], low_3[2] - target.floor_m
     held = sight.held(thing)
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
-      return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
+      return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 and not held else 0.0), grip=OPEN)
     if held and sight.closing > 0.6:
       return self._carry(thing, target, off_2, above_m, low_3[2])
-    return self._pick(thing, points_N3, held)
+    return self._pick(thing, points_N3, held, np.array([*off_2, -above_m]))
 
-  def _pick(self, thing: str, points_N3: np.ndarray, held: bool) -> np.ndarray:
+  def _pick(self, thing: str, points_N3: np.ndarray, held: bool, way_m: np.ndarray) -> np.ndarray:
     sight, hand = self._sight, self._sight.hand
-    grasp = self._grasp(thing, points_N3)
+    grasp = self._grasp(thing, points_N3, way_m)
     off_3 = grasp.place_m - hand
     aside_m, turn = float(np.linalg.norm(off_3[:2])), self._turn(_down(grasp.axis_2))
     askew = float(np.linalg.norm(turn))
@@ -123,8 +123,12 @@ class LiberoExpert:
     lower_m = 0.0 if aside_m > 0.012 and above_m < 0.04 else above_m - 0.004
     return self._move(np.array([*(hand[:2] + off_2), hand[2] - lower_m]), turn, grip=CLOSE, slow=above_m < 0.08)
 
-  def _grasp(self, thing: str, points_N3: np.ndarray) -> Grasp:
-    """Returns the best grasp of a thing from above, as it lies now and from where the hand is."""
+  def _grasp(self, thing: str, points_N3: np.ndarray, way_m: np.ndarray) -> Grasp:
+    """Returns the best grasp of a thing from above, as it lies now, from where the hand is and for where it goes.
+
+    Args:
+      way_m: [3], from where the thing is to where it is let go.
+    """
     now_2, hand_2 = self._flat_axis(), self._sight.hand[:2]
     costs = [(cost + 0.01 * np.arccos(min(abs(float(grasp.axis_2 @ now_2)), 1.0))
               + 0.1 * float(np.linalg.norm(grasp.place_m[:2] - hand_2)), grasp)
@@ -134,7 +138,8 @@ class LiberoExpert:
     for cost, grasp in costs:
       if cost >= least:
         break
-      cost += 0.01 * self._sight.blocked(grasp.place_m, grasp.axis_2, thing)
+      cost += 0.01 * sum(self._sight.blocked(place_m, grasp.axis_2, thing)
+                         for place_m in (grasp.place_m, grasp.place_m + way_m))
       if cost < least:
         best, least = grasp, cost
     return best
