@@ -53,20 +53,15 @@ SHIFTS = {
 }
 _MOVED = {f"temp_{axis}0.{tenths}": f"libero_object: the thing starts {tenths} dm further along {axis}"
           for axis in "xy" for tenths in range(1, 6)}
-# LIBERO-PRO's, by the package's names; not every suite has every one.
+# LIBERO-PRO's, by the package's names; not every suite has every one. Those with sticks, boxes and a green mug need
+# shapes that the package lacks.
 VARIANTS = {
   "lan": "LIBERO-PRO: the task is said in other words",
   "object": "LIBERO-PRO: things look different",
   "swap": "LIBERO-PRO: things have exchanged places",
   "task": "LIBERO-PRO: another task in the same scene, said so",
-  "with_blue_stick": "LIBERO-PRO: a blue stick lies about",
-  "with_diffpos_stick": "LIBERO-PRO: a stick lies about elsewhere",
-  "with_green_mug": "LIBERO-PRO: a green mug stands about",
   "with_milk": "LIBERO-PRO: a carton of milk stands about",
   "with_mug": "LIBERO-PRO: a mug stands about",
-  "with_red_box": "LIBERO-PRO: a red box lies about",
-  "with_red_stick": "LIBERO-PRO: a red stick lies about",
-  "with_rotated_stick": "LIBERO-PRO: a stick lies about askew",
   "with_yellow_book": "LIBERO-PRO: a yellow book lies about",
   **_MOVED,
 }
@@ -96,7 +91,7 @@ class LiberoWorld(MujocoWorld):
     self.prompt = language(scene) if variant in _RETOLD else libero_tasks.bare(name).replace("_", " ")
     self.scene = Scene(Path(scene), Path(starts))
     self._shift.apply(self.model, robot=(self.scene.arm.robot_model.root_body,), table=())
-    self._expert = LiberoExpert(self.scene)
+    self._expert = LiberoExpert(self.scene, self._shift.delay_ticks)
 
   @property
   def model(self) -> mujoco.MjModel:

@@ -200,7 +200,10 @@ def _environment(scene: Path):
     from libero.libero.envs.env_wrapper import ControlEnv
 
     with _generator_of_numpy(np.random.RandomState(BENCHMARK_SEED).get_state(legacy=False)):
-      domain = ControlEnv(str(scene), use_camera_obs=False, has_offscreen_renderer=False, ignore_done=True).env
+      try:
+        domain = ControlEnv(str(scene), use_camera_obs=False, has_offscreen_renderer=False, ignore_done=True).env
+      except (FileNotFoundError, AssertionError) as error:  # of things that LIBERO-PRO lacks, or has twice
+        raise Pi0RagError(f"LIBERO's package cannot build its {scene.parent.name}/{scene.name}: {error}") from error
   domain.visualize(dict.fromkeys(domain._visualizations, False))
   domain._observables.clear()
   return domain
