@@ -139,7 +139,7 @@ class BatchEnv:
       answers = {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
       return lambda: answers
     if not self._workers:
-      self._workers = [_Worker(self.config) for _ in range(self._processes)]
+      self._workers = [_Worker(self.config, alone=self.slots == self._processes) for _ in range(self._processes)]
     shares = [{slot: c for slot, c in commands.items() if slot % self._processes == i} for i in range(self._processes)]
     waiting = [worker.submit(share) for worker, share in zip(self._workers, shares) if share]
     return lambda: {slot: answer for answers in waiting for slot, answer in answers().items()}
@@ -148,27 +148,33 @@ class BatchEnv:
 class _Worker:
   """One process that holds every n-th environment.
 
-  A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still.
+  A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still. An
+  environment that is `alone` in its process has nothing to do before its answer is taken, so whoever takes it reads it.
   """
 
-  def __init__(self, config: EnvConfig):
+  def __init__(self, config: EnvConfig, *, alone: bool):
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=_serve, args=(theirs, config), daemon=True)
     self._process.start()
     theirs.close()
-    self._reader = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulation")
+    self._reader = None if alone else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="simulation")
+    self._last: Callable[[], Any] = lambda: None  # reads the last answer, where no thread does
 
   def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
     """Returns a function that waits for the answers to these commands, which come after all earlier ones."""
-    # Where the process is gone, its reader says so.
-    with contextlib.suppress(OSError):
+    # Where the process is gone, whoever reads says so.
+    with contextlib.suppress(EOFError, OSError):
+      self._last()
       self._pipe.send(commands)
-    return functools.partial(self._answers, self._reader.submit(self._pipe.recv))
+    if self._reader is not None:
+      return functools.partial(self._answers, self._reader.submit(self._pipe.recv).result)
+    self._last = functools.cache(self._pipe.recv)
+    return functools.partial(self._answers, self._last)
 
-  def _answers(self, received: concurrent.futures.Future) -> dict[int, Any]:
+  def _answers(self, received: Callable[[], Any]) -> dict[int, Any]:
     try:
-      return received.result()
+      return received()
     except (EOFError, OSError) as e:
       self._process.join(timeout=5)
       raise errors.Pi0RagError(
@@ -181,7 +187,8 @@ class _Worker:
     self._process.join(timeout=5)
     if self._process.is_alive():
       self._process.terminate()
-    self._reader.shutdown()
+    if self._reader is not None:
+      self._reader.shutdown()
     self._pipe.close()
 
 
