@@ -5,14 +5,12 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.backend import INSTALL_HINT
 from pi0rag_jax.sim.conditions import MAX_DELAY_TICKS, CameraShift
-
-# After the project's choice of an OpenGL backend, which the package above makes when it is imported.
-import mujoco  # isort: skip
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # MuJoCo begins again from the start where one of these is not finite, or huge.
