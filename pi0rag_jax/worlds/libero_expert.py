@@ -62,10 +62,10 @@ class LiberoExpert:
     sight, points_N3 = self._sight, self._sight.points(thing)
     low_3, high_3 = points_N3.min(0), points_N3.max(0)
     off_2, above_m = target.middle_m - (low_3 + high_3)[:2] / 2, low_3[2] - target.floor_m
-    held = sight.between_fingers(sight.geoms(thing))
+    held = sight.held(thing)
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
       return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
-    if held and sight.closing > 0.3:
+    if held and sight.closing > 0.6:
       return self._carry(thing, target, off_2, above_m, low_3[2])
     return self._pick(thing, points_N3, held)
 
@@ -75,10 +75,13 @@ class LiberoExpert:
     off_3 = grasp.place_m - hand
     aside_m, turn = float(np.linalg.norm(off_3[:2])), self._turn(_down(grasp.axis_2))
     askew = float(np.linalg.norm(turn))
-    if sight.closing > 0.3 and not held:  # closed on nothing
+    if not held and sight.closed_on_nothing:
       return self._move(hand + (0.0, 0.0, 0.06), grip=OPEN)
-    closing = sight.closing > -0.9
-    if (held and closing) or (np.linalg.norm(off_3) < (0.02 if closing else 0.008) and askew < (0.3 if closing else 0.12)):
+    # Close where the hand has arrived, or gets no nearer, as at the end of the arm's reach; then do not waver.
+    near_m, straight = (0.008, 0.12)
+    if sight.closing > -0.9 or sight.hand_speed < 0.01:
+      near_m, straight = (0.02, 0.3) if sight.closing > -0.9 else (0.016, 0.25)
+    if (held and sight.closing > -0.9) or (np.linalg.norm(off_3) < near_m and askew < straight):
       return self._move(grasp.place_m if not held else hand, turn, grip=CLOSE)
     safe_m = max(sight.height_over(hand, grasp.place_m, thing), points_N3[:, 2].max()) + _CLEAR_M
     if aside_m > 0.04:
@@ -93,44 +96,32 @@ class LiberoExpert:
     sight, hand = self._sight, self._sight.hand
     turn = self._turn(_down(self._flat_axis()))
     aside_m = float(np.linalg.norm(off_2))
-    if aside_m > (0.015 if above_m > 0.05 else 0.03):
+    if aside_m > (0.015 if above_m > 0.05 else 0.025):
       goal = np.array([*(hand[:2] + off_2), 0.0])
       safe_m = max(sight.height_over(hand, goal, thing), target.floor_m) + _CLEAR_M + hand[2] - low_m
       if hand[2] < safe_m - 0.03:
         goal[:2] = hand[:2]
       return self._move(np.array([*goal[:2], safe_m]), turn, grip=CLOSE)
-    if above_m < 0.012 or (target.name and above_m < 0.025 and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
+    stands = above_m < 0.03 and sight.hand_speed < 0.015 and bool(target.name)
+    if above_m < 0.005 or (stands and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
       return self._move(hand, turn, grip=OPEN)
     return self._move(np.array([*(hand[:2] + off_2), hand[2] - above_m + 0.004]), turn, grip=CLOSE, slow=above_m < 0.08)
 
   def _grasp(self, thing: str, points_N3: np.ndarray) -> Grasp:
     """Returns the best grasp of a thing from above, as it lies now and from where the hand is."""
-    low_3, high_3 = points_N3.min(0), points_N3.max(0)
-    middle_3, now_2 = (low_3 + high_3) / 2, self._flat_axis()
-    angles = np.arange(36) * np.pi / 36
-    axes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    widths = np.ptp(points_N3[:, :2] @ axes.T, axis=0)
-    if any(word in thing for word in _HOLLOW) or widths.min() > _WIDEST_M:
-      return min(self._at_rim(points_N3, middle_3, high_3[2]), key=lambda grasp: self._cost(thing, grasp, now_2))
-    height_m = max(high_3[2] - _DEEP_M, low_3[2] + 0.004)
-    place_m = np.array([*middle_3[:2], height_m])
-    fits = [Grasp(place_m, axis_2) for axis_2, width_m in zip(axes, widths) if width_m < max(_WIDEST_M, widths.min() + 1e-6)]
-    cost = {id(grasp): width_m for grasp, width_m in zip(fits, widths[widths < max(_WIDEST_M, widths.min() + 1e-6)])}
-    return min(fits, key=lambda grasp: cost[id(grasp)] + self._cost(thing, grasp, now_2))
-
-  def _at_rim(self, points_N3: np.ndarray, middle_3: np.ndarray, top_m: float) -> list[Grasp]:
-    upper_N2 = points_N3[points_N3[:, 2] > top_m - 0.35 * (top_m - points_N3[:, 2].min()), :2] - middle_3[:2]
-    grasps = []
-    for angle in np.arange(16) * np.pi / 8:
-      axis_2 = np.array([np.cos(angle), np.sin(angle)])
-      grasps.append(Grasp(np.array([*(middle_3[:2] + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)), top_m - 0.018]), axis_2))
-    return grasps
-
-  def _cost(self, thing: str, grasp: Grasp, now_2: np.ndarray) -> float:
-    """Returns what speaks against a grasp: things in the way, turning, distance."""
-    turning = np.arccos(min(abs(float(grasp.axis_2 @ now_2)), 1.0))
-    return (0.01 * self._sight.blocked(grasp.place_m, grasp.axis_2, thing) + 0.01 * turning
-            + 0.1 * float(np.linalg.norm(grasp.place_m[:2] - self._sight.hand[:2])))
+    now_2, hand_2 = self._flat_axis(), self._sight.hand[:2]
+    costs = [(cost + 0.01 * np.arccos(min(abs(float(grasp.axis_2 @ now_2)), 1.0))
+              + 0.1 * float(np.linalg.norm(grasp.place_m[:2] - hand_2)), grasp)
+             for cost, grasp in _grasps(points_N3, hollow=any(word in thing for word in _HOLLOW))]
+    costs.sort(key=lambda pair: pair[0])
+    best, least = costs[0][1], np.inf
+    for cost, grasp in costs:
+      if cost >= least:
+        break
+      cost += 0.01 * self._sight.blocked(grasp.place_m, grasp.axis_2, thing)
+      if cost < least:
+        best, least = grasp, cost
+    return best
 
   def _target(self, where: str) -> Target:
     """Returns where a thing has to be let go for a goal."""
@@ -153,10 +144,12 @@ class LiberoExpert:
 
   def _turn(self, wanted_33: np.ndarray) -> np.ndarray:
     """Returns float[3], the rotation in rad from the hand's axes to wanted ones; the fingers are alike."""
+    now_33 = self._sight.hand_axes
     flipped_33 = wanted_33 * (-1.0, -1.0, 1.0)
-    return min((_rotation(axes_33 @ self._sight.hand_axes.T) for axes_33 in (wanted_33, flipped_33)), key=np.linalg.norm)
+    return min((_rotation(axes_33 @ now_33.T) for axes_33 in (wanted_33, flipped_33)), key=np.linalg.norm)
 
-  def _move(self, place_m: np.ndarray, turn: np.ndarray | None = None, *, grip: float, slow: bool = False) -> np.ndarray:
+  def _move(self, place_m: np.ndarray, turn: np.ndarray | None = None, *, grip: float,
+            slow: bool = False) -> np.ndarray:
     """Returns the action towards a place."""
     action_A = np.zeros(7, np.float32)
     most = 0.5 if slow else 1.0
@@ -165,6 +158,28 @@ class LiberoExpert:
       action_A[3:6] = np.clip(turn / _RAD_PER_TICK, -_TURN, _TURN)
     action_A[6] = grip
     return action_A
+
+
+def _grasps(points_N3: np.ndarray, *, hollow: bool) -> list[tuple[float, Grasp]]:
+  """Returns (cost, grasp) of all ways to hold a thing from above: across it, or at its rim if it is hollow or wide."""
+  low_3, high_3 = points_N3.min(0), points_N3.max(0)
+  middle_2, top_m = ((low_3 + high_3) / 2)[:2], high_3[2]
+  angles = np.arange(24) * np.pi / 24
+  axes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+  widths = np.ptp(points_N3[:, :2] @ axes.T, axis=0)
+  if hollow or widths.min() > _WIDEST_M:
+    upper_N2 = points_N3[points_N3[:, 2] > top_m - 0.35 * (top_m - low_3[2]), :2] - middle_2
+    rims = ((axis_2, middle_2 + axis_2 * ((upper_N2 @ axis_2).max() - 0.006)) for axis_2 in (*axes[::2], *-axes[::2]))
+    return [(0.0, Grasp(np.array([*rim_2, top_m - 0.018]), axis_2)) for axis_2, rim_2 in rims]
+  grasps = []
+  for axis_2, width_m in zip(axes, widths):
+    along_2 = np.array([-axis_2[1], axis_2[0]])
+    length_m = float(np.ptp(points_N3[:, :2] @ along_2))
+    for aside in (0.0, -0.15, 0.15, -0.3, 0.3) if width_m < _WIDEST_M else ():
+      for height_m, cost in ((max(top_m - _DEEP_M, low_3[2] + 0.004), 0.0), (top_m - 0.008, 0.03)):
+        place_m = np.array([*(middle_2 + aside * length_m * along_2), height_m])
+        grasps.append((float(width_m) + cost + 0.05 * abs(aside), Grasp(place_m, axis_2)))
+  return grasps
 
 
 def _down(axis_2: np.ndarray) -> np.ndarray:
