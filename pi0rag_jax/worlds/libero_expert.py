@@ -1,4 +1,6 @@
-"""An expert for LIBERO from the simulator's state, through the same actions: it picks, places, opens, closes and turns.
+"""An expert for LIBERO from the simulator's state, through the same actions: it picks things up and puts them down.
+
+It has no way to open, close or turn anything: tasks that need that have no expert, and say so.
 
 What it does is a function of the present state (what is held, where the hand is, what is done already), so it may take
 over at any moment. LIBERO itself has demonstrations and no expert.
@@ -8,9 +10,11 @@ import dataclasses
 
 import numpy as np
 
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.worlds.libero_scene import Scene
 from pi0rag_jax.worlds.libero_sight import Sight
 
+_GOALS = ("on", "in")  # of a task
 _M_PER_TICK, _RAD_PER_TICK = 0.05, 0.5  # of the controller, at an action of 1
 _GAIN, _TURN = 1.6, 0.6
 OPEN, CLOSE = -1.0, 1.0
@@ -47,15 +51,25 @@ class LiberoExpert:
     self._goals = [tuple(goal) for goal in self._domain.parsed_problem["goal_state"]]
 
   def act(self) -> np.ndarray:
-    """Returns what to send now, float[7]."""
+    """Returns what to send now, float[7].
+
+    Errors: Pi0RagError for a task that it has no way to do.
+    """
     for goal in self._goals:
       if not self._domain._eval_predicate(list(goal)):
         return self._pursue(goal)
     return self._move(self._sight.hand, grip=OPEN)
 
   def _pursue(self, goal: tuple[str, ...]) -> np.ndarray:
+    if goal[0] not in _GOALS or self._is_shut(goal[2]):
+      raise Pi0RagError(f"LIBERO's expert has no way to reach '{' '.join(goal)}': it knows {' and '.join(_GOALS)}, of "
+                        "what stands open")
     _, thing, where = goal
     return self._put(thing, self._target(where))
+
+  def _is_shut(self, where: str) -> bool:
+    site = self._domain.object_sites_dict.get(where)
+    return bool(getattr(site, "joints", None)) and not self._domain.object_states_dict[where].is_open()
 
   def _put(self, thing: str, target: Target) -> np.ndarray:
     """Returns the next action of picking a thing up and letting it go at a target."""
