@@ -14,6 +14,7 @@ import three_steps
 from pi0rag_jax.errors import Pi0RagError
 from train import parallel
 
+
 def _start(*kinds: str, devices: int, index: int = 0, count: int = 1, port: int = 0) -> subprocess.Popen:
   # Two cores and more devices than threads deadlock in a collective unless the pool is made larger.
   environment = {**os.environ, "NPROC": "8", "JAX_PLATFORMS": "cpu"}
