@@ -24,7 +24,6 @@ DTYPES = ("float32", "float16")
 # 8 MB of 2048 numbers in float32: what a kill loses, and what a build holds.
 SHARD_ROWS = 1024
 # Files are hashed in pieces of so many bytes.
-_HASH_BYTES = 1 << 22
 
 
 class _Shards(msgspec.Struct):
@@ -36,7 +35,7 @@ class _Shards(msgspec.Struct):
 
 @dataclasses.dataclass(frozen=True)
 class CacheKey:
-  """What decides a table of features; make each part with `fingerprint` or `fingerprint_files`."""
+  """What decides a table of features; make each part with `fingerprint`."""
 
   weights: str
   preprocessing: str  # the backbone's description, the tokenizer, how pictures are resized
@@ -76,17 +75,6 @@ def _feed(digest, node, path: str) -> None:
     digest.update(f"{path}:{node!r};".encode())
   else:
     raise Pi0RagError(f"fingerprint: '{path}' is a {type(node).__name__}; allowed: arrays, texts, numbers, None")
-
-
-def fingerprint_files(paths) -> str:
-  """Returns the SHA-256, in hex, of files by name and content, in this order."""
-  digest = hashlib.sha256()
-  for path in map(Path, paths):
-    digest.update(f"{path.name} {path.stat().st_size};".encode())
-    with path.open("rb") as file:
-      while piece := file.read(_HASH_BYTES):
-        digest.update(piece)
-  return digest.hexdigest()
 
 
 class FeatureCache:
