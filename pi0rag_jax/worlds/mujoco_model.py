@@ -128,8 +128,6 @@ class Pictures:
     self._model, self._seen = model, mujoco.MjData(model)
     self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
     model.vis.quality.offsamples = 0
-    # A context that outlives the interpreter's OpenGL modules fails noisily.
-    atexit.register(self.close)
 
   def take(self, data: mujoco.MjData, cameras: Sequence[str], size: int | tuple[int, int]) -> list[np.ndarray]:
     """Returns uint8[H, W, 3] of each camera; a function of the state alone, which it leaves as it is.
@@ -155,6 +153,9 @@ class Pictures:
       screen = self._model.vis.global_
       screen.offheight, screen.offwidth = max(screen.offheight, height), max(screen.offwidth, width)
       renderer = self._renderers[height, width] = mujoco.Renderer(self._model, height, width)
+      # A context that outlives OpenGL's display, which the first one opens, fails noisily.
+      atexit.unregister(self.close)
+      atexit.register(self.close)
       renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
       renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
     return self._renderers[height, width]
