@@ -20,6 +20,7 @@ from eval.benchmarks import memory
 from pi0rag_jax.memory.index import MemoryIndex
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Header, Record
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.robots import panda
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.retrieval import Retriever
@@ -121,7 +122,7 @@ def _time_decisions(records: Memory, action_dim: int) -> dict[str, float]:
   config = rules.preset("residual")
   space = panda.ACTIONS if action_dim == panda.DIM else memory.joints(action_dim)
   retriever = Retriever(records, config, space, unit_distance=float(np.sqrt(2 * records.header.key_dim)))
-  steer = jax.jit(functools.partial(rules.steer, config=config, space=space))
+  steer = compiling.in_one_thread(functools.partial(rules.steer, config=config, space=space))
   base_BTA = jnp.zeros((1, *records.header.chunk_shape), jnp.float32)
   rng = np.random.default_rng(1)
   search_ms, steer_ms = [], []

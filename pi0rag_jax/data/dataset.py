@@ -312,8 +312,8 @@ def choose_cameras(
   return pairs
 
 
-def import_extra(module: str, purpose: str) -> Any:
-  """Returns a module of the extra `data`.
+def import_extra(module: str, purpose: str, extra: str = "data") -> Any:
+  """Returns a module of one of the package's extras.
 
   Raises:
     Pi0RagError: it is not installed.
@@ -321,8 +321,8 @@ def import_extra(module: str, purpose: str) -> Any:
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise Pi0RagError(f"{purpose} needs the package '{error.name}': install the extra data, "
-                      "pip install 'pi0rag-jax[data]'") from error
+    raise Pi0RagError(f"{purpose} needs the package '{error.name}': install the extra {extra}, "
+                      f"pip install 'pi0rag-jax[{extra}]'") from error
 
 
 def reason(error: BaseException) -> str:

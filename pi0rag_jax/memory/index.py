@@ -155,21 +155,29 @@ class MemoryIndex:
       keys_BE: float32[B, E], C-contiguous, finite.
       wanted: how many of each kind; they come back in this order.
     """
-    found = Neighbours.empty(len(keys_BE), sum(wanted.values()), self.header)
+    rows_BK = np.zeros((len(keys_BE), sum(wanted.values())), np.int64)
+    distances_BK = np.full(rows_BK.shape, np.inf, np.float32)
+    kind_BK = np.full(rows_BK.shape, -1, np.int8)
     first = 0
     for kind, most in wanted.items():
-      rows_BK, distances_BK = self.nearest(keys_BE, kind, most, task)
-      slots = np.s_[:, first : first + rows_BK.shape[1]]
+      nearest_BK, apart_BK = self.nearest(keys_BE, kind, most, task)
+      slots = np.s_[:, first : first + nearest_BK.shape[1]]
       first += most
-      found.ids_BK[slots] = self.ids_M[rows_BK]
-      found.distances_BK[slots] = distances_BK
-      found.base_BKTA[slots] = self._base_MTA[rows_BK]
-      found.corrected_BKTA[slots] = self._corrected_MTA[rows_BK]
-      found.kind_BK[slots] = KINDS.index(kind)
-      found.helped_BK[slots], found.hurt_BK[slots] = self.helped_M[rows_BK], self.hurt_M[rows_BK]
-      found.episode_BK[slots] = self.episode_M[rows_BK]
-      found.mask_BK[slots] = True
-    return found
+      rows_BK[slots], distances_BK[slots], kind_BK[slots] = nearest_BK, apart_BK, KINDS.index(kind)
+    mask_BK = kind_BK >= 0
+    missing_BK = None if mask_BK.all() else ~mask_BK
+
+    def gathered(column_M, nothing=0):
+      values_BK = column_M[rows_BK]
+      if missing_BK is not None:
+        values_BK[missing_BK] = nothing
+      return values_BK
+
+    return Neighbours(
+      ids_BK=gathered(self.ids_M, -1), distances_BK=distances_BK, base_BKTA=gathered(self._base_MTA),
+      corrected_BKTA=gathered(self._corrected_MTA), kind_BK=kind_BK,
+      helped_BK=gathered(self.helped_M).astype(np.float32), hurt_BK=gathered(self.hurt_M).astype(np.float32),
+      episode_BK=gathered(self.episode_M), mask_BK=mask_BK)
 
   def nearest(self, keys_BE: np.ndarray, kind: str, k: int, task: str | None = None):
     """Returns (rows int64[B, K], L2 distances float32[B, K]) with K at most k, ties by rising id."""

@@ -17,6 +17,7 @@ from pi0rag_jax.typing import Params
 
 # This pass moves what a loop converts before it, see `converts`.
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
+_WITHOUT_SPLITTING = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
 # What jax reports of each program that it has to have, and of each that it finds on disk.
@@ -52,6 +53,14 @@ def bound(function: Callable, params: Params) -> Callable:
   """Returns the compiled function of (*inputs) that `function` is of (params, *inputs)."""
   leaves, tree = jax.tree.flatten(params)
   return functools.partial(jax.jit(on_leaves(function, tree), compiler_options=options(params)), leaves)
+
+
+def in_one_thread(function: Callable) -> Callable:
+  """Returns the compiled function, none of whose operations is split over a CPU's threads.
+
+  For a program of operations of some 10 us: to wake a thread takes as long.
+  """
+  return jax.jit(function, compiler_options=dict(_WITHOUT_SPLITTING) if jax.default_backend() == "cpu" else None)
 
 
 @dataclasses.dataclass

@@ -17,6 +17,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import bridge, store
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, PolicySpec
 from pi0rag_jax.robots.robot import ActionSpace
@@ -54,7 +55,7 @@ class Agent:
     Args:
       memory: None runs the policy alone.
       rule: a preset's name or its tunables; None is 'residual'.
-      feeding: 'overlap' searches on a host thread while the device decodes; 'callback' inside the compiled policy.
+      feeding: 'overlap' searches on the host while the device decodes; 'callback' inside the compiled policy.
       deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
     Errors: Pi0RagError for a memory of another policy, a rule or a feeding that the policy's kind cannot have.
     """
@@ -77,7 +78,7 @@ class Agent:
         lambda params, encoded, start_BTX, base_BTA, neighbours, trust_B: steer(
           base_BTA, neighbours, flow=policy.flow_fn(params, encoded, start_BTX), trust_B=trust_B))
     else:
-      self._steer = jax.jit(steer)
+      self._steer = compiling.in_one_thread(steer)
 
   def decide(self, carry: Carry, raws: Sequence[Mapping], noise_BTX=None, *, trust_B=None) -> tuple[Carry, Decision]:
     """Returns (the next carry, the decision) for a batch of raw observations.
@@ -109,7 +110,7 @@ class Agent:
       nobody_BK = np.full((batch, 0), -1)
       return carry, Decision(base_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
                              nobody_BK.astype(np.float32), clock.stages_ms)
-    pending = self._search.submit(encoded.key_BE, batch)  # the thread waits for the key, not this one
+    pending = self._search.submit(encoded.key_BE, batch)
     rows = len(encoded.key_BE)
     start_BTX = self.policy.start_of_flow(rows, noise_BTX) if self._runs_again else None
     base_BTA = self.policy.decode(encoded, noise_BTX if start_BTX is None else start_BTX)
@@ -199,7 +200,7 @@ class Agent:
     decide(self.policy.start(1), inputs, 1, None, None, _Clock())
 
   def close(self) -> None:
-    """Stops the search thread; the memory stays open, it is its owner's."""
+    """Stops the thread that a deadline needs; the memory stays open, it is its owner's."""
     if self.memory is not None:
       self._search.close()
 

@@ -145,6 +145,6 @@ def _weights(base_BTA, neighbours, in_range_BK, config: SteeringConfig, space: A
   if math.isfinite(config.plan_tau):
     path_BTA, path_BKTA = (paths.scaled(paths.to_path(chunk, space), space)
                            for chunk in (base_BTA, neighbours["base_BKTA"]))
-    exponent_BK += jnp.square(path_BKTA - path_BTA[:, None]).sum(axis=(-2, -1)) / config.plan_tau**2
+    exponent_BK += paths.squared_length(path_BKTA - path_BTA[:, None], space) / config.plan_tau**2
   kind_BK = jnp.where(neighbours["kind_BK"] == KINDS.index(ANCHOR), config.anchor_weight, 1.0)
   return kind_BK * jnp.where(in_range_BK, jnp.exp(-exponent_BK / 2), 0.0)

@@ -87,22 +87,33 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
     vote_BKTA, path_BKTA = (jnp.concatenate([array, jnp.zeros_like(array[:, :1])], axis=1)
                             for array in (vote_BKTA, path_BKTA))
   if math.isfinite(config.mode_width):
-    path_BKF = paths.scaled(path_BKTA, space).reshape(*path_BKTA.shape[:2], -1)
-    near_BNN = jnp.exp(-_squared_distances(path_BKF, weight_BN.shape[1]) / (2 * config.mode_width**2))
+    path_BKTA = paths.scaled(path_BKTA, space)
+    near_BNN = jnp.exp(-_squared_distances(path_BKTA, weight_BN.shape[1], space) / (2 * config.mode_width**2))
     mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
     weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
+    if not any(space.integrates):  # votes are paths: with both sums over one array, XLA makes no second one
+      return paths.unscaled(_mean(path_BKTA, weight_BN), space)
+  return _mean(vote_BKTA, weight_BN)
+
+
+def _mean(vote_BKTA, weight_BN):
+  """Returns the weighted mean of votes, float[B, T, A]; a vote that is missing at the end asks for nothing."""
   total_B = jnp.maximum(weight_BN.sum(axis=-1), _TINY)
   return jnp.einsum("BK,BKTA->BTA", weight_BN[:, : vote_BKTA.shape[1]], vote_BKTA) / total_B[:, None, None]
 
 
-def _squared_distances(points_BKF, count: int):
-  """Returns the squared Euclidean distance of each pair of points, float[B, count, count], by one matrix product.
+def _squared_distances(path_BKTA, count: int, space: ActionSpace):
+  """Returns the squared Euclidean distance of each pair of scaled paths, float[B, count, count], by one matrix product.
 
-  Points that are missing lie at the origin.
+  Paths that are missing lie at the origin.
   """
+  points_BKF = path_BKTA.reshape(*path_BKTA.shape[:2], -1)
   missing = (0, count - points_BKF.shape[1])
   product_BNN = jnp.pad(jnp.einsum("BKF,BMF->BKM", points_BKF, points_BKF), ((0, 0), missing, missing))
-  length_BN = jnp.pad(jnp.square(points_BKF).sum(axis=-1), ((0, 0), missing))
+  if any(space.integrates):  # rounded otherwise than the diagonal, as in the shipped policies' recorded chunks
+    length_BN = jnp.pad(paths.squared_length(path_BKTA, space), ((0, 0), missing))
+  else:
+    length_BN = jnp.diagonal(product_BNN, axis1=1, axis2=2)
   return jnp.maximum(length_BN[:, :, None] + length_BN[:, None] - 2 * product_BNN, 0.0)
 
 

@@ -84,7 +84,7 @@ class GymWorld:
     """Returns the robot's observation."""
     if self._entries is None:
       self._entries = match(self._seen, self._robot)
-    found = _filled(self._entries, self._seen)
+    found = filled(self._entries, self._seen)
     return found if "prompt" in found else {**found, "prompt": self._prompt}
 
   def film(self, size: int) -> np.ndarray:
@@ -135,14 +135,14 @@ def match(seen: Any, robot: str) -> dict[str, Any]:
   from pi0rag_jax.openpi.config import DataConfig
   from pi0rag_jax.robots.registry import make_robot
 
-  leaves = dict(_leaves(seen))
-  pictures = {path: leaf for path, leaf in leaves.items() if leaf.ndim == 3 and 3 in (leaf.shape[0], leaf.shape[-1])}
-  vectors = {path: leaf for path, leaf in leaves.items() if leaf.ndim <= 1 and leaf.dtype.kind in "fiu"}
+  entries = dict(leaves(seen))
+  pictures = {path: leaf for path, leaf in entries.items() if leaf.ndim == 3 and 3 in (leaf.shape[0], leaf.shape[-1])}
+  vectors = {path: leaf for path, leaf in entries.items() if leaf.ndim <= 1 and leaf.dtype.kind in "fiu"}
   made = make_robot(DataConfig(robot=robot), "pi0")
   if made.example is None:
     names = {path.rpartition(".")[2]: path for path in pictures}
     return {"image": names, "state": _state(vectors, None, robot)}
-  wanted = {path: np.asarray(leaf) for path, leaf in _leaves(made.example(), separator="\0")}
+  wanted = {path: np.asarray(leaf) for path, leaf in leaves(made.example(), separator="\0")}
   found: dict[str, Any] = {}
   left = dict(pictures)
   cameras = [path for path, leaf in wanted.items() if leaf.ndim == 3]
@@ -174,11 +174,11 @@ def _state(vectors: Mapping[str, np.ndarray], size: int | None, robot: str) -> s
                     f"{there or 'none'}: name it by 'observation': {{'state': ...}}")
 
 
-def _leaves(value: Any, path: str = "", separator: str = "."):
+def leaves(value: Any, path: str = "", separator: str = "."):
   """Yields (path, array) of an observation's entries."""
   if isinstance(value, Mapping):
     for name, each in value.items():
-      yield from _leaves(each, f"{path}{separator}{name}" if path else name, separator)
+      yield from leaves(each, f"{path}{separator}{name}" if path else name, separator)
   elif not isinstance(value, str):
     yield path, np.asarray(value)
 
@@ -190,9 +190,9 @@ def _put(target: dict, path: str, value: Any) -> None:
   target[last] = value
 
 
-def _filled(entries: Mapping[str, Any], seen: Any) -> dict[str, Any]:
+def filled(entries: Mapping[str, Any], seen: Any) -> dict[str, Any]:
   """Returns the robot's observation: paths replaced by what they lead to."""
-  return {name: _filled(entry, seen) if isinstance(entry, Mapping) else _read(seen, entry)
+  return {name: filled(entry, seen) if isinstance(entry, Mapping) else _read(seen, entry)
           for name, entry in entries.items()}
 
 
@@ -200,6 +200,6 @@ def _read(seen: Any, path: str) -> np.ndarray:
   value = seen
   for name in path.split(".") if path else ():
     if not isinstance(value, Mapping) or name not in value:
-      raise unknown_name("entry of the environment's observation", path, [each for each, _ in _leaves(seen)])
+      raise unknown_name("entry of the environment's observation", path, [each for each, _ in leaves(seen)])
     value = value[name]
   return np.array(value)

@@ -121,13 +121,21 @@ class Delay:
 
 
 class Pictures:
-  """What a model's cameras see, by MuJoCo's own renderer without shadows and reflections, upright as they hang."""
+  """What a model's cameras see, by MuJoCo's own renderer, upright as they hang.
 
-  def __init__(self, model: mujoco.MjModel):
+  Args:
+    hidden: groups of geoms that are not drawn, beside those that MuJoCo hides.
+    effects: whether there are shadows, reflections and soft edges; without a GPU they take most of the time.
+  """
+
+  def __init__(self, model: mujoco.MjModel, *, hidden: Sequence[int] = (), effects: bool = False):
     require_opengl()
     self._model, self._seen = model, mujoco.MjData(model)
     self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-    model.vis.quality.offsamples = 0
+    self._effects, self._option = effects, mujoco.MjvOption()
+    self._option.geomgroup[list(hidden)] = 0
+    if not effects:
+      model.vis.quality.offsamples = 0
 
   def take(self, data: mujoco.MjData, cameras: Sequence[str], size: int | tuple[int, int]) -> list[np.ndarray]:
     """Returns uint8[H, W, 3] of each camera; a function of the state alone, which it leaves as it is.
@@ -143,7 +151,7 @@ class Pictures:
     renderer = self._renderer(height, width)
     pictures = []
     for camera in cameras:
-      renderer.update_scene(self._seen, camera=camera)
+      renderer.update_scene(self._seen, camera=camera, scene_option=self._option)
       pictures.append(renderer.render())
     return pictures
 
@@ -156,8 +164,8 @@ class Pictures:
       # A context that outlives OpenGL's display, which the first one opens, fails noisily.
       atexit.unregister(self.close)
       atexit.register(self.close)
-      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._effects
+      renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._effects
     return self._renderers[height, width]
 
   def close(self) -> None:
