@@ -27,10 +27,15 @@ SHARD_ROWS = 1024
 _HASH_BYTES = 1 << 22
 
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
 class _Shards(msgspec.Struct):
   """What `cache.json` says of the files beside it."""
 
-  shard_rows: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+  rows: Count
+  width: Count
+  shard_rows: Count
   dtype: Literal["float32", "float16"]
 
 
