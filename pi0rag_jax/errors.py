@@ -12,11 +12,12 @@ def unknown_name(kind: str, name: str, known) -> Pi0RagError:
   """Returns the error for an unknown `name` of a `kind`, with the nearest and all the valid names."""
   import difflib
 
-  name, known = _cut(name), sorted(map(_cut, known))
+  name, known = cut(name), sorted(map(cut, known))
   near = difflib.get_close_matches(name, known, n=1)
   hint = f" Did you mean '{near[0]}'?" if near else ""
   return Pi0RagError(f"unknown {kind} '{name}'.{hint} Valid names: {', '.join(known)}")
 
 
-def _cut(name: str) -> str:
-  return name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+def cut(name: str, shown: int = SHOWN) -> str:
+  """Returns a text that somebody else wrote, short enough for a message."""
+  return name if len(name) <= shown else f"{name[:shown]}..."
