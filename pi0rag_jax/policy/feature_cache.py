@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from pi0rag_jax import files, schema
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, cut
 
 FORMAT_VERSION = 1
 FILE_NAME = "cache.json"
@@ -26,10 +26,15 @@ SHARD_ROWS = 1024
 # Files are hashed in pieces of so many bytes.
 
 
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
 class _Shards(msgspec.Struct):
   """What `cache.json` says of the files beside it."""
 
-  shard_rows: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+  rows: Count
+  width: Count
+  shard_rows: Count
   dtype: Literal["float32", "float16"]
 
 
@@ -169,7 +174,7 @@ def _read_layout(directory: Path, fixed: Mapping[str, Any]) -> Mapping[str, Any]
     schema.convert(found, _Shards, str(path))
   except Pi0RagError as error:
     raise Pi0RagError(f"{error}: remove {directory} to build it anew") from error
-  different = [f"{name} {found.get(name)!r}, wanted {value!r}" for name, value in fixed.items()
+  different = [f"{name} {cut(repr(found.get(name)))}, wanted {value!r}" for name, value in fixed.items()
                if found.get(name) != value]
   if different:
     raise Pi0RagError(f"{path} does not fit: {'; '.join(different)}. Remove {directory} to build it anew")
