@@ -16,7 +16,7 @@ from pi0rag_jax.worlds.libero_sight import Sight
 
 _GOALS = ("on", "in")  # of a task
 _M_PER_TICK, _RAD_PER_TICK = 0.05, 0.5  # of the controller, at an action of 1
-_GAIN, _TURN = 1.6, 0.6
+_GAIN, _TURN = 2.4, 0.6
 OPEN, CLOSE = -1.0, 1.0
 _HOLLOW = ("bowl", "plate", "mug", "pan")  # held at the rim
 _WIDEST_M = 0.074  # that fits between the fingers
@@ -74,8 +74,8 @@ class LiberoExpert:
   def _put(self, thing: str, target: Target) -> np.ndarray:
     """Returns the next action of picking a thing up and letting it go at a target."""
     sight, points_N3 = self._sight, self._sight.points(thing)
-    low_3, high_3 = points_N3.min(0), points_N3.max(0)
-    off_2, above_m = target.middle_m - (low_3 + high_3)[:2] / 2, low_3[2] - target.floor_m
+    low_3 = points_N3.min(0)
+    off_2, above_m = target.middle_m - sight.origin(thing)[:2], low_3[2] - target.floor_m
     held = sight.held(thing)
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
       return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
@@ -119,7 +119,8 @@ class LiberoExpert:
     stands = above_m < 0.03 and sight.hand_speed < 0.015 and bool(target.name)
     if above_m < 0.005 or (stands and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
       return self._move(hand, turn, grip=OPEN)
-    return self._move(np.array([*(hand[:2] + off_2), hand[2] - above_m + 0.004]), turn, grip=CLOSE, slow=above_m < 0.08)
+    lower_m = 0.0 if aside_m > 0.012 and above_m < 0.04 else above_m - 0.004
+    return self._move(np.array([*(hand[:2] + off_2), hand[2] - lower_m]), turn, grip=CLOSE, slow=above_m < 0.08)
 
   def _grasp(self, thing: str, points_N3: np.ndarray) -> Grasp:
     """Returns the best grasp of a thing from above, as it lies now and from where the hand is."""
@@ -144,7 +145,7 @@ class LiberoExpert:
     name = where if site is None else getattr(site, "parent_name", "")
     if name and ("basket" in name or site is None):
       points_N3 = sight.points(name)
-      middle_2 = ((points_N3.min(0) + points_N3.max(0)) / 2)[:2]
+      middle_2 = sight.origin(name)[:2] if site is None else sight.data.site_xpos[sight.model.site(where).id, :2].copy()
       return Target(middle_2, points_N3[:, 2].max() + 0.02 if "basket" in name else points_N3[:, 2].min() + 0.015, name)
     number = sight.model.site(where).id
     place_m, inside = sight.data.site_xpos[number], "contain" in where or where.endswith("_region")
