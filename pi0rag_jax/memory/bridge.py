@@ -1,7 +1,7 @@
 """The two ways in which a jitted policy gets its neighbours, with equal results.
 
 `callback_query`: the search is a `jax.pure_callback` inside the jitted function.
-`OverlapQuery`: the search runs on a host thread while the device denoises.
+`OverlapQuery`: the search runs on the host while the device denoises.
 
 A search is any object with `__call__(keys_BE) -> pytree of numpy arrays [B, ...]` and `empty(batch)`, the same
 pytree with nothing found: a memory's neighbours, with whatever a policy adds to them.
@@ -45,7 +45,10 @@ def callback_query(search: Search):
 
 
 class OverlapQuery:
-  """Searches on one worker thread: submit the key, dispatch the denoising, then take the result.
+  """Searches while the device works: submit the key, dispatch the denoising, then take the result.
+
+  With a deadline the search has a thread of its own, which can be left behind; without one the caller's does it, which
+  would only wait otherwise.
 
   Args:
     deadline_s: from when the keys are there; a search that takes longer is counted in `deadline_misses` and gives the
@@ -59,24 +62,25 @@ class OverlapQuery:
     self._mutex = threading.Lock()
     self._late_error: BaseException | None = None
 
-  def submit(self, keys_BE, rows: int | None = None) -> "Pending":
-    """Returns at once; the worker also waits for the keys if the device still computes them.
+  def submit(self, keys_BE, rows: int | None = None) -> "Pending | Deferred":
+    """Returns at once; whoever searches also waits for the keys if the device still computes them.
 
     Args:
       rows: only the first keys are searched with; None: all.
     Errors: that of an earlier search that failed after its deadline.
     """
+    if self._deadline_s is None:
+      return Deferred(self._find, keys_BE, rows)
     self._raise_late_error()
-    began: concurrent.futures.Future[float] | None = None if self._deadline_s is None else concurrent.futures.Future()
+    began: concurrent.futures.Future[float] = concurrent.futures.Future()
 
     def find():
       keys = np.asarray(keys_BE)[:rows]
-      if began is not None:
-        began.set_result(time.monotonic())
+      began.set_result(time.monotonic())
       return self._find(keys)
 
     future = self._worker.submit(find)
-    return Pending(self, future, began, np.shape(keys_BE)[0] if rows is None else rows)
+    return Pending(self, self._deadline_s, future, began, np.shape(keys_BE)[0] if rows is None else rows)
 
   def close(self) -> None:
     """Ends the worker after its present search. Errors: that of a search that failed after its deadline."""
@@ -109,12 +113,25 @@ class OverlapQuery:
       raise error
 
 
-class Pending:
-  """A search under way. Made by `OverlapQuery.submit`."""
+class Deferred:
+  """A search that is made when its result is taken. Made by `OverlapQuery.submit`."""
 
-  def __init__(self, owner: OverlapQuery, future: concurrent.futures.Future,
-               began: concurrent.futures.Future | None, batch: int):
-    self._owner, self._future, self._began, self._batch = owner, future, began, batch
+  missed = False
+
+  def __init__(self, find: Search, keys_BE, rows: int | None):
+    self._find, self._keys_BE, self._rows = find, keys_BE, rows
+
+  def result(self):
+    """Returns what was found. Errors: whatever the search raises."""
+    return self._find(np.asarray(self._keys_BE)[:self._rows])
+
+
+class Pending:
+  """A search under way, with a deadline. Made by `OverlapQuery.submit`."""
+
+  def __init__(self, owner: OverlapQuery, deadline_s: float, future: concurrent.futures.Future,
+               began: concurrent.futures.Future[float], batch: int):
+    self._owner, self._deadline_s, self._future, self._began, self._batch = owner, deadline_s, future, began, batch
     self._result = None
     self.missed = False  # whether `result` came too late
 
@@ -132,11 +149,8 @@ class Pending:
     return self._result
 
   def _wait(self):
-    deadline_s = self._owner._deadline_s
-    if deadline_s is None or self._began is None:
-      return self._future.result()
     concurrent.futures.wait([self._began, self._future], return_when=concurrent.futures.FIRST_COMPLETED)
-    left_s = max(0.0, self._began.result() + deadline_s - time.monotonic()) if self._began.done() else None
+    left_s = max(0.0, self._began.result() + self._deadline_s - time.monotonic()) if self._began.done() else None
     finished, _ = concurrent.futures.wait([self._future], timeout=left_s)
     self.missed = not finished
     return self._owner._missed(self._future, self._batch) if self.missed else self._future.result()

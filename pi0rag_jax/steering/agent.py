@@ -55,7 +55,7 @@ class Agent:
     Args:
       memory: None runs the policy alone.
       rule: a preset's name or its tunables; None is 'residual'.
-      feeding: 'overlap' searches on a host thread while the device decodes; 'callback' inside the compiled policy.
+      feeding: 'overlap' searches on the host while the device decodes; 'callback' inside the compiled policy.
       deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
     Errors: Pi0RagError for a memory of another policy, a rule or a feeding that the policy's kind cannot have.
     """
@@ -110,7 +110,7 @@ class Agent:
       nobody_BK = np.full((batch, 0), -1)
       return carry, Decision(base_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
                              nobody_BK.astype(np.float32), clock.stages_ms)
-    pending = self._search.submit(encoded.key_BE, batch)  # the thread waits for the key, not this one
+    pending = self._search.submit(encoded.key_BE, batch)
     rows = len(encoded.key_BE)
     start_BTX = self.policy.start_of_flow(rows, noise_BTX) if self._runs_again else None
     base_BTA = self.policy.decode(encoded, noise_BTX if start_BTX is None else start_BTX)
@@ -200,7 +200,7 @@ class Agent:
     decide(self.policy.start(1), inputs, 1, None, None, _Clock())
 
   def close(self) -> None:
-    """Stops the search thread; the memory stays open, it is its owner's."""
+    """Stops the thread that a deadline needs; the memory stays open, it is its owner's."""
     if self.memory is not None:
       self._search.close()
 

@@ -20,9 +20,11 @@ _RESTING = 0.005  # m/s, of a finger that has closed around something
 _LAG = 0.03  # by which the command of a gripper that closes is below its opening
 _ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _PITCH_RAD = np.deg2rad(60.0)  # of a hand that picks something up, below the horizontal
-_ABOVE_M, _OVER_M, _AT_M, _GRASP_M, _FACING_RAD = 0.07, 0.015, 0.012, 0.03, 0.15
+_ABOVE_M, _OVER_M, _AT_M, _GRASP_M, _FACING_RAD, _TURNED_RAD = 0.07, 0.015, 0.012, 0.03, 0.15, 0.4
 _MOST_YAW_RAD = np.deg2rad(60.0)
-_SOLVER_STEPS, _SOLVED, _DAMPING = 8, 1e-4, 1e-4
+_SOLVER_STEPS, _SOLVED, _DAMPING = 8, 1e-4, 3e-3
+# Where the wrist is straight, forearm and wrist could roll by half a turn, to the ends of their joints: they return.
+_ROLLS, _UNROLL = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]), 0.1
 # Of the cube: where it is handed over, and where the left hand waits and then takes it, from there.
 _MEET_M = np.array([0.0, 0.5, 0.25])
 _WAIT_M, _TAKE_M = np.array([-0.10, 0.0, -0.02]), np.array([0.02, 0.0, -0.015])
@@ -97,8 +99,11 @@ class Hand:
         break
       mujoco.mj_jac(self._model, self._scratch, jacobian[:3], jacobian[3:], tip_3, self._body)
       arm_66 = jacobian[:, self._dofs]
-      change_6 = arm_66.T @ np.linalg.solve(arm_66 @ arm_66.T + _DAMPING * np.eye(6), error_6)
-      self._scratch.qpos[self._qpos] = np.clip(self._scratch.qpos[self._qpos] + change_6, *self._range.T)
+      joints_6 = self._scratch.qpos[self._qpos]
+      unroll_6 = -_UNROLL * joints_6 * _ROLLS
+      inverse_66 = arm_66.T @ np.linalg.inv(arm_66 @ arm_66.T + _DAMPING * np.eye(6))
+      change_6 = unroll_6 + inverse_66 @ (error_6 - arm_66 @ unroll_6)
+      self._scratch.qpos[self._qpos] = np.clip(joints_6 + change_6, *self._range.T)
       self._kinematics()
     return self._scratch.qpos[self._qpos].copy()
 
@@ -206,7 +211,8 @@ def _pick(hand: Hand, thing_3: np.ndarray, height_m: float, yaw: float) -> Targe
   missed, closing = hand.grip < _IS_CLOSED and hand.opening < _EMPTY, hand.grip < hand.opening - _LAG
   if not missed and np.linalg.norm(off_3) < (_GRASP_M if closing else _AT_M) and (closing or hand.opening > _IS_OPEN):
     return Target(hand.told_3, hand.told_turn_33, CLOSED)
-  if aside_m < _OVER_M and _angle(hand.turn_33, turn_33) < _FACING_RAD:
+  down = float(np.clip(1.0 - off_3[2] / _ABOVE_M, 0.0, 1.0))  # on the way down it may turn, where joints end
+  if aside_m < _OVER_M and _angle(hand.turn_33, turn_33) < _FACING_RAD + down * _TURNED_RAD:
     return Target(at_3 if hand.opening > _IS_OPEN else over_3, turn_33, OPEN)
   if aside_m > _OVER_M and off_3[2] < 0.5 * _ABOVE_M:  # not through what lies there
     return Target(np.array([*hand.told_3[:2], over_3[2]]), turn_33, OPEN)

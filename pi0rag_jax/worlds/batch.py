@@ -131,7 +131,7 @@ class BatchEnv:
       answers = {slot: self._inline.answer(slot, command) for slot, command in commands.items()}
       return lambda: answers
     if not self._workers:
-      self._workers = [_Worker(self.config) for _ in range(self._processes)]
+      self._workers = [_Worker(self.config, alone=self.slots == self._processes) for _ in range(self._processes)]
     shares = [{slot: c for slot, c in commands.items() if slot % self._processes == i} for i in range(self._processes)]
     waiting = [worker.submit(share) for worker, share in zip(self._workers, shares) if share]
     return lambda: {slot: answer for answers in waiting for slot, answer in answers().items()}
@@ -140,14 +140,14 @@ class BatchEnv:
 class _Worker:
   """One process that holds every n-th world; one that died or hangs is replaced."""
 
-  def __init__(self, config: WorldConfig):
-    self._config = config
+  def __init__(self, config: WorldConfig, *, alone: bool):
+    self._config, self._alone = config, alone
     self._link: _Link | None = None
 
   def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
     """Returns a function that waits for the answers to these commands, which come after all earlier ones."""
     if self._link is None or self._link.lost:
-      self._link = _Link(self._config)
+      self._link = _Link(self._config, alone=self._alone)
     return self._link.submit(commands)
 
   def close(self) -> None:
@@ -159,10 +159,11 @@ class _Worker:
 class _Link:
   """A process, until it is lost.
 
-  A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still.
+  A thread reads its answers as they come: a process that cannot get rid of them takes no commands and stands still. A
+  world that is `alone` in its process has nothing to do before its answer is taken, so whoever takes it reads it.
   """
 
-  def __init__(self, config: WorldConfig):
+  def __init__(self, config: WorldConfig, *, alone: bool):
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
     # Not a daemon: a world may have a process of its own.
@@ -170,7 +171,8 @@ class _Link:
     self._process.start()
     _LIVING.add(self)
     theirs.close()
-    self._reader = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="simulation")
+    self._reader = None if alone else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="simulation")
+    self._last: Callable[[], Any] = lambda: None  # reads the last answer, where no thread does
     self._timeout_s = config.timeout_s
     self._why = ""
 
@@ -181,10 +183,14 @@ class _Link:
 
   def submit(self, commands: dict[int, Any]) -> Callable[[], dict[int, Any]]:
     """See `_Worker.submit`."""
-    # Where the process is gone, its reader says so.
-    with contextlib.suppress(OSError):
+    # Where the process is gone, whoever reads says so.
+    with contextlib.suppress(EOFError, OSError):
+      self._last()
       self._pipe.send(commands)
-    return functools.partial(self._answers, tuple(commands), self._reader.submit(self._receive))
+    if self._reader is not None:
+      return functools.partial(self._answers, tuple(commands), self._reader.submit(self._receive).result)
+    self._last = functools.cache(self._receive)
+    return functools.partial(self._answers, tuple(commands), self._last)
 
   def _receive(self) -> dict[int, Any]:
     """Returns the next answers. Errors: EOFError where there will be none."""
@@ -200,9 +206,9 @@ class _Link:
       self._give_up(f"a simulation process ended by itself (exit code {self._process.exitcode}); out of memory?")
       raise EOFError from None
 
-  def _answers(self, slots: Sequence[int], received: concurrent.futures.Future) -> dict[int, Any]:
+  def _answers(self, slots: Sequence[int], received: Callable[[], dict[int, Any]]) -> dict[int, Any]:
     try:
-      return received.result()
+      return received()
     except EOFError:
       return {slot: _crashed(self._why) for slot in slots}
 
@@ -222,7 +228,8 @@ class _Link:
       self._process.join(timeout=_CLOSING_S)
     if self._process.is_alive():
       self._process.kill()
-    self._reader.shutdown()
+    if self._reader is not None:
+      self._reader.shutdown()
     self._pipe.close()
     _LIVING.discard(self)
 

@@ -122,7 +122,10 @@ class MujocoWorld:
       self._pictures.close()
 
   def _take(self, cameras: tuple[str, ...], size: int) -> list[np.ndarray]:
+    pictures = self._looks().take(self.data, cameras, self.native_px or size)
+    return [images.resize_with_pad(picture, size, size) for picture in pictures]
+
+  def _looks(self) -> Pictures:
     if self._pictures is None:
       self._pictures = Pictures(self.model)
-    pictures = self._pictures.take(self.data, cameras, self.native_px or size)
-    return [images.resize_with_pad(picture, size, size) for picture in pictures]
+    return self._pictures

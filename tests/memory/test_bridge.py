@@ -81,13 +81,14 @@ def test_errors_surface_from_the_callback(memory):
 
 
 class SlowMemory:
-  """A memory whose searches wait for `release`, and then fail if they are told to."""
+  """A memory whose searches wait for `release`, though not longer than so, and then fail if they are told to."""
 
-  def __init__(self, memory):
+  def __init__(self, memory, longest_s=10.0):
     self.header, self.release, self.error, self._memory = memory.header, threading.Event(), None, memory
+    self._longest_s = longest_s
 
   def query(self, *arguments, **options):
-    self.release.wait(10)
+    self.release.wait(self._longest_s)
     if self.error:
       raise self.error
     return self._memory.query(*arguments, **options)
@@ -134,7 +135,7 @@ def test_an_error_after_the_deadline_surfaces_at_the_next_call(memory, key):
 
 
 def test_a_queued_search_that_misses_is_cancelled(memory, key):
-  slow = SlowMemory(memory)
+  slow = SlowMemory(memory, longest_s=0.2)
   with bridge.OverlapQuery(Search(slow, 4), deadline_s=0.02) as overlap:
     pending = [overlap.submit(key(0.0)) for _ in range(3)]
     assert not any(p.result()["mask_BK"].any() for p in pending)

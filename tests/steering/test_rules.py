@@ -14,6 +14,7 @@ from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS
 from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.models.flow import Ode
 from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths, rules, targets
 
 BASE = np.random.default_rng(0).uniform(ACTIONS.low, ACTIONS.high, (2, 16, 5)).astype(np.float32)
@@ -256,3 +257,28 @@ def test_wrong_names_list_the_valid_ones():
     rules.preset("residual", kinds=("anchors",))
   with pytest.raises(Pi0RagError, match="flow_time is 0 and draws 16"):
     rules.preset("warm_start", flow_time=0)
+
+
+@pytest.mark.parametrize("method", ["residual", "blend"])
+def test_joints_are_steered_to_the_mean_around_the_heaviest_vote(method):
+  """Chunks that are paths take other sums than those that integrate; here by hand, with a joint that costs nothing."""
+  rng, cost_A = np.random.default_rng(2), np.array([3.0, 1.0, 0.0])
+  space = ActionSpace((False,) * 3, tuple(cost_A), (-3.0,) * 3, (3.0,) * 3)
+  base_TA, corrected_KTA = 0.1 * rng.standard_normal((4, 3)), 0.1 * rng.standard_normal((6, 4, 3))
+  own_KTA = base_TA + 0.1 * rng.standard_normal((6, 4, 3))
+  config = rules.preset("residual", method=method, mode_width=0.2)
+  distance_K, trust_K = rng.uniform(0, 1, 6), rng.uniform(0.5, 1, 6)
+  near = {"distance_BK": distance_K[None], "trust_BK": trust_K[None], "mask_BK": np.ones((1, 6), bool),
+          "kind_BK": np.full((1, 6), KINDS.index(CORRECTION), np.int8),
+          "base_BKTA": own_KTA[None], "corrected_BKTA": corrected_KTA[None]}
+  actions, _, _ = rules.steer(jnp.asarray(base_TA[None], jnp.float32), near, config, space)
+
+  plan_K = np.square((own_KTA - base_TA) * cost_A).sum(axis=-1).mean(axis=-1)
+  weight_K = np.exp(-np.square(distance_K / config.tau) / 2 - plan_K / (2 * config.plan_tau**2))
+  votes_NTA = np.concatenate([corrected_KTA - (own_KTA if method == "residual" else base_TA), np.zeros((1, 4, 3))])
+  weight_N = np.append(weight_K * trust_K, config.regularization + (weight_K * (1 - trust_K)).sum())
+  apart_NN = np.square((votes_NTA[:, None] - votes_NTA) * cost_A).sum(axis=-1).mean(axis=-1)
+  near_NN = np.exp(-apart_NN / (2 * config.mode_width**2))
+  weight_N *= near_NN[(near_NN @ weight_N).argmax()]
+  wanted_TA = base_TA + np.einsum("N,NTA->TA", weight_N, votes_NTA) / weight_N.sum()
+  np.testing.assert_allclose(actions[0], wanted_TA, atol=1e-5)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import tiny
 from absl import flags
 from grid_backbone import Grid, expected_features
 from ml_collections import ConfigDict, config_flags
@@ -85,11 +86,17 @@ def debug_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(data, tmp_path_factory):
-  """Four steps on the grid backbone without a stop."""
-  workdir = tmp_path_factory.mktemp("straight")
-  loop.train_and_evaluate(make_config(data), workdir)
-  return workdir
+def runs(data, tmp_path_factory):
+  """Workdirs of a run of four steps on the grid backbone, and of the same run killed before it saved the fourth."""
+  straight = tmp_path_factory.mktemp("straight")
+  killed = straight.with_name(f"{straight.name}_killed")
+  tiny.train(make_config(data), straight, killed=killed, at=4)
+  return straight, killed
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+  return runs[0]
 
 
 def saved_state(workdir, number):
@@ -133,24 +140,15 @@ def test_the_exported_policy_answers_from_the_first_step(debug_run):
   assert record["episodes"] == {"train": [9], "validation": [3]}
 
 
-def test_two_steps_and_two_more_equal_four(data, straight, tmp_path):
-  real = loop.log_training
-
-  def stop_at_four(writer, clock, done, pending):
-    real(writer, clock, done, pending)
-    if done == 4:
-      raise KeyboardInterrupt
-
-  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(loop, "log_training", stop_at_four)
-    loop.train_and_evaluate(make_config(data), tmp_path)
-  assert not (tmp_path / "policy").exists()
-  loop.train_and_evaluate(make_config(data), tmp_path)
-  expected, resumed = saved_state(straight, 4), saved_state(tmp_path, 4)
+def test_two_steps_and_two_more_equal_four(data, runs):
+  straight, killed = runs
+  assert not (killed / "policy").exists() and not (killed / "checkpoints" / "4").exists()
+  loop.train_and_evaluate(make_config(data), killed)
+  expected, resumed = saved_state(straight, 4), saved_state(killed, 4)
   assert expected.keys() == resumed.keys()
   for name, value in expected.items():
     np.testing.assert_array_equal(resumed[name], value, err_msg=name)
-  for a, b in zip(*(jax.tree.leaves(checkpoints.load_params(w / "checkpoints" / "4")) for w in (straight, tmp_path))):
+  for a, b in zip(*(jax.tree.leaves(checkpoints.load_params(w / "checkpoints" / "4")) for w in runs)):
     np.testing.assert_array_equal(a, b)
 
 
@@ -160,7 +158,8 @@ def test_several_devices_and_microbatches_train_the_same(data, straight, tmp_pat
           "from pi0rag_jax.models.backbones import base\n"
           "base.BACKBONES['grid'] = t.Grid\n"
           "t.loop.train_and_evaluate(t.make_config(sys.argv[2], microbatches=2), pathlib.Path(sys.argv[3]))\n")
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags_of_xla}
   done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(data), str(tmp_path)],
                         env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr

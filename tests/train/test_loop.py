@@ -21,11 +21,17 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(data_dir, tmp_path_factory):
-  """A run of four steps without a stop."""
-  workdir = tmp_path_factory.mktemp("straight")
-  loop.train_and_evaluate(tiny.make_config(data_dir), workdir)
-  return workdir
+def runs(data_dir, tmp_path_factory):
+  """Workdirs of a run of four steps, and of the same run killed before it saved the fourth."""
+  straight = tmp_path_factory.mktemp("straight")
+  killed = straight.with_name(f"{straight.name}_killed")
+  tiny.train(tiny.make_config(data_dir), straight, killed=killed, at=4)
+  return straight, killed
+
+
+@pytest.fixture(scope="module")
+def straight(runs):
+  return runs[0]
 
 
 def _leaves(workdir, step):
@@ -39,27 +45,15 @@ def loop_checkpointer():
   return ocp.PyTreeCheckpointer()
 
 
-def test_two_steps_and_two_more_equal_four(data_dir, straight, tmp_path):
-  config = tiny.make_config(data_dir)
-  stopped = tiny.make_config(data_dir)
-  # The schedule follows `steps`, so the stop is a stop: the same configuration, cut short by an exception.
-  real = loop.log_training
-
-  def stop_after_two(writer, clock, done, pending):
-    real(writer, clock, done, pending)
-    if done == 4:
-      raise KeyboardInterrupt
-
-  with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(loop, "log_training", stop_after_two)
-    loop.train_and_evaluate(stopped, tmp_path)
-  assert CheckpointStore(tmp_path, asset_id="panda_sim").steps() == [2]
-  loop.train_and_evaluate(config, tmp_path)
-  expected, resumed = _leaves(straight, 4), _leaves(tmp_path, 4)
+def test_two_steps_and_two_more_equal_four(data_dir, runs):
+  straight, killed = runs
+  assert CheckpointStore(killed, asset_id="panda_sim").steps() == [2]
+  loop.train_and_evaluate(tiny.make_config(data_dir), killed)
+  expected, resumed = _leaves(straight, 4), _leaves(killed, 4)
   assert expected.keys() == resumed.keys()
   for name, value in expected.items():
     np.testing.assert_array_equal(resumed[name], value, err_msg=name)
-  for a, b in zip(*(jax.tree.leaves(checkpoints.load_params(w / "checkpoints" / "4")) for w in (straight, tmp_path))):
+  for a, b in zip(*(jax.tree.leaves(checkpoints.load_params(w / "checkpoints" / "4")) for w in runs)):
     np.testing.assert_array_equal(a, b)
 
 

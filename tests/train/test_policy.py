@@ -1,5 +1,6 @@
 """Training of policies: it learns, resumes exactly, leaves the base alone, and what it exports is the same policy."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -27,7 +28,7 @@ from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy import directory
 from pi0rag_jax.robots.normalize import NormStats
-from train import debug_data, emphasis, loop, policy, policy_data, policy_loss, prepared
+from train import debug_data, emphasis, loop, policy, policy_data, policy_loss, prepared, step
 from train.checkpoint import CheckpointStore
 from train.named import filled, named_config, read_model
 
@@ -63,12 +64,15 @@ def trained(data_dir, tmp_path_factory):
 
 def _scores(workdir) -> dict[int, float]:
   store = CheckpointStore(workdir, asset_id="-")
-  return {step: store.metrics(step)["loss"] for step in store.steps()}
+  return {number: store.metrics(number)["loss"] for number in store.steps()}
 
 
 def test_adapters_lower_the_validation_loss(data_dir, trained, tmp_path):
-  loop.train_and_evaluate(make_config(data_dir, steps=1, validate_every=1, learning_rate=1e-9), tmp_path)
-  before, after = _scores(tmp_path)[1], min(_scores(trained).values())
+  config = filled(make_config(data_dir))
+  with contextlib.closing(policy.make_task(config, tmp_path)) as task:
+    validate, key = jax.jit(task.validate), step.validation_key(config.seed)
+    losses = [validate(task.trainable, task.frozen, batch, key)["loss"] for batch in task.validation_batches()]
+  before, after = np.mean(losses), min(_scores(trained).values())
   # Held-out frames with the same noise and times each time.
   assert after < 0.9 * before, (before, after)
 
@@ -116,27 +120,18 @@ def test_what_was_trained_is_the_policy_that_loads(data_dir, trained):
   np.testing.assert_allclose(chunk_BTA, units.to_robot(normalized_BTX, batch["state"]), atol=5e-3)  # merged in bfloat16
 
 
-def test_two_steps_and_two_more_equal_four(data_dir, tmp_path, monkeypatch):
+def test_two_steps_and_two_more_equal_four(data_dir, tmp_path):
   config = make_config(data_dir, steps=4, validate_every=2, log_every=1, augment=True)
-  loop.train_and_evaluate(config, tmp_path / "straight")
-  real = loop.log_training
-
-  def stop_after_two(writer, clock, done, pending, *rest):
-    if done == 3:
-      raise KeyboardInterrupt
-    return real(writer, clock, done, pending, *rest)
-
+  tiny.train(config, tmp_path / "straight", killed=tmp_path / "killed", at=3)
   # Reading from files changes nothing either.
   with config.unlocked():
     config.cache = str(tmp_path / "cache")
-  monkeypatch.setattr(loop, "log_training", stop_after_two)
-  with pytest.raises(KeyboardInterrupt):
-    loop.train_and_evaluate(config, tmp_path / "stopped")
-  monkeypatch.setattr(loop, "log_training", real)
-  loop.train_and_evaluate(config, tmp_path / "stopped")
-  straight, stopped = (
-    checkpoints.load_params(tmp_path / name / "checkpoints" / "4") for name in ("straight", "stopped"))
-  jax.tree.map(np.testing.assert_array_equal, straight, stopped)
+  file = tmp_path / "killed" / loop.CONFIG_FILE
+  file.write_text(json.dumps(json.loads(file.read_text()) | {"cache": config.cache}))
+  loop.train_and_evaluate(config, tmp_path / "killed")
+  straight, resumed = (
+    checkpoints.load_params(tmp_path / name / "checkpoints" / "4") for name in ("straight", "killed"))
+  jax.tree.map(np.testing.assert_array_equal, straight, resumed)
 
 
 def test_fresh_adapters_change_nothing_unless_asked_to(data_dir):

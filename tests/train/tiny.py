@@ -1,10 +1,14 @@
 """A tiny configuration and a tiny synthetic data set that training can fit in seconds."""
 
+import shutil
+from unittest import mock
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from configs import panda_small
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
+from train import loop
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
 PIXELS, HORIZON, FRAMES = 8, 4, 12
@@ -61,3 +65,16 @@ def write_data(folder, episodes: int = 6):
   for seed in range(episodes):
     write_episodes(episode_path(folder, seed), [make_episode(seed)])
   return folder
+
+
+def train(config, workdir, *, killed, at: int) -> None:
+  """Trains to the end; `killed` becomes the workdir as a process killed after step `at`, which it logs, leaves it."""
+  real = loop.log_training
+
+  def log_training(writer, clock, done, pending):
+    real(writer, clock, done, pending)
+    if done == at:
+      shutil.copytree(workdir, killed)
+
+  with mock.patch.object(loop, "log_training", log_training):
+    loop.train_and_evaluate(config, workdir)

@@ -45,7 +45,7 @@ def test_a_moment_can_be_rewound_to_with_the_whole_time_ahead_even_by_another_sl
   np.testing.assert_array_equal(then[1].plan_TA.shape, (16, 5))
 
 
-@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("processes", [0, 1, 2])  # one reads by a thread, two need none
 def test_what_is_submitted_first_is_done_first_whenever_it_is_waited_for(processes):
   with BatchEnv(CONFIG, slots=2, processes=processes) as env:
     start = env.run({0: Start(5), 1: Start(6)})
