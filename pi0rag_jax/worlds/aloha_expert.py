@@ -31,7 +31,7 @@ _WAIT_M, _TAKE_M = np.array([-0.10, 0.0, -0.02]), np.array([0.02, 0.0, -0.015])
 _LEFT_OF_M = -0.12  # further left the right hand does not reach
 # Of peg and socket, both 12 cm long: where they are brought, where they are held, and when they face each other.
 _FACE_M = np.array([0.0, 0.5, 0.18])
-_APART_M, _HELD_AT_M, _LEAST_Z_M = 0.09, 0.027, 0.03
+_APART_M, _HELD_AT_M, _LEAST_Z_M = 0.09, 0.027, 0.0225
 _GAP_M, _IN_HOLE_M, _INSIDE_M, _ASIDE_M, _LIFTED_M = 0.22, 0.115, 0.09, 0.05, 0.1
 _ALIGNED_M, _GAIN, _PUSH_M = 0.006, 0.12, 0.0035
 
@@ -154,8 +154,8 @@ class Expert:
       aside_m = float(np.linalg.norm((takes_3 - left.place_3)[1:]))
       ready = (np.linalg.norm(right.place_3 - _MEET_M) < _OVER_M and aside_m < _OVER_M
                and _angle(left.turn_33, level_33) < _FACING_RAD)
-      if not ready:
-        return waits, offers
+      if not ready:  # the left hand waits beside the cube as it is held
+        return dataclasses.replace(waits, place_3=np.array([waits.place_3[0], *takes_3[1:]])), offers
       if np.linalg.norm(takes_3 - left.place_3) < _AT_M:
         return Target(takes_3, level_33, CLOSED), offers
       return Target(takes_3, level_33, OPEN) if left.opening > _IS_OPEN else waits, offers
