@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pi0rag_jax import files, schema
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, cut
 
 PHASES = ("stream", "eval")
 OUTCOMES = ("success", "failure", "crashed")
@@ -50,9 +50,9 @@ class EpisodeRecord:
 
   def __post_init__(self):
     if self.phase not in PHASES:
-      raise Pi0RagError(f"episode phase is '{self.phase}', allowed: {', '.join(PHASES)}")
+      raise Pi0RagError(f"episode phase is '{cut(self.phase)}', allowed: {', '.join(PHASES)}")
     if self.outcome not in OUTCOMES:
-      raise Pi0RagError(f"episode outcome is '{self.outcome}', allowed: {', '.join(OUTCOMES)}")
+      raise Pi0RagError(f"episode outcome is '{cut(self.outcome)}', allowed: {', '.join(OUTCOMES)}")
 
   @property
   def crashed(self) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 from pi0rag_jax.errors import Pi0RagError
 
 Kind = TypeVar("Kind")
+SHOWN = 400  # characters of a reason, in which names of the file are
 
 
 def read(path: str | os.PathLike, kind: type[Kind]) -> Kind:
@@ -49,4 +50,6 @@ def convert(values: Any, kind: type[Kind], where: str) -> Kind:
 
 def _said(error: Exception, where: str) -> Pi0RagError:
   text = str(error) or type(error).__name__
+  if len(text) > SHOWN:
+    text = f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
   return Pi0RagError(f"{where}: {text[0].lower()}{text[1:]}")

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi0rag_jax.data import running_stats
 from pi0rag_jax.data.dataset import Dataset, Fields
 from pi0rag_jax.data.formats import open_dataset
-from pi0rag_jax.data.running_stats import RunningStats
 from pi0rag_jax.data.sampling import Mixture, Rows, Sampler, Source
 from pi0rag_jax.data.splits import split_episodes
 from pi0rag_jax.errors import Pi0RagError
@@ -110,15 +110,19 @@ def open_part(config: Config, entry: Entry) -> Part:
               frozenset(simulated))
 
 
-def compute_stats(parts: Sequence[Part]) -> dict[str, NormStats]:
-  """Returns the statistics of state and single actions over the training episodes."""
-  stats = {"state": RunningStats(), "actions": RunningStats()}
-  for part in parts:
-    for episode in part.splits[TRAIN]:
-      here = part.episode_F == episode
-      stats["state"].update(part.state_FP[here])
-      stats["actions"].update(part.actions_FA[here])
-  return {name: each.result() for name, each in stats.items()}
+def compute_stats(parts: Sequence[Part], *, openpi_quantiles: bool = False) -> dict[str, NormStats]:
+  """Returns the statistics of state and single actions over the training episodes.
+
+  Args:
+    parts: of the training.
+    openpi_quantiles: see `running_stats.compute_norm_stats`.
+  """
+  episodes = [(part, part.episode_F == episode) for part in parts for episode in part.splits[TRAIN]]
+  of_rows = running_stats.openpi_stats if openpi_quantiles else running_stats.exact_stats
+  stats = {"state": of_rows([part.state_FP[here] for part, here in episodes]),
+           "actions": of_rows([part.actions_FA[here] for part, here in episodes])}
+  running_stats.warn_of_constants(stats)
+  return stats
 
 
 def features(config: Config, part: Part, extractor: FeatureExtractor, root: Path) -> FeatureCache:

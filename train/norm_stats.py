@@ -44,11 +44,10 @@ def policy_stats(config: Config, folder: Path, report: Report, *, openpi_quantil
 
 
 def head_stats(config: Config, folder: Path, report: Report, *, openpi_quantiles: bool) -> dict[str, NormStats]:
-  """Returns the statistics of the kind 'head', in openpi's way always; `folder` takes synthetic data."""
-  del openpi_quantiles
+  """Returns the statistics of the kind 'head'; `folder` takes synthetic data."""
   parts = head_data.open_parts(config, folder)
   report(1, 2)
-  found = head_data.compute_stats(parts)
+  found = head_data.compute_stats(parts, openpi_quantiles=openpi_quantiles)
   report(2, 2)
   return found
 

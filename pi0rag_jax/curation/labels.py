@@ -11,7 +11,7 @@ import numpy as np
 
 from pi0rag_jax.data import checks
 from pi0rag_jax.data.dataset import Dataset, EpisodeData
-from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.errors import Pi0RagError, cut, unknown_name
 
 KINDS = ("reward", "flag", "file")
 FRAMES = ("last", "any")
@@ -137,7 +137,7 @@ def read_labels(path: str | Path) -> dict[int, float]:
   try:
     return {int(episode): _label(label) for episode, label in pairs}
   except ValueError as error:
-    raise Pi0RagError(f"'{path}': {error}") from error
+    raise Pi0RagError(f"'{path}': {cut(str(error), 300)}") from error
 
 
 def _csv_rows(text: str) -> list | dict:
@@ -156,6 +156,10 @@ def _label(value: Any) -> float:
     return math.nan
   if word in _SUCCESS + _FAILURE:
     return float(word in _SUCCESS)
-  if float(word) not in (0.0, 1.0):
-    raise ValueError(f"the label {value!r} is neither 1 nor 0")
-  return float(word)
+  try:
+    number = float(word)
+  except ValueError:
+    number = math.nan
+  if number not in (0.0, 1.0):
+    raise ValueError(f"the label '{cut(word)}' is neither 1 nor 0, nor one of {', '.join(_SUCCESS + _FAILURE)}")
+  return number

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -73,7 +73,8 @@ def load(folder) -> SavedClassifier:
           Pi0RagError) as error:
     raise Pi0RagError(f"the classifier in '{folder}' is damaged ({error}): remove the folder and train it again "
                       "with --stages=classify") from error
-  scores = RolloutScores(**{name: np.asarray(values, float) for name, values in stored.rollouts.items()})
+  rollouts = msgspec.structs.asdict(stored.rollouts)
+  scores = RolloutScores(**{name: np.asarray(values, float) for name, values in rollouts.items()})
   return SavedClassifier(trained, scores, stored.recipe, stored.losses)
 
 
@@ -88,8 +89,16 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
   validation_loss: float
   recipe: str
   losses: dict[str, float]
-  rollouts: dict[Literal["training_J", "training_success_J", "validation_J", "validation_success_J"],
-                 list[float | None]]
+  rollouts: "_Rollouts"
+
+
+class _Rollouts(msgspec.Struct, forbid_unknown_fields=True):
+  """`RolloutScores`, None for nan."""
+
+  training_J: list[float | None]
+  training_success_J: list[float | None]
+  validation_J: list[float | None]
+  validation_success_J: list[float | None]
 
 
 _OWN = tuple(field.name for field in dataclasses.fields(TrainedClassifier) if field.name not in _ARRAYS)

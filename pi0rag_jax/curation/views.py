@@ -23,7 +23,7 @@ class EpisodesView(Dataset):
       dataset, self.episodes = dataset.source, dataset.episodes[self.episodes]
     super().__init__(dataset.path, fields=dataset.fields, skip_bad=dataset.skip_bad)
     self.source = dataset
-    self.damaged, self.library_errors = dataset.damaged, dataset.library_errors
+    self.damaged = dataset.damaged
     self.fps, self.says_fps, self.camera_keys = dataset.fps, dataset.says_fps, dataset.camera_keys
     self.lengths = dataset.lengths[self.episodes]
 
@@ -43,6 +43,9 @@ class EpisodesView(Dataset):
 
   def episode_name(self, episode: int) -> str:
     return self.source.episode_name(int(self.episodes[episode]))
+
+  def episode_fps(self, episode: int) -> float:
+    return self.source.episode_fps(int(self.episodes[self._checked(episode)]))
 
   def files(self) -> list[Path]:
     return self.source.files()

@@ -106,7 +106,6 @@ class Dataset(abc.ABC):
 
   format: ClassVar[str]
   options: ClassVar[tuple[str, ...]] = ()  # what `open_dataset` takes for this format beside `fields`
-  library_errors: tuple[type[BaseException], ...] = ()  # nothing sets it any more; views still copy it
 
   path: Path
   fps: float  # of the first file, where files differ: see `episode_fps`

@@ -109,15 +109,6 @@ def read_episodes(path: str | Path) -> Iterator[Episode]:
       yield _read_group(path, _group(file, name))
 
 
-def episode_files(folder: str | Path) -> list[Path]:
-  """Returns the episode files in a folder and the folders in it, sorted, without a killed writer's leftovers."""
-  folder = expanded(folder)
-  files = sorted(file for file in folder.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
-  if not files:
-    raise Pi0RagError(f"no episode files (*{SUFFIX}) in '{folder}'")
-  return files
-
-
 def episode_path(folder: str | Path, seed: int) -> Path:
   """Returns where the collector puts the episode of `seed`."""
   return Path(folder) / f"{group_name(seed)}{SUFFIX}"

@@ -157,10 +157,31 @@ def compute_norm_stats(
   readings = _Readings(data, horizon, transform, workers, progress)
   with readings:
     stats = (_openpi_stats if openpi_quantiles else _exact_stats)(readings)
+  warn_of_constants(stats)
+  return stats
+
+
+def exact_stats(episodes: Sequence[np.ndarray]) -> NormStats:
+  """Returns the statistics of float[..., P] each, with exact quantiles: of rows that are in memory."""
+  rows_XP = np.concatenate([as_rows(values) for values in episodes])
+  _refuse_few(len(rows_XP))
+  low_P, high_P = np.quantile(rows_XP, (LOW_QUANTILE, HIGH_QUANTILE), axis=0)
+  return NormStats(rows_XP.mean(0), rows_XP.std(0), low_P, high_P)
+
+
+def openpi_stats(episodes: Sequence[np.ndarray]) -> NormStats:
+  """Returns the statistics of float[..., P] each, as openpi's RunningStats counts them one after the other."""
+  stats = RunningStats()
+  for values in episodes:
+    stats.update(values)
+  return stats.result()
+
+
+def warn_of_constants(stats: Mapping[str, NormStats]) -> None:
+  """Logs which dimensions hardly vary."""
   for name, each in stats.items():
     for text in hardly_varying(each):
       _log.warning("%s%s", name, text)
-  return stats
 
 
 def hardly_varying(stats: NormStats) -> list[str]:

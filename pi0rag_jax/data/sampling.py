@@ -103,11 +103,6 @@ class Sampler:
     self.local_size = batch_size // process_count
     self._quotas = _quotas(mixture.weights)
 
-  @property
-  def steps_per_epoch(self) -> int:
-    """Steps after which as many samples were drawn as the mixture has frames."""
-    return max(1, self.mixture.num_frames // self.batch_size)
-
   def rows(self, step: int) -> Rows:
     """Returns this host's rows of the batch `step`."""
     numbers = step * self.batch_size + self._first + np.arange(self.local_size)

@@ -39,12 +39,6 @@ def is_trainable(path: str, config: PaliGemmaConfig) -> bool:
   return not has_adapters(config.experts[expert])
 
 
-def trainable_mask(params: Params, config: PaliGemmaConfig) -> Params:
-  """Returns a tree of bools like `params` (arrays or shapes), for `optax.masked` and the like."""
-  flat = traverse_util.flatten_dict(params, sep="/")
-  return traverse_util.unflatten_dict({path: is_trainable(path, config) for path in flat}, sep="/")
-
-
 def without_adapters(config: Config) -> Config:
   """Returns the configuration of the same model with its adapters merged."""
   experts = [name for name in ("paligemma", "expert") if hasattr(config, name)]

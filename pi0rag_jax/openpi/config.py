@@ -45,11 +45,6 @@ class ModelConfig:
     """Whether states and actions are normalized by quantiles instead of z-scores."""
     return family.named(self.family).quantiles
 
-  @property
-  def has_lora(self) -> bool:
-    expert = "" if family.named(self.family).writes_tokens else self.action_expert_variant
-    return "lora" in self.paligemma_variant or "lora" in expert
-
   def build(self) -> PaliGemmaConfig:
     """Returns the configuration that the networks take, with all its sizes."""
     kind = family.named(self.family)

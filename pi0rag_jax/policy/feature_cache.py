@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from pi0rag_jax import files, schema
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, cut
 
 FORMAT_VERSION = 1
 FILE_NAME = "cache.json"
@@ -24,19 +24,23 @@ DTYPES = ("float32", "float16")
 # 8 MB of 2048 numbers in float32: what a kill loses, and what a build holds.
 SHARD_ROWS = 1024
 # Files are hashed in pieces of so many bytes.
-_HASH_BYTES = 1 << 22
+
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 
 
 class _Shards(msgspec.Struct):
   """What `cache.json` says of the files beside it."""
 
-  shard_rows: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+  rows: Count
+  width: Count
+  shard_rows: Count
   dtype: Literal["float32", "float16"]
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheKey:
-  """What decides a table of features; make each part with `fingerprint` or `fingerprint_files`."""
+  """What decides a table of features; make each part with `fingerprint`."""
 
   weights: str
   preprocessing: str  # the backbone's description, the tokenizer, how pictures are resized
@@ -76,17 +80,6 @@ def _feed(digest, node, path: str) -> None:
     digest.update(f"{path}:{node!r};".encode())
   else:
     raise Pi0RagError(f"fingerprint: '{path}' is a {type(node).__name__}; allowed: arrays, texts, numbers, None")
-
-
-def fingerprint_files(paths) -> str:
-  """Returns the SHA-256, in hex, of files by name and content, in this order."""
-  digest = hashlib.sha256()
-  for path in map(Path, paths):
-    digest.update(f"{path.name} {path.stat().st_size};".encode())
-    with path.open("rb") as file:
-      while piece := file.read(_HASH_BYTES):
-        digest.update(piece)
-  return digest.hexdigest()
 
 
 class FeatureCache:
@@ -181,7 +174,7 @@ def _read_layout(directory: Path, fixed: Mapping[str, Any]) -> Mapping[str, Any]
     schema.convert(found, _Shards, str(path))
   except Pi0RagError as error:
     raise Pi0RagError(f"{error}: remove {directory} to build it anew") from error
-  different = [f"{name} {found.get(name)!r}, wanted {value!r}" for name, value in fixed.items()
+  different = [f"{name} {cut(repr(found.get(name)))}, wanted {value!r}" for name, value in fixed.items()
                if found.get(name) != value]
   if different:
     raise Pi0RagError(f"{path} does not fit: {'; '.join(different)}. Remove {directory} to build it anew")

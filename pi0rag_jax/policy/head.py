@@ -6,9 +6,10 @@ training windows' steps, every `execute_steps` actions. `spec.head` says all tha
 trained on, `state_in_prompt`, the `fields` of its data sets, and by which fingerprints the backbone is recognized.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,19 @@ def description(extractor: FeatureExtractor, units: HeadUnits, **values) -> dict
 def describe(directory: str | Path) -> PolicySpec:
   """Returns the spec of a directory from before policy.json. Errors: Pi0RagError where its record lacks something."""
   values, record = (_read(Path(directory, name)) for name in (FILE_NAME, RECORD_NAME))
-  try:
+  with _told_by(f"{RECORD_NAME} in '{directory}'"):
     return _spec_of_record(values, record["config"], Path(directory))
+
+
+@contextlib.contextmanager
+def _told_by(file: str) -> Iterator[None]:
+  """Turns what absent and absurd values of a description raise into the error that names its file."""
+  try:
+    yield
   except KeyError as error:
-    raise Pi0RagError(f"{RECORD_NAME} in '{directory}' is not of a head's training: it lacks {error}") from error
+    raise Pi0RagError(f"{file} is not of a head's training: it lacks {error}") from error
+  except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    raise Pi0RagError(f"{file} is not of a head's training: {str(error)[:200]}".splitlines()[0]) from error
 
 
 def _spec_of_record(values: Mapping, config: Mapping, directory: Path) -> PolicySpec:
@@ -195,14 +205,15 @@ def build(spec: PolicySpec, directory: str | Path, *, key_name: str = "", key_st
   head = spec.head or {}
   if missing := [name for name in FIELDS if name not in head]:
     raise Pi0RagError(f"{directory}: its head lacks {', '.join(missing)}")
-  config = registry.from_dict(head["head"])
   stats = as_stats(checkpoints.load_norm_stats(directory, spec.data.stats_id))
-  units = HeadUnits(config, stats["actions"], **head["units"])
+  with _told_by(f"the head's description in '{directory}'"):
+    config = registry.from_dict(head["head"])
+    units = HeadUnits(config, stats["actions"], **head["units"])
+    template = jax.eval_shape(functools.partial(base.init, registry.make(config)), jax.random.key(0))
+    made, checkpoint = backbone.make(head["backbone"], head["cameras"])
   if key_stats is None and (key_name or keys.stats_path(directory).is_file()):
     key_stats = keys.KeyStats.load(directory, key_name)
-  template = jax.eval_shape(functools.partial(base.init, registry.make(config)), jax.random.key(0))
   params = checkpoints.load_params(directory, template=template)
-  made, checkpoint = backbone.make(head["backbone"], head["cameras"])
   extractor = FeatureExtractor(
     made, backbone.load_weights(made, checkpoint, directory), stats["state"], quantile=units.quantile,
     tokenizer=_tokenizer(head, directory) if made.max_token_len else None, state_in_prompt=head["state_in_prompt"],

@@ -132,8 +132,10 @@ class PolicySpec:
   def _of_file(cls, file: "_File", directory: pathlib.Path) -> "PolicySpec":
     robot = load_module(directory / ROBOT_FILE).robot if file.robot == ROBOT_FILE else file.robot
     data = DataConfig(robot=robot, **{name: getattr(file, name) for name in _DATA_FIELDS})
+    if file.sizes is None and file.head is None:
+      raise Pi0RagError("sizes is null; allowed for heads alone")
     kind = "pi0" if file.head is not None else file.family
-    sizes = None if file.head is not None else family.named(kind).read_sizes(file.sizes)
+    sizes = None if file.head is not None else family.named(kind).read_sizes(file.sizes or {})
     model = _model_config(sizes, **{**{name: getattr(file, name) for name in _MODEL_FIELDS}, "family": kind})
     return cls(name=file.name, model=model, sizes=sizes, data=data,
                **{name: getattr(file, name) for name in _OWN_FIELDS})

@@ -67,7 +67,9 @@ class FastCodec:
     tokenizers = _import_tokenizers()
     try:
       self._bpe = tokenizers.Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-    except Exception as error:  # the library raises plain Exceptions
+    except BaseException as error:  # the library raises plain Exceptions, and its panics are none
+      if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise
       raise errors.Pi0RagError(lfs.damaged(directory / TOKENIZER_FILE, str(error)[:200])) from error
 
   @classmethod

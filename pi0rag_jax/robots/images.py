@@ -1,7 +1,5 @@
 """Camera pictures on their way to a model: dtype, channel order and size, as openpi's policies convert them."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -68,29 +66,6 @@ def resize_with_pad(image_BHWC: np.ndarray, height: int, width: int) -> np.ndarr
     resized = Image.fromarray(image_HWC).resize((small_width, small_height), Image.Resampling.BILINEAR)
     out_HWC[top : top + small_height, left : left + small_width] = np.asarray(resized)
   return out_XHWC.reshape(*image_BHWC.shape[:-3], height, width, image_BHWC.shape[-1])
-
-
-def resize_with_pad_on_device(image_BHWC, height: int, width: int) -> jax.Array:
-  """Returns pictures of another size by jax, as openpi's models do it with pictures that come in another size.
-
-  It differs from `resize_with_pad` by a few levels, and puts an odd row or column of the padding last.
-
-  Args:
-    image_BHWC: uint8 [..., H, W, 3], padded with 0, or float32 in [-1, 1], padded with -1.
-    height, width: px, static.
-  """
-  if image_BHWC.shape[-3:-1] == (height, width):
-    return jnp.asarray(image_BHWC)
-  small = _fitted_size(image_BHWC.shape[-3:-1], (height, width))
-  lead, channels = image_BHWC.shape[:-3], image_BHWC.shape[-1]
-  resized = jax.image.resize(image_BHWC, (*lead, *small, channels), method="linear")
-  if image_BHWC.dtype == jnp.uint8:
-    resized, border = jnp.clip(jnp.round(resized), 0, 255).astype(jnp.uint8), 0
-  else:
-    resized, border = jnp.clip(resized, -1.0, 1.0), -1.0
-  missing = (height - small[0], width - small[1])
-  padding = [(0, 0)] * len(lead) + [(n // 2, n - n // 2) for n in missing] + [(0, 0)]
-  return jnp.pad(resized, padding, constant_values=border)
 
 
 def _fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:

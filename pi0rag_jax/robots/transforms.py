@@ -4,7 +4,6 @@ A transform is a function from a dictionary to a dictionary; it never changes th
 """
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -65,33 +64,6 @@ class Repack:
 
 
 @dataclasses.dataclass(frozen=True)
-class RenameKeys:
-  """Renames '/'-joined keys: of the first pattern that matches a whole key, the replacement; None drops the key."""
-
-  patterns: Mapping[str, str | None]
-
-  def __call__(self, data: dict) -> dict:
-    renamed = {}
-    for key, value in traverse_util.flatten_dict(data, sep="/").items():
-      new = self._rename(key)
-      if new is None:
-        continue
-      if new in renamed:
-        raise errors.Pi0RagError(f"two keys are renamed to '{new}', the second is '{key}'")
-      renamed[new] = value
-    for key in renamed:
-      if inner := next((k for k in renamed if k.startswith(f"{key}/")), None):
-        raise errors.Pi0RagError(f"renamed keys collide: '{key}' is a value and a folder of '{inner}'")
-    return traverse_util.unflatten_dict(renamed, sep="/")
-
-  def _rename(self, key: str) -> str | None:
-    for pattern, replacement in self.patterns.items():
-      if re.fullmatch(pattern, key):
-        return None if replacement is None else re.sub(pattern, replacement, key, count=1)
-    return key
-
-
-@dataclasses.dataclass(frozen=True)
 class InjectDefaultPrompt:
   """Adds a prompt where there is none; None adds nothing."""
 
@@ -99,21 +71,6 @@ class InjectDefaultPrompt:
 
   def __call__(self, data: dict) -> dict:
     return data if self.prompt is None or "prompt" in data else {**data, "prompt": self.prompt}
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptFromTask:
-  """Adds the prompt that a data set keeps under its `task_index`."""
-
-  tasks: Mapping[int, str]
-
-  def __call__(self, data: dict) -> dict:
-    if "task_index" not in data:
-      raise errors.Pi0RagError(f"no task_index in data with the keys {', '.join(sorted(data))}")
-    index = int(data["task_index"])
-    if index not in self.tasks:
-      raise errors.Pi0RagError(f"task_index {index} has no prompt; the data set has {sorted(self.tasks)}")
-    return {**data, "prompt": self.tasks[index]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,16 +153,6 @@ class ResizeImages:
   def __call__(self, data: dict) -> dict:
     return {**data, "image": {name: images.resize_with_pad(image, self.height, self.width)
                               for name, image in data["image"].items()}}
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsampleActions:
-  """Keeps every `stride`-th action."""
-
-  stride: int
-
-  def __call__(self, data: dict) -> dict:
-    return {**data, "actions": data["actions"][:: self.stride]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,20 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.worlds.world import MAX_DELAY_TICKS, CameraShift
 
 OBJECT_REGIONS = ("full", "held_out", "seen")
 # The greatest slope of the cubic that fades the calibration offset, per unit of its argument.
 SMOOTHSTEP_SLOPE = 1.5
 TABLE_RGB = (0.42, 0.36, 0.3)
-MAX_DELAY_TICKS = 20  # 1 s, beyond which nobody controls a robot
-
-
-@dataclasses.dataclass(frozen=True)
-class CameraShift:
-  """A displaced camera. The picture moves by about rotation / (field of view / pixels)."""
-
-  translation_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # in the camera frame: right, up, backwards
-  rotation_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)  # about the camera's right, up and backward axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.sim.backend import INSTALL_HINT, select_backend
 from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS, LIGHT_AMBIENT
+from pi0rag_jax.worlds.backend import INSTALL_HINT, select_backend
 
 __all__ = ["RENDERERS", "OpenGLRenderer", "RaycastRenderer", "Renderer", "make_renderer", "select_backend"]
 

@@ -7,7 +7,8 @@ import mujoco
 import numpy as np
 
 from pi0rag_jax.sim import panda
-from pi0rag_jax.sim.conditions import CameraShift, Condition
+from pi0rag_jax.sim.conditions import Condition
+from pi0rag_jax.worlds.world import CameraShift
 
 BASE_CAMERA = "base_0_rgb"
 WRIST_CAMERA = panda.WRIST_CAMERA

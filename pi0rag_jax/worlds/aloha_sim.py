@@ -11,11 +11,10 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots import aloha as robot
-from pi0rag_jax.sim.conditions import CameraShift
 from pi0rag_jax.worlds.aloha_expert import Expert
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Shift, free_things, get_state, require_opengl, set_state
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, CameraShift, Family, WorldConfig
 
 TIME_LIMIT = 300
 PROMPTS = {"transfer_cube": "Transfer cube", "insertion": "Insert the peg into the socket"}

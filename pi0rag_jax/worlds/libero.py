@@ -19,13 +19,12 @@ import numpy as np
 
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.robots import libero as robot
-from pi0rag_jax.sim.conditions import CameraShift
 from pi0rag_jax.worlds import libero_tasks
 from pi0rag_jax.worlds.libero_expert import LiberoExpert
 from pi0rag_jax.worlds.libero_scene import REST, Scene, language, require_package, scene_files
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, CameraShift, Family, WorldConfig
 
 PICTURE_PX = 256
 STARTS = ("by_seed", "listed", "sampled")

@@ -1,4 +1,6 @@
-"""An expert for LIBERO from the simulator's state, through the same actions: it picks, places, opens, closes and turns.
+"""An expert for LIBERO from the simulator's state, through the same actions: it picks things up and puts them down.
+
+It has no way to open, close or turn anything: tasks that need that have no expert, and say so.
 
 What it does is a function of the present state (what is held, where the hand is, what is done already), so it may take
 over at any moment. LIBERO itself has demonstrations and no expert.
@@ -8,11 +10,13 @@ import dataclasses
 
 import numpy as np
 
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.worlds.libero_scene import Scene
 from pi0rag_jax.worlds.libero_sight import Sight
 
+_GOALS = ("on", "in")  # of a task
 _M_PER_TICK, _RAD_PER_TICK = 0.05, 0.5  # of the controller, at an action of 1
-_GAIN, _TURN = 1.6, 0.6
+_GAIN, _TURN = 2.4, 0.6
 OPEN, CLOSE = -1.0, 1.0
 _HOLLOW = ("bowl", "plate", "mug", "pan")  # held at the rim
 _WIDEST_M = 0.074  # that fits between the fingers
@@ -47,21 +51,31 @@ class LiberoExpert:
     self._goals = [tuple(goal) for goal in self._domain.parsed_problem["goal_state"]]
 
   def act(self) -> np.ndarray:
-    """Returns what to send now, float[7]."""
+    """Returns what to send now, float[7].
+
+    Errors: Pi0RagError for a task that it has no way to do.
+    """
     for goal in self._goals:
       if not self._domain._eval_predicate(list(goal)):
         return self._pursue(goal)
     return self._move(self._sight.hand, grip=OPEN)
 
   def _pursue(self, goal: tuple[str, ...]) -> np.ndarray:
+    if goal[0] not in _GOALS or self._is_shut(goal[2]):
+      raise Pi0RagError(f"LIBERO's expert has no way to reach '{' '.join(goal)}': it knows {' and '.join(_GOALS)}, of "
+                        "what stands open")
     _, thing, where = goal
     return self._put(thing, self._target(where))
+
+  def _is_shut(self, where: str) -> bool:
+    site = self._domain.object_sites_dict.get(where)
+    return bool(getattr(site, "joints", None)) and not self._domain.object_states_dict[where].is_open()
 
   def _put(self, thing: str, target: Target) -> np.ndarray:
     """Returns the next action of picking a thing up and letting it go at a target."""
     sight, points_N3 = self._sight, self._sight.points(thing)
-    low_3, high_3 = points_N3.min(0), points_N3.max(0)
-    off_2, above_m = target.middle_m - (low_3 + high_3)[:2] / 2, low_3[2] - target.floor_m
+    low_3 = points_N3.min(0)
+    off_2, above_m = target.middle_m - sight.origin(thing)[:2], low_3[2] - target.floor_m
     held = sight.held(thing)
     if np.linalg.norm(off_2) < 0.04 and above_m < 0.025 and (sight.closing > -0.9 or sight.speed(thing) > 0.02):
       return self._move(sight.hand + (0.0, 0.0, 0.03 if sight.closing < -0.2 else 0.0), grip=OPEN)
@@ -105,7 +119,8 @@ class LiberoExpert:
     stands = above_m < 0.03 and sight.hand_speed < 0.015 and bool(target.name)
     if above_m < 0.005 or (stands and sight.touch(sight.geoms(thing), sight.geoms(target.name))):
       return self._move(hand, turn, grip=OPEN)
-    return self._move(np.array([*(hand[:2] + off_2), hand[2] - above_m + 0.004]), turn, grip=CLOSE, slow=above_m < 0.08)
+    lower_m = 0.0 if aside_m > 0.012 and above_m < 0.04 else above_m - 0.004
+    return self._move(np.array([*(hand[:2] + off_2), hand[2] - lower_m]), turn, grip=CLOSE, slow=above_m < 0.08)
 
   def _grasp(self, thing: str, points_N3: np.ndarray) -> Grasp:
     """Returns the best grasp of a thing from above, as it lies now and from where the hand is."""
@@ -130,7 +145,7 @@ class LiberoExpert:
     name = where if site is None else getattr(site, "parent_name", "")
     if name and ("basket" in name or site is None):
       points_N3 = sight.points(name)
-      middle_2 = ((points_N3.min(0) + points_N3.max(0)) / 2)[:2]
+      middle_2 = sight.origin(name)[:2] if site is None else sight.data.site_xpos[sight.model.site(where).id, :2].copy()
       return Target(middle_2, points_N3[:, 2].max() + 0.02 if "basket" in name else points_N3[:, 2].min() + 0.015, name)
     number = sight.model.site(where).id
     place_m, inside = sight.data.site_xpos[number], "contain" in where or where.endswith("_region")

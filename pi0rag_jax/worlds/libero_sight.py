@@ -73,6 +73,10 @@ class Sight:
     return tuple(int(geom) for geom in np.flatnonzero(self._solid) if
                  self.model.body_rootid[self.model.geom_bodyid[geom]] == root)
 
+  def origin(self, name: str) -> np.ndarray:
+    """Returns where a thing is for LIBERO's goals: its body's origin."""
+    return self.data.xpos[self._scene.domain.obj_body_id[name]].copy()
+
   def points(self, name: str) -> np.ndarray:
     """Returns float[N, 3], corners of a thing."""
     return self.points_of(self.geoms(name))

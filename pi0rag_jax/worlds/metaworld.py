@@ -12,7 +12,6 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots import metaworld as robot
-from pi0rag_jax.sim.conditions import CameraShift
 from pi0rag_jax.worlds.mujoco_model import (
   NOTHING,
   Shift,
@@ -23,7 +22,7 @@ from pi0rag_jax.worlds.mujoco_model import (
   turn_upright,
 )
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, CameraShift, Family, WorldConfig
 
 TIME_LIMIT = 300
 PROMPTS = {

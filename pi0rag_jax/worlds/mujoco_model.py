@@ -9,8 +9,8 @@ import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.sim.backend import INSTALL_HINT
-from pi0rag_jax.sim.conditions import MAX_DELAY_TICKS, CameraShift
+from pi0rag_jax.worlds.backend import INSTALL_HINT
+from pi0rag_jax.worlds.world import MAX_DELAY_TICKS, CameraShift
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 # MuJoCo begins again from the start where one of these is not finite, or huge.

@@ -17,6 +17,15 @@ REWINDS, EXPERT, WITNESS, FILMS = ABILITIES = ("Rewinds", "Expert", "Witness", "
 DEMONSTRATION_SEEDS = range(100_000)
 STREAM_SEEDS = range(100_000, 200_000)
 EVALUATION_SEEDS = range(200_000, 1_000_000)
+MAX_DELAY_TICKS = 20  # by which a condition's robot may get its actions late; beyond that nobody controls one
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraShift:
+  """A displaced camera. The picture moves by about rotation / (field of view / pixels)."""
+
+  translation_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # in the camera frame: right, up, backwards
+  rotation_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)  # about the camera's right, up and backward axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,15 @@ def test_a_view_has_a_fingerprint_of_its_own_and_can_be_cached(tmp_path):
   assert cached.read_episode(1, images=False).state[0, 0] == 3
 
 
+def test_a_view_has_the_rates_of_its_episodes(tmp_path, monkeypatch):
+  dataset = judged.write(tmp_path)
+  monkeypatch.setattr(dataset, "episode_fps", lambda episode: 10.0 + episode)
+  kept = views.view(dataset, KEPT)
+  assert [kept.episode_fps(episode) for episode in range(3)] == [10.0, 13.0, 14.0]
+  with pytest.raises(Pi0RagError, match="episodes 0 to 2, asked for 3"):
+    kept.episode_fps(3)
+
+
 def test_a_view_of_a_view_knows_the_numbers_in_the_source(tmp_path):
   dataset = judged.write(tmp_path)
   inner = views.view(views.view(dataset, KEPT), np.array([False, True, True]))

@@ -37,7 +37,6 @@ def test_an_epoch_shows_every_frame_once_and_the_next_in_another_order():
   first, second = list(itertools.chain(*places[:3])), list(itertools.chain(*places[3:]))
   assert set(first) == set(second) == everything
   assert first != second
-  assert sampler.steps_per_epoch == 3
   other = sampling.Sampler(sampling.Mixture(make_dataset([3, 5, 4])), batch_size=4, seed=8)
   assert other.rows(0).frame.tolist() != rows[0].frame.tolist()
 

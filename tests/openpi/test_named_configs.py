@@ -12,7 +12,7 @@ import pytest
 
 from configs import openpi_finetune
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import registry
+from pi0rag_jax.models import adapters, registry
 from pi0rag_jax.models.pi0_config import Pi0Config, Pi0FastConfig
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.openpi.named_configs import ALOHA_DELTA, CONFIGS, DROID_DELTA, LIBERO_DELTA, get_config
@@ -110,7 +110,8 @@ def test_configuration_agrees_with_openpis(name):
   assert config.data == expected_data(name, listed["data"])
   assert config.weights == listed["weight_loader"].get("params_path")
   assert dataclasses.asdict(config.lr_schedule) | {"_type": "CosineDecaySchedule"} == listed["lr_schedule"]
-  assert listed["freeze_filter"] == (FROZEN_UNDER_LORA if config.model.has_lora else "Nothing()")
+  has_lora = any(map(adapters.has_adapters, config.model.build().experts))
+  assert listed["freeze_filter"] == (FROZEN_UNDER_LORA if has_lora else "Nothing()")
   same = ("ema_decay", "batch_size", "num_train_steps", "policy_metadata")
   assert {key: getattr(config, key) for key in same} == {key: listed[key] for key in same}
   compared = {"name", "model", "data", "weight_loader", "lr_schedule", "freeze_filter", *same}

@@ -131,11 +131,3 @@ def test_fingerprints():
   assert len({made, *[feature_cache.fingerprint(tree | change) for change in changes]}) == 5
   with pytest.raises(Pi0RagError, match="'/a' is a set"):
     feature_cache.fingerprint({"a": set()})
-
-
-def test_fingerprints_of_files(tmp_path):
-  (tmp_path / "a").write_bytes(b"1")
-  before = feature_cache.fingerprint_files([tmp_path / "a"])
-  assert before == feature_cache.fingerprint_files([str(tmp_path / "a")])
-  (tmp_path / "a").write_bytes(b"2")
-  assert feature_cache.fingerprint_files([tmp_path / "a"]) != before

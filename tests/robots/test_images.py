@@ -9,16 +9,10 @@ from pi0rag_jax.robots import images
 
 @pytest.mark.parametrize("number", range(8))
 def test_recorded_resizing(recorded, number):
-  """Pillow's result exactly; jax's to half a level, since its rounding is not the same on every machine."""
   case = recorded["resize_with_pad"][number]
-  # The copy has every `stride`-th pixel of large results, and of those as floats at most every fourth.
+  # The copy has every `stride`-th pixel of large results.
   image, target, stride = case["in_uint8"], case["target"], case["stride"]
   np.testing.assert_array_equal(images.resize_with_pad(image, *target)[::stride, ::stride], case["client_pil_uint8"])
-  on_device = np.asarray(images.resize_with_pad_on_device(image, *target), int)[::stride, ::stride]
-  assert np.abs(on_device - case["jax_uint8"]).max() <= 1 and (on_device != case["jax_uint8"]).mean() < 1e-3
-  as_float, stride = image.astype(np.float32) / 255 * 2 - 1, max(stride, 4)
-  found = images.resize_with_pad_on_device(as_float, *target)[::stride, ::stride]
-  np.testing.assert_allclose(found, case["jax_float_strided"], atol=1e-6)
 
 
 def test_floats_are_not_resized(recorded):

@@ -36,29 +36,10 @@ def test_repack_names_the_missing_key():
     transforms.Repack({"state": "stat"})({"state": 1})
 
 
-def test_recorded_renaming(recorded):
-  for case in recorded["transform_dict"]:
-    assert transforms.RenameKeys(case["patterns"])(case["tree"]) == case["out"]
-
-
-@pytest.mark.parametrize(("patterns", "message"), [
-  ({"a/b": "a/c"}, "two keys are renamed to 'a/c'"), ({"a/b": "x", "a/c": "x/y"}, "renamed keys collide")])
-def test_renaming_refuses_collisions(patterns, message):
-  with pytest.raises(Pi0RagError, match=message):
-    transforms.RenameKeys(patterns)({"a": {"b": 1, "c": 2}})
-
-
 def test_recorded_default_prompt(recorded):
   inject, case = transforms.InjectDefaultPrompt("x"), recorded["inject_default_prompt"]
   assert inject({})["prompt"] == case["absent"] and inject({"prompt": "y"})["prompt"] == case["present"]
   assert transforms.InjectDefaultPrompt(None)({}) == {}
-
-
-def test_prompt_from_task():
-  prompt = transforms.PromptFromTask({0: "stack", 1: "sort"})
-  assert prompt({"task_index": np.int64(1)})["prompt"] == "sort"
-  with pytest.raises(Pi0RagError, match=r"task_index 2 has no prompt; the data set has \[0, 1\]"):
-    prompt({"task_index": 2})
 
 
 @pytest.mark.parametrize("prompt", ["go", b"go", np.array("go")])
@@ -112,12 +93,6 @@ def test_a_mask_longer_than_the_actions_is_refused():
 def test_recorded_masks(recorded):
   for case in recorded["make_bool_mask"]:
     assert list(transforms.make_bool_mask(*case["args"])) == case["out"]
-
-
-def test_recorded_subsampling(recorded):
-  case = recorded["subsample"]
-  found = transforms.SubsampleActions(case["stride"])({"actions": case["in_"]})
-  np.testing.assert_array_equal(found["actions"], case["out"])
 
 
 def test_normalization_skips_what_is_absent_and_unnormalization_does_not():

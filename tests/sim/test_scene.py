@@ -4,9 +4,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from pi0rag_jax.sim.conditions import CameraShift, get_condition
+from pi0rag_jax.sim.conditions import get_condition
 from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.scene import BASE_VIEW, CAMERAS, WRIST_VIEW, SceneSpec, build_model, camera_axes
+from pi0rag_jax.worlds.world import CameraShift
 
 
 def _project(view, point, size=64) -> np.ndarray:

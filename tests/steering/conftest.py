@@ -96,11 +96,16 @@ def make_policy(text_tokenizer):
       made[kind] = MAKERS[kind](kind, text_tokenizer)
     return made[kind]
 
-  # Random parameters write no actions in words: these are the tokens' own numbers.
+  return policy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tokens_are_actions():
+  """Random parameters write no actions in words: here these are the tokens' own numbers."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(ActionTokenizer, "extract_actions",
                   lambda self, tokens_M, horizon, dim: np.resize(tokens_M / 1024, (horizon, dim)))
-    yield policy
+    yield
 
 
 @pytest.fixture(scope="session")

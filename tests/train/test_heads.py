@@ -89,7 +89,7 @@ def debug_run(tmp_path_factory):
 def runs(data, tmp_path_factory):
   """Workdirs of a run of four steps on the grid backbone, and of the same run killed before it saved the fourth."""
   straight = tmp_path_factory.mktemp("straight")
-  killed = straight.with_name("killed")
+  killed = straight.with_name(f"{straight.name}_killed")
   tiny.train(make_config(data), straight, killed=killed, at=4)
   return straight, killed
 

@@ -24,7 +24,7 @@ def data_dir(tmp_path_factory):
 def runs(data_dir, tmp_path_factory):
   """Workdirs of a run of four steps, and of the same run killed before it saved the fourth."""
   straight = tmp_path_factory.mktemp("straight")
-  killed = straight.with_name("killed")
+  killed = straight.with_name(f"{straight.name}_killed")
   tiny.train(tiny.make_config(data_dir), straight, killed=killed, at=4)
   return straight, killed
 

@@ -13,7 +13,7 @@ from pi0rag_jax.data.running_stats import RunningStats
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import norm_stats as files
 from pi0rag_jax.robots.normalize import NormStats
-from train import norm_stats, policy_data
+from train import head_data, norm_stats, policy_data
 from train.named import filled, named_config, read_model
 
 
@@ -49,9 +49,17 @@ def test_those_of_the_small_policy_are_trainings(tmp_path):
     np.testing.assert_array_equal(found[name].std, trained[name].std)
 
 
-def test_a_heads_have_its_datas_dimensions(tmp_path):
-  found = norm_stats.compute(mobile_vla_lstm.get_config("debug"), tmp_path)
+def test_a_heads_have_its_datas_dimensions_and_exact_quantiles(tmp_path):
+  config = mobile_vla_lstm.get_config("debug")
+  found = norm_stats.compute(config, tmp_path)
   assert (found["state"].dim, found["actions"].dim) == (8, 7)
+  (part,) = head_data.open_parts(config, tmp_path)
+  rows_FP = part.state_FP[np.isin(part.episode_F, part.splits["train"])].astype(np.float64)
+  np.testing.assert_allclose(found["state"].q01, np.quantile(rows_FP, 0.01, axis=0), rtol=1e-6)
+  np.testing.assert_allclose(found["state"].std, rows_FP.std(0), rtol=1e-6)
+  counted = norm_stats.compute(config, tmp_path, openpi_quantiles=True)
+  assert (counted["state"].q01 != found["state"].q01).any()
+  np.testing.assert_allclose(counted["state"].mean, found["state"].mean, atol=1e-6)
 
 
 def test_statistics_that_fit_are_passed():

@@ -37,7 +37,7 @@ def test_the_simulators_episodes(tmp_path):
   opened = lambda **options: policy_data.open_source(  # noqa: E731
     config, named_config(config), data_entries.read({"path": str(tmp_path / "data"), **options}, tmp_path))[0]
   assert opened(selection=file).episodes.tolist() == [1, 4, 5] and opened().num_episodes == 6
-  with pytest.raises(Pi0RagError, match=r"the selection '/none.json' cannot be read"):
+  with pytest.raises(Pi0RagError, match=r"no selections \(/none.json: No such file or directory\)"):
     opened(selection="/none.json")
 
 

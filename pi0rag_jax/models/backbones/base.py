@@ -68,14 +68,14 @@ class Backbone(abc.ABC):
   def image_processor(self, images: Mapping[str, Array]) -> dict[str, Array]:
     """Returns the cameras that are read as float32[B, H, W, 3] in [-1, 1], from uint8 or such floats.
 
-    Pictures of another size are refused: how they are resized is the policy's business (policy/images.py).
+    Pictures of another size are refused: how they are resized is the policy's business (robots/images.py).
     """
     for name in self.image_keys:
       if name not in images:
         raise unknown_name("camera", name, images)
       if tuple(images[name].shape[-3:]) != (*self.image_size, 3):
         raise Pi0RagError(f"camera {name} gives {tuple(images[name].shape[-3:])}, the backbone takes "
-                          f"{(*self.image_size, 3)}: resize it first, as policy.images.resize_with_pad does")
+                          f"{(*self.image_size, 3)}: resize it first, as robots.images.resize_with_pad does")
     return {name: to_float_image(images[name]) for name in self.image_keys}
 
   def encode_images(self, params: Params, images: Mapping[str, Array]) -> dict[str, Array]:

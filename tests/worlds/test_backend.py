@@ -17,7 +17,7 @@ def test_keeps_the_users_choice_and_mujoco_imports_without_opengl():
 
 @pytest.mark.parametrize("renders", [True, False])
 def test_takes_the_first_backend_that_renders(monkeypatch, renders):
-  from pi0rag_jax.sim import backend
+  from pi0rag_jax.worlds import backend
 
   monkeypatch.delenv("MUJOCO_GL", raising=False)
   monkeypatch.delitem(sys.modules, "mujoco")
@@ -28,7 +28,7 @@ def test_takes_the_first_backend_that_renders(monkeypatch, renders):
 
 
 def test_a_missing_library_warns_instead_of_crashing(monkeypatch):
-  from pi0rag_jax.sim import backend
+  from pi0rag_jax.worlds import backend
 
   monkeypatch.setenv("MUJOCO_GL", "egl")
   monkeypatch.delitem(sys.modules, "mujoco")
