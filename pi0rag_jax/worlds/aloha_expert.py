@@ -31,7 +31,7 @@ _WAIT_M, _TAKE_M = np.array([-0.10, 0.0, -0.02]), np.array([0.02, 0.0, -0.015])
 _LEFT_OF_M = -0.12  # further left the right hand does not reach
 # Of peg and socket, both 12 cm long: where they are brought, where they are held, and when they face each other.
 _FACE_M = np.array([0.0, 0.5, 0.18])
-_APART_M, _HELD_AT_M, _LEAST_Z_M = 0.09, 0.027, 0.0225
+_APART_M, _HELD_AT_M, _PEG_UP_M, _SOCKET_UP_M = 0.09, 0.027, 0.0125, 0.008  # the last two above their middle
 _GAP_M, _IN_HOLE_M, _INSIDE_M, _ASIDE_M, _LIFTED_M = 0.22, 0.115, 0.09, 0.05, 0.1
 _ALIGNED_M, _GAIN, _PUSH_M = 0.006, 0.12, 0.0035
 
@@ -178,7 +178,7 @@ class Expert:
     place_3, turn_33 = data.xpos[thing].copy(), data.xmat[thing].reshape(3, 3)
     yaw = _yaw(turn_33, symmetry=np.pi)
     end_3 = place_3 + hand.sign * _HELD_AT_M * np.array([np.cos(yaw), np.sin(yaw), 0.0])
-    return _pick(hand, end_3, max(float(place_3[2]) + 0.008, _LEAST_Z_M), yaw)
+    return _pick(hand, end_3, float(place_3[2]) + (_PEG_UP_M if hand is self.right else _SOCKET_UP_M), yaw)
 
   def _face(self, hand: Hand, data: mujoco.MjData, thing: int) -> Target:
     """Brings what a hand holds to where peg and socket face each other, along x."""
