@@ -21,10 +21,10 @@ _LAG = 0.03  # by which the command of a gripper that closes is below its openin
 _ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _PITCH_RAD = np.deg2rad(60.0)  # of a hand that picks something up, below the horizontal
 _ABOVE_M, _OVER_M, _AT_M, _GRASP_M, _FACING_RAD, _TURNED_RAD = 0.07, 0.015, 0.012, 0.03, 0.15, 0.4
-_MOST_YAW_RAD = np.deg2rad(60.0)
+_MOST_YAW_RAD, _HANGS_M, _TOLD_M = np.deg2rad(60.0), 0.016, 0.002
 _SOLVER_STEPS, _SOLVED, _DAMPING = 8, 1e-4, 3e-3
 # Where the wrist is straight, forearm and wrist could roll by half a turn, to the ends of their joints: they return.
-_ROLLS, _UNROLL = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]), 0.1
+_ROLLS, _UNROLL = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]), 0.02
 # Of the cube: where it is handed over, and where the left hand waits and then takes it, from there.
 _MEET_M = np.array([0.0, 0.5, 0.25])
 _WAIT_M, _TAKE_M = np.array([-0.10, 0.0, -0.02]), np.array([0.02, 0.0, -0.015])
@@ -209,7 +209,9 @@ def _pick(hand: Hand, thing_3: np.ndarray, height_m: float, yaw: float) -> Targe
   aside_m = float(np.linalg.norm(off_3[:2]))
   # A gripper that opens is told to be wider than it is: so a miss is told from closing.
   missed, closing = hand.grip < _IS_CLOSED and hand.opening < _EMPTY, hand.grip < hand.opening - _LAG
-  if not missed and np.linalg.norm(off_3) < (_GRASP_M if closing else _AT_M) and (closing or hand.opening > _IS_OPEN):
+  # Told to be there, an arm may hang a little off.
+  near_m = _GRASP_M if closing else _HANGS_M if np.linalg.norm(hand.told_3 - at_3) < _TOLD_M else _AT_M
+  if not missed and np.linalg.norm(off_3) < near_m and (closing or hand.opening > _IS_OPEN):
     return Target(hand.told_3, hand.told_turn_33, CLOSED)
   down = float(np.clip(1.0 - off_3[2] / _ABOVE_M, 0.0, 1.0))  # on the way down it may turn, where joints end
   if aside_m < _OVER_M and _angle(hand.turn_33, turn_33) < _FACING_RAD + down * _TURNED_RAD:
