@@ -21,17 +21,17 @@ _LAG = 0.03  # by which the command of a gripper that closes is below its openin
 _ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _PITCH_RAD = np.deg2rad(60.0)  # of a hand that picks something up, below the horizontal
 _ABOVE_M, _OVER_M, _AT_M, _GRASP_M, _FACING_RAD, _TURNED_RAD = 0.07, 0.015, 0.012, 0.03, 0.15, 0.4
-_MOST_YAW_RAD = np.deg2rad(60.0)
+_MOST_YAW_RAD, _HANGS_M, _TOLD_M = np.deg2rad(60.0), 0.016, 0.002
 _SOLVER_STEPS, _SOLVED, _DAMPING = 8, 1e-4, 3e-3
 # Where the wrist is straight, forearm and wrist could roll by half a turn, to the ends of their joints: they return.
-_ROLLS, _UNROLL = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]), 0.1
+_ROLLS, _UNROLL = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 1.0]), 0.02
 # Of the cube: where it is handed over, and where the left hand waits and then takes it, from there.
 _MEET_M = np.array([0.0, 0.5, 0.25])
 _WAIT_M, _TAKE_M = np.array([-0.10, 0.0, -0.02]), np.array([0.02, 0.0, -0.015])
 _LEFT_OF_M = -0.12  # further left the right hand does not reach
 # Of peg and socket, both 12 cm long: where they are brought, where they are held, and when they face each other.
 _FACE_M = np.array([0.0, 0.5, 0.18])
-_APART_M, _HELD_AT_M, _LEAST_Z_M = 0.09, 0.027, 0.03
+_APART_M, _HELD_AT_M, _PEG_UP_M, _SOCKET_UP_M = 0.09, 0.027, 0.0125, 0.008  # the last two above their middle
 _GAP_M, _IN_HOLE_M, _INSIDE_M, _ASIDE_M, _LIFTED_M = 0.22, 0.115, 0.09, 0.05, 0.1
 _ALIGNED_M, _GAIN, _PUSH_M = 0.006, 0.12, 0.0035
 
@@ -154,8 +154,8 @@ class Expert:
       aside_m = float(np.linalg.norm((takes_3 - left.place_3)[1:]))
       ready = (np.linalg.norm(right.place_3 - _MEET_M) < _OVER_M and aside_m < _OVER_M
                and _angle(left.turn_33, level_33) < _FACING_RAD)
-      if not ready:
-        return waits, offers
+      if not ready:  # the left hand waits beside the cube as it is held
+        return dataclasses.replace(waits, place_3=np.array([waits.place_3[0], *takes_3[1:]])), offers
       if np.linalg.norm(takes_3 - left.place_3) < _AT_M:
         return Target(takes_3, level_33, CLOSED), offers
       return Target(takes_3, level_33, OPEN) if left.opening > _IS_OPEN else waits, offers
@@ -178,7 +178,7 @@ class Expert:
     place_3, turn_33 = data.xpos[thing].copy(), data.xmat[thing].reshape(3, 3)
     yaw = _yaw(turn_33, symmetry=np.pi)
     end_3 = place_3 + hand.sign * _HELD_AT_M * np.array([np.cos(yaw), np.sin(yaw), 0.0])
-    return _pick(hand, end_3, max(float(place_3[2]) + 0.008, _LEAST_Z_M), yaw)
+    return _pick(hand, end_3, float(place_3[2]) + (_PEG_UP_M if hand is self.right else _SOCKET_UP_M), yaw)
 
   def _face(self, hand: Hand, data: mujoco.MjData, thing: int) -> Target:
     """Brings what a hand holds to where peg and socket face each other, along x."""
@@ -209,7 +209,9 @@ def _pick(hand: Hand, thing_3: np.ndarray, height_m: float, yaw: float) -> Targe
   aside_m = float(np.linalg.norm(off_3[:2]))
   # A gripper that opens is told to be wider than it is: so a miss is told from closing.
   missed, closing = hand.grip < _IS_CLOSED and hand.opening < _EMPTY, hand.grip < hand.opening - _LAG
-  if not missed and np.linalg.norm(off_3) < (_GRASP_M if closing else _AT_M) and (closing or hand.opening > _IS_OPEN):
+  # Told to be there, an arm may hang a little off.
+  near_m = _GRASP_M if closing else _HANGS_M if np.linalg.norm(hand.told_3 - at_3) < _TOLD_M else _AT_M
+  if not missed and np.linalg.norm(off_3) < near_m and (closing or hand.opening > _IS_OPEN):
     return Target(hand.told_3, hand.told_turn_33, CLOSED)
   down = float(np.clip(1.0 - off_3[2] / _ABOVE_M, 0.0, 1.0))  # on the way down it may turn, where joints end
   if aside_m < _OVER_M and _angle(hand.turn_33, turn_33) < _FACING_RAD + down * _TURNED_RAD:
