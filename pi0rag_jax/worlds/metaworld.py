@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots import metaworld as robot
 from pi0rag_jax.worlds.mujoco_model import (
   NOTHING,
@@ -20,9 +20,10 @@ from pi0rag_jax.worlds.mujoco_model import (
   require_opengl,
   set_state,
   turn_upright,
+  turned,
 )
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, CameraShift, Family, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
 
 TIME_LIMIT = 300
 PROMPTS = {
@@ -81,18 +82,14 @@ _FRONT, _WRIST = "corner3", "gripperPOV"  # of the model's cameras
 _ROBOT, _TABLE = ("base", "mocap"), ("tablelink",)
 
 
-def _turned(front_rad: tuple[float, float], wrist_rad: tuple[float, float]) -> dict[str, CameraShift]:
-  """Returns both cameras, turned about their right and up axes."""
-  return {_FRONT: CameraShift(rotation_rad=(*front_rad, 0.0)), _WRIST: CameraShift(rotation_rad=(*wrist_rad, 0.0))}
-
-
 CONDITIONS = {
   NOMINAL: NOTHING,
   "camera_shift": Shift("both cameras were knocked: the picture moves by a pixel or two",
-                        _turned((0.012, 0.012), (0.022, -0.022))),
-  "camera_shift_double": Shift("both cameras were knocked twice as far", _turned((0.024, 0.024), (0.044, -0.044))),
+                        turned(**{_FRONT: (0.012, 0.012), _WRIST: (0.022, -0.022)})),
+  "camera_shift_double": Shift("both cameras were knocked twice as far",
+                               turned(**{_FRONT: (0.024, 0.024), _WRIST: (0.044, -0.044)})),
   "wrist_camera_turn": Shift("the wrist camera was turned in its mount by two degrees about two axes",
-                             {_WRIST: CameraShift(rotation_rad=(-0.035, 0.035, 0.0))}),
+                             turned(**{_WRIST: (-0.035, 0.035)})),
   "hand_offset": Shift("the hand is measured 2 cm to the side of where it is", measured_offset=(0.02, 0.0, 0.0)),
   "actuator_delay": Shift("the hand gets its actions 75 ms late", delay_ticks=6),
   "slippery": Shift("things slip in the fingers", friction=0.25),
@@ -110,10 +107,6 @@ class MetaWorld(MujocoWorld):
   cameras = (_FRONT, _WRIST)
 
   def __init__(self, config: WorldConfig):
-    require()
-    for kind, name, known in (("task", config.task, PROMPTS), ("condition", config.condition, CONDITIONS)):
-      if name not in known:
-        raise unknown_name(f"{kind} of MetaWorld", str(name), known)
     super().__init__(config, CONDITIONS[config.condition], TIME_LIMIT)
     self._env, self._expert = _environment(config.task)
     turn_upright(self.model, _FRONT)
@@ -207,8 +200,9 @@ def _own(value: Any) -> bool:
   return value is None or isinstance(value, (np.ndarray, np.generic, int, float, str))
 
 
-def require() -> None:
+def require(task: str, condition: str) -> None:
   """Raises Pi0RagError where MetaWorld or OpenGL is missing."""
+  del task, condition
   if importlib.util.find_spec("metaworld") is None:
     raise Pi0RagError("world 'metaworld' needs MetaWorld, which pins an older MuJoCo and works with ours: "
                       "pip install --no-deps metaworld==3.1.1")

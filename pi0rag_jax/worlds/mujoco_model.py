@@ -62,6 +62,11 @@ class Shift:
 NOTHING = Shift("the world of the demonstrations")
 
 
+def turned(**angles_rad: tuple[float, float]) -> dict[str, CameraShift]:
+  """Returns cameras, by name, that are turned about their right and up axes."""
+  return {camera: CameraShift(rotation_rad=(*angles, 0.0)) for camera, angles in angles_rad.items()}
+
+
 def turn_upright(model: mujoco.MjModel, camera: str) -> None:
   """Turns a camera that hangs upside down by half a turn about its view."""
   _shift_camera(model, model.camera(camera).id, CameraShift(rotation_rad=(0.0, 0.0, np.pi)))
@@ -84,10 +89,16 @@ def get_state(model: mujoco.MjModel, data: mujoco.MjData) -> np.ndarray:
 def set_state(model: mujoco.MjModel, data: mujoco.MjData, state_N: np.ndarray) -> None:
   """Continues from there, with the places, contacts and forces that follow from it."""
   mujoco.mj_setState(model, data, state_N, _STATE)
+  work_out(model, data)
+  data.warning.number[:] = 0
+
+
+def work_out(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+  """Works out the places, contacts and forces that follow from the state: a step leaves those of its beginning."""
+  state_N = get_state(model, data)
   mujoco.mj_forward(model, data)
   # `mj_forward` replaces the start of the solver's next iteration, which is part of the state.
   mujoco.mj_setState(model, data, state_N, _STATE)
-  data.warning.number[:] = 0
 
 
 def fault(data: mujoco.MjData) -> str:

@@ -30,13 +30,33 @@ def family(world: str, options: Mapping[str, Any] | None = None) -> Family:
   raise unknown_name("world", world, FAMILIES)
 
 
+def require(config: WorldConfig) -> Family:
+  """Returns the family of a configuration, of which a world can be made.
+
+  Errors: Pi0RagError for an unknown task or condition, and for what is missing here, or in the interpreter that the
+    configuration asks for.
+  """
+  found = family(config.world, config.options)
+  check(found, config.task, config.condition)
+  if python := config.options.get(PYTHON):
+    from pi0rag_jax.worlds import bridge
+
+    bridge.require(config, python)
+  else:
+    found.require(config.task, config.condition)
+  return found
+
+
 def make_world(config: WorldConfig) -> World:
-  """Returns the world of a configuration: here, or behind a bridge where it asks for another interpreter."""
+  """Returns the world of a configuration: here, or behind a bridge where it asks for another interpreter.
+
+  Errors: those of `require`.
+  """
   if python := config.options.get(PYTHON):
     from pi0rag_jax.worlds.bridge import BridgedWorld
 
     return BridgedWorld(config, python)
-  return family(config.world, config.options).make(config)
+  return require(config).make(config)
 
 
 def read(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -97,8 +97,9 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
   Errors: Pi0RagError for a world whose package is missing, a task or condition that it lacks, a policy of another
     robot, one that was not trained on the task, and one of pictures that this machine cannot make.
   """
-  family, robot = registry.family(world, options), make_robot(spec.data, spec.model.family).name
+  robot = make_robot(spec.data, spec.model.family).name
   config = WorldConfig(task, condition, world, options, spec.image_size[0], spec.renderer, spec.horizon, witness)
+  family = registry.family(world, options)
   if robot != family.robot:
     raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', that of the world '{world}' is "
                       f"'{family.robot}'")
@@ -108,8 +109,7 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
   if family.renderers() and spec.renderer not in family.renderers():
     raise Pi0RagError(f"policy '{spec.name}' was trained on pictures of renderer '{spec.renderer}'; on this machine "
                       f"there are {', '.join(family.renderers())}")
-  if not options.get(registry.PYTHON):
-    family.require()
+  registry.require(config)
   return config
 
 

@@ -124,7 +124,8 @@ class Family:
   tasks: tuple[str, ...]
   conditions: Mapping[str, str]  # name -> what differs from what policies were trained on; NOMINAL among them
   make: Callable[[WorldConfig], World]
-  require: Callable[[], None] = lambda: None  # raises Pi0RagError that says what to install, without making a world
+  # Raises Pi0RagError for what is missing for (task, condition), such as a package, without making a world.
+  require: Callable[[str, str], None] = lambda task, condition: None
   time_limit: Callable[[str], int] | None = None  # ticks of a task's episode
   facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
   renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice

@@ -73,6 +73,8 @@ def test_the_layout_is_that_of_lerobots_own_writer(tmp_path, recorded, pictures)
 @pytest.mark.parametrize(("changes", "message"), [
   ({"state": np.zeros((5, 8))}, "as many of each"),
   ({"prompt": " "}, "empty prompt"),
+  ({"extras": {"executed": np.zeros(6)}}, r"executed of an episode have other shapes than \[F, N\]"),
+  ({"prompt": "said once", "actions": np.zeros((6, 3))}, "unlike those before it in action"),
   ({"images": {"front": np.zeros((6, 64, 64, 3), np.float32)}}, "allowed: uint8"),
   ({"actions": np.zeros((6, 3))}, "unlike those before it in action"),
 ])
@@ -82,6 +84,7 @@ def test_what_does_not_fit_is_refused(tmp_path, changes, message):
     with pytest.raises(Pi0RagError, match=message):
       writer.add(WrittenEpisode(**{**vars(episode(1)), **changes}))
   assert len(list(open_dataset(tmp_path / "data").iterate())) == 1
+  assert parquet.read_table(tmp_path / "data" / "meta" / "tasks.parquet").num_rows == 1  # of episodes that are there
   with pytest.raises(Pi0RagError, match="holds a data set already"):
     LerobotWriter(tmp_path / "data", fps=10, robot="panda")
 

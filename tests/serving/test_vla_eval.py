@@ -14,11 +14,13 @@ IMAGES = {"agentview": np.full((32, 32, 3), 90, np.uint8), "wrist": np.full((32,
 
 
 def test_benchmarks_entries_become_the_robots():
-  found = vla_eval.to_robot({"images": IMAGES, "states": np.arange(8.0), "task_description": "stack"}, "libero")
+  to_robot = vla_eval.Translator("libero")
+  found = to_robot({"images": IMAGES, "states": np.arange(8.0), "task_description": "stack"})
   assert found["prompt"] == "stack" and found["observation/state"].tolist() == list(range(8))
   assert found["observation/image"][0, 0, 0] == 90 and found["observation/wrist_image"][0, 0, 0] == 20
   with pytest.raises(Pi0RagError, match="a state of 8 numbers"):
-    vla_eval.to_robot({"images": IMAGES}, "libero")
+    to_robot({"images": IMAGES})
+  assert "prompt" not in to_robot({"images": IMAGES, "state": np.zeros(8)})
 
 
 def test_its_client_is_answered(tiny_policy_dir):

@@ -80,7 +80,7 @@ def test_the_robots_entries_are_found_by_name_or_in_order():
 ])
 def test_what_cannot_be_made_is_refused(world, options, message):
   with pytest.raises(Pi0RagError, match=message):
-    registry.family(world, options).require()
+    registry.require(WorldConfig(world.rpartition("/")[2], world=world, options=options))
 
 
 @pytest.mark.parametrize(("broken", "message"), [("raises", "the simulation diverged"), ("nan", "")])
@@ -98,20 +98,27 @@ def test_a_broken_environment_costs_one_episode(options, broken, message):
 def test_a_bridge_that_breaks_or_hangs_says_so():
   world = make(python=sys.executable)
   world.begin(0)
-  world._process.kill()
+  world._call.process.kill()
   with pytest.raises(Pi0RagError, match="ended at 'observe'"):
     world.observe()
   world.close()
-  assert world._process.poll() is not None
-  with pytest.raises(Pi0RagError, match=r"cannot run in '/no/such/python'"):
+  assert world._call.process.poll() is not None
+  with pytest.raises(Pi0RagError, match=r"can run in '/no/such/python'"):
     make(python="/no/such/python")
+
+
+def test_what_another_interpreter_lacks_is_said_before_anything_runs():
+  options = {**OPTIONS, "python": sys.executable}
+  registry.require(WorldConfig("Reach-v0", world=WORLD, options=options))
+  with pytest.raises(Pi0RagError, match=r"^gymnasium knows no environment 'tiny_gym/Rech-v0'"):
+    registry.require(WorldConfig("Rech-v0", world="tiny_gym/Rech-v0", options=options))
 
 
 def test_closing_leaves_no_process():
   world = make(python=sys.executable)
   world.close()
   with pytest.raises(ProcessLookupError):
-    os.kill(world._process.pid, 0)
+    os.kill(world._call.process.pid, 0)
 
 
 def test_arrays_cross_a_bridge_as_they_are():
