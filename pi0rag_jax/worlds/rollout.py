@@ -98,7 +98,7 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
     robot, one that was not trained on the task, and one of pictures that this machine cannot make.
   """
   robot = make_robot(spec.data, spec.model.family).name
-  config = WorldConfig(task, condition, world, options, spec.image_size[0], spec.renderer, spec.horizon, witness)
+  config = WorldConfig(task, condition, world, dict(options), spec.image_size[0], spec.renderer, spec.horizon, witness)
   family = registry.family(world, options)
   if robot != family.robot:
     raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', that of the world '{world}' is "

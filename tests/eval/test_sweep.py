@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import pickle
 import shutil
 
 import numpy as np
@@ -157,6 +158,11 @@ def test_a_policy_that_the_world_cannot_show_anything_is_refused(tiny_policy_dir
   spec = dataclasses.replace(PolicySpec.load(tiny_policy_dir), **fields)
   with pytest.raises(Pi0RagError, match=message):
     rollout.world_config(spec, "pick_and_place", "nominal")
+
+
+def test_processes_can_be_told_of_a_policys_worlds(tiny_policy_dir):
+  config = rollout.world_config(PolicySpec.load(tiny_policy_dir), "pick_and_place")
+  assert pickle.loads(pickle.dumps(config)) == config
 
 
 @pytest.mark.parametrize(("policies", "message"), [
