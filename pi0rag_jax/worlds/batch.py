@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import select
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,6 +175,8 @@ class _Link:
     self._reader = None if alone else concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="simulation")
     self._last: Callable[[], Any] = lambda: None  # reads the last answer, where no thread does
     self._timeout_s = config.timeout_s
+    self._ready = select.poll()  # the pipe's own `poll` makes a selector each time
+    self._ready.register(self._pipe.fileno(), select.POLLIN)
     self._why = ""
 
   @property
@@ -196,7 +199,7 @@ class _Link:
     """Returns the next answers. Errors: EOFError where there will be none."""
     if self._why:
       raise EOFError
-    if not self._pipe.poll(self._timeout_s):
+    if not self._ready.poll(1000 * self._timeout_s):
       self._give_up(f"a simulation process gave no answer within {self._timeout_s:g} s and was ended")
       raise EOFError
     try:

@@ -251,5 +251,5 @@ def _numbers(observation: Mapping[str, Any], within: str = "") -> Iterator[tuple
   for name, entry in observation.items():
     if isinstance(entry, Mapping):
       yield from _numbers(entry, f"{within}{name}.")
-    elif np.asarray(entry).dtype.kind == "f":
+    elif isinstance(entry, (float, np.ndarray, np.generic)) and np.asarray(entry).dtype.kind == "f":
       yield within + name, np.asarray(entry)
