@@ -12,8 +12,8 @@ def forward_in_time(config: ConfigDict) -> None:
   """Lets the memory learn what a person could teach: take-overs in the same episode, some decisions after it went
   wrong, and of them what was done, without labels of other moments.
   """
-  config.stream.learning.rewind = ConfigDict({"rule": "privileged", "late": 3})
-  config.stream.learning.corrections = ConfigDict({"taught_by": "deeds", "path_before": 3})
+  config.stream.learning.taught_by = "takeover"
+  config.stream.learning.corrections = ConfigDict({"path_before": 3, "anchors_between": True})
 
 
 def get_config() -> ConfigDict:

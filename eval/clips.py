@@ -28,13 +28,13 @@ def choose(without: Mapping[int, str], with_memory: Mapping[int, str], count: in
 
 
 def film(env: BatchEnv, seeds: Sequence[int], without: Mapping[int, Trace], with_memory: Mapping[int, Trace], *,
-         task: str, condition: str, execute_steps: int) -> list[dict]:
+         task: str, condition: str) -> list[dict]:
   """Returns one clip per seed, as `eval.report.write_report` takes them, by replaying the executed actions."""
   jobs = [(seed, traces[seed]) for seed in seeds for traces in (without, with_memory)]
   jobs = [(seed, trace) for seed, trace in jobs if trace.outcome != "crashed"]
   frames: list[np.ndarray] = []
   for start in range(0, len(jobs), env.slots):
-    commands = {slot: Film(seed, trace.executed(execute_steps), SIZE_PX)
+    commands = {slot: Film(seed, trace.executed(), SIZE_PX)
                 for slot, (seed, trace) in enumerate(jobs[start : start + env.slots])}
     frames += [answer for _, answer in sorted(env.run(commands).items())]
   filmed = {(seed, id(trace)): pictures for (seed, trace), pictures in zip(jobs, frames)}

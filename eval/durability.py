@@ -30,7 +30,7 @@ from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.steering import credit, rules
 from pi0rag_jax.steering.agent import Agent, Decision
-from pi0rag_jax.worlds.batch import Advance, BatchEnv, Follow, Moment, Plan, Rewind, Start
+from pi0rag_jax.worlds.batch import Advance, BatchEnv, Moment, Plan, Rewind, Start
 from pi0rag_jax.worlds.journal import Journal
 
 HORIZON, EXECUTED, TICKS = 6, 4, 32
@@ -99,18 +99,19 @@ class ScriptedWorld:
 
   def _answer(self, slot: int, command):
     match command:
-      case Start(seed):
+      case Start(seed, plan):
         self._places[slot] = _Place(seed, np.zeros(ACTIONS.dim))
-      case Rewind(snapshot):
+      case Rewind(snapshot, plan):
         self._places[slot] = dataclasses.replace(snapshot, ticks=0)
       case Plan(snapshots):
         return np.stack([place.plan(place.goal_A) for place in snapshots])
-      case Advance(actions_NA):
-        return self._advance(slot, actions_NA)
-      case Follow(count):
-        plan_TA = self._places[slot].plan(self._places[slot].goal_A)
-        return dataclasses.replace(self._advance(slot, plan_TA[:count]), plan_TA=plan_TA)
-    return self._places[slot].moment()
+      case Advance(actions_NA, plan):
+        return self._planned(self._advance(slot, actions_NA), plan)
+    return self._planned(self._places[slot].moment(), plan)
+
+  def _planned(self, moment: Moment, plan: bool) -> Moment:
+    place = moment.snapshot
+    return dataclasses.replace(moment, plan_TA=place.plan(place.goal_A) if plan and not moment.done else None)
 
   def _advance(self, slot: int, actions_NA) -> Moment:
     for count, action_A in enumerate(actions_NA, 1):

@@ -16,6 +16,7 @@ from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
 from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning import online
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
 from pi0rag_jax.memory import backup
@@ -62,12 +63,13 @@ def _check_abilities(config: Config) -> None:
   """Raises Pi0RagError for a way to learn that the world is not able to."""
   world, options = registry.read(config.world)
   abilities = registry.family(world, options).abilities
-  needed = [EXPERT] * (config.stream.corrected_max > 0) + [REWINDS]
+  learning = config.stream.learning
+  goes_back = learning.get("retries", 0) or (learning.taught_by == online.REWIND and config.stream.corrected_max)
+  needed = [EXPERT] * (config.stream.corrected_max > 0) + [REWINDS] * bool(goes_back)
   lacking = [ability for ability in needed if ability not in abilities]
   if lacking:
     raise Pi0RagError(f"streams need a world that is {' and '.join(needed)}; '{world}' is no {lacking[0]}: evaluate "
                       "policies without memory there")
-
 
 
 def _check_methods(config: Config, policy: Policy) -> None:
@@ -168,15 +170,15 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    config, online = rules.preset(c.steering), online_config(self._config, source.place.task)
+    rule, how = rules.preset(c.steering), online_config(self._config, source.place.task)
     with self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal:
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done)
       if not part.exact:
         self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
                            "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
-      learner = self._agent(memory, config)
+      learner = self._agent(memory, rule)
       corrected = sum(record.corrected for record in done)
-      for record in stream.run(self._env(source.place), learner, cell, part, online, journal):
+      for record in stream.run(self._env(source.place), learner, cell, part, how, journal):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
@@ -245,8 +247,7 @@ class _Runner:
       return kept or []
     env = self._env(step.place)
     without, with_memory = (self._traces(env, *one, seeds) for one in both)
-    filmed = clips.film(env, seeds, without, with_memory, task=step.place.task, condition=step.place.condition,
-                        execute_steps=self.policy.spec.execute_steps)
+    filmed = clips.film(env, seeds, without, with_memory, task=step.place.task, condition=step.place.condition)
     clips.save(path, seeds, filmed)
     return filmed
 

@@ -90,7 +90,8 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
   for record in part.before:
     _observe(trust, record)
   queue = collections.deque(part.jobs)
-  for trace in rollout.run(env, agent, queue, launch=trust.launch, journal=journal):
+  for trace in rollout.run(env, agent, queue, launch=lambda job: learner.launch(trust.launch(job)),
+                           watch=learner.watch, journal=journal):
     record = part.logged.get(trace.job.seed)
     if record is None:
       journal.sync()

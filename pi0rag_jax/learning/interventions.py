@@ -19,7 +19,7 @@ from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.learning import corrections
+from pi0rag_jax.learning import lessons
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import CORRECTION, Record
 from pi0rag_jax.policy import directory
@@ -75,7 +75,7 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
       seen = _Seen(dataset, episode, data, to_robot)
       actions_FA = own_units(seen, policy.robot, name)
       check_limits(actions_FA, policy.space, name)
-      corrected_NTA = corrections.shortened_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
+      corrected_NTA = lessons.shortened_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
       records = [
         Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected_TA, kind=CORRECTION,
                outcome="success" if frame == start else "failure", failure_kind=failure_kind, task=task,

@@ -1,9 +1,9 @@
 """The online loop: what the memory learns from each episode while the policy works.
 
-A success leaves anchors. A failure is taken back to where it went wrong (`rewind`): there the policy may try again by
-itself, with noise; then an expert may take over. What worked is recorded, with what the policy would have done.
-With `rewind.late` and `corrections.taught_by="deeds"` that is what a person can give who watches and takes over in the
-same episode: going back only spares the simulator what was so far.
+A success leaves anchors. A supervisor may take over while an episode runs (`taught_by="takeover"`), as a person would.
+Or a failure is taken back to where it went wrong (`taught_by="rewind"`), which takes a simulator: there the policy may
+try again by itself, with noise; then an expert may take over. What worked is recorded, with what the policy would have
+done.
 """
 
 import dataclasses
@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.learning import corrections, rewind
-from pi0rag_jax.learning.corrections import CorrectionConfig, RecordContext
+from pi0rag_jax.learning import lessons, rewind
 from pi0rag_jax.learning.detectors import DetectorConfig, Findings, detect
+from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.rewind import RewindConfig
+from pi0rag_jax.learning.supervisor import SupervisorConfig, Watch
 from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.worlds.episode import Job, Trace
+from pi0rag_jax.worlds.episode import POLICY, Job, Trace
+
+# How an expert helps: in an episode that runs, or after it failed, from a moment to which a simulator goes back.
+TAKEOVER, REWIND = TEACHING = ("takeover", "rewind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +32,17 @@ class OnlineConfig:
   """Who may help after a failure, and how help is recorded."""
 
   corrected_max: int = 40  # episodes that the expert may take over; 0: there is none
-  retries: int = 0  # times that the policy tries again by itself, before the expert is asked
+  taught_by: str = REWIND  # one of TEACHING
+  retries: int = 0  # times that the policy tries a failure again by itself, before the expert is asked
   rewind: RewindConfig = RewindConfig()
+  supervisor: SupervisorConfig = SupervisorConfig()
   corrections: CorrectionConfig = CorrectionConfig()
   detectors: DetectorConfig = DetectorConfig()
   trust: TrustConfig = TrustConfig()
 
   def __post_init__(self):
+    if self.taught_by not in TEACHING:
+      raise unknown_name("teaching", self.taught_by, TEACHING)
     if min(self.corrected_max, self.retries) < 0:
       raise Pi0RagError(f"corrected_max is {self.corrected_max} and retries {self.retries}, allowed: 0 or more")
     if not self.corrected_max and self.retries and self.rewind.rule == rewind.PRIVILEGED:
@@ -115,22 +123,46 @@ class OnlineLearner:
     self._config = config
     self._stream = stream
     self._corrected = corrected
-    self._reserved: set[int] = set()  # seeds of failures that an expert may take over: others end in between
+    self._reserved: set[int] = set()  # seeds of episodes that an expert may take over: others end in between
     self._waiting: dict[int, _Failure] = {}
+
+  def launch(self, job: Job) -> Job:
+    """Returns a job with the supervisor's attention, where there is any left for it."""
+    new = job.rewind is None and not job.attempt
+    watched = new and self._config.taught_by == TAKEOVER and self._reserve(job.seed)
+    return dataclasses.replace(job, watched=watched)
+
+  def watch(self, job: Job) -> Watch | None:
+    """Returns who may take over in an episode."""
+    return Watch(self._config.supervisor, self._space, job.seed) if job.watched else None
 
   def learn(self, trace: Trace) -> Lesson:
     """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""
+    if trace.job.watched:
+      self._settle(trace.job.seed, corrected=trace.helped)
     if trace.job.by_expert:
       return self._learn_takeover(trace)
     if trace.job.attempt:
       return self._learn_attempt(trace)
     if trace.outcome == "crashed":
-      return Lesson(trace=trace)
+      return Lesson(trace=trace, corrected=trace.helped)
+    if trace.helped:
+      return self._learn_help(trace)
     if trace.outcome == "success":
-      records = corrections.anchors(trace, self._context(trace))
+      records = lessons.anchors(trace, self._context(trace))
       return Lesson(trace=trace, records_added=self._add(trace.job.seed, records, _outcome(trace)))
     self._add(trace.job.seed, [], _outcome(trace))
     return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
+
+  def _learn_help(self, trace: Trace) -> Lesson:
+    """Returns what an episode teaches in which the supervisor took over."""
+    kind = detect(trace.sensors, self._config.detectors, timed_out=trace.outcome != "success").kind
+    context, config = self._context(trace, kind), self._config.corrections
+    records = []
+    if trace.outcome == "success":  # an expert that fails teaches nothing
+      records = lessons.shared(trace, self._space, context, config) + lessons.failed_before(trace, context, config)
+    return Lesson(trace=trace, failure_kind=kind, corrected=True,
+                  records_added=self._add(trace.job.seed, records, _outcome(trace)))
 
   def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool) -> Lesson:
     """Returns what comes next of an episode that was learned from before the stream was interrupted.
@@ -158,7 +190,7 @@ class OnlineLearner:
     self._corrected += corrected
 
   def _learn_failure(self, trace: Trace, findings: Findings) -> Lesson:
-    with_expert = bool(trace.steps) and self._reserve(trace.job.seed)
+    with_expert = self._config.taught_by == REWIND and bool(trace.steps) and self._reserve(trace.job.seed)
     if not (with_expert or self._config.retries) or not trace.steps:
       return Lesson(trace=trace, failure_kind=findings.kind)
     rule = self._config.rewind.rule if with_expert else rewind.DETECTED
@@ -184,21 +216,16 @@ class OnlineLearner:
       return self._go_on(failure)
     context = dataclasses.replace(
         failure.context, provenance={**failure.context.provenance, "attempt": trace.job.attempt})
-    return self._complete(failure, corrections.retried(trace, context))
+    return self._complete(failure, lessons.retried(trace, context))
 
   def _learn_takeover(self, trace: Trace) -> Lesson:
     failure = self._ran(trace)
     if trace.outcome != "success":  # an expert that fails teaches nothing
       return self._complete(failure, [], corrected=True)
-    config = self._config.corrections
-    if config.taught_by == corrections.DEEDS:
-      lost = failure.trace.steps[: failure.rewind + 1]
-      return self._complete(failure, corrections.deeds(lost, trace, self._space, failure.context, config),
-                            corrected=True)
-    steps = corrections.window(failure.trace.steps, failure.rewind, config)
+    steps = lessons.window(failure.trace.steps, failure.rewind, self._config.corrections)
     expert_NTA = self._expert_plan([step.snapshot for step in steps])
-    records = corrections.relabelled(steps, expert_NTA, failure.context)
-    records += corrections.takeover(trace, failure.context)
+    records = lessons.relabelled(steps, expert_NTA, failure.context)
+    records += lessons.takeover(trace, failure.context)
     return self._complete(failure, records, corrected=True)
 
   def _ran(self, trace: Trace, **changes) -> _Failure:
@@ -213,18 +240,16 @@ class OnlineLearner:
     seed = failure.trace.job.seed
     del self._waiting[seed]
     self._settle(seed, corrected=corrected)
-    records = records + corrections.failed(failure.trace.steps, failure.rewind, failure.context,
+    records = records + lessons.failed(failure.trace.steps, failure.rewind, failure.context,
                                            self._config.corrections)
     return failure.lesson(corrected=corrected, records_added=self._add(seed, records))
 
   def _rewind(self, trace: Trace, findings: Findings, rule: str) -> int:
     config = self._config.rewind
     if rule == rewind.DETECTED:
-      found = rewind.detected(trace.steps, findings, self._space, config)
-    else:
-      expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
-      found = rewind.privileged(trace.steps, expert_NTA, self._space, config)
-    return min(found + config.late, len(trace.steps) - 1)
+      return rewind.detected(trace.steps, findings, self._space, config)
+    expert_NTA = self._expert_plan([step.snapshot for step in trace.steps])
+    return rewind.privileged(trace.steps, expert_NTA, self._space, config)
 
   def _add(self, seed: int, records: list, outcomes: Sequence = ()) -> int:
     """Tells the memory of an episode in one durable step; returns how many records it was told."""
@@ -246,7 +271,8 @@ def tokens(stream: str, seed: int) -> tuple[str, str]:
 
 def _outcome(trace: Trace) -> list:
   """Returns, as Memory.add takes it, how an episode ended in which the memory had a say."""
-  if trace.job.trust == 0 or not trace.steps:
+  steps = [step for step in trace.steps if step.by == POLICY]
+  if trace.job.trust == 0 or not steps:
     return []
-  ids, says = (np.stack([getattr(step, name) for step in trace.steps]) for name in ("ids_K", "weight_K"))
-  return [(ids, says, trace.outcome == "success")]
+  ids, says = (np.stack([getattr(step, name) for step in steps]) for name in ("ids_K", "weight_K"))
+  return [(ids, says, trace.outcome == "success" and not trace.helped)]

@@ -25,7 +25,6 @@ class RewindConfig:
   """How the moment is found. Costs are mean path costs, about cm."""
 
   rule: str = PRIVILEGED  # one of RULES
-  late: int = 0  # decisions after that moment at which the expert takes over, as a person who watches would
   band: int = 6  # ticks by which policy and expert may differ in time, see paths.aligned_residual
   expert_cost: float = 1.5  # from which policy and expert disagree,
   persistence: int = 2  # for so many decisions in a row

@@ -39,7 +39,7 @@ class Moment:
   ticks: int  # control ticks since the start
   sensors: Sequence[Mapping]  # one per tick since the last decision, what a robot can measure
   truths: Sequence[Any]  # likewise, what it cannot; empty unless the configuration asks for a witness
-  plan_TA: np.ndarray | None = None  # what the expert planned, after a Follow
+  plan_TA: np.ndarray | None = None  # what the expert would do from here on, where the command asked for it
   error: str = ""  # traceback or simulator fault; the rest is then meaningless
 
 
@@ -48,6 +48,7 @@ class Start:
   """Begins the episode of a seed."""
 
   seed: int
+  plan: bool = False  # the answer says what the expert would do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,7 @@ class Advance:
   """Executes actions float[n, A], one a tick, until the last or the end of the episode."""
 
   actions_NA: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Follow:
-  """Executes the first `count` actions of the expert's plan; the answer's `plan_TA` is the whole plan."""
-
-  count: int
+  plan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +64,7 @@ class Rewind:
   """Goes back to a moment of an earlier episode, with the whole time limit ahead."""
 
   snapshot: Any
+  plan: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,30 +298,28 @@ class _Slots:
 
   def _handle(self, slot: int, world, command):
     match command:
-      case Start(seed):
+      case Start(seed, plan):
         self._begun.add(slot)
         world.begin(seed)
-        return self._moment(world, _NOTHING_YET)
-      case Rewind(snapshot):
+        return self._moment(world, _NOTHING_YET, plan=plan)
+      case Rewind(snapshot, plan):
         self._begun.add(slot)
         world.restore(snapshot, fresh_clock=True)
-        return self._moment(world, _NOTHING_YET)
-      case Advance(actions_NA):
-        return self._moment(world, world.advance(actions_NA))
-      case Follow(count):
-        plan_TA = world.plan(self._config.horizon)
-        return dataclasses.replace(self._moment(world, world.advance(plan_TA[:count])), plan_TA=plan_TA)
+        return self._moment(world, _NOTHING_YET, plan=plan)
+      case Advance(actions_NA, plan):
+        return self._moment(world, world.advance(actions_NA), plan=plan)
       case Plan(snapshots):
         return self._plans(slot, world, snapshots)
       case Film():
         return _film(world, command)
     raise errors.Pi0RagError(f"unknown command {type(command).__name__}")
 
-  def _moment(self, world, progress: Progress) -> Moment:
+  def _moment(self, world, progress: Progress, *, plan: bool) -> Moment:
     """Looks at the world once, at the end of what it did."""
     over = progress.done or bool(progress.error)
     return Moment({} if over else world.observe(), world.snapshot() if self._rewinds else None, progress.success, over,
-                  progress.ticks, progress.sensors, progress.truths, error=progress.error)
+                  progress.ticks, progress.sensors, progress.truths,
+                  world.plan(self._config.horizon) if plan and not over else None, progress.error)
 
   def _plans(self, slot: int, world, snapshots) -> np.ndarray:
     here = world.snapshot() if slot in self._begun else None  # without an episode there is no place to return to

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+POLICY, EXPERT = ACTORS = ("policy", "expert")
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -21,6 +23,7 @@ class Step:
   weight_K: np.ndarray  # how much of a say each had, 0 to 1
   missed_deadline: bool = False  # the memory did not answer in time
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
+  by: str = POLICY  # who acted, one of ACTORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Job:
   index: int  # position in the stream or the evaluation
   rewind: Any = None  # snapshot to begin from; None begins anew
   by_expert: bool = False  # the expert acts; the policy is asked for its keys and chunks all the same
+  watched: bool = False  # the expert may take over
   attempt: int = 0  # from 1 on the policy tries again by itself, each attempt with its own noise
   trust: float = 1.0  # in [0, 1], how much of the memory's change is made; 0: the policy alone
   past: int | None = None  # decisions that it took when it ran before: it is not run again, but keeps its slot as long
@@ -55,6 +59,12 @@ class Trace:
     """Decisions that had to do without the memory."""
     return sum(step.missed_deadline for step in self.steps)
 
-  def executed(self, execute_steps: int) -> np.ndarray:
-    """Returns the actions sent to the robot, float32[N, A]; the last decision may have been cut short."""
-    return np.concatenate([step.actions_TA[:execute_steps] for step in self.steps])
+  @property
+  def helped(self) -> bool:
+    """Whether somebody else than the policy acted."""
+    return any(step.by != POLICY for step in self.steps)
+
+  def executed(self) -> np.ndarray:
+    """Returns the actions that were sent to the robot, float32[N, A], one per tick."""
+    ends = [*(step.tick for step in self.steps[1:]), self.ticks]
+    return np.concatenate([step.actions_TA[: end - step.tick] for step, end in zip(self.steps, ends)])

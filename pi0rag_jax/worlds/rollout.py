@@ -22,8 +22,8 @@ from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec
 from pi0rag_jax.robots.registry import make_robot
 from pi0rag_jax.steering.agent import Agent, Decision
 from pi0rag_jax.worlds import registry
-from pi0rag_jax.worlds.batch import Advance, BatchEnv, Follow, Moment, Rewind, Start
-from pi0rag_jax.worlds.episode import Job, Step, Trace
+from pi0rag_jax.worlds.batch import Advance, BatchEnv, Moment, Rewind, Start
+from pi0rag_jax.worlds.episode import EXPERT, Job, Step, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
 
@@ -33,6 +33,8 @@ GROUP = 8
 # Where an episode's next decision starts to denoise: a start of PolicySpec, or what a function says of the episode so
 # far. None is the policy's own start.
 FlowStart = str | Callable[[Trace], np.ndarray] | None
+# Whether the expert acts: of an episode's next step, as the agent would have it, and the expert's plan float32[T, A].
+Watch = Callable[[Step, np.ndarray], bool]
 
 
 @dataclasses.dataclass
@@ -41,6 +43,7 @@ class _Running:
 
   trace: Trace
   noise: np.random.Generator
+  watch: Watch | None = None
   answer: Moment | None = None  # the environment's last one
   row: int | None = None  # of its group's last decision; None before its first one
   turns: int = 0  # since it began
@@ -74,15 +77,18 @@ class _Group:
       if self.running[slot].over(answers, slot):
         yield self.running.pop(slot).trace
 
-  def started(self, jobs: collections.deque[Job], launch: Callable[[Job], Job]) -> dict[int, Start | Rewind]:
+  def started(self, jobs: collections.deque[Job], launch: Callable[[Job], Job], watch: Callable[[Job], Watch | None]
+              ) -> dict[int, Start | Rewind]:
     """Returns what the slots that are free begin."""
     commands = {}
     for slot in self.slots:
       if slot not in self.running and jobs:
         job = launch(jobs.popleft())
-        self.running[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]))
+        watched = _always if job.by_expert else watch(job)
+        self.running[slot] = _Running(Trace(job), np.random.default_rng([job.seed, job.attempt]), watched)
         if job.past is None:
-          commands[slot] = Start(job.seed) if job.rewind is None else Rewind(job.rewind)
+          plan = watched is not None
+          commands[slot] = Start(job.seed, plan) if job.rewind is None else Rewind(job.rewind, plan)
     return commands
 
   def deciding(self, begun: Container[int]) -> dict[int, _Running]:
@@ -114,8 +120,8 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
 
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
-        launch: Callable[[Job], Job] = lambda job: job, keep_observations: bool = False,
-        journal: Journal | None = None) -> Iterator[Trace]:
+        launch: Callable[[Job], Job] = lambda job: job, watch: Callable[[Job], Watch | None] = lambda job: None,
+        keep_observations: bool = False, journal: Journal | None = None) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   What a policy carries between decisions begins anew with each job, also with one that rewinds.
@@ -124,6 +130,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
     jobs: taken from the left; what is put there while this runs is run too.
     start: see FlowStart. A new draw is the job's seed's own; attempts always have one.
     launch: has the last word on a job as it begins.
+    watch: of a job that begins, who says at each of its decisions whether the expert acts; None where nobody does.
     keep_observations: every step carries what the policy saw, pictures and all.
     journal: keeps every decision; those that it has are not made again.
   """
@@ -133,7 +140,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
   while jobs or any(group.running for group in groups):
     for group in groups:
       yield from group.finished()
-      begun = group.started(jobs, launch)
+      begun = group.started(jobs, launch, watch)
       deciding = group.deciding(begun)
       decided = _decide(agent, group, list(deciding.values()), rows, start, journal, keep_observations)
       group.answers = env.submit(begun | dict(zip(deciding, decided)))
@@ -147,7 +154,7 @@ def group_size(slots: int) -> int:
 
 
 def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, start: FlowStart,
-            journal: Journal | None, keep_observations: bool) -> list[Advance | Follow]:
+            journal: Journal | None, keep_observations: bool) -> list[Advance]:
   """Returns what each episode executes, and books the decision in its trace."""
   if not running:
     return []
@@ -164,9 +171,24 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
     one.row = row
     one.trace.prompt = str(one.moment.observation.get("prompt", ""))
     seen = one.moment.observation if keep_observations else None
-    one.trace.steps.append(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen))
-    commands.append(Follow(count) if one.trace.job.by_expert else Advance(step.actions_TA[:count]))
+    step = _acted(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen), one)
+    one.trace.steps.append(step)
+    commands.append(Advance(step.actions_TA[:count], plan=one.watch is not None))
   return commands
+
+
+def _acted(step: Step, one: _Running) -> Step:
+  """Returns a step with what is executed, and by whom."""
+  if one.watch is None:
+    return step
+  plan_TA = one.moment.plan_TA
+  assert plan_TA is not None, "who watches is told the expert's plan"
+  return dataclasses.replace(step, actions_TA=plan_TA, by=EXPERT) if one.watch(step, plan_TA) else step
+
+
+def _always(step: Step, plan_TA: np.ndarray) -> bool:
+  del step, plan_TA
+  return True
 
 
 def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_BTX: np.ndarray | None) -> list[Step]:
@@ -224,8 +246,6 @@ def _take(running: _Running, answer) -> bool:
   trace = running.trace
   if not isinstance(answer, Moment):
     raise TypeError(f"an environment answered {type(answer).__name__} to an episode's command")
-  if answer.plan_TA is not None:  # the expert acted: what it did is what was executed
-    trace.steps[-1] = dataclasses.replace(trace.steps[-1], actions_TA=answer.plan_TA)
   trace.error = answer.error or _not_finite(answer)
   trace.sensors.extend(answer.sensors)
   trace.truths.extend(answer.truths)

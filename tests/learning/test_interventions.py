@@ -16,7 +16,7 @@ from pi0rag_jax.data.dataset import Fields
 from pi0rag_jax.data.episodes import FORMAT_NAME
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import corrections, interventions
+from pi0rag_jax.learning import interventions, lessons
 from pi0rag_jax.learning.interventions import InterventionConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
@@ -111,7 +111,7 @@ def test_frames_within_and_before_an_intervention():
 
 
 def test_what_the_person_did_and_the_way_to_it():
-  chunks = corrections.shortened_chunks(actions(), np.array([8, 16]), np.array([12, 16]), 16, panda.ACTIONS)
+  chunks = lessons.shortened_chunks(actions(), np.array([8, 16]), np.array([12, 16]), 16, panda.ACTIONS)
   # From frame 8: the 4 mm forward of frames 8 to 11 less the first 1 mm back, at once; then the person's path.
   np.testing.assert_allclose(chunks[0, :8, 0], [0.003, *[-0.001] * 5, 0.001, 0.001], atol=1e-6)
   np.testing.assert_allclose(chunks[1, :, 0], [-0.001] * 2 + [0.001] * 6 + [0.0] * 8, atol=1e-6)
@@ -166,7 +166,7 @@ def test_places_are_the_path_themselves():
   """Of absolute joints the way to the person's path is the path; where no limit is known, nothing is cut off."""
   actions_FA = np.linspace(0, 1, FRAMES)[:, None] * np.ones(14, np.float32)
   for space in (aloha.ACTIONS, ActionSpace.of_stats(NormStats(np.zeros(14), np.ones(14)))):
-    chunks = corrections.shortened_chunks(actions_FA, np.array([8, 20]), np.array([12, 20]), 6, space)
+    chunks = lessons.shortened_chunks(actions_FA, np.array([8, 20]), np.array([12, 20]), 6, space)
     np.testing.assert_allclose(chunks[0], actions_FA[12:18], atol=1e-6)
     np.testing.assert_allclose(chunks[1], actions_FA[[20, 21, 22, 23, 23, 23]], atol=1e-6)
     interventions.check_limits(actions_FA, space, "x")

@@ -82,6 +82,31 @@ def test_the_privileged_rule_asks_for_the_whole_episode(memory, played):
   assert len(asked[0]) == 6 and job.rewind == "moment 0"
 
 
+def test_a_supervisor_has_so_many_episodes_and_what_was_not_needed_is_for_others(memory, played):
+  learner, asked = make_learner(memory, taught_by="takeover", corrected_max=1)
+  first, second = learner.launch(Job(5, 0)), learner.launch(Job(6, 1))
+  assert (first.watched, second.watched) == (True, False) and learner.watch(first) and not learner.watch(second)
+  assert not learner.learn(played(first, "success")).corrected and memory.counts()["anchor"] == 6
+  job = learner.launch(Job(7, 2))
+  trace = played(job, "success")
+  trace.steps[3:] = [dataclasses.replace(step, by="expert") for step in trace.steps[3:]]
+  lesson = learner.learn(trace)
+  assert job.watched and lesson.corrected and lesson.next_job is None and lesson.records_added == 6
+  assert not learner.launch(Job(8, 3)).watched and not asked
+  assert memory.counts() == {"anchor": 6, "correction": 6, "failure": 0}
+  assert (memory.episodes, memory.successes) == (2, 1)  # helped is not succeeded
+  assert learner.learn(played(Job(8, 3), "failure")).next_job is None
+
+
+def test_a_takeover_that_failed_teaches_nothing_but_has_been_spent(memory, played):
+  learner, _ = make_learner(memory, taught_by="takeover", corrected_max=1)
+  trace = played(learner.launch(Job(5, 0)), "failure")
+  trace.steps[-1] = dataclasses.replace(trace.steps[-1], by="expert")
+  lesson = learner.learn(trace)
+  assert lesson.corrected and not lesson.records_added and lesson.failure_kind == "timeout" and not len(memory)
+  assert not learner.launch(Job(6, 1)).watched
+
+
 def test_retries_come_first_and_one_that_works_needs_no_expert(memory, played):
   learner, asked = make_learner(memory, retries=2, corrected_max=1, rewind=DETECTED)
   job = next_job(learner.learn(played(Job(5, 0), "failure")))

@@ -39,7 +39,7 @@ def test_more_jobs_than_slots_all_end_once(agent):
   assert sorted(traces) == [3, 4, 5]
   for trace in traces.values():
     assert trace.outcome == "failure" and trace.ticks == 12 and len(trace.steps) == 3
-    assert len(trace.sensors) == 12 and trace.executed(4).shape == (12, 5)
+    assert len(trace.sensors) == 12 and trace.executed().shape == (12, 5)
 
 
 def test_neither_processes_nor_company_change_an_episode_or_their_order(agent):
@@ -97,6 +97,24 @@ def test_an_expert_job_records_the_experts_chunks(agent):
   assert takeover.steps[0].tick == 0
   assert np.abs(takeover.steps[0].actions_TA - takeover.steps[0].base_TA).max() > 1e-3
   assert takeover.steps[0].actions_TA.shape == (16, 5)
+
+
+def test_who_watches_acts_where_it_says_and_the_others_are_left_alone(agent):
+  told = []
+
+  def watch(job):
+    def acts(step, plan_TA):
+      told.append((step.by, plan_TA.shape, np.array(step.actions_TA)))
+      return step.tick == 4
+    return acts if job.watched else None
+
+  traces = run(agent, [Job(3, 0, watched=True), Job(4, 1)], slots=2, watch=watch)
+  assert [step.by for step in traces[3].steps] == ["policy", "expert", "policy"] and traces[3].helped
+  assert {step.by for step in traces[4].steps} == {"policy"} and not traces[4].helped
+  assert [(by, shape) for by, shape, _ in told] == [("policy", (16, 5))] * 3
+  assert np.abs(traces[3].steps[1].actions_TA - told[1][2]).max() > 1e-3
+  plain = run(agent, [Job(4, 0)], slots=2)[4]
+  assert_same(plain, traces[4])
 
 
 def test_attempts_have_noise_of_their_own_and_the_policys_own_chunk_without_it(agent):

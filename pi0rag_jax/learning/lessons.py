@@ -8,30 +8,21 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.data.samples import action_chunks
-from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
-from pi0rag_jax.worlds.episode import Step, Trace
-
-# What a take-over teaches: the expert's plans, at the failed episode's own states too, which takes a simulator, or what
-# it did, as of a person.
-PLANS, DEEDS = TAUGHT_BY = ("plans", "deeds")
+from pi0rag_jax.worlds.episode import EXPERT, POLICY, Step, Trace
 
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
   """How failures become records. Counts are decisions; WORKSPACE.md says what the defaults were chosen by."""
 
-  taught_by: str = PLANS  # one of TAUGHT_BY
-  labels_before: int = 4  # of the failed episode's decisions that plans label, before the one to go back to
+  labels_before: int = 4  # of a failed episode's decisions that an expert's plans label, before the one to go back to
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
-  path_before: int = 3  # decisions before a take-over that its deeds label, less the detour that the policy made
+  path_before: int = 3  # decisions before a take-over that learn the way to its path, less the policy's detour
+  anchors_between: bool = True  # what the policy did right in an episode that was helped is kept too
   failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
-
-  def __post_init__(self):
-    if self.taught_by not in TAUGHT_BY:
-      raise unknown_name("teaching of corrections", self.taught_by, TAUGHT_BY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,27 +68,39 @@ def takeover(trace: Trace, context: RecordContext) -> list[Record]:
           for step in trace.steps]
 
 
-def deeds(steps: Sequence[Step], trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig
-          ) -> list[Record]:
-  """Returns the records of a take-over as a robot's logs tell of it: what was done from each of its decisions on, and
-  from the last decisions before it the same path without the policy's detour.
+def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
+  """Returns the records of an episode that succeeded with help, as a robot's log tells of it.
 
-  Args:
-    steps: of the failed episode, up to the take-over.
-    trace: of the take-over, whose clock began anew.
+  At each decision that was not the policy's: what was done from there on. At the last ones before: the way to the same
+  path without the policy's detour. At its other decisions: what the policy did, which was let pass.
   """
-  pieces = [step.actions_TA[: after.tick - step.tick] for step, after in itertools.pairwise(trace.steps)]
-  last = trace.steps[-1]
-  done_FA = np.concatenate([*pieces, last.actions_TA[: trace.ticks - last.tick]])
-  earlier = [step.actions_TA[: after.tick - step.tick] for step, after in itertools.pairwise(steps)]
-  before, horizon = steps[:-1][-config.path_before :] if config.path_before else [], len(last.actions_TA)
-  actions_FA, start = np.concatenate([*earlier, done_FA]), steps[-1].tick - steps[0].tick
-  frames = [step.tick - steps[0].tick for step in before] + [start + step.tick for step in trace.steps]
-  starts = [start] * len(before) + frames[len(before) :]
-  corrected_NTA = shortened_chunks(actions_FA, np.array(frames), np.array(starts), horizon, space)
-  return [context.record(step, chunk_TA, kind=CORRECTION, outcome="failure" if row < len(before) else "success",
-                         source="expert")
-          for row, (step, chunk_TA) in enumerate(zip([*before, *trace.steps], corrected_NTA, strict=True))]
+  steps = trace.steps
+  ticks_N = np.array([step.tick for step in steps])
+  starts_N = path_starts(np.array([step.by != POLICY for step in steps]), ticks_N, config.path_before)
+  taught = np.flatnonzero(starts_N >= 0)
+  horizon = len(steps[-1].actions_TA)
+  corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
+  records = []
+  for row, chunk_TA in zip(taught, corrected_NTA):
+    outcome = "success" if steps[row].by != POLICY else "failure"
+    records.append(context.record(steps[row], chunk_TA, kind=CORRECTION, outcome=outcome, source=EXPERT))
+  if config.anchors_between:
+    records += [context.record(step, step.actions_TA, kind=ANCHOR, outcome="success", source=POLICY)
+                for step, start in zip(steps, starts_N) if start < 0]
+  return records
+
+
+def path_starts(helped_N: np.ndarray, ticks_N: np.ndarray, before: int) -> np.ndarray:
+  """Returns int[N]: the tick at which the better path of each decision begins, -1 where none is known.
+
+  For a decision of a helper its own tick; for the last `before` of the policy's, that of the take-over.
+  """
+  starts_N = np.where(helped_N, ticks_N, -1)
+  for first in np.flatnonzero(np.diff(helped_N.astype(int), prepend=0) == 1):
+    for row in range(max(first - before, 0), first):
+      if not helped_N[row:first].any():
+        starts_N[row] = ticks_N[first]
+  return starts_N
 
 
 def shortened_chunks(actions_FA: np.ndarray, frames: np.ndarray, starts: np.ndarray, horizon: int,
@@ -132,6 +135,14 @@ def failed(steps: Sequence[Step], rewind: int, context: RecordContext, config: C
   """Returns what was executed in vain, from the decision to go back to on."""
   return [context.record(step, step.actions_TA, kind=FAILURE, outcome="failure", source="policy")
           for step in steps[rewind : rewind + config.failed_chunks]]
+
+
+def failed_before(trace: Trace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
+  """Returns what was executed in vain, at the last decisions before each take-over."""
+  helped_N = np.array([step.by != POLICY for step in trace.steps])
+  starts_N = path_starts(helped_N, np.arange(len(helped_N)), config.failed_chunks)
+  return [context.record(step, step.actions_TA, kind=FAILURE, outcome="failure", source=POLICY)
+          for step, start in zip(trace.steps, starts_N) if start >= 0 and step.by == POLICY]
 
 
 def executed_chunks(steps: Sequence[Step]) -> list[np.ndarray]:

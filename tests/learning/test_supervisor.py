@@ -1,0 +1,52 @@
+"""When a supervisor takes over, and when the robot has itself again."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.supervisor import SupervisorConfig, Watch
+from pi0rag_jax.robots.panda import ACTIONS
+
+PLAN = np.zeros((16, 5), np.float32)
+
+
+def acted(make_steps, wrong, **config):
+  """Returns who acts at decisions that are wrong or right, as text: '.' the policy, 'x' the supervisor."""
+  watch = Watch(SupervisorConfig(**config), ACTIONS, seed=5)
+  steps = make_steps([0.01 if sign == "w" else 0.0 for sign in wrong])
+  return "".join("x" if watch(step, PLAN) else "." for step in steps)
+
+
+def test_trouble_that_lasts_is_taken_over_after_a_reaction_time_and_kept_to_the_end(make_steps):
+  assert acted(make_steps, "rwwwwrrr", delay=2) == "...xxxxx"
+  assert acted(make_steps, "wwrwwrww", delay=2) == "........"
+  assert acted(make_steps, "rw", delay=0) == ".x"
+
+
+def test_the_robot_has_itself_again_once_it_would_do_the_same(make_steps):
+  assert acted(make_steps, "wwrrrrww", delay=0, hold=1, hands_back=2) == "xxx...xx"
+  assert acted(make_steps, "wrrrrrrr", delay=0, hold=4, hands_back=1) == "xxxx...."
+
+
+def test_some_troubles_are_missed_and_some_alarms_are_false(make_steps):
+  assert acted(make_steps, "wwwwww", delay=0, misses=1.0) == "......"
+  assert acted(make_steps, "rrrr", false_alarms=1.0) == "xxxx"
+  half = acted(make_steps, "wr" * 200, delay=0, hold=1, hands_back=1, misses=0.5).count("x")
+  assert 60 < half < 140
+
+
+def test_draws_are_the_seeds_own(make_steps):
+  steps = make_steps([0.0] * 40)
+  one, same, other = (
+    [Watch(SupervisorConfig(false_alarms=0.2, hold=1, hands_back=1), ACTIONS, seed)] for seed in (5, 5, 6))
+  said = [[watch(step, PLAN) for step in steps] for (watch,) in (one, same, other)]
+  assert said[0] == said[1] != said[2]
+
+
+@pytest.mark.parametrize("wrong", [{"delay": -1}, {"hold": 0}, {"misses": 1.5}, {"false_alarms": -0.1}])
+def test_what_cannot_be_is_refused(wrong):
+  with pytest.raises(Pi0RagError, match=next(iter(wrong))):
+    SupervisorConfig(**wrong)
+  assert dataclasses.asdict(SupervisorConfig())["delay"] == 3
