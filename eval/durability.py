@@ -38,8 +38,10 @@ STEP, NEAR = 0.01, 0.02  # longest move per tick, and how near the goal an episo
 NEIGHBOURS = 4
 CELL = Cell("stream", "memory", "reach", "scripted", "reach/scripted")
 # All that makes one episode depend on others: attempts, take-overs, comparisons without the memory, evictions.
-ONLINE = OnlineConfig.from_dict({"corrected_max": 6, "retries": 1, "corrections": {"failed_chunks": 2},
-                                 "trust": {"share": 0.3, "window": 12, "least": 2}})
+_SETTINGS = {"corrected_max": 6, "corrections": {"failed_chunks": 2}, "trust": {"share": 0.3, "window": 12, "least": 2}}
+REWOUND = OnlineConfig.from_dict({"taught_by": "rewind", "retries": 1, **_SETTINGS})
+WATCHED = OnlineConfig.from_dict({"taught_by": "takeover", **_SETTINGS,
+                                  "supervisor": {"delay": 1, "hold": 1, "hands_back": 1, "false_alarms": 0.1}})
 _SENSORS = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
             "tool_measured": np.zeros(4), "tool_commanded": np.zeros(4)}
 
@@ -52,6 +54,7 @@ class Plot:
   pauses: tuple[int, ...] = (16, 40)
   slots: int = 6
   capacity: int = 150
+  learning: OnlineConfig = REWOUND
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +170,7 @@ def play(out: pathlib.Path, plot: Plot = Plot(), *, log_type=records.RecordLog, 
           part = stream.take_up(memory, journal, CELL.stream, seeds, begin, done)
           assert part.exact, "a stream that was only killed has all that it needs"
           agent, world = cast(Agent, ScriptedAgent(memory)), cast(BatchEnv, ScriptedWorld(plot.slots))
-          for record in stream.run(world, agent, CELL, part, ONLINE, journal):
+          for record in stream.run(world, agent, CELL, part, plot.learning, journal):
             log.append(record)
       if not (out / f"pause_{until}.json").exists():
         files.write_text(out / f"pause_{until}.json", repr(content(out)))
@@ -203,17 +206,19 @@ class Report:
 
 
 def run(kills: int, seed: int, out: pathlib.Path) -> Report:
-  """Returns the report of so many kills, each stream is killed until it ends by itself."""
+  """Returns the report of so many kills, each stream is killed until it ends by itself; both ways to teach in turn."""
   rng, report = np.random.default_rng(seed), Report()
-  whole = out / "whole"
+  plots = [Plot(learning=learning) for learning in (REWOUND, WATCHED)]
+  wholes = [out / f"whole {learning}" for learning in range(len(plots))]
   started_s = time.monotonic()
-  _wait(_child(whole))
-  took_s = time.monotonic() - started_s
+  for plot, whole in zip(plots, wholes):
+    _wait(_child(plot, whole))
+  took_s = (time.monotonic() - started_s) / len(plots)
   logged: collections.Counter[int] = collections.Counter()
   while report.kills < kills:
-    here = out / str(report.streams)
+    here, turn = out / str(report.streams), report.streams % len(plots)
     while True:
-      child = _child(here)
+      child = _child(plots[turn], here)
       time.sleep(rng.exponential(took_s / 6))
       os.kill(child, signal.SIGKILL)
       if not _wait(child):
@@ -222,19 +227,19 @@ def run(kills: int, seed: int, out: pathlib.Path) -> Report:
       log = here / "records.jsonl"
       logged[len(files.whole_lines(log)) if log.exists() else 0] += 1
     report.streams += 1
-    report.problems += [f"stream {report.streams}: other {name}" for name in differences(here, whole)]
+    report.problems += [f"stream {report.streams}: other {name}" for name in differences(here, wholes[turn])]
   report.kills_by_episodes_logged = dict(sorted(logged.items()))
   return report
 
 
-def _child(out: pathlib.Path) -> int:
+def _child(plot: Plot, out: pathlib.Path) -> int:
   """Returns the id of a process that plays the stream."""
   child = os.fork()
   if child:
     return child
   status = 1
   try:
-    play(out)
+    play(out, plot)
     status = 0
   finally:
     os._exit(status)

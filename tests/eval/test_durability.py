@@ -1,5 +1,6 @@
 """A stream that is killed at any of its steps ends as the one that nobody killed."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -11,7 +12,8 @@ from eval.durability import Plot
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.worlds.journal import Journal
 
-PLOT = Plot(seeds=range(100, 114), pauses=(6, 14), slots=3, capacity=60)
+PLOTS = {way: Plot(seeds=range(100, 114), pauses=(6, 14), slots=3, capacity=capacity, learning=learning)
+         for way, capacity, learning in (("rewound", 60, durability.REWOUND), ("watched", 20, durability.WATCHED))}
 EVERY = 9  # steps between the moments that are tried; all of them take a minute
 
 
@@ -31,7 +33,7 @@ class Countdown:
     self.passed += 1
 
 
-def play(out, countdown: Countdown, *, power_cut: bool = False) -> bool:
+def play(out, plot: Plot, countdown: Countdown, *, power_cut: bool = False) -> bool:
   """Returns whether a stream came to its end; a power cut also takes what was not brought to the disk."""
   synced = 0
 
@@ -60,7 +62,7 @@ def play(out, countdown: Countdown, *, power_cut: bool = False) -> bool:
       synced = len(self._log)
 
   try:
-    durability.play(out, PLOT, log_type=Log, memory_type=Remembering, journal_type=Noting)
+    durability.play(out, plot, log_type=Log, memory_type=Remembering, journal_type=Noting)
   except Killed:
     if power_cut:
       path = out / "decisions.jsonl"
@@ -70,17 +72,23 @@ def play(out, countdown: Countdown, *, power_cut: bool = False) -> bool:
 
 
 @functools.cache
-def steps_of_whole(out) -> int:
+def steps_of_whole(out, plot: Plot) -> int:
   countdown = Countdown()
-  assert play(out, countdown)
+  assert play(out, plot, countdown)
   return countdown.passed
 
 
+@pytest.fixture(scope="module", params=list(PLOTS))
+def plot(request):
+  """Returns a stream of each way to teach."""
+  return PLOTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, plot):
   """Returns the folder of the stream that nobody kills."""
   out = tmp_path_factory.mktemp("stream") / "whole"
-  steps_of_whole(out)
+  steps_of_whole(out, plot)
   return out
 
 
@@ -93,25 +101,25 @@ def test_streams_learn_in_all_ways(whole):
 
 
 @pytest.mark.parametrize("power_cut", [False, True])
-def test_killed_once_at_any_step(whole, tmp_path, power_cut):
-  for at in range(3 + power_cut, steps_of_whole(whole), EVERY):
+def test_killed_once_at_any_step(whole, plot, tmp_path, power_cut):
+  for at in range(3 + power_cut, steps_of_whole(whole, plot), EVERY):
     out = tmp_path / str(at)
-    assert not play(out, Countdown(at), power_cut=power_cut)
-    assert play(out, Countdown())
+    assert not play(out, plot, Countdown(at), power_cut=power_cut)
+    assert play(out, plot, Countdown())
     assert not durability.differences(out, whole), f"killed before step {at}"
 
 
 @pytest.mark.parametrize("pace", [2, 5, 11])
-def test_killed_again_and_again(whole, tmp_path, pace):
+def test_killed_again_and_again(whole, plot, tmp_path, pace):
   """Each try is given more steps: those of an episode that was not logged are lost with it."""
   for attempt in itertools.count(1):
-    if play(tmp_path / "s", Countdown(pace * attempt), power_cut=attempt % 2 == 0):
+    if play(tmp_path / "s", plot, Countdown(pace * attempt), power_cut=attempt % 2 == 0):
       break
   assert attempt > 3
   assert not durability.differences(tmp_path / "s", whole)
 
 
-def test_other_memory_is_told(whole, tmp_path):
+def test_other_memory_is_told(whole, plot, tmp_path):
   """The comparison itself: a stream of fewer slots learns in another order."""
-  durability.play(tmp_path, Plot(PLOT.seeds, PLOT.pauses, 2, PLOT.capacity))
+  durability.play(tmp_path, dataclasses.replace(plot, slots=2))
   assert "records of the memory" in durability.differences(tmp_path, whole)
