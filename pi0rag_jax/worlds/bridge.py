@@ -1,7 +1,8 @@
 """A world in a process of another interpreter, whose packages clash with ours: `{"python": "/venv/bin/python"}`.
 
 Messages go over a socket: JSON in which every array is a reference, then the arrays' bytes. Nothing is unpickled, and
-the other interpreter needs no more than numpy and what its world needs. The process ends with its end of the socket.
+the other interpreter (`bridged.py`) needs no more than numpy and what its world needs. It ends with its end of the
+socket.
 """
 
 import contextlib
@@ -13,8 +14,6 @@ import pathlib
 import socket
 import struct
 import subprocess
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +109,7 @@ class _Interpreter:
     try:
       # What a simulation prints is for its log, not for ours.
       self.process = subprocess.Popen(
-        [os.path.expanduser(python), "-m", "pi0rag_jax.worlds.bridge", str(theirs.fileno())], env=environment,
+        [os.path.expanduser(python), "-m", "pi0rag_jax.worlds.bridged", str(theirs.fileno())], env=environment,
         pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     except OSError as error:
       ours.close()
@@ -205,35 +204,3 @@ def _unpacked(value: Any, data: bytearray) -> Any:
   if value.keys() == {_PAIRS}:
     return {_unpacked(key, data): _unpacked(each, data) for key, each in value[_PAIRS]}
   return {key: _unpacked(each, data) for key, each in value.items()}
-
-
-def serve(connection: socket.socket) -> None:
-  """Makes a world and answers calls to it until the other end is gone."""
-  from pi0rag_jax.worlds import registry
-
-  world = None
-  while True:
-    try:
-      call = receive(connection)
-    except (EOFError, OSError):
-      break
-    method, args = call["method"], call["args"]
-    try:
-      value = None
-      if method == "require":
-        registry.require(WorldConfig(**args[0]))
-      elif method == "make":
-        world = registry.make_world(WorldConfig(**args[0]))
-      else:
-        value = getattr(world, method)(*args, **call["kwargs"])
-      send(connection, {"error": "", "value": value})
-    except Pi0RagError as error:
-      send(connection, {"error": str(error), "value": None})
-    except Exception:
-      send(connection, {"error": f"the world's process failed at '{method}':\n{traceback.format_exc()}", "value": None})
-  if world is not None:
-    world.close()
-
-
-if __name__ == "__main__":
-  serve(socket.socket(fileno=int(sys.argv[1])))

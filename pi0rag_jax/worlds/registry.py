@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.worlds import bridge
 from pi0rag_jax.worlds.world import Family, World, WorldConfig
 
 # Modules with a FAMILY; each imports its simulation only when a world is made.
@@ -39,8 +40,6 @@ def require(config: WorldConfig) -> Family:
   found = family(config.world, config.options)
   check(found, config.task, config.condition)
   if python := config.options.get(PYTHON):
-    from pi0rag_jax.worlds import bridge
-
     bridge.require(config, python)
   else:
     found.require(config.task, config.condition)
@@ -53,9 +52,7 @@ def make_world(config: WorldConfig) -> World:
   Errors: those of `require`.
   """
   if python := config.options.get(PYTHON):
-    from pi0rag_jax.worlds.bridge import BridgedWorld
-
-    return BridgedWorld(config, python)
+    return bridge.BridgedWorld(config, python)
   return require(config).make(config)
 
 
