@@ -41,7 +41,7 @@ CELL = Cell("stream", "memory", "reach", "scripted", "reach/scripted")
 _SETTINGS = {"corrected_max": 6, "corrections": {"failed_chunks": 2}, "trust": {"share": 0.3, "window": 12, "least": 2}}
 REWOUND = OnlineConfig.from_dict({"taught_by": "rewind", "retries": 1, **_SETTINGS})
 WATCHED = OnlineConfig.from_dict({"taught_by": "takeover", **_SETTINGS,
-                                  "supervisor": {"delay": 1, "hold": 1, "hands_back": 1, "false_alarms": 0.1}})
+                                  "supervisor": {"delay": 1, "hold": 1, "false_alarms": 0.1}})
 _SENSORS = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
             "tool_measured": np.zeros(4), "tool_commanded": np.zeros(4)}
 

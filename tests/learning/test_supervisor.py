@@ -25,27 +25,27 @@ def test_trouble_that_lasts_is_taken_over_after_a_reaction_time_and_kept_to_the_
   assert acted(make_steps, "rw", delay=0) == ".x"
 
 
-def test_the_robot_has_itself_again_once_it_would_do_the_same(make_steps):
-  assert acted(make_steps, "wwrrrrww", delay=0, hold=1, hands_back=2) == "xxx...xx"
-  assert acted(make_steps, "wrrrrrrr", delay=0, hold=4, hands_back=1) == "xxxx...."
+def test_the_policy_acts_again_after_a_while_and_may_be_helped_again(make_steps):
+  assert acted(make_steps, "wwwwwwwww", delay=2, hold=2) == "..xx..xx."
+  assert acted(make_steps, "rwrrrrww", delay=0, hold=3) == ".xxx..xx"
 
 
 def test_some_troubles_are_missed_and_some_alarms_are_false(make_steps):
   assert acted(make_steps, "wwwwww", delay=0, misses=1.0) == "......"
   assert acted(make_steps, "rrrr", false_alarms=1.0) == "xxxx"
-  half = acted(make_steps, "wr" * 200, delay=0, hold=1, hands_back=1, misses=0.5).count("x")
+  half = acted(make_steps, "wr" * 200, delay=0, hold=1, misses=0.5).count("x")
   assert 60 < half < 140
 
 
 def test_draws_are_the_seeds_own(make_steps):
   steps = make_steps([0.0] * 40)
   one, same, other = (
-    [Watch(SupervisorConfig(false_alarms=0.2, hold=1, hands_back=1), ACTIONS, seed)] for seed in (5, 5, 6))
+    [Watch(SupervisorConfig(false_alarms=0.2, hold=1), ACTIONS, seed)] for seed in (5, 5, 6))
   said = [[watch(step, PLAN) for step in steps] for (watch,) in (one, same, other)]
   assert said[0] == said[1] != said[2]
 
 
-@pytest.mark.parametrize("wrong", [{"delay": -1}, {"hold": 0}, {"misses": 1.5}, {"false_alarms": -0.1}])
+@pytest.mark.parametrize("wrong", [{"delay": -1}, {"hold": -1}, {"misses": 1.5}, {"false_alarms": -0.1}])
 def test_what_cannot_be_is_refused(wrong):
   with pytest.raises(Pi0RagError, match=next(iter(wrong))):
     SupervisorConfig(**wrong)
