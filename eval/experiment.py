@@ -31,7 +31,7 @@ from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
-from pi0rag_jax.worlds.world import EXPERT, FILMS, REWINDS, WorldConfig
+from pi0rag_jax.worlds.world import FILMS, REWINDS, WorldConfig
 
 RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
@@ -49,8 +49,11 @@ def validate(config: Config) -> None:
   for place in places:
     online_config(config, place.task)
     world_config(config, spec, place)
-  if any(isinstance(step, Learn) for step in steps):
-    _check_abilities(config)
+  taught = {step.stream.place for step in steps if isinstance(step, Learn)}
+  for place in taught if config.stream.corrected_max else ():
+    registry.require_expert(world_config(config, spec, place))
+  if taught:
+    _check_rewinds(config)
 
 
 def world_config(config: Config, spec: PolicySpec, place: Place) -> WorldConfig:
@@ -59,17 +62,14 @@ def world_config(config: Config, spec: PolicySpec, place: Place) -> WorldConfig:
   return rollout.world_config(spec, place.task, place.condition, world=world, options=options)
 
 
-def _check_abilities(config: Config) -> None:
-  """Raises Pi0RagError for a way to learn that the world is not able to."""
+def _check_rewinds(config: Config) -> None:
+  """Raises Pi0RagError for a way to learn that goes back in time, in a world that cannot."""
   world, options = registry.read(config.world)
-  abilities = registry.family(world, options).abilities
   learning = config.stream.learning
   goes_back = learning.get("retries", 0) or (learning.taught_by == online.REWIND and config.stream.corrected_max)
-  needed = [EXPERT] * (config.stream.corrected_max > 0) + [REWINDS] * bool(goes_back)
-  lacking = [ability for ability in needed if ability not in abilities]
-  if lacking:
-    raise Pi0RagError(f"streams need a world that is {' and '.join(needed)}; '{world}' is no {lacking[0]}: evaluate "
-                      "policies without memory there")
+  if goes_back and REWINDS not in registry.family(world, options).abilities:
+    raise Pi0RagError(f"the world '{world}' cannot go back in time: set stream.learning.taught_by='{online.TAKEOVER}' "
+                      "and no stream.learning.retries")
 
 
 def _check_methods(config: Config, policy: Policy) -> None:

@@ -23,7 +23,7 @@ from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpiso
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
-from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, WorldConfig
 
 COMMAND = "worlds.collect"
 PARTS, SETTINGS = ".parts", "collect.json"
@@ -220,14 +220,16 @@ def run(values) -> None:
   tasks = values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
   if not tasks:
     raise Pi0RagError(f"--tasks says none of {', '.join(family.tasks)}")
-  if EXPERT not in family.abilities or family.time_limit is None:
-    raise Pi0RagError(f"the world '{values.world}' has no expert that could demonstrate anything")
   for task in tasks:
-    registry.require(WorldConfig(task, values.condition, values.world, options))
+    config = WorldConfig(task, values.condition, values.world, options)
+    registry.check(family, task, values.condition)
+    registry.require_expert(config)
+    registry.require(config)
   seeds = range(values.seed, values.seed + values.episodes)
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
                       f"--episodes={values.episodes} leaves them")
+  assert family.time_limit, "experts need not last for ever"
   robot = make_robot(DataConfig(robot=family.robot), "pi0")
   if robot.actions is None:
     raise Pi0RagError(f"the robot '{robot.name}' does not say what its actions mean, which disturbances need")

@@ -20,8 +20,8 @@ import numpy as np
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.robots import libero as robot
 from pi0rag_jax.worlds import libero_tasks
-from pi0rag_jax.worlds.libero_expert import LiberoExpert
-from pi0rag_jax.worlds.libero_scene import REST, Scene, language, require_package, scene_files
+from pi0rag_jax.worlds.libero_expert import LiberoExpert, unknown
+from pi0rag_jax.worlds.libero_scene import REST, Scene, goals, language, require_package, scene_files
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl, turned
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
 from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
@@ -61,6 +61,7 @@ VARIANTS = {
   **_MOVED,
 }
 CONDITIONS = {**{name: shift.description for name, shift in SHIFTS.items()}, **VARIANTS}
+_DOORS = ("cabinet", "microwave")  # furniture whose places may be shut
 _RETOLD = ("lan", "task")  # whose scenes say the prompt; elsewhere it is the task's name, as in openpi
 
 
@@ -139,7 +140,18 @@ def require(task: str, condition: str) -> None:
   scene_files(*libero_tasks.find(task), _variant(condition))
 
 
+def no_expert(task: str, condition: str) -> str:
+  """Returns why a task has no expert, or ''."""
+  (suite, name), variant = libero_tasks.find(task), _variant(condition)
+  wanted, opened = goals(scene_files(suite, name, variant)[0])
+  shut = [goal for goal in wanted if any(place in goal[-1] for place in _DOORS) and goal[-1].endswith("_region")
+          and not {goal[-1], goal[-1].rsplit("_", 2)[0]} & opened]
+  if why := unknown(wanted):
+    return why
+  return f"LIBERO's expert cannot reach '{' '.join(shut[0])}': it opens nothing that is shut" if shut else ""
+
+
 FAMILY = Family(
   robot="libero", tasks=libero_tasks.TASKS, conditions=CONDITIONS, make=LiberoWorld, require=require,
   time_limit=lambda task: libero_tasks.TIME_LIMITS[libero_tasks.find(task)[0]], renderers=lambda: RENDERERS,
-  abilities=(REWINDS, EXPERT, FILMS))
+  abilities=(REWINDS, EXPERT, FILMS), no_expert=no_expert)

@@ -8,6 +8,7 @@ over at any moment. LIBERO itself has demonstrations and no expert.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -46,6 +47,15 @@ class Target:
   name: str = ""  # the thing that it is put on or into
 
 
+def unknown(goals: Sequence[tuple[str, ...]]) -> str:
+  """Returns which goal the expert has no way to reach, or ''."""
+  for goal in goals:
+    if goal[0] not in _GOALS or any(thing in goal[1] for thing in _UNHANDY):
+      return (f"LIBERO's expert cannot reach '{' '.join(goal)}': it knows {' and '.join(_GOALS)}, not for "
+              f"{', '.join(_UNHANDY)}")
+  return ""
+
+
 class LiberoExpert:
   """Works off a task's goals in order.
 
@@ -64,10 +74,8 @@ class LiberoExpert:
 
     Errors: Pi0RagError for a task that it has no way to do.
     """
-    for goal in self._goals:
-      if goal[0] not in _GOALS or any(thing in goal[1] for thing in _UNHANDY):
-        raise Pi0RagError(f"LIBERO's expert cannot reach '{' '.join(goal)}': it knows {' and '.join(_GOALS)}, not for "
-                          f"{', '.join(_UNHANDY)}")
+    if why := unknown(self._goals):
+      raise Pi0RagError(why)
     for goal in self._goals:
       if not self._domain._eval_predicate(list(goal)):
         return self._pursue(goal)

@@ -72,6 +72,14 @@ def language(scene: Path) -> str:
   return found[1].strip() if found else ""
 
 
+def goals(scene: Path) -> tuple[list[tuple[str, ...]], set[str]]:
+  """Returns what a scene's file wants, such as ('on', 'bowl_1', 'plate_1'), and the names of what is open at first."""
+  text = scene.read_text(encoding="utf-8")
+  start, goal = (text.index(f"(:{part}") for part in ("init", "goal"))
+  found = [(verb.lower(), *names.split()) for verb, names in re.findall(r"\((\w+) ([^()]+)\)", text[goal:])]
+  return found, set(re.findall(r"\(Open ([^()\s]+)\)", text[start:goal]))
+
+
 class Scene:
   """One scene with its robot: where an episode starts, what a tick does, and what that depends on."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.worlds import bridge
-from pi0rag_jax.worlds.world import Family, World, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, Family, World, WorldConfig
 
 # Modules with a FAMILY; each imports its simulation only when a world is made.
 FAMILIES = {"aloha": "pi0rag_jax.worlds.aloha_sim", "libero": "pi0rag_jax.worlds.libero",
@@ -44,6 +44,15 @@ def require(config: WorldConfig) -> Family:
   else:
     found.require(config.task, config.condition)
   return found
+
+
+def require_expert(config: WorldConfig) -> None:
+  """Raises Pi0RagError where nobody knows how the task is done."""
+  found = family(config.world, config.options)
+  if EXPERT not in found.abilities:
+    raise Pi0RagError(f"the world '{config.world}' has no expert")
+  if why := found.no_expert(config.task_name, str(config.condition)):
+    raise Pi0RagError(why)
 
 
 def make_world(config: WorldConfig) -> World:

@@ -130,3 +130,4 @@ class Family:
   facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
   renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice
   abilities: tuple[str, ...] = ()  # of ABILITIES
+  no_expert: Callable[[str, str], str] = lambda task, condition: ""  # why there is none for this one, if it is so

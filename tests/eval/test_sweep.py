@@ -197,7 +197,7 @@ def test_any_environment_of_gymnasium_can_be_swept(gym_config, tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "is no Expert"),
+    ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "has no expert"),
     ({"conditions": ("camera_shift",)}, "unknown condition 'camera_shift'.*nominal"),
     ({"execute_steps": 99}, "cannot execute 99 actions of a chunk; allowed: 1 to 16"),
 ])
