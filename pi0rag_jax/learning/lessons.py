@@ -69,38 +69,58 @@ def takeover(trace: Trace, context: RecordContext) -> list[Record]:
 
 
 def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
-  """Returns the records of an episode that succeeded with help, as a robot's log tells of it.
+  """Returns the records of an episode in which somebody helped, as a robot's log tells of it.
 
   At each decision that was not the policy's: what was done from there on. At the last ones before: the way to the same
-  path without the policy's detour. At its other decisions: what the policy did, which was let pass.
+  path without the policy's detour. Once the policy acts again its own plan goes on, displaced as it is by then. At the
+  policy's other decisions of an episode that succeeded: what it did, which was let pass.
   """
   steps = trace.steps
   ticks_N = np.array([step.tick for step in steps])
-  starts_N = path_starts(np.array([step.by != POLICY for step in steps]), ticks_N, config.path_before)
-  taught = np.flatnonzero(starts_N >= 0)
   horizon = len(steps[-1].actions_TA)
+  helped_N = np.array([step.by != POLICY for step in steps])
+  starts_N, ends_N = stretches(helped_N, ticks_N, trace.ticks + horizon, config.path_before)  # then nothing moves
+  taught = np.flatnonzero(starts_N >= 0)
+  base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
+  corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
   records = []
   for row, chunk_TA in zip(taught, corrected_NTA):
     outcome = "success" if steps[row].by != POLICY else "failure"
     records.append(context.record(steps[row], chunk_TA, kind=CORRECTION, outcome=outcome, source=EXPERT))
-  if config.anchors_between:
+  if config.anchors_between and trace.outcome == "success":
     records += [context.record(step, step.actions_TA, kind=ANCHOR, outcome="success", source=POLICY)
                 for step, start in zip(steps, starts_N) if start < 0]
   return records
 
 
-def path_starts(helped_N: np.ndarray, ticks_N: np.ndarray, before: int) -> np.ndarray:
-  """Returns int[N]: the tick at which the better path of each decision begins, -1 where none is known.
+def stretches(helped_N: np.ndarray, ticks_N: np.ndarray, end: int, before: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (starts_N, ends_N), int: the ticks at which the better path of each decision begins and ends, else -1.
 
-  For a decision of a helper its own tick; for the last `before` of the policy's, that of the take-over.
+  For a decision of a helper from its own tick on, for the last `before` of the policy's from that of the take-over.
+
+  Args:
+    end: of a stretch that lasts to the episode's end.
   """
-  starts_N = np.where(helped_N, ticks_N, -1)
-  for first in np.flatnonzero(np.diff(helped_N.astype(int), prepend=0) == 1):
-    for row in range(max(first - before, 0), first):
-      if not helped_N[row:first].any():
-        starts_N[row] = ticks_N[first]
-  return starts_N
+  starts_N, ends_N = np.full((2, len(helped_N)), -1)
+  edges = np.diff(helped_N.astype(int), prepend=0, append=0)
+  for first, after in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)):
+    last_before = np.flatnonzero(helped_N[:first])
+    begin = max(first - before, last_before[-1] + 1 if len(last_before) else 0)
+    starts_N[begin:first], starts_N[first:after] = ticks_N[first], ticks_N[first:after]
+    ends_N[begin:after] = ticks_N[after] if after < len(ticks_N) else end
+  return starts_N, ends_N
+
+
+def displaced_after(chunks_NTA: np.ndarray, base_NTA: np.ndarray, known_N: np.ndarray, space: ActionSpace
+                    ) -> np.ndarray:
+  """Returns chunks of which only the first `known_N` ticks are known: then the base path goes on, displaced."""
+  tick_T = np.arange(chunks_NTA.shape[1])
+  path_NTA, base_path_NTA = paths.to_path(chunks_NTA, space), paths.to_path(base_NTA.astype(np.float32), space)
+  last_N = np.minimum(known_N, chunks_NTA.shape[1]) - 1
+  away_NA = (path_NTA - base_path_NTA)[np.arange(len(last_N)), last_N]
+  on_NTA = np.asarray(paths.from_path(base_path_NTA + away_NA[:, None], space))
+  return np.where((tick_T < known_N[:, None])[..., None], chunks_NTA, on_NTA)
 
 
 def shortened_chunks(actions_FA: np.ndarray, frames: np.ndarray, starts: np.ndarray, horizon: int,
@@ -140,7 +160,7 @@ def failed(steps: Sequence[Step], rewind: int, context: RecordContext, config: C
 def failed_before(trace: Trace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
   """Returns what was executed in vain, at the last decisions before each take-over."""
   helped_N = np.array([step.by != POLICY for step in trace.steps])
-  starts_N = path_starts(helped_N, np.arange(len(helped_N)), config.failed_chunks)
+  starts_N, _ = stretches(helped_N, np.arange(len(helped_N)), len(helped_N), config.failed_chunks)
   return [context.record(step, step.actions_TA, kind=FAILURE, outcome="failure", source=POLICY)
           for step, start in zip(trace.steps, starts_N) if start >= 0 and step.by == POLICY]
 

@@ -159,7 +159,7 @@ class OnlineLearner:
     kind = detect(trace.sensors, self._config.detectors, timed_out=trace.outcome != "success").kind
     context, config = self._context(trace, kind), self._config.corrections
     records = []
-    if trace.outcome == "success":  # an expert that fails teaches nothing
+    if trace.outcome == "success" or trace.steps[-1].by == POLICY:  # an expert that fails teaches nothing
       records = lessons.shared(trace, self._space, context, config) + lessons.failed_before(trace, context, config)
     return Lesson(trace=trace, failure_kind=kind, corrected=True,
                   records_added=self._add(trace.job.seed, records, _outcome(trace)))
