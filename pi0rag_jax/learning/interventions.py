@@ -25,12 +25,10 @@ from pi0rag_jax.memory.record import CORRECTION, Record
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, ZERO
-from pi0rag_jax.robots.robot import ActionSpace, Robot
+from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
-# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
-_BEYOND_LIMITS = 0.1
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 
@@ -74,7 +72,7 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
     if len(frames):
       seen = _Seen(dataset, episode, data, to_robot)
       actions_FA = own_units(seen, policy.robot, name)
-      check_limits(actions_FA, policy.space, name)
+      lessons.check_limits(actions_FA, policy.space, name)
       corrected_NTA = lessons.shortened_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
       records = [
         Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected_TA, kind=CORRECTION,
@@ -126,20 +124,6 @@ def check_rate(fps: float, policy: Policy, path) -> None:
   if not np.isclose(fps, wanted):
     raise Pi0RagError(f"'{path}' has {fps:g} frames per s, policy '{policy.spec.name}' acts {wanted:g} times: records "
                       "keep an action for each of its control ticks. --fps corrects a data set that says a wrong rate")
-
-
-def check_limits(actions_FA: np.ndarray, space: ActionSpace, name: str) -> None:
-  """Raises Pi0RagError where actions are beyond what the robot takes: they are in other units, or absolute."""
-  if actions_FA.shape[-1] != space.dim:
-    raise Pi0RagError(f"{name} has {actions_FA.shape[-1]} numbers of action, the policy's robot has {space.dim}")
-  low_A, high_A = np.array(space.low), np.array(space.high)
-  limited_A = np.isfinite(low_A) & np.isfinite(high_A)
-  slack_A = _BEYOND_LIMITS * np.subtract(high_A, low_A, out=np.zeros(space.dim), where=limited_A)
-  beyond_FA = (actions_FA < low_A - slack_A) | (actions_FA > high_A + slack_A) | ~np.isfinite(actions_FA)
-  if beyond_FA.any():
-    frame, entry = np.argwhere(beyond_FA)[0].tolist()
-    raise Pi0RagError(f"{name}: entry {entry} of the action at frame {frame} is {actions_FA[frame, entry]:g}, the "
-                      f"policy's robot takes {low_A[entry]:g} to {high_A[entry]:g}: convert the actions to its units")
 
 
 @dataclasses.dataclass(frozen=True)

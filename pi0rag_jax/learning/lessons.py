@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.data.samples import action_chunks
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
-from pi0rag_jax.worlds.episode import EXPERT, POLICY, Step, Trace
+from pi0rag_jax.worlds.episode import POLICY, Step, Trace
+
+# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
+_BEYOND_LIMITS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,28 @@ class RecordContext:
         key=step.key_E, base_chunk=step.base_TA, corrected_chunk=corrected_TA, kind=kind, outcome=outcome,
         failure_kind=self.failure_kind, task=self.task, prompt=self.prompt,
         provenance={"source": source, **self.provenance, "tick": step.tick})
+
+
+def of_episode(trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
+  """Returns what an episode teaches in which nobody went back in time: a success, or one in which somebody helped.
+
+  A helper that fails teaches nothing; where the policy acted at the end, the failure is its own.
+  """
+  succeeded = trace.outcome == "success"
+  if not trace.helped:
+    return anchors(trace, context) if succeeded else []
+  if not (succeeded or trace.steps[-1].by == POLICY):
+    return []
+  return shared(trace, space, context, config) + failed_before(trace, context, config)
+
+
+def outcomes(trace: Trace) -> list:
+  """Returns, as Memory.add takes it, how an episode ended in which the memory had a say; helped is not succeeded."""
+  steps = [step for step in trace.steps if step.by == POLICY]
+  if trace.job.trust == 0 or not steps:
+    return []
+  ids, says = (np.stack([getattr(step, name) for step in steps]) for name in ("ids_K", "weight_K"))
+  return [(ids, says, trace.outcome == "success" and not trace.helped)]
 
 
 def anchors(trace: Trace, context: RecordContext) -> list[Record]:
@@ -84,10 +110,12 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
   corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
+  # Before a take-over it is who takes over that teaches.
+  helpers = {row: next(step.by for step in steps[row:] if step.by != POLICY) for row in taught}
   records = []
   for row, chunk_TA in zip(taught, corrected_NTA):
     outcome = "success" if steps[row].by != POLICY else "failure"
-    records.append(context.record(steps[row], chunk_TA, kind=CORRECTION, outcome=outcome, source=EXPERT))
+    records.append(context.record(steps[row], chunk_TA, kind=CORRECTION, outcome=outcome, source=helpers[row]))
   if config.anchors_between and trace.outcome == "success":
     records += [context.record(step, step.actions_TA, kind=ANCHOR, outcome="success", source=POLICY)
                 for step, start in zip(steps, starts_N) if start < 0]
@@ -171,3 +199,17 @@ def executed_chunks(steps: Sequence[Step]) -> list[np.ndarray]:
   pieces += [step.actions_TA for step in steps[-1:]]
   horizon = len(steps[-1].actions_TA) if steps else 0
   return [np.concatenate(pieces[i:])[:horizon] for i in range(len(steps))]
+
+
+def check_limits(actions_FA: np.ndarray, space: ActionSpace, name: str) -> None:
+  """Raises Pi0RagError where actions are beyond what the robot takes: they are in other units, or absolute."""
+  if actions_FA.shape[-1] != space.dim:
+    raise Pi0RagError(f"{name} has {actions_FA.shape[-1]} numbers of action, the policy's robot has {space.dim}")
+  low_A, high_A = np.array(space.low), np.array(space.high)
+  limited_A = np.isfinite(low_A) & np.isfinite(high_A)
+  slack_A = _BEYOND_LIMITS * np.subtract(high_A, low_A, out=np.zeros(space.dim), where=limited_A)
+  beyond_FA = (actions_FA < low_A - slack_A) | (actions_FA > high_A + slack_A) | ~np.isfinite(actions_FA)
+  if beyond_FA.any():
+    frame, entry = np.argwhere(beyond_FA)[0].tolist()
+    raise Pi0RagError(f"{name}: entry {entry} of the action at frame {frame} is {actions_FA[frame, entry]:g}, the "
+                      f"policy's robot takes {low_A[entry]:g} to {high_A[entry]:g}: convert the actions to its units")

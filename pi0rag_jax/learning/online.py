@@ -21,7 +21,7 @@ from pi0rag_jax.learning.supervisor import SupervisorConfig, Watch
 from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.worlds.episode import POLICY, Job, Trace
+from pi0rag_jax.worlds.episode import Job, Trace
 
 # How an expert helps: in an episode that runs, or after it failed, from a moment to which a simulator goes back.
 TAKEOVER, REWIND = TEACHING = ("takeover", "rewind")
@@ -150,19 +150,16 @@ class OnlineLearner:
       return self._learn_help(trace)
     if trace.outcome == "success":
       records = lessons.anchors(trace, self._context(trace))
-      return Lesson(trace=trace, records_added=self._add(trace.job.seed, records, _outcome(trace)))
-    self._add(trace.job.seed, [], _outcome(trace))
+      return Lesson(trace=trace, records_added=self._add(trace.job.seed, records, lessons.outcomes(trace)))
+    self._add(trace.job.seed, [], lessons.outcomes(trace))
     return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
 
   def _learn_help(self, trace: Trace) -> Lesson:
     """Returns what an episode teaches in which the supervisor took over."""
     kind = detect(trace.sensors, self._config.detectors, timed_out=trace.outcome != "success").kind
-    context, config = self._context(trace, kind), self._config.corrections
-    records = []
-    if trace.outcome == "success" or trace.steps[-1].by == POLICY:  # an expert that fails teaches nothing
-      records = lessons.shared(trace, self._space, context, config) + lessons.failed_before(trace, context, config)
+    records = lessons.of_episode(trace, self._space, self._context(trace, kind), self._config.corrections)
     return Lesson(trace=trace, failure_kind=kind, corrected=True,
-                  records_added=self._add(trace.job.seed, records, _outcome(trace)))
+                  records_added=self._add(trace.job.seed, records, lessons.outcomes(trace)))
 
   def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool) -> Lesson:
     """Returns what comes next of an episode that was learned from before the stream was interrupted.
@@ -267,12 +264,3 @@ class OnlineLearner:
 def tokens(stream: str, seed: int) -> tuple[str, str]:
   """Returns the tokens of what a memory is told of an episode: of its records, and of an end that left none yet."""
   return f"{stream}: {seed}", f"{stream}: {seed} ended"
-
-
-def _outcome(trace: Trace) -> list:
-  """Returns, as Memory.add takes it, how an episode ended in which the memory had a say."""
-  steps = [step for step in trace.steps if step.by == POLICY]
-  if trace.job.trust == 0 or not steps:
-    return []
-  ids, says = (np.stack([getattr(step, name) for step in steps]) for name in ("ids_K", "weight_K"))
-  return [(ids, says, trace.outcome == "success" and not trace.helped)]

@@ -9,7 +9,10 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
@@ -23,6 +26,10 @@ except ImportError as error:
 RETRY_S = 5.0
 
 logger = logging.getLogger(__name__)
+
+
+class ConnectionLost(Pi0RagError):
+  """The server is gone, or has let this client go."""
 
 
 class ServerError(Pi0RagError, RuntimeError):
@@ -84,8 +91,8 @@ class WebsocketClientPolicy:
       raise ServerError(f"Error in inference server:\n{reply}")
     return messages.unpack(reply)
 
-  def _closed(self, error: ConnectionClosed) -> Pi0RagError:
-    return Pi0RagError(f"the connection to {self._uri} is closed ({error}): make a new WebsocketClientPolicy")
+  def _closed(self, error: ConnectionClosed) -> ConnectionLost:
+    return ConnectionLost(f"the connection to {self._uri} is closed ({error}): make a new WebsocketClientPolicy")
 
   def _wait_for_server(self):
     """Returns the open connection, tried anew every RETRY_S."""
@@ -107,3 +114,103 @@ class WebsocketClientPolicy:
       ping_timeout=None,
       # A robot's server is in its own network, which a proxy from the environment does not reach.
       proxy=True if self._uri.startswith("wss://") else None)
+
+
+class TeachingClient(WebsocketClientPolicy):
+  """A robot that teaches the server's memory while it works: the server runs with `--learn`.
+
+      policy.begin(task="pick up the cube")
+      while not done:
+        chunk_TA = policy.infer(observation)["actions"]
+        policy.did(executed_NA, by="human")  # only where somebody else acted, or not all of the chunk was executed
+      policy.end(success=True)
+
+  A server that was restarted is waited for, and the episode goes on where it was. Errors, beside those of `infer`:
+  ServerError for what the server does not accept. It closes the connection then, and the next call opens another one.
+  """
+
+  def __init__(self, host: str = "0.0.0.0", port: int | None = None, api_key: str | None = None):
+    super().__init__(host, port, api_key)
+    self._episode: dict = {}  # what each message says of the episode under way
+    self._did: dict = {}  # since the last answer
+    self._decisions = 0
+    self._lost = False
+
+  def begin(self, episode: str = "", *, task: str = "", robot: str = "", session: int | None = None) -> str:
+    """Returns the id of an episode that begins now; one that is under way is given up.
+
+    Args:
+      episode: an id that no other episode has; '' makes one.
+      task, robot: names, for whoever looks into the memory.
+      session: of another connection, of a robot that knows nothing of episodes: its observations belong to this one.
+    """
+    self._episode = {"id": episode or uuid.uuid4().hex, "task": task, "robot": robot}
+    self._did, self._decisions = {}, 0
+    if session is not None:
+      self._tell({**self._episode, "session": session})
+    return self._episode["id"]
+
+  def infer(self, obs: Mapping) -> dict:
+    """Returns the policy's answer, as of any client; in an episode its `episode` says which record was the surest."""
+    if not self._episode:
+      return super().infer(obs)
+    answer = self._ask({**obs, "episode": {**self._episode, **self._did, "decision": self._decisions}})
+    if "episode" not in answer:
+      raise ServerError("this server does not learn: start it with --learn")
+    self._did, self._decisions = {}, self._decisions + 1
+    return answer
+
+  def did(self, actions=None, *, ticks: int | None = None, by: str = "policy") -> None:
+    """Says what was executed since the last answer: by default the policy's own number of its actions.
+
+    Args:
+      actions: float[n, A] in the robot's units.
+      ticks: instead of `actions`, how many of the answer's.
+      by: 'policy', 'human' or 'expert'.
+    """
+    said = {"by": by, "done": None if actions is None else np.asarray(actions, np.float32), "ticks": ticks}
+    self._did = {name: value for name, value in said.items() if value is not None}
+
+  def end(self, success: bool, *, failure_kind: str = "", note: str = "") -> dict:
+    """Returns the `records` that the episode taught, once they are durable."""
+    said = {**self._episode, **self._did, "end": {"success": success, "failure_kind": failure_kind, "note": note}}
+    told = self._tell(said | ({"decision": self._decisions} if self._decisions else {}))
+    self._episode, self._did = {}, {}
+    return told
+
+  def undo(self, episode: str) -> dict:
+    """Returns the records of an episode that were `forgotten`."""
+    return self._tell({"undo": episode})
+
+  def forget(self, records: Sequence[int]) -> dict:
+    """Returns the records that were `forgotten`, by their ids."""
+    return self._tell({"forget": [int(record) for record in records]})
+
+  def sessions(self) -> dict:
+    """Returns the `sessions` that are connected, and which of them is `yours`."""
+    return self._tell({"sessions": True})
+
+  def _tell(self, entry: Mapping) -> dict:
+    answer = self._ask({"episode": entry})
+    if "episode" not in answer:
+      raise ServerError("this server does not learn: start it with --learn")
+    return answer["episode"]
+
+  def _ask(self, message: Mapping) -> dict:
+    """Returns the answer to a message, which is sent again to a server that went away meanwhile."""
+    while True:
+      try:
+        if self._lost:
+          self._reconnect()
+        return super().infer(message)
+      except ServerError:
+        self._lost = True
+        raise
+      except ConnectionLost as error:
+        self._lost = True
+        logger.warning("%s; trying again", error)
+
+  def _reconnect(self) -> None:
+    self.close()
+    self._connection = self._wait_for_server()
+    self._metadata, self._lost = self._receive(), False

@@ -1,5 +1,7 @@
 """Serves a policy to robots: `python -m pi0rag_jax.serving.server --policy=pi0_aloha_sim --port=8000`.
 
+With `--learn` robots may teach the memory while they work: see `serving.session`.
+
 It speaks openpi's protocol: clients are `pi0rag_jax.serving.client` and openpi's own. `--policy` is whatever
 `policy.directory.load` takes, `--memory` steers it. Each connection is a robot of its own: a head's window begins anew
 with it. (openpi's `reset` is the client's own affair: nothing of it is sent. A new episode is a new connection.)
@@ -54,16 +56,18 @@ def main(argv) -> None:
 def run(values) -> None:
   """Loads the policy of the flags, compiles it and serves it. A port in use is told before the long part."""
   token = read_token(values.token, values.token_file)
+  check_learning(values, token)
   # Late, so that a wrong flag is answered before a model library is loaded.
   from pi0rag_jax.policy import compiling
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 
   reserved = reserve(values.host, values.port)
   compiling.keep_programs()
-  with open_agent(values) as agent:
+  with open_agent(values, learn=values.learn) as agent, contextlib.ExitStack() as opened:
     example = example_of(agent, values.default_prompt)
     warm_up(agent, example, all_prompts=values.all_prompts)
-    server = WebsocketPolicyServer(agent, metadata=agent.metadata, reserved=reserved,
+    served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
+    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved,
                                    admission=admission(values, token, example))
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
@@ -73,6 +77,27 @@ def run(values) -> None:
     # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
     gc.freeze()
     server.serve_forever()
+
+
+def check_learning(values, token: str | None) -> None:
+  """Raises Pi0RagError where a server that learns has no memory, or everybody could teach it."""
+  if values.learn and not values.memory:
+    raise Pi0RagError("--learn needs a --memory to put into what is learned; the folder is made if there is none")
+  if values.learn and token is None and values.host not in LOOPBACK:
+    raise Pi0RagError(f"with --learn whoever reaches {values.host} could teach the policy: give a --token, or listen "
+                      f"at {LOOPBACK[0]}")
+
+
+@contextlib.contextmanager
+def teachable(agent: "Agent", memory_dir: str) -> Iterator:
+  """Yields the agent as its clients may teach it."""
+  from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable
+
+  with contextlib.closing(EpisodeLog(pathlib.Path(memory_dir).expanduser() / LOG_NAME)) as log:
+    if log.open:
+      print(f"{len(log.open)} episodes are under way, of robots that this server may hear of again", flush=True)
+    assert agent.memory is not None, "`check_learning` asks for one"
+    yield Teachable(agent, agent.memory, log)
 
 
 def read_token(token: str | None, file: str | None) -> str | None:
@@ -91,22 +116,26 @@ def read_token(token: str | None, file: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def open_agent(values) -> Iterator["Agent"]:
-  """Yields the policy that the flags name, with its memory, which is read as it is now."""
+def open_agent(values, *, learn: bool = False) -> Iterator["Agent"]:
+  """Yields the policy that the flags name, with its memory, which is read as it is now, or learns."""
   from pi0rag_jax.memory.memory import Memory
   from pi0rag_jax.policy import directory
+  from pi0rag_jax.policy.spec import NEW, ZERO
   from pi0rag_jax.steering.agent import Agent, start_with
 
   began = time.perf_counter()
   name = values.policy or values.config
   spec, _ = directory.describe(name, values.checkpoint)
+  start = start_with(values.memory, spec, values.start)
+  if learn and not start and spec.start == NEW:
+    start = ZERO  # a policy of new draws has no chunk of its own that a correction could be compared with
   policy = directory.load(
-    name, checkpoint=values.checkpoint, start=start_with(values.memory, spec, values.start),
+    name, checkpoint=values.checkpoint, start=start,
     denoising_steps=values.denoising_steps, weights=values.weights, default_prompt=values.default_prompt,
     key_name=values.key_name)
   with contextlib.ExitStack() as opened:
     memory = None if not values.memory else opened.enter_context(Memory.open(
-      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=False, read_only=True))
+      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn))
     agent = Agent(policy, memory)
     opened.callback(agent.close)
     print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
@@ -166,7 +195,10 @@ if __name__ == "__main__":
   flags.DEFINE_string("config", None, "Older name of --policy.")
   flags.DEFINE_string("checkpoint", None, "Checkpoint of a configuration: a directory or a gs:// address; openpi's "
                       "release if left out.")
-  flags.DEFINE_string("memory", None, "Memory that steers the policy: a directory, read as it is at the start.")
+  flags.DEFINE_string("memory", None, "Memory that steers the policy: a directory, read as it is at the start "
+                      "unless --learn is given.")
+  flags.DEFINE_bool("learn", False, "Let clients teach the memory, which then learns from every episode that they tell "
+                    "of; the folder is made if there is none. Asks for a --token unless only this machine is let in.")
   flags.DEFINE_string("key_name", "", "Key statistics of the policy, as train.calibrate --name wrote them; its own by "
                       "default.")
   flags.DEFINE_string("start", None, "Where the flow starts: zero, draw:SEED or new. By default as the policy says; "

@@ -173,6 +173,10 @@ class Agent:
     Errors: Pi0RagError when an entry is missing or not of the robot's shape or range, and for actions that are no
       numbers or far outside the robot's space; what was seen before is kept.
     """
+    return self.answer(observation, noise=noise)[0]
+
+  def answer(self, observation: Mapping, *, noise=None) -> tuple[dict, Decision]:
+    """Returns what `infer` does, and the decision behind it."""
     if noise is not None:
       noise = np.asarray(noise)
       noise = noise[None] if noise.ndim == len(self.policy.noise_shape) else noise
@@ -182,7 +186,19 @@ class Agent:
     stages = dict(decision.latency_ms)
     timing = {"infer_ms": stages.pop("total"), **{f"{stage}_ms": ms for stage, ms in stages.items()}}
     used = {} if self.memory is None else {"neighbours_used": int(decision.used_B[0])}
-    return {"actions": decision.actions_BTA[0].astype(np.float64), **used, "policy_timing": timing}
+    return {"actions": decision.actions_BTA[0].astype(np.float64), **used, "policy_timing": timing}, decision
+
+  def surest(self, decision: Decision) -> dict[str, Any]:
+    """Returns the record that had most of a say in a decision for one robot: its id, how much, and its distance in
+    units of the keys. Empty where none had a say.
+    """
+    if self.memory is None or not decision.used_B[0]:
+      return {}
+    place = int(decision.weight_BK[0].argmax())
+    record_id, weight = int(decision.ids_BK[0, place]), float(decision.weight_BK[0, place])
+    (record,) = self.memory.get([record_id])
+    distance = float(np.linalg.norm(decision.key_BE[0] - record.key)) / self._retriever.unit_distance
+    return {"record": record_id, "kind": record.kind, "weight": weight, "distance": distance}
 
   def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
     """Compiles what `infer` runs for observations with the cameras of this one, so that none waits for it.

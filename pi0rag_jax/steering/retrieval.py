@@ -78,12 +78,17 @@ class Retriever:
     """Returns the neighbours of keys, as `steering.steer` takes them, and their `ids_BK` (-1 where masked)."""
     return self._answer(self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, kinds=self._config.kinds))
 
+  @property
+  def unit_distance(self) -> float:
+    """By which distances of keys are divided."""
+    return float(self._unit_distance)
+
   def empty(self, batch: int) -> dict[str, np.ndarray]:
     """Returns the answer of a memory with nothing in it: all masked."""
     return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header))
 
   def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
-    memory, unit = self._memory, float(self._unit_distance)
+    memory, unit = self._memory, self.unit_distance
     # Without a unit nothing is near.
     distance_BK = found.distances_BK / unit if math.isfinite(unit) else np.full_like(found.distances_BK, np.inf)
     answer = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-POLICY, EXPERT = ACTORS = ("policy", "expert")
+POLICY, EXPERT, HUMAN = ACTORS = ("policy", "expert", "human")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Step:
   missed_deadline: bool = False  # the memory did not answer in time
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
   by: str = POLICY  # who acted, one of ACTORS
+  done_NA: np.ndarray | None = None  # what was executed until the next decision; None: the chunk's beginning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,4 +68,5 @@ class Trace:
   def executed(self) -> np.ndarray:
     """Returns the actions that were sent to the robot, float32[N, A], one per tick."""
     ends = [*(step.tick for step in self.steps[1:]), self.ticks]
-    return np.concatenate([step.actions_TA[: end - step.tick] for step, end in zip(self.steps, ends)])
+    return np.concatenate([step.actions_TA[: end - step.tick] if step.done_NA is None else step.done_NA
+                           for step, end in zip(self.steps, ends)])

@@ -21,7 +21,9 @@ LARGEST_BYTES = 64 * 2**20
 _log = logging.getLogger(__name__)
 
 
-class _Array(msgspec.Struct, array_like=True):
+class Array(msgspec.Struct, array_like=True):
+  """An array in a line of JSON."""
+
   dtype: str
   shape: list[int]
   data: bytes
@@ -32,12 +34,12 @@ class _Entry(msgspec.Struct):
 
   seed: int
   tick: int
-  key: _Array
-  base: _Array
-  actions: _Array
+  key: Array
+  base: Array
+  actions: Array
   used: int
-  ids: _Array
-  weight: _Array
+  ids: Array
+  weight: Array
   missed: bool
 
 
@@ -68,8 +70,8 @@ class Journal:
       return None
     self._recalled[seed] = place + 1
     entry = _read(lines[place], str(self._log.path))
-    arrays = (_unpacked(array) for array in (entry.key, entry.base, entry.actions))
-    return Step(entry.tick, None, *arrays, entry.used, _unpacked(entry.ids), _unpacked(entry.weight), entry.missed)
+    arrays = (unpacked(array) for array in (entry.key, entry.base, entry.actions))
+    return Step(entry.tick, None, *arrays, entry.used, unpacked(entry.ids), unpacked(entry.weight), entry.missed)
 
   def note(self, steps: Mapping[int, Step]) -> None:
     """Writes down the next decision of some episodes, by their seeds."""
@@ -114,15 +116,25 @@ class Journal:
 
 
 def _written(seed: int, step: Step) -> bytes:
+  return msgspec.json.encode(_Entry(seed, step.tick, used=step.used, missed=step.missed_deadline, **arrays_of(step)))
+
+
+def arrays_of(step: Step) -> dict[str, Array]:
+  """Returns the arrays of a decision for a line."""
   arrays = {"key": step.key_E, "base": step.base_TA, "actions": step.actions_TA, "ids": step.ids_K,
             "weight": step.weight_K}
-  packed = {name: _Array(array.dtype.name, list(array.shape), array.tobytes()) for name, array in arrays.items()}
-  return msgspec.json.encode(_Entry(seed, step.tick, used=step.used, missed=step.missed_deadline, **packed))
+  return {name: packed(array) for name, array in arrays.items()}
+
+
+def packed(array: np.ndarray) -> Array:
+  """Returns an array for a line."""
+  return Array(array.dtype.name, list(array.shape), array.tobytes())
 
 
 def _read(line: bytes, where: str) -> _Entry:
   return schema.parse(line, _Entry, f"{where} is damaged")
 
 
-def _unpacked(array: _Array) -> np.ndarray:
+def unpacked(array: Array) -> np.ndarray:
+  """Returns the array of a line."""
   return np.frombuffer(array.data, array.dtype).reshape(array.shape)

@@ -1,0 +1,360 @@
+"""A server that learns: episodes over the wire, and what they teach its memory.
+
+An observation may have one more entry, `"episode"`, which openpi's clients never send (`Entry` has its fields): which
+episode it belongs to, what was executed since the last answer and by whom, and how the episode ended. A message may
+also have this entry alone. An end is answered once what it taught is durable; what is under way is on disk too, so that
+a robot whose server was killed goes on in the same episode.
+"""
+
+import collections
+import dataclasses
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pi0rag_jax import files, schema
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.learning import lessons
+from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.record import DamagedError
+from pi0rag_jax.serving import messages
+from pi0rag_jax.steering.agent import Agent, Decision
+from pi0rag_jax.worlds import journal
+from pi0rag_jax.worlds.episode import ACTORS, POLICY, Job, Step, Trace
+
+ENTRY = "episode"
+LOG_NAME = "episodes.jsonl"  # in the memory's folder
+# Of episodes under way, each some kilobytes a decision; the one that was heard of least lately gives way.
+MAX_OPEN, MAX_DECISIONS, MAX_TICKS = 64, 4096, 1 << 16
+MAX_TEXT = 200  # characters of a name
+_LARGEST_LOG = 64 * 2**20  # bytes; a larger file is written anew without what is over
+
+
+class End(msgspec.Struct, forbid_unknown_fields=True):
+  """How an episode ended."""
+
+  success: bool
+  failure_kind: str = ""
+  note: str = ""
+
+
+class Entry(msgspec.Struct, forbid_unknown_fields=True):
+  """What a message may say of an episode."""
+
+  id: str = ""  # of the robot's own making, another one for each episode
+  task: str = ""
+  robot: str = ""
+  decision: int | None = None  # answers that the robot has had in this episode; where an observation comes along
+  done: Any = None  # float[n, A], executed since the last answer, in the robot's units
+  ticks: int | None = None  # instead of `done`: how many actions of the answer; None is the policy's own number
+  by: str = POLICY  # who acted, one of ACTORS
+  end: End | None = None
+  undo: str | None = None  # an episode that is to be as if it had not been
+  forget: list[int] = []  # records, by their ids
+  session: int | None = None  # of another connection, whose observations belong to this episode from now on
+  sessions: bool = False  # asks which there are
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+  """A line of the log: a decision, what came of it, or that an episode is over."""
+
+  id: str
+  at: int = 0
+  tick: int = 0
+  arrays: dict[str, journal.Array] = {}
+  used: int = 0
+  prompt: str = ""
+  by: str = ""
+  done: journal.Array | None = None
+  over: bool = False
+
+
+@dataclasses.dataclass
+class Open:
+  """An episode under way."""
+
+  id: str
+  task: str = ""
+  robot: str = ""
+  prompt: str = ""
+  steps: list[Step] = dataclasses.field(default_factory=list)
+
+  @property
+  def ticks(self) -> int:
+    """Executed so far; the last decision counts once it is told what came of it."""
+    return 0 if not self.steps else self.steps[-1].tick + len(_done(self.steps[-1]))
+
+
+class EpisodeLog:
+  """The episodes under way, on disk. Raises Pi0RagError when another process writes the file, or it is damaged."""
+
+  def __init__(self, path: str | os.PathLike):
+    self._log = files.LineLog(path)
+    self.open: collections.OrderedDict[str, Open] = collections.OrderedDict()
+    for number, line in enumerate(files.whole_lines(path), start=1):
+      try:
+        self._read(schema.parse(line, _Line, f"{path}, line {number}"))
+      except Pi0RagError as error:
+        self._log.close()
+        raise DamagedError(f"{error}: delete the file, and what was under way is lost") from error
+
+  def _read(self, line: _Line) -> None:
+    if line.over:
+      self.open.pop(line.id, None)
+      return
+    episode = self.open.setdefault(line.id, Open(line.id))
+    if line.arrays:
+      arrays = {name: journal.unpacked(array) for name, array in line.arrays.items()}
+      del episode.steps[line.at :]
+      episode.prompt = line.prompt
+      episode.steps.append(Step(line.tick, None, arrays["key"], arrays["base"], arrays["actions"], line.used,
+                                arrays["ids"], arrays["weight"]))
+    elif line.done is not None and line.at < len(episode.steps):
+      episode.steps[line.at] = dataclasses.replace(episode.steps[line.at], by=line.by,
+                                                   done_NA=journal.unpacked(line.done))
+
+  def episode(self, name: str) -> Open:
+    """Returns an episode, which begins with this where it is new."""
+    if name not in self.open and len(self.open) >= MAX_OPEN:
+      self.over(next(iter(self.open)))
+    episode = self.open.setdefault(name, Open(name))
+    self.open.move_to_end(name)
+    return episode
+
+  def decided(self, episode: Open, step: Step) -> None:
+    """Adds a decision; those from its place on were never answered."""
+    self._write(_Line(episode.id, len(episode.steps), step.tick, journal.arrays_of(step), step.used, episode.prompt))
+    episode.steps.append(step)
+
+  def came_of_it(self, episode: Open, by: str, done_NA: np.ndarray) -> None:
+    """Says what was executed after the last decision, and by whom."""
+    at = len(episode.steps) - 1
+    self._write(_Line(episode.id, at, by=by, done=journal.packed(done_NA)))
+    episode.steps[at] = dataclasses.replace(episode.steps[at], by=by, done_NA=done_NA)
+
+  def over(self, name: str) -> None:
+    """Gives an episode up."""
+    if self.open.pop(name, None) is None:
+      return
+    self._write(_Line(name, over=True))
+    if len(self._log) > _LARGEST_LOG:
+      self._write_anew()
+
+  def _write_anew(self) -> None:
+    path, kept = self._log.path, list(self.open.values())
+    self._log.close()
+    files.write_text(path, "")
+    self._log, self.open = files.LineLog(path), collections.OrderedDict()
+    for old in kept:
+      episode = self.episode(old.id)
+      episode.task, episode.robot, episode.prompt = old.task, old.robot, old.prompt
+      for step in old.steps:
+        self.decided(episode, dataclasses.replace(step, by=POLICY, done_NA=None))
+        if step.done_NA is not None:
+          self.came_of_it(episode, step.by, step.done_NA)
+
+  def _write(self, line: _Line) -> None:
+    self._log.append(msgspec.json.encode(line), durable=False)
+
+  def close(self) -> None:
+    """Releases the file to other processes."""
+    self._log.close()
+
+
+class Teachable:
+  """An agent whose memory learns from the episodes of its clients, all of whom share it. For one thread."""
+
+  def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog):
+    self.agent, self._memory, self.log = agent, memory, log
+    self._config = CorrectionConfig()
+    # Of the clients that are connected: a session lives as long as its connection.
+    self._sessions: weakref.WeakValueDictionary[int, TeachingSession] = weakref.WeakValueDictionary()
+    self._count = 0
+
+  def session(self) -> "TeachingSession":
+    """Returns the policy for another client."""
+    self._count += 1
+    self._sessions[self._count] = session = TeachingSession(self, self._count)
+    return session
+
+  @property
+  def metadata(self) -> dict[str, Any]:
+    """What clients are told first."""
+    return self.agent.metadata
+
+  def attach(self, number: int, name: str) -> None:
+    """Lets the observations of a client that says nothing of episodes belong to one."""
+    if number not in self._sessions:
+      raise Pi0RagError(f"there is no session {number}; there are {', '.join(map(str, self.numbers()))}")
+    self._sessions[number].belongs_to = name
+
+  def numbers(self) -> list[int]:
+    """Returns the clients that are connected."""
+    return sorted(self._sessions)
+
+  def learn(self, episode: Open, end: End) -> dict[str, Any]:
+    """Returns what an episode taught, once it is durable; a second time it teaches nothing more."""
+    trace = Trace(Job(0, 0), episode.prompt, episode.steps, outcome="success" if end.success else "failure",
+                  ticks=episode.ticks)
+    trace.steps = [step for step in trace.steps if len(_done(step))]  # the last one may have come to nothing
+    origin = {"episode": episode.id, "robot": episode.robot, **({"note": end.note} if end.note else {})}
+    context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
+    records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
+    counted = lessons.outcomes(trace)
+    ids = self._memory.add(records, token=token(episode.id), outcomes=counted) if records or counted else []
+    self.log.over(episode.id)
+    for session in self._sessions.values():
+      if session.belongs_to == episode.id:
+        session.belongs_to = ""
+    return {"id": episode.id, "records": ids}
+
+  def taught(self, name: str) -> bool:
+    """Returns whether an episode was learned from and not taken back."""
+    return token(name) in self._memory.tokens()
+
+  def undo(self, name: str) -> dict[str, Any]:
+    """Returns which records of an episode were taken back. The last one is taken back whole, with what it counted and
+    evicted; of an earlier one the records go. Errors: Pi0RagError for an episode that taught nothing.
+    """
+    ids = [identity for identity, record in self._memory.records() if record.provenance.get("episode") == name]
+    if not ids and not self.taught(name):
+      raise Pi0RagError(f"no record comes of the episode '{messages.shown(name)}'")
+    try:
+      self._memory.undo(token(name))
+    except DamagedError:
+      raise
+    except Pi0RagError:  # it is not the last change
+      self._memory.remove(ids)
+    return {"id": name, "forgotten": ids}
+
+  def forget(self, ids: list[int]) -> dict[str, Any]:
+    """Returns which records were removed. Errors: Pi0RagError for ids that are not there; nothing is removed then."""
+    self._memory.get(ids)
+    self._memory.remove(ids)
+    return {"forgotten": ids}
+
+
+class TeachingSession:
+  """The policy of one client, which may teach it."""
+
+  def __init__(self, server: Teachable, number: int):
+    self._server, self._number = server, number
+    self._agent = server.agent.session()
+    self.belongs_to = ""  # the episode of observations that say nothing of one
+
+  def infer(self, observation: Mapping) -> Mapping:
+    """Returns what the agent answers, with an entry `episode` where the observation had one.
+
+    Errors: Pi0RagError for what is wrong with the entry, and as `Agent.infer`.
+    """
+    if ENTRY not in observation:
+      if not self.belongs_to:
+        return self._agent.infer(observation)
+      answer, decision = self._agent.answer(observation)
+      self._decided(self._server.log.episode(self.belongs_to), observation, decision)
+      return answer
+    seen = {name: value for name, value in observation.items() if name != ENTRY}
+    entry = read(observation[ENTRY])
+    said = self._hear(entry)
+    if not seen:
+      return {ENTRY: said}
+    if entry.end is not None or not entry.id:
+      raise Pi0RagError("an observation belongs to an episode that goes on: give its id, and no end")
+    return self._decide(entry, seen, said)
+
+  def _hear(self, entry: Entry) -> dict[str, Any]:
+    """Returns the answer to what an entry says."""
+    server = self._server
+    if entry.undo is not None:
+      return server.undo(entry.undo)
+    if entry.forget:
+      return server.forget(entry.forget)
+    if entry.sessions:
+      return {"sessions": server.numbers(), "yours": self._number}
+    if not entry.id:
+      raise Pi0RagError("an episode needs an id: any text that no other episode has")
+    if entry.end is not None and entry.id not in server.log.open:
+      if server.taught(entry.id):
+        return {"id": entry.id, "records": [], "again": True}
+      raise Pi0RagError(f"nothing is known of the episode '{messages.shown(entry.id)}'")
+    episode = server.log.episode(entry.id)
+    episode.task, episode.robot = entry.task or episode.task, entry.robot or episode.robot
+    if entry.session is not None:
+      server.attach(entry.session, entry.id)
+    self._came_of_it(episode, entry)
+    return server.learn(episode, entry.end) if entry.end is not None else {"id": entry.id}
+
+  def _came_of_it(self, episode: Open, entry: Entry) -> None:
+    """Books what was executed since the last answer that the robot has had."""
+    if entry.decision is not None:
+      if not 0 <= entry.decision <= len(episode.steps):
+        raise Pi0RagError(f"the robot says that it has had {entry.decision} answers in the episode "
+                          f"'{messages.shown(episode.id)}', of which {len(episode.steps)} are known here: begin a new "
+                          "one")
+      del episode.steps[entry.decision :]  # decided, but the answer never came
+    if not episode.steps or episode.steps[-1].done_NA is not None:
+      return
+    space, last = self._agent.policy.space, episode.steps[-1]
+    if entry.done is None:
+      ticks = self._agent.policy.spec.execute_steps if entry.ticks is None else entry.ticks
+      if not 0 <= ticks <= len(last.actions_TA):
+        raise Pi0RagError(f"ticks is {ticks}, an answer has {len(last.actions_TA)} actions")
+      done_NA = last.actions_TA[:ticks]
+    else:
+      done_NA = np.asarray(entry.done, np.float32)
+      if done_NA.ndim != 2 or not 0 < len(done_NA) <= MAX_TICKS:
+        raise Pi0RagError(f"done has shape {list(done_NA.shape)}, allowed: [n, {space.dim}], 1 to {MAX_TICKS} actions")
+      lessons.check_limits(done_NA, space, f"done, in the episode '{messages.shown(episode.id)}'")
+    self._server.log.came_of_it(episode, entry.by, done_NA)
+
+  def _decide(self, entry: Entry, observation: Mapping, said: dict[str, Any]) -> dict[str, Any]:
+    episode = self._server.log.episode(entry.id)
+    answer, decision = self._agent.answer(observation)
+    self._decided(episode, observation, decision)
+    surest = self._agent.surest(decision)
+    return {**answer, ENTRY: {**said, "decision": len(episode.steps), **({"surest": surest} if surest else {})}}
+
+  def _decided(self, episode: Open, observation: Mapping, decision: Decision) -> None:
+    if len(episode.steps) >= MAX_DECISIONS:
+      raise Pi0RagError(f"the episode '{messages.shown(episode.id)}' has {MAX_DECISIONS} decisions, no more are kept: "
+                        "end it")
+    if episode.steps and episode.steps[-1].done_NA is None:  # a client that says nothing of what it did
+      self._server.log.came_of_it(episode, POLICY,
+                                  episode.steps[-1].actions_TA[: self._agent.policy.spec.execute_steps])
+    prompt = observation.get("prompt")
+    episode.prompt = prompt if isinstance(prompt, str) else episode.prompt
+    step = Step(episode.ticks, None, decision.key_BE[0], decision.base_BTA[0], decision.actions_BTA[0],
+                int(decision.used_B[0]), decision.ids_BK[0], decision.weight_BK[0], decision.missed_deadline)
+    self._server.log.decided(episode, step)
+
+
+def token(name: str) -> str:
+  """Returns the token of what an episode taught."""
+  return f"episode {name}"
+
+
+def read(values: Any) -> Entry:
+  """Returns the entry of a message. Errors: Pi0RagError that says what is wrong with it."""
+  if not isinstance(values, Mapping):
+    raise Pi0RagError(f"'{ENTRY}' is a map, got a {type(values).__name__}")
+  given = {name: value for name, value in values.items() if name != "done"}
+  try:
+    entry = msgspec.convert(given, Entry)
+  except (msgspec.MsgspecError, RecursionError) as error:
+    raise Pi0RagError(f"'{ENTRY}': {messages.shown(error)}") from error
+  texts = (entry.id, entry.task, entry.robot, *((entry.end.failure_kind, entry.end.note) if entry.end else ()))
+  if wrong := next((text for text in texts if len(text) > MAX_TEXT or not text.isprintable()), None):
+    raise Pi0RagError(f"'{ENTRY}': {messages.shown(wrong, 40)} is no name: at most {MAX_TEXT} printable characters")
+  if entry.by not in ACTORS:
+    raise unknown_name("actor ('by')", messages.shown(entry.by, 40), ACTORS)
+  entry.done = values.get("done")
+  return entry
+
+
+def _done(step: Step) -> np.ndarray:
+  return step.actions_TA[:0] if step.done_NA is None else step.done_NA

@@ -1,0 +1,243 @@
+"""Teaching over the wire: the same records as in process, whole after any restart, and what is refused."""
+
+import collections
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
+from pi0rag_jax.learning.supervisor import SupervisorConfig
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy import directory
+from pi0rag_jax.serving import client, messages, server, session
+from pi0rag_jax.serving.session import EpisodeLog, Teachable
+from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
+from pi0rag_jax.steering.agent import Agent
+from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds.batch import BatchEnv
+from pi0rag_jax.worlds.episode import Job
+from pi0rag_jax.worlds.world import WorldConfig
+
+from .conftest import HOST, PROMPT, running
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir):
+  return directory.load(tiny_policy_dir)
+
+
+def opened(policy, folder) -> Memory:
+  return Memory.open(folder, **policy.memory_header())
+
+
+def said(memory):
+  """Returns all that the records of a memory say, but for where they come from."""
+  return [(r.kind, r.outcome, r.failure_kind, r.task, r.prompt, r.provenance["source"], r.provenance["tick"],
+           *(array.tobytes() for array in (r.key, r.base_chunk, r.corrected_chunk)), r.helped, r.hurt)
+          for _, r in memory.records()]
+
+
+@pytest.fixture(scope="module")
+def played(policy, tmp_path_factory):
+  """Two episodes of a simulator in which somebody takes over and hands back, and what they taught in process."""
+  task = PickAndPlace(PickAndPlaceConfig(time_limit=40))
+  learning = OnlineConfig(taught_by="takeover", supervisor=SupervisorConfig(delay=2, hold=2))
+  with opened(policy, tmp_path_factory.mktemp("in_process")) as memory:
+    agent = Agent(policy, memory)
+    learner = OnlineLearner(memory, policy.space, task="pick", condition="nominal", config=learning, stream="s",
+                            expert_plan=lambda moments: np.zeros((len(moments), 16, 5), np.float32))
+    traces, kinds = [], []
+    with BatchEnv(WorldConfig(task, "nominal"), slots=1, processes=0) as env:
+      jobs = collections.deque([Job(3, 0), Job(4, 1)])
+      for trace in rollout.run(env, agent, jobs, launch=learner.launch, watch=learner.watch, keep_observations=True):
+        traces.append(trace)
+        kinds.append(learner.learn(trace).failure_kind)
+    return list(zip(traces, kinds)), said(memory), (memory.episodes, memory.successes)
+
+
+def told(trace, kind, name):
+  """Returns the messages of a robot that lives through an episode."""
+  entries = []
+  for number, step in enumerate(trace.steps):
+    entry = {"id": name, "task": "pick", "decision": number}
+    if number:
+      entry |= did(trace, number - 1)
+    entries.append({**step.observation, "episode": entry})
+  end = {"success": trace.outcome == "success", "failure_kind": kind}
+  last = {"id": name, "task": "pick", "decision": len(trace.steps), **did(trace, -1), "end": end}
+  return [*entries, {"episode": last}]
+
+
+def did(trace, number):
+  ends = [*(step.tick for step in trace.steps[1:]), trace.ticks]
+  step, end = trace.steps[number], ends[number]
+  return {"by": step.by, "done": step.actions_TA[: end - step.tick].astype(np.float64)}
+
+
+@dataclasses.dataclass
+class Server:
+  """A server without its socket, whose process may be ended at any time."""
+
+  policy: object
+  folder: object
+
+  def __enter__(self):
+    self.memory = opened(self.policy, self.folder)
+    self.agent = Agent(self.policy, self.memory)
+    self.log = EpisodeLog(self.folder / session.LOG_NAME)
+    return Teachable(self.agent, self.memory, self.log)
+
+  def __exit__(self, *_):
+    self.log.close()
+    self.agent.close()
+    self.memory.close()
+
+
+def test_what_is_taught_over_the_wire_is_what_is_taught_in_process(policy, played, tmp_path):
+  traces, wanted, clock = played
+  assert {"correction"} <= {kind for kind, *_ in wanted} and any(trace.helped for trace, _ in traces)
+  with Server(policy, tmp_path) as teachable:
+    robot = teachable.session()
+    for name, (trace, kind) in zip("ab", traces):
+      for message, step in zip(told(trace, kind, name), trace.steps):
+        answer = robot.infer(messages.unpack(messages.pack(message)))
+        if step.by == "policy":
+          np.testing.assert_array_equal(answer["actions"], step.actions_TA.astype(np.float64))
+      ended = robot.infer(told(trace, kind, name)[-1])
+      assert ended["episode"]["id"] == name and not teachable.log.open
+    memory = teachable._memory
+    assert said(memory) == wanted and (memory.episodes, memory.successes) == clock
+
+
+@pytest.mark.parametrize("before_the_answer", [False, True])
+def test_a_server_that_is_killed_anywhere_goes_on_with_the_episode(policy, played, tmp_path, before_the_answer):
+  """Each message meets a new process; its answer is lost at times, so that the robot asks again."""
+  traces, wanted, clock = played
+  for name, (trace, kind) in zip("ab", traces):
+    for message in told(trace, kind, name):
+      for _ in range(1 + before_the_answer):
+        with Server(policy, tmp_path) as teachable:
+          answer = teachable.session().infer(message)
+  assert answer["episode"].get("again", False) == before_the_answer
+  with opened(policy, tmp_path) as memory:
+    assert said(memory) == wanted and (memory.episodes, memory.successes) == clock
+
+
+def test_others_get_the_answers_of_any_server(policy, played, tmp_path):
+  observation = played[0][0][0].steps[0].observation
+  with Server(policy, tmp_path) as teachable:
+    found, wanted = teachable.session().infer(observation), Agent(policy, teachable._memory).infer(observation)
+    assert found.keys() == wanted.keys() and "episode" not in found
+    assert messages.pack(found["actions"]) == messages.pack(wanted["actions"]) and not teachable.log.open
+
+
+def test_undo_takes_the_last_episode_back_and_of_others_the_records(policy, played, tmp_path):
+  traces, _, _ = played
+  with Server(policy, tmp_path) as teachable:
+    robot = teachable.session()
+    ids, after = {}, {}
+    for name, (trace, kind) in zip("ab", traces):
+      for message in told(trace, kind, name):
+        answer = robot.infer(message)
+      ids[name] = answer["episode"]["records"]
+      after[name] = said(teachable._memory)
+    memory = teachable._memory
+    assert robot.infer({"episode": {"undo": "b"}}) == {"episode": {"id": "b", "forgotten": ids["b"]}}
+    assert said(memory) == after["a"] != after["b"] and memory.episodes == 1
+    with pytest.raises(Pi0RagError, match="no record comes of the episode 'b'"):
+      robot.infer({"episode": {"undo": "b"}})
+    robot.infer({"episode": {"forget": ids["a"][:1]}})
+    assert robot.infer({"episode": {"undo": "a"}})["episode"]["forgotten"] == ids["a"][1:]
+    assert len(memory) == 0
+
+
+def test_a_robot_that_knows_nothing_of_episodes_is_taught_from_beside(policy, played, tmp_path):
+  trace, _ = played[0][0]
+  with Server(policy, tmp_path) as teachable:
+    robot, person = teachable.session(), teachable.session()
+    assert person.infer({"episode": {"sessions": True}}) == {"episode": {"sessions": [1, 2], "yours": 2}}
+    person.infer({"episode": {"id": "a", "session": 1}})
+    for number, step in enumerate(trace.steps):
+      assert "episode" not in robot.infer(step.observation)
+      person.infer({"episode": {"id": "a", **did(trace, number)}})
+    ended = person.infer({"episode": {"id": "a", "end": {"success": trace.outcome == "success"}}})
+    assert len(ended["episode"]["records"]) == len(teachable._memory) > 0
+    robot.infer(trace.steps[0].observation)
+    assert not teachable.log.open
+
+
+@pytest.mark.parametrize(("entry", "message"), [
+  (7, "'episode' is a map, got a int"), ({"id": "a", "ends": True}, "unknown field `ends`"),
+  ({"id": "a\n"}, "is no name"), ({"id": "a", "by": "dog"}, "unknown actor.*'dog'"), ({}, "an episode needs an id"),
+  ({"id": "b", "decision": 3}, "has had 3 answers.*of which 0 are known"),
+  ({"id": "b", "end": {"success": True}}, "nothing is known of the episode 'b'"),
+  ({"id": "a", "done": np.zeros((2, 3)), "decision": 1}, r"done has shape \[2, 3\]|3 numbers of action"),
+  ({"id": "a", "done": np.full((2, 5), 9.0), "decision": 1}, "the policy's robot takes"),
+  ({"id": "a", "ticks": 40, "decision": 1}, "ticks is 40, an answer has 16 actions"),
+  ({"id": "a", "session": 9}, "there is no session 9"), ({"undo": "zebra"}, "no record comes of the episode 'zebra'"),
+  ({"forget": [12345]}, "12345"),
+])
+def test_what_is_wrong_with_an_entry_is_said(policy, played, tmp_path, entry, message):
+  with Server(policy, tmp_path) as teachable:
+    robot = teachable.session()
+    robot.infer(told(*played[0][0], "a")[0])
+    with pytest.raises(Pi0RagError, match=message):
+      robot.infer({"episode": entry})
+
+
+def test_open_episodes_are_bounded(policy, played, tmp_path, monkeypatch):
+  monkeypatch.setattr(session, "MAX_OPEN", 2)
+  monkeypatch.setattr(session, "_LARGEST_LOG", 1)
+  first = played[0][0][0].steps[0].observation
+  with Server(policy, tmp_path) as teachable:
+    for name in "abca":
+      teachable.session().infer({**first, "episode": {"id": name}})
+    assert list(teachable.log.open) == ["c", "a"]
+  with Server(policy, tmp_path) as teachable:
+    assert list(teachable.log.open) == ["c", "a"]
+    assert [len(episode.steps) for episode in teachable.log.open.values()] == [1, 1]
+
+
+def test_the_client_teaches_over_a_socket_and_outlives_its_server(policy, played, tmp_path):
+  trace, kind = played[0][0]
+  home = Server(policy, tmp_path)
+  with home as teachable, running(server_of(teachable)) as first:
+    robot = client.TeachingClient(HOST, first.port)
+    robot.begin("a", task="pick")
+    teach(robot, trace, range(2))
+    port = first.port
+  with home as teachable, running(server_of(teachable, port)):
+    teach(robot, trace, range(2, len(trace.steps)))
+    ended = robot.end(trace.outcome == "success", failure_kind=kind)
+    assert ended["records"] and len(teachable._memory) == len(ended["records"])
+    with pytest.raises(client.ServerError, match="zebra"):
+      robot.undo("zebra")
+    assert robot.undo("a")["forgotten"] == ended["records"] and len(teachable._memory) == 0
+    robot.close()
+
+
+def server_of(teachable, port=None):
+  from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
+
+  return WebsocketPolicyServer(teachable, HOST, port, admission=PROMPT)
+
+
+def teach(robot, trace, numbers):
+  for number in numbers:
+    robot.infer(trace.steps[number].observation)
+    said_ = did(trace, number)
+    robot.did(said_["done"], by=said_["by"])
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+  ({"memory": None}, "--learn needs a --memory"),
+  ({"host": "0.0.0.0"}, "whoever reaches 0.0.0.0 could teach the policy: give a --token"),
+])
+def test_who_may_teach(flags, message):
+  values = types.SimpleNamespace(**({"learn": True, "memory": "m", "host": "127.0.0.1"} | flags))
+  with pytest.raises(Pi0RagError, match=message):
+    server.check_learning(values, None)
+  server.check_learning(types.SimpleNamespace(learn=True, memory="m", host="0.0.0.0"), "secret")
