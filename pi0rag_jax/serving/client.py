@@ -52,8 +52,7 @@ class WebsocketClientPolicy:
     self._uri = address if port is None else f"{address}:{port}"
     self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
     self._open = contextlib.ExitStack()
-    self._connection = self._wait_for_server()
-    self._metadata = self._receive()
+    self._wait_for_server()
 
   def get_server_metadata(self) -> dict:
     """Returns what the server told about its policy."""
@@ -94,14 +93,18 @@ class WebsocketClientPolicy:
   def _closed(self, error: ConnectionClosed) -> ConnectionLost:
     return ConnectionLost(f"the connection to {self._uri} is closed ({error}): make a new WebsocketClientPolicy")
 
-  def _wait_for_server(self):
-    """Returns the open connection, tried anew every RETRY_S."""
+  def _wait_for_server(self) -> None:
+    """Connects, trying anew every RETRY_S, and reads what the server tells first."""
     while True:
       try:
-        return self._open.enter_context(self._connect())
+        self._connection = self._open.enter_context(self._connect())
+        self._metadata = self._receive()
+        return
       except (socket.gaierror, ssl.SSLError) as error:
         raise Pi0RagError(f"no policy server at {self._uri}: {error}") from error
-      except (OSError, InvalidMessage) as error:  # not up yet, or a tunnel to it is and it is not
+      # Not up yet, or a tunnel to it is and it is not, or it went away at once.
+      except (OSError, InvalidMessage, ConnectionClosed, ConnectionLost) as error:
+        self.close()
         logger.warning("Still waiting for the policy server at %s (%s)", self._uri, error)
         time.sleep(RETRY_S)
       except (InvalidURI, InvalidHandshake) as error:
@@ -212,5 +215,5 @@ class TeachingClient(WebsocketClientPolicy):
 
   def _reconnect(self) -> None:
     self.close()
-    self._connection = self._wait_for_server()
-    self._metadata, self._lost = self._receive(), False
+    self._wait_for_server()
+    self._lost = False
