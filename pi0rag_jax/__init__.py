@@ -24,7 +24,7 @@ if TYPE_CHECKING:
   from pi0rag_jax.policy.directory import load
   from pi0rag_jax.robots.robot import ActionSpace, Robot
   from pi0rag_jax.serving.chunk_broker import ActionChunkBroker
-  from pi0rag_jax.serving.client import WebsocketClientPolicy
+  from pi0rag_jax.serving.client import TeachingClient, WebsocketClientPolicy
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
   from pi0rag_jax.steering.agent import Agent, Decision
 
@@ -33,14 +33,15 @@ _HOMES = {
   "ActionChunkBroker": "serving.chunk_broker", "ActionSpace": "robots.robot", "Agent": "steering.agent",
   "Decision": "steering.agent", "EpisodeWriter": "data.recorder", "Fields": "data.dataset", "Loader": "data.loader",
   "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors", "Record": "memory.record",
-  "Robot": "robots.robot", "Sampler": "data.sampling", "Source": "data.sampling",
+  "Robot": "robots.robot", "Sampler": "data.sampling", "Source": "data.sampling", "TeachingClient": "serving.client",
   "WebsocketClientPolicy": "serving.client", "WebsocketPolicyServer": "serving.websocket_server",
   "build_cache": "data.cache", "compute_norm_stats": "data.running_stats", "load": "policy.directory",
   "open_dataset": "data.formats"}
 
 __all__ = [
   "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
-  "Pi0RagError", "Record", "Robot", "Sampler", "Source", "WebsocketClientPolicy", "WebsocketPolicyServer",
+  "Pi0RagError", "Record", "Robot", "Sampler", "Source", "TeachingClient",
+  "WebsocketClientPolicy", "WebsocketPolicyServer",
   "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
 
