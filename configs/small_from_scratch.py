@@ -60,5 +60,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.unroll = False
     config.model.siglip.update({"width": 48, "depth": 1, "mlp_dim": 96})
     for tower in ("paligemma", "expert"):
-      config.model[tower].update({"width": 48, "depth": 2, "mlp_dim": 96, "head_dim": 24})
+      getattr(config.model, tower).update({"width": 48, "depth": 2, "mlp_dim": 96, "head_dim": 24})
   return config.lock()

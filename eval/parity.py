@@ -12,7 +12,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -224,7 +224,7 @@ def run_group(case: Case, group: str) -> Iterator[Deviation]:
   recorded = {key.removeprefix(start) for key in case.io if key.startswith(start)}
   valid_BS = valid_positions(case, group)
   inputs = (params, case.io, frozenset(recorded))
-  outputs = run_fast(model, *inputs) if isinstance(model, pi0_fast.Pi0Fast) else run_pi0(model, *inputs)
+  outputs = run_fast(model, *inputs) if isinstance(model, pi0_fast.Pi0Fast) else run_pi0(cast(pi0.Pi0, model), *inputs)
   for name, array in outputs:
     # The copies in tests/ leave out what other outputs contain.
     if name in recorded:

@@ -8,12 +8,14 @@ no time; server, sessions, sockets and memory are those that serve.
 import argparse
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import select
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -34,6 +36,7 @@ from pi0rag_jax.steering.agent import Agent, Decision
 
 HOST, ROBOTS = "127.0.0.1", 3
 HORIZON, EXECUTED, DECISIONS = 6, 4, 6
+_EARLY_SHARE = 0.1  # of the kills comes whether a server takes connections yet or not
 HEADER = {"key_dim": 4, "action_horizon": HORIZON, "action_dim": ACTIONS.dim, "encoder": "e", "policy": "p"}
 
 
@@ -126,6 +129,8 @@ def _nursery(folder: pathlib.Path, port: int, kills: int, pace_s: float, seed: i
       finally:
         os._exit(1)
     if count < kills:
+      if rng.random() > _EARLY_SHARE:
+        _wait_for(port)
       time.sleep(rng.exponential(pace_s))
     else:
       os.write(told, b"x")
@@ -136,7 +141,15 @@ def _nursery(folder: pathlib.Path, port: int, kills: int, pace_s: float, seed: i
   os._exit(0)
 
 
-def run(kills: int, seed: int, folder: pathlib.Path, *, pace_s: float = 0.3) -> Report:
+def _wait_for(port: int) -> None:
+  """Returns once a server takes connections."""
+  while True:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=5.0):
+      return
+    time.sleep(0.01)
+
+
+def run(kills: int, seed: int, folder: pathlib.Path, *, pace_s: float = 0.2) -> Report:
   """Returns the report of so many kills, `pace_s` apart on average."""
   probe = reserve(HOST, 0)
   port = probe.getsockname()[1]

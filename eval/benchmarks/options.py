@@ -4,8 +4,8 @@ import argparse
 import collections
 import functools
 from collections.abc import Callable
+from typing import cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,6 +15,7 @@ from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Encoded, Policy
 from pi0rag_jax.steering.agent import Agent
+from pi0rag_jax.typing import Array
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
@@ -55,7 +56,7 @@ def _decisions(policies: "dict[str, Policy | WarmStarted]", *, repeats: int) -> 
   calls = {}
   for name, policy in policies.items():
     start = np.zeros((1, *policy.chunk_shape)) if isinstance(policy, WarmStarted) else None
-    calls[name] = functools.partial(_actions, Agent(policy), observation, start)
+    calls[name] = functools.partial(_actions, Agent(cast("Policy", policy)), observation, start)
   return timing.interleaved(calls, repeats=repeats)
 
 
@@ -71,7 +72,7 @@ def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, epis
     for name, policy in policies.items():
       jobs = collections.deque(Job(FIRST_SEED + i, i) for i in range(episodes))
       start = policy.last_chunk if isinstance(policy, WarmStarted) else None
-      traces = list(rollout.run(env, Agent(policy), jobs, start=start))
+      traces = list(rollout.run(env, Agent(cast("Policy", policy)), jobs, start=start))
       crashed = [trace.error for trace in traces if trace.outcome == "crashed"]
       assert not crashed, crashed[0]
       succeeded[name] = np.array([t.outcome == "success" for t in sorted(traces, key=lambda t: t.job.seed)])
@@ -95,7 +96,7 @@ class WarmStarted:
     chunk_TA = trace.steps[-1].base_TA
     return chunk_TA[np.minimum(np.arange(len(chunk_TA)) + self.spec.execute_steps, len(chunk_TA) - 1)]
 
-  def decode(self, encoded: Encoded, chunk_BTA: np.ndarray | None = None) -> jax.Array:
+  def decode(self, encoded: Encoded, chunk_BTA: np.ndarray | None = None) -> Array:
     """As `Policy.decode`, from last chunks in the robot's units; all steps from z = 0 for rows without one."""
     if chunk_BTA is None:
       return self._policy.decode(encoded)

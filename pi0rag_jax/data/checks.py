@@ -53,11 +53,10 @@ def refused(where: str, value: Any, allowed: str) -> Pi0RagError:
 
 def integer(value: Any, where: str, *, low: int = 0, high: int = MAX_INDEX) -> int:
   """Returns a whole number; those in texts and whole floats count."""
-  if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value):
-    value = int(value)
-  if not _is_number(value) or not low <= value <= high or value != int(value):
+  number: Any = int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,18}", value) else value
+  if not _is_number(number) or not low <= number <= high or number != int(number):
     raise refused(where, value, f"whole numbers from {low} to {high}")
-  return int(value)
+  return int(number)
 
 
 def number(value: Any, where: str, *, low: float = -math.inf, high: float = math.inf) -> float:

@@ -33,6 +33,9 @@ class ShuffledMemory:
     shuffled = [(identity, _moved(record, pairs[other][1], plans)) for (identity, record), other in zip(pairs, owner)]
     self._index = index.build(self.header, max(1, len(pairs)), shuffled)
 
+  def __len__(self) -> int:
+    return len(self._memory)
+
   @property
   def episodes(self) -> int:
     return self._memory.episodes

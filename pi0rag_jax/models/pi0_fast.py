@@ -179,6 +179,7 @@ def _start(model: Pi0Fast, params: Params, prefix: PrefixOutput, steps: int):
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=S + step, axis=2)
     return {"step": step + 1, "logits_BV": logits_BV, "kv_cache": tuple(map(put, cache, kv))}
 
+  assert prefix.hidden_BSD is not None, "a language model's prefix has them"
   hidden_B1D = jnp.take_along_axis(prefix.hidden_BSD, last_B[:, None, None], axis=1)
   logits_BV = apply(model, params, Pi0Fast.logits, hidden_B1D)[:, 0]
   room = [(0, 0), (0, 0), (0, steps), (0, 0), (0, 0)]

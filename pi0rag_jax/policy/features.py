@@ -83,7 +83,7 @@ class FeatureExtractor:
     """Returns the arrays of samples that `model_input` made, one after the other."""
     return stacked([{key: sample[key] for key in BACKBONE_KEYS if key in sample} for sample in samples])
 
-  def encode(self, observations: Sequence[Mapping]) -> jax.Array:
+  def encode(self, observations: Sequence[dict]) -> jax.Array:
     """Returns the features float32[B, D] of a batch of raw observations (asynchronous); one program per batch size."""
     inputs = self.batch([self.model_input(o) for o in observations])
     return encode(self.backbone, self.params, Observation.from_dict(inputs))

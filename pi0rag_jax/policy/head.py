@@ -78,8 +78,6 @@ class HeadUnits:
 class HeadPolicy(Policy):
   """See the head of this file; the context of a decision is the head's answer."""
 
-  noise_shape = ()
-
   def __init__(self, spec: PolicySpec, params: Params, *, extractor: FeatureExtractor, units: HeadUnits,
                key_stats: keys.KeyStats | None = None, seed: int = 0):
     """Takes the parts.
@@ -117,6 +115,10 @@ class HeadPolicy(Policy):
     if key_stats.recipe.source != keys.FEATURES or len(key_stats.mean) != width:
       raise Pi0RagError(f"the keys '{key_stats.name}' are made of {len(key_stats.mean)} numbers; a head's are made of "
                         f"the backbone's {width} ('{keys.FEATURES}')")
+
+  @property
+  def noise_shape(self) -> tuple[int, ...]:
+    return ()
 
   def model_input(self, raw: Mapping) -> dict:
     if not isinstance(raw, Mapping):
@@ -205,7 +207,7 @@ def build(spec: PolicySpec, directory: str | Path, *, key_name: str = "", key_st
   head = spec.head or {}
   if missing := [name for name in FIELDS if name not in head]:
     raise Pi0RagError(f"{directory}: its head lacks {', '.join(missing)}")
-  stats = as_stats(checkpoints.load_norm_stats(directory, spec.data.stats_id))
+  stats = as_stats(checkpoints.load_norm_stats(directory, spec.data.stats_id or ""))
   with _told_by(f"the head's description in '{directory}'"):
     config = registry.from_dict(head["head"])
     units = HeadUnits(config, stats["actions"], **head["units"])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +133,7 @@ class FlowPolicy(NetworkPolicy):
 
   def encode_fn(self, params: Params, carry: Carry, inputs: dict) -> tuple[Carry, Encoded]:
     observation, seen = Observation.from_dict(inputs), self.network_of(inputs)
-    prefix = pi0.encode_prefix(pi0.Pi0(seen), params["model"], observation,
+    prefix = pi0.encode_prefix(pi0.Pi0(cast(pi0.Pi0Config, seen)), params["model"], observation,
                                keys_only=self.key_stats.recipe.source != "hidden")
     return carry, Encoded(prefix, observation.state, self.key_of(params, prefix, observation, seen))
 
@@ -149,12 +150,14 @@ class FlowPolicy(NetworkPolicy):
 
   def sample_fn(self, params: Params, carry: Carry, inputs: dict, start_BTX) -> tuple[Carry, Array]:
     observation = Observation.from_dict(inputs)
-    normalized_BTX = pi0.sample_actions(pi0.Pi0(self.network_of(inputs)), params["model"], observation, start_BTX,
+    model = pi0.Pi0(cast(pi0.Pi0Config, self.network_of(inputs)))
+    normalized_BTX = pi0.sample_actions(model, params["model"], observation, start_BTX,
                                         num_steps=self.spec.denoising_steps)
     return carry, self._finished(normalized_BTX, observation.state)
 
   def _run(self, params: Params, encoded: Encoded) -> Callable[..., Array]:
-    return functools.partial(pi0.denoise, pi0.Pi0(self.network), params["model"], encoded.context, encoded.state_BP,
+    model = pi0.Pi0(cast(pi0.Pi0Config, self.network))
+    return functools.partial(pi0.denoise, model, params["model"], encoded.context, encoded.state_BP,
                              num_steps=self.spec.denoising_steps)
 
   def _finished(self, chunk_BTX, state_BP) -> Array:
@@ -186,14 +189,14 @@ class TokensPolicy(NetworkPolicy):
 
   def encode_fn(self, params: Params, carry: Carry, inputs: dict) -> tuple[Carry, Encoded]:
     observation, seen = Observation.from_dict(inputs), self.network_of(inputs)
-    prefix = pi0_fast.encode_prefix(pi0_fast.Pi0Fast(seen), params["model"], observation,
+    prefix = pi0_fast.encode_prefix(pi0_fast.Pi0Fast(cast(pi0_fast.Pi0FastConfig, seen)), params["model"], observation,
                                     reserve=self.spec.decoding_steps)
     return carry, Encoded(prefix, observation.state, self.key_of(params, prefix, observation, seen))
 
   def decode_fn(self, params: Params, encoded: Encoded, start_BTX) -> Array:
     """Returns the tokens int32[B, M]; `start_BTX` is a key, for a temperature above 0."""
     return pi0_fast.write_tokens(
-      pi0_fast.Pi0Fast(self.network), params["model"], encoded.context, start_BTX,
+      pi0_fast.Pi0Fast(cast(pi0_fast.Pi0FastConfig, self.network)), params["model"], encoded.context, start_BTX,
       max_decoding_steps=self.spec.decoding_steps, temperature=self.spec.temperature)
 
   def start_of_flow(self, batch: int, noise_BTX=None):

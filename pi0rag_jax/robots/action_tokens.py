@@ -83,7 +83,7 @@ class FastCodec:
     return cls(kept if (kept / TOKENIZER_FILE).is_file() else _fetch_repository(repository, kept))
 
   def encode(self, actions_TA) -> list[int]:
-    coefficients_TA = np.around(scipy.fft.dct(np.asarray(actions_TA), axis=0, norm="ortho") * self.scale)
+    coefficients_TA = np.around(np.asarray(scipy.fft.dct(np.asarray(actions_TA), axis=0, norm="ortho")) * self.scale)
     codes = np.maximum(coefficients_TA.reshape(-1) - self.min_token, 0).astype(int)
     return self._bpe.encode("".join(map(chr, codes))).ids
 

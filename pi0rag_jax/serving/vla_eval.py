@@ -35,7 +35,7 @@ class Translator:
     Errors: Pi0RagError where the entries of the robot are not in it.
     """
     seen = _seen(observation)
-    kind = tuple(seen["pixels"]), np.shape(seen.get("state"))
+    kind = tuple(seen["pixels"]), np.shape(seen.get("state", 0.0))
     if kind not in self._entries:
       self._entries[kind] = gym_world.match(seen, self._robot)
     found = gym_world.filled(self._entries[kind], seen)

@@ -15,7 +15,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
@@ -101,9 +101,9 @@ class WebsocketPolicyServer:
       try:
         # Pings keep idle connections open in routers, but a late pong closes none: a client may stop for long.
         server = await serve(
-          self._handle, sock=self._socket, compression=None, max_size=self._admission.message_bytes, ping_timeout=None,
-          close_timeout=CLOSE_TIMEOUT_S, process_request=self._admit, logger=_silent,
-          create_connection=functools.partial(Client, clients=self._clients))
+          cast(Any, self._handle), sock=self._socket, compression=None, max_size=self._admission.message_bytes,
+          ping_timeout=None, close_timeout=CLOSE_TIMEOUT_S, process_request=self._admit, logger=_silent,
+          create_connection=cast(Any, functools.partial(Client, clients=self._clients)))
       except OSError as error:
         raise Pi0RagError(f"cannot listen at port {self.port}: {error.strerror}; choose another port") from error
       async with server:

@@ -116,6 +116,7 @@ def _norm(difference, space: ActionSpace):
   for entry in alone:
     cost = xp.abs(difference[..., entry]) * space.cost[entry]
     total = cost if total is None else total + cost
+  assert total is not None, "an action space has entries"
   return total
 
 

@@ -27,7 +27,7 @@ class UnitDistance:
 
   EPISODES, RECORDS = 20, 2048
 
-  def __init__(self, memory: Memory):
+  def __init__(self, memory: Memory | ShuffledMemory):
     self._memory, self._seen, self._value, self._settled = memory, -1, math.inf, False
 
   def __float__(self) -> float:

