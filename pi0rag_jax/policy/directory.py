@@ -97,6 +97,9 @@ def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
     return _of_config(CONFIGS[name], checkpoint)
   if checkpoint is not None:
     return _of_config(read_config(name), checkpoint)
+  path = pathlib.Path(name).expanduser()
+  if len(path.parts) > 1:
+    raise _of_a_training(path) or Pi0RagError(f"no policy directory '{name}'")
   raise unknown_name(f"policy (and no directory with a {FILE_NAME})", name, [*shipped(), *CONFIGS])
 
 
@@ -178,12 +181,26 @@ def _described_directory(directory: pathlib.Path) -> PolicySpec:
   if "openpi" in recorded:  # of train.launch, before it wrote policy.json
     logger.info("%s has no %s: read by its %s", directory, FILE_NAME, RECORD_NAME)
     return _spec(read_config(recorded["openpi"]), _sizes_in(directory))
+  if error := _of_a_training(directory):
+    raise error
   named = [part for part in reversed(directory.absolute().parts) if part in CONFIGS]
   if not named:
     raise Pi0RagError(f"{directory} has no {FILE_NAME} and no openpi configuration's name in its path: give the "
                       f"configuration as the policy and the directory as its checkpoint, --policy=NAME "
                       f"--checkpoint={directory}")
   return _spec(CONFIGS[named[0]], None)
+
+
+def _of_a_training(path: pathlib.Path) -> Pi0RagError | None:
+  """Returns the error for a place in the working directory of a training that is not its policy; None elsewhere."""
+  for workdir in (path, *path.parents[:2]):  # itself, its policy or its checkpoints, one of these
+    if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+      made = workdir / "policy"
+      return Pi0RagError(
+        f"{path} is the working directory of a training, or a checkpoint of it: its policy is {made}"
+        if (made / FILE_NAME).is_file() else
+        f"the training in {workdir} has not finished: the command that began it continues it, and writes {made}")
+  return None
 
 
 def _of_config(config: TrainConfig, checkpoint, *, example=None) -> tuple[PolicySpec, pathlib.Path | str]:

@@ -143,10 +143,26 @@ def test_a_damaged_spec_is_named(tmp_path, text, message):
   ("panda_smal", "unknown policy .*Did you mean 'panda_small'"),
   ("pi0_libero", "no checkpoint of 'pi0_libero' is released: give the directory"),
   ("nothing.py", "no configuration file nothing.py"),
+  ("runs/nothing/policy", "no policy directory 'runs/nothing/policy'$"),
 ])
 def test_what_is_no_policy_is_refused(policy, message):
   with pytest.raises(Pi0RagError, match=message):
     load(policy)
+
+
+def test_a_training_that_has_not_finished_says_so(tmp_path, fine_tuned):
+  """Wherever the configurations of openpi's names may lie above it."""
+  workdir = tmp_path / "debug" / "mine"
+  checkpoint = workdir / "checkpoints" / "500"
+  checkpoint.mkdir(parents=True)
+  (workdir / "config.json").write_text("{}")
+  for part in (workdir, workdir / "policy", checkpoint):
+    with pytest.raises(Pi0RagError, match=r"the training in .*mine has not finished: .* writes .*/policy$"):
+      load(part)
+  shutil.copytree(fine_tuned, workdir / "policy")
+  with pytest.raises(Pi0RagError, match=r"its policy is .*/mine/policy$"):
+    load(workdir)
+  assert describe(workdir / "policy")[1] == workdir / "policy"
 
 
 def test_a_policy_without_statistics_or_parameters_says_so(fine_tuned, tmp_path):
