@@ -67,12 +67,12 @@ def run(values) -> None:
                                    admission=admission(values, token, example))
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
-    print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
     gc.freeze()
-    server.serve_forever()
+    server.serve_forever(
+      lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True))
 
 
 def read_token(token: str | None, file: str | None) -> str | None:
