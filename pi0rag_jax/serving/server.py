@@ -128,12 +128,14 @@ def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool) -> None:
           "is compiled before it is served", flush=True)
     return
   from pi0rag_jax.policy import compiling
+  from pi0rag_jax.robots import transforms
 
   began = time.perf_counter()
   with compiling.counted() as programs:
     agent.compile(example, all_prompts=all_prompts)
   compiled = time.perf_counter()
-  agent.session().decide(agent.policy.start(1), [example])
+  with transforms.made_up():
+    agent.session().decide(agent.policy.start(1), [example])
   infer_ms = (time.perf_counter() - compiled) * 1000
   print(f"Compiled in {compiled - began:.1f} s: {programs.needed} programs, {programs.found} of them found on disk; an "
         f"inference takes {infer_ms:.0f} ms", flush=True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -195,9 +196,13 @@ def test_a_shipped_policy_is_served_with_its_memory(small, memory_dir, observati
 
 def test_no_request_waits_for_the_compiler(memory_dir, observations, capsys):
   with server.open_agent(flags(policy=SHIPPED, memory=memory_dir)) as agent:
-    server.warm_up(agent, server.example_of(agent, None), all_prompts=False)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")  # of an example's zeros, which no robot measured
+      server.warm_up(agent, server.example_of(agent, None), all_prompts=False)
     assert "an inference takes" in capsys.readouterr().out
     session = agent.session()
+    with pytest.warns(UserWarning, match="state lies far outside"):
+      session.infer({**observations[1], "state": np.zeros(10)})
     with compiling.counted() as at_a_request:
       session.infer({**observations[1], "prompt": "do something"})
   assert at_a_request.needed == 0
