@@ -95,7 +95,7 @@ def open_columns(path: str | Path, repack: Mapping[str, Any], *, action_columns:
   """
   if len(action_columns) > 1:
     raise Pi0RagError(f"action_sequence_keys {tuple(action_columns)}: one column of actions is supported")
-  if action_columns and repack.get("actions", action_columns[0]) != action_columns[0]:
+  if action_columns and str(repack.get("actions", action_columns[0])) != action_columns[0]:
     raise Pi0RagError(f"repack reads 'actions' from column '{repack['actions']}', action_sequence_keys name "
                       f"'{action_columns[0]}': chunks are cut from one column, so both have to be the same")
   wanted = list(dict.fromkeys(str(c) for c in traverse_util.flatten_dict(dict(repack), sep="\0").values()))

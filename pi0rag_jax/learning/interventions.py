@@ -213,9 +213,8 @@ def _remembering(policy: Policy, seen: _Seen, frames: np.ndarray) -> Iterator[tu
   yield from (found[frame] for frame in frames.tolist())
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Learns from what the flags say and prints what was added."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   with cli.user_errors(COMMAND):
     run(flags.FLAGS)
@@ -252,6 +251,8 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
     return columns.open_columns(values.data, repack, action_columns=(str(repack.get("actions")),),
                                 fields={name: value for name, value in said.items() if value is not None},
                                 skip_bad=values.skip_bad)
+  if wrong := [pair for pair in values.cameras or () if "=" not in pair]:
+    raise Pi0RagError(f"--cameras has '{wrong[0]}', expected the policy's camera=stored camera")
   cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
   fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt,
                   fps=values.fps)

@@ -34,9 +34,8 @@ SWITCH_S = 0.0005
 PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Serves until interrupted; a user's mistake ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   absl_logging.set_verbosity(absl_logging.WARNING)  # faiss tells at length which builds of itself it tries
   logging.getLogger("pi0rag_jax.serving").setLevel(logging.INFO)
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to say Ctrl-C

@@ -119,6 +119,7 @@ def test_a_memory_of_another_start_is_refused(golden, tmp_path):
   ({"columns": '{"images": {"cam_high": "top"}, "state": "qpos", "actions": "action"}'}, "column 'top'"),
   ({"fps": 10.0}, "has 10 frames per s, policy 'pi0_aloha' acts 50 times"),
   ({"flag": "takeover"}, "unknown field for the intervention"),
+  ({"cameras": ["cam_high"]}, "--cameras has 'cam_high', expected the policy's camera=stored camera"),
 ])
 def test_data_that_do_not_fit_are_refused(golden, tmp_path, changes, message):
   write_aloha(tmp_path / "data" / "open_the_jar", episodes=1, frames=22)
