@@ -197,7 +197,7 @@ class PadStatesAndActions:
 
   def __call__(self, data: dict) -> dict:
     widths = {"state": self.state_dim or self.dim, "actions": self.dim}
-    return {**data, **{key: normalize.pad_last(np.asarray(data[key]), width)
+    return {**data, **{key: normalize.pad_last(np.asarray(data[key]), width, key)
                        for key, width in widths.items() if key in data}}
 
 

@@ -335,6 +335,7 @@ def test_the_shipped_policies_sizes_are_those_of_their_configurations(module):
 @pytest.mark.parametrize(("changes", "message"), [
   ({"data": ()}, r"config.data is empty: give data sets"),
   ({"data": ({"path": "/none"},)}, r"no data set at '/none'"),
+  ({"data": ("recordings",)}, r"config.data is \('recordings',\); expected data sets"),
   ({"data": ({"path": "debug", "fields": {"state": "x"}},)}, r"fields: unknown state; allowed: default_prompt, fps"),
   ({"openpi": "pi0_libro"}, r"pi0_libro.*pi0_libero"),
   ({"openpi": "configs/none.py"}, r"no configuration file"),
