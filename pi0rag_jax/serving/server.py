@@ -12,9 +12,10 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -33,12 +34,14 @@ SWITCH_S = 0.0005
 # A picture may come in more pixels than the example's: 1280 x 720, or 640 x 480 in single precision.
 PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
 
+_terminated = threading.Event()
+
 
 def main(_) -> None:
   """Serves until interrupted; a user's mistake ends in one line and status 2."""
   absl_logging.set_verbosity(absl_logging.WARNING)  # faiss tells at length which builds of itself it tries
   logging.getLogger("pi0rag_jax.serving").setLevel(logging.INFO)
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to say Ctrl-C
+  signal.signal(signal.SIGTERM, _terminate)
   try:
     with cli.user_errors(COMMAND):
       if bool(flags.FLAGS.config) == bool(flags.FLAGS.policy):
@@ -62,6 +65,8 @@ def run(values) -> None:
   with open_agent(values) as agent:
     example = example_of(agent, values.default_prompt)
     warm_up(agent, example, all_prompts=values.all_prompts)
+    if _terminated.is_set():
+      raise KeyboardInterrupt
     server = WebsocketPolicyServer(agent, metadata=agent.metadata, reserved=reserved,
                                    admission=admission(values, token, example))
     if token is None and values.host not in LOOPBACK:
@@ -72,6 +77,13 @@ def run(values) -> None:
     gc.freeze()
     server.serve_forever(
       lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True))
+
+
+def _terminate(number, frame) -> NoReturn:
+  """Handles a service manager's way to say Ctrl-C until the server serves."""
+  del number, frame
+  _terminated.set()  # the exception is lost where it meets a callback of the garbage collector; jax has one
+  raise KeyboardInterrupt
 
 
 def read_token(token: str | None, file: str | None) -> str | None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import types
 import warnings
 
@@ -209,6 +210,19 @@ def test_no_request_waits_for_the_compiler(memory_dir, observations, capsys):
   assert at_a_request.needed == 0
   server.warm_up(agent, None, all_prompts=False)
   assert "Not compiled yet" in capsys.readouterr().out
+
+
+def test_a_signal_during_the_start_is_not_lost(monkeypatch):
+  """Where the exception that it raises is: in a callback of the garbage collector."""
+  def warm_up(*args, **kwargs):
+    with pytest.raises(KeyboardInterrupt):
+      server._terminate(signal.SIGTERM, None)
+
+  monkeypatch.setattr(server, "_terminated", threading.Event())
+  monkeypatch.setattr(server, "warm_up", warm_up)
+  monkeypatch.setattr(compiling, "keep_programs", lambda: None)
+  with pytest.raises(KeyboardInterrupt):
+    server.run(flags(policy=SHIPPED, host="127.0.0.1", port=0, token_file=None, all_prompts=False))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
