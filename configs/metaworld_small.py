@@ -28,7 +28,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.columns = ConfigDict({
       "image": {name: f"observation.images.{name}" for name in config.model.image_keys},
       "state": "observation.state", "actions": "action"})
-    config.action_column = "action"
   config.steps, config.batch_size = 4_500, 48
   config.execute_steps = 8
   config.validate_every = 1_500

@@ -41,7 +41,6 @@ def base(name: str, openpi: str) -> ConfigDict:
   config.data = ()
   config.make_data = ""  # how the data are made, for whoever lacks them
   config.columns = ConfigDict()  # robot's keys -> columns, where the data set's differ from the named configuration's
-  config.action_column = ""  # '' is the named configuration's
   config.label_chunks = ""  # a field of whole chunks that are learned; '' cuts chunks from the executed actions
   config.successes_only = False  # leaves out the episodes that failed
   config.hidden_state_dims = ()  # entries of the state that the policy must not see

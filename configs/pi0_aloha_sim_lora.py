@@ -16,5 +16,4 @@ def get_config(variant: str = "") -> ConfigDict:
     openpi_finetune.debug(config)
     config.data = ({"path": "debug_two_arms"},)
     config.columns = ConfigDict({"images": {"cam_high": "front"}, "state": "state", "actions": "actions"})
-    config.action_column = "actions"
   return config.lock()

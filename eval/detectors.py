@@ -190,9 +190,8 @@ def thresholds(assignments: Sequence[str], task: str) -> DetectorConfig:
   return dataclasses.replace(DetectorConfig(), **changes)
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Measures what the flags say, writes it as JSON and prints a table."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   compiling.keep_programs()
   with cli.user_errors(COMMAND):

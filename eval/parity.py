@@ -21,7 +21,7 @@ from absl import app, flags
 
 from eval import policy_parity, train_parity
 from eval.recorded import BF16_GATE, SAMPLING_GATE, STAGE_GATE, Deviation, read_config, read_observation
-from pi0rag_jax import schema
+from pi0rag_jax import cli, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention, embedding, flow, pi0, pi0_fast, registry
 from pi0rag_jax.models.observation import Observation
@@ -276,4 +276,4 @@ def run_main(argv):
 if __name__ == "__main__":
   flags.DEFINE_multi_string("case", None, "Directory of a recorded case; repeatable.", required=True)
   flags.DEFINE_string("tokenizers", None, "Directory of tokenizers, for cases that start from text.")
-  app.run(run_main)
+  app.run(run_main, flags_parser=cli.flags_parser("eval.parity"))

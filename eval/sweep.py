@@ -24,9 +24,8 @@ INTERRUPTED = 130
 CONFIG_NAME = "config.json"
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Runs the sweep; a user's mistake ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
     with cli.user_errors(COMMAND):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
   from pi0rag_jax.data.recorder import EpisodeWriter
   from pi0rag_jax.data.running_stats import compute_norm_stats
   from pi0rag_jax.data.sampling import Mixture, Sampler, Source
+  from pi0rag_jax.data.validation import Schema
   from pi0rag_jax.errors import Pi0RagError
   from pi0rag_jax.memory.memory import Memory
   from pi0rag_jax.memory.record import Record
@@ -33,15 +34,23 @@ _HOMES = {
   "ActionChunkBroker": "serving.chunk_broker", "ActionSpace": "robots.robot", "Agent": "steering.agent",
   "Decision": "steering.agent", "EpisodeWriter": "data.recorder", "Fields": "data.dataset", "Loader": "data.loader",
   "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors", "Record": "memory.record",
+<<<<<<< HEAD
   "Robot": "robots.robot", "Sampler": "data.sampling", "Source": "data.sampling", "TeachingClient": "serving.client",
+=======
+  "Robot": "robots.robot", "Sampler": "data.sampling", "Schema": "data.validation", "Source": "data.sampling",
+>>>>>>> p15
   "WebsocketClientPolicy": "serving.client", "WebsocketPolicyServer": "serving.websocket_server",
   "build_cache": "data.cache", "compute_norm_stats": "data.running_stats", "load": "policy.directory",
   "open_dataset": "data.formats"}
 
 __all__ = [
   "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
+<<<<<<< HEAD
   "Pi0RagError", "Record", "Robot", "Sampler", "Source", "TeachingClient",
   "WebsocketClientPolicy", "WebsocketPolicyServer",
+=======
+  "Pi0RagError", "Record", "Robot", "Sampler", "Schema", "Source", "WebsocketClientPolicy", "WebsocketPolicyServer",
+>>>>>>> p15
   "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
 

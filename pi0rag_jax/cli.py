@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from pi0rag_jax.errors import Pi0RagError
@@ -42,7 +42,7 @@ def read_config() -> "Config":
 
 
 def flags_parser(command: str) -> Callable[[Sequence[str]], list[str]]:
-  """Returns `app.run`'s parser of a command; a file or an override that cannot be is a mistake of the user."""
+  """Returns `app.run`'s parser of a command that takes flags alone; whatever is wrong is a mistake of the user."""
 
   @user_errors(command)
   def parse(argv):
@@ -52,14 +52,13 @@ def flags_parser(command: str) -> Callable[[Sequence[str]], list[str]]:
     if name is not None:
       check_overrides(load_config(name), argv)
     try:
-      return flags.FLAGS(argv)
+      program, *others = flags.FLAGS(argv)
     except flags.Error as error:
-      if str(error).startswith("flag --config."):
-        raise Pi0RagError(_one_line(error) + _grid_hint(str(error))) from error
-      # As absl answers them.
-      print(f"FATAL Flags parsing error: {error}\nPass --helpshort or --helpfull to see help on flags.",
-            file=sys.stderr)
-      sys.exit(1)
+      hint = _grid_hint(str(error)) if str(error).startswith("flag --config.") else "; --help lists the flags"
+      raise Pi0RagError(_one_line(error).rstrip(" .") + hint) from error
+    if others:
+      raise Pi0RagError(f"unknown argument '{others[0]}'; flags are given as --name=value")
+    return [program]
 
   return parse
 
@@ -119,12 +118,6 @@ def unknown_entry(name: str, known: Iterable[str], *, inside: str = "") -> Pi0Ra
   near = difflib.get_close_matches(name, known, n=3)
   hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(known)}"
   return Pi0RagError(f"unknown entry of the configuration: '{inside + '.' if inside else ''}{name}'; {hint}")
-
-
-def refuse_arguments(argv: Sequence[str]) -> None:
-  """Raises app.UsageError for what is neither the program nor a flag."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown argument '{argv[1]}'")
 
 
 def _config_of(argv: Sequence[str]) -> str | None:

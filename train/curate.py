@@ -36,9 +36,8 @@ STAGES: dict[str, Callable[[Config, Path], None]] = {
 FIXED = ("rollouts", "embed", "classify", "select", "retrain")
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Runs the stages; a mistake of the user ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   metrics.log.setLevel("INFO")
   compiling.keep_programs()

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.errors import Pi0RagError
@@ -30,6 +32,8 @@ def read_all(config: Config, workdir: Path) -> list[Entry]:
   """Returns the entries of `config.data`; there is one at least, and all are there."""
   if not config.data:
     raise Pi0RagError("config.data is empty: give data sets, such as --config.data=\"({'path': 'data/my_robot'},)\"")
+  if not all(isinstance(entry, Mapping | ConfigDict) for entry in config.data):
+    raise Pi0RagError(f"config.data is {config.data!r}; expected data sets, such as ({{'path': 'data/my_robot'}},)")
   entries = [read(entry, workdir) for entry in config.data]
   for entry in entries:
     if config.get("make_data") and not entry.path.exists():

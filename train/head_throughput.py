@@ -73,9 +73,8 @@ def time_encoding(config: Config, part: head_data.Part, stats, workdir: Path) ->
   return (time.perf_counter() - start) / (ENCODINGS * size)
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Prints the measurement."""
-  cli.refuse_arguments(argv)
   metrics.log.setLevel("INFO")
   with cli.user_errors(COMMAND):
     print(json.dumps(measure(cli.read_config(), Path(flags.FLAGS.workdir).absolute())))

@@ -20,9 +20,8 @@ from train import distributed, grid, loop, metrics
 COMMAND = "train.launch"
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Starts the training; a mistake of the user ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   metrics.log.setLevel("INFO")
   compiling.keep_programs()

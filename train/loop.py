@@ -20,8 +20,8 @@ from train.task import Task
 KINDS: dict[str, Callable[[Config, Path], Task]] = {
   "head": heads.make_task, "policy": policy.make_task, "openpi": policy.make_task}  # the last: its name of before
 CONFIG_FILE = "config.json"
-# Fields that may differ when a run is resumed.
-FREE_FIELDS = ("log_every", "make_data", "name", "wandb_project")
+# Fields that may differ when a run is resumed; the first is of runs that began before `columns` said it.
+FREE_FIELDS = ("action_column", "log_every", "make_data", "name", "wandb_project")
 
 
 def train_and_evaluate(config: Config, workdir: str | Path, *, keep: Collection[int] = ()) -> Path:

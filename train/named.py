@@ -23,10 +23,9 @@ def named_config(config: Config) -> TrainConfig:
                                 action_expert_variant=lora(model.action_expert_variant))
   if config.action_tokenizer:
     model = dataclasses.replace(model, action_tokenizer_path=config.action_tokenizer)
-  if config.action_column:
-    data = dataclasses.replace(data, action_sequence_keys=(config.action_column,))
   if config.columns:
-    data = dataclasses.replace(data, repack=config.columns.to_dict())
+    repack = config.columns.to_dict()
+    data = dataclasses.replace(data, repack=repack, action_sequence_keys=(repack.get("actions", "actions"),))
   return dataclasses.replace(found, model=model, data=dataclasses.replace(data, asset_id=config.asset_id))
 
 

@@ -141,9 +141,8 @@ def load(checkpoint: str, asset_id: str) -> dict[str, NormStats]:
   return {name: NormStats.from_dict(values) for name, values in groups.items()}
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Writes the statistics; warnings do not change the status, a mistake of the user ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   metrics.log.setLevel("INFO")
   values = flags.FLAGS

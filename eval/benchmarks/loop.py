@@ -110,7 +110,7 @@ def _policy(size: str, cameras: int, steps: int) -> Policy:
   stats = {name: NormStats(zero, zero + 1, zero - 1, zero + 1) for name, zero in (
     ("state", np.zeros(config.state_size)), ("actions", np.zeros(config.action_dim)))}
   recipe = keys.KeyRecipe(projection_dim=min(KEY_DIM, keys.feature_width(keys.KeyRecipe(), config)))
-  tokenizer = directory.tokenizer_of(directory.ASSETS / "panda_tasks")
+  tokenizer = directory.tokenizer_of(directory.ASSETS / "panda_tasks", config)
   group = policy_transforms(data, spec.model, config, stats, text_tokenizer=tokenizer)
   return FlowPolicy(spec, params, robot=make_robot(data, spec.family), group=group, stats=stats,
                     key_stats=keys.KeyStats.identity(recipe, keys.feature_width(recipe, config)))

@@ -53,7 +53,8 @@ def policy_extractor(policy, *, layer: str = "hidden", pool: str = "mean") -> Fe
   backbone = PaliGemmaBackbone(spec.network, layer, pool)
   params = checkpoints.load_params(where, template=jax.eval_shape(backbone.init, jax.random.key(0)))
   return FeatureExtractor(
-    backbone, params, directory.load_stats(spec, where)["state"], tokenizer=directory.tokenizer_of(Path(where)),
+    backbone, params, directory.load_stats(spec, where)["state"],
+    tokenizer=directory.tokenizer_of(Path(where), spec.network),
     quantile=spec.model.use_quantile_norm, state_in_prompt=bool(spec.model.discrete_state_input))
 
 

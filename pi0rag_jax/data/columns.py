@@ -95,6 +95,9 @@ def open_columns(path: str | Path, repack: Mapping[str, Any], *, action_columns:
   """
   if len(action_columns) > 1:
     raise Pi0RagError(f"action_sequence_keys {tuple(action_columns)}: one column of actions is supported")
+  if action_columns and str(repack.get("actions", action_columns[0])) != action_columns[0]:
+    raise Pi0RagError(f"repack reads 'actions' from column '{repack['actions']}', action_sequence_keys name "
+                      f"'{action_columns[0]}': chunks are cut from one column, so both have to be the same")
   wanted = list(dict.fromkeys(str(c) for c in traverse_util.flatten_dict(dict(repack), sep="\0").values()))
   parts = tuple(column for column in wanted if _PART.fullmatch(column))
   wanted = list(dict.fromkeys(_split_part(column)[0] if column in parts else column for column in wanted))

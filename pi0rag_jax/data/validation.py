@@ -19,6 +19,7 @@ FPS_TOLERANCE = 0.01
 LABEL, BY = "label", "by"
 # Who acted: the policy, a person who took over, a demonstrator or planner, the policy's second try.
 ACTORS = ("policy", "human", "expert", "retry")
+TEACHERS = ("human", "expert")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Human interventions as memory records: `python -m pi0rag_jax.learning.interventions --data=DIR --memory=DIR`.
 
-An episode carries a flag per frame that says where a person had taken over, in any format that `data` reads. At the
-frames of an intervention the policy, whichever it is, is asked for its key and its own chunk; what the person did from
-there on is the better one. Shortly before it, the same path without the detour that the policy made is.
+An episode carries a flag per frame that says where a person had taken over, in any format that `data` reads, or who
+acted, as `EpisodeWriter` records it. At the frames of an intervention the policy, whichever it is, is asked for its key
+and its own chunk; what the person did from there on is the better one. Shortly before it, the same path without the
+detour that the policy made is.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from pi0rag_jax import cli, schema
 from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
 from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.data.validation import BY, TEACHERS
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import lessons
 from pi0rag_jax.memory.memory import Memory
@@ -29,6 +31,12 @@ from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
+<<<<<<< HEAD
+=======
+FLAG = "intervention"
+# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
+_BEYOND_LIMITS = 0.1
+>>>>>>> p15
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 
@@ -37,7 +45,7 @@ ToRobot = Callable[[Mapping[str, Any]], dict]
 class InterventionConfig:
   """Which frames become records."""
 
-  flag: str = "intervention"  # stored field: not 0 where a person had taken over
+  flag: str = FLAG  # stored field, see `intervened`
   stride: int = 1  # frames between two records of an intervention
   before: int = 3  # records of each intervention that lie before it,
   before_stride: int = 4  # with so many frames between them
@@ -86,19 +94,29 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
     interventions = int((np.diff(flag_F.astype(int), prepend=0) == 1).sum())
     counts = Counts(counts.episodes + 1, counts.interventions + interventions, counts.records + len(records))
   if not counts.interventions:
-    raise Pi0RagError(f"'{dataset.path}' has no frame in which '{config.flag}' is set, in {counts.episodes} episodes")
+    raise Pi0RagError(f"'{dataset.path}' has no frame in which '{config.flag}' is set, or '{BY}' is "
+                      f"{' or '.join(TEACHERS)}, in {counts.episodes} episodes")
   return counts
 
 
 def intervened(data: EpisodeData, flag: str, name: str) -> np.ndarray:
-  """Returns bool[F]: where a person had taken over. Errors: Pi0RagError without such a field of one number a frame."""
+  """Returns bool[F]: where a person had taken over.
+
+  Args:
+    flag: the field that is not 0 there; of texts, those that say who acted, it is one of TEACHERS. Without a field FLAG
+      it is the recorder's BY.
+  Errors: Pi0RagError without such a field of one value a frame.
+  """
+  if flag == FLAG and flag not in data.extras and BY in data.extras:
+    flag = BY
   if flag not in data.extras:
     raise unknown_name(f"field for the intervention, in {name}", flag, data.extras)
   values = np.asarray(data.extras[flag])
   if values.size != len(data):
-    raise Pi0RagError(f"field '{flag}' of {name} has shape {values.shape}, expected one number for each of "
+    raise Pi0RagError(f"field '{flag}' of {name} has shape {values.shape}, expected one value for each of "
                       f"{len(data)} frames")
-  return values.reshape(-1) != 0
+  values = values.reshape(-1)
+  return np.isin(values, TEACHERS) if values.dtype.kind in "OSU" else values != 0
 
 
 def chosen_frames(flag_F: np.ndarray, config: InterventionConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -184,9 +202,8 @@ def _remembering(policy: Policy, seen: _Seen, frames: np.ndarray) -> Iterator[tu
   yield from (found[frame] for frame in frames.tolist())
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Learns from what the flags say and prints what was added."""
-  cli.refuse_arguments(argv)
   logging.set_verbosity(logging.WARNING)
   with cli.user_errors(COMMAND):
     run(flags.FLAGS)
@@ -223,6 +240,8 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
     return columns.open_columns(values.data, repack, action_columns=(str(repack.get("actions")),),
                                 fields={name: value for name, value in said.items() if value is not None},
                                 skip_bad=values.skip_bad)
+  if wrong := [pair for pair in values.cameras or () if "=" not in pair]:
+    raise Pi0RagError(f"--cameras has '{wrong[0]}', expected the policy's camera=stored camera")
   cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
   fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt,
                   fps=values.fps)
@@ -251,7 +270,8 @@ if __name__ == "__main__":
                       "existing memory says, and zero where that is new for each decision.")
   flags.DEFINE_string("data", None, "Data set with interventions, of any format that pi0rag_jax.data reads.")
   flags.DEFINE_string("memory", None, "Folder of the memory, which is made if there is none.")
-  flags.DEFINE_string("flag", "intervention", "Stored field that is not 0 where a person had taken over.")
+  flags.DEFINE_string("flag", FLAG, "Stored field that is not 0 where a person had taken over; without it who acted "
+                      f"says so, the field '{BY}' of EpisodeWriter.")
   flags.DEFINE_string("columns", None, "The robot's keys by the data set's columns, JSON; by default as the policy's "
                       "configuration says in `repack`.")
   flags.DEFINE_float("fps", None, "Frames per second, where the data set says none or a wrong one.", lower_bound=0.1)

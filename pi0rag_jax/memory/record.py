@@ -26,7 +26,7 @@ STARTS = "'zero', 'draw:<seed>' or 'new'"
 _START = re.compile(r"zero|new|draw:\d{1,19}")
 # What the header's fields are to a user.
 _WORDS = {
-  "key_dim": "size of keys", "action_horizon": "steps of a chunk", "action_dim": "size of an action",
+  "key_dim": "size of keys", "action_horizon": "length of chunks", "action_dim": "size of an action",
   "encoder": "key recipe", "policy": "policy", "chunk_dtype": "precision of chunks", "start": "start of the flow",
   "actions": "action space",
 }  # fmt: skip

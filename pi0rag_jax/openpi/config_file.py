@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 from pi0rag_jax.errors import Pi0RagError
@@ -21,15 +22,26 @@ def read_config(name: str) -> TrainConfig:
 
 
 def load_module(path: pathlib.Path) -> ModuleType:
-  """Returns the module of a configuration file; its own errors keep their traceback."""
+  """Returns the module of a configuration file; what fails while it runs keeps its traceback."""
   if not path.is_file():
     raise Pi0RagError(f"no configuration file {path}; configs/my_robot.py is an example")
   spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
   assert spec is not None and spec.loader is not None, "a path that ends in .py has a loader"
   module = importlib.util.module_from_spec(spec)
   sys.modules[spec.name] = module  # dataclasses in the file look themselves up
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except (ImportError, SyntaxError) as error:
+    raise Pi0RagError(f"cannot read {path}: {' '.join(str(error).split())}") from error
   return module
+
+
+def robot_of(path: pathlib.Path) -> Callable:
+  """Returns the function `robot` of a configuration file. Errors: Pi0RagError for a file without one."""
+  found = getattr(load_module(path), "robot", None)
+  if not callable(found):
+    raise Pi0RagError(f"{path} has no function robot(data, family); configs/my_robot.py is an example")
+  return found
 
 
 def config_of(module: ModuleType) -> TrainConfig:

@@ -71,6 +71,8 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
     fit, saying how to get it.
   """
   spec, directory = describe(policy, checkpoint)
+  if spec.head is not None and (denoising_steps is not None or start not in (None, spec.start)):
+    raise Pi0RagError(f"policy '{spec.name}' is a head: it has no flow, so neither start nor denoising_steps are given")
   if execute_steps is not None and execute_steps != spec.execute_steps:
     spec = _executing(spec, execute_steps)
   changes = {"start": start, "denoising_steps": denoising_steps}
@@ -95,8 +97,11 @@ def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
     return _of_config(config_of(module), checkpoint, example=getattr(module, "example_observation", None))
   if name in CONFIGS:
     return _of_config(CONFIGS[name], checkpoint)
-  if checkpoint is not None:
-    return _of_config(read_config(name), checkpoint)
+  if checkpoint is not None and ((ASSETS / name / FILE_NAME).is_file() or pathlib.Path(name).expanduser().is_dir()):
+    raise Pi0RagError(f"policy '{name}' has parameters of its own: leave out the checkpoint '{checkpoint}'")
+  path = pathlib.Path(name).expanduser()
+  if len(path.parts) > 1:
+    raise _of_a_training(path) or Pi0RagError(f"no policy directory '{name}'")
   raise unknown_name(f"policy (and no directory with a {FILE_NAME})", name, [*shipped(), *CONFIGS])
 
 
@@ -133,7 +138,7 @@ def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.Ke
   stats = load_stats(spec, directory) if stats is None else stats
   group = policy_transforms(
     spec.data, spec.model, sizes, stats, default_prompt=default_prompt, action_codec=action_codec,
-    text_tokenizer=text_tokenizer or tokenizer_of(local))
+    text_tokenizer=text_tokenizer or tokenizer_of(local, sizes))
   key_stats = key_stats or _key_stats(local, key_name, sizes)
   if dtype == "auto":
     dtype = "bfloat16" if sizes.dtype == "bfloat16" else None
@@ -154,10 +159,20 @@ def load_stats(spec: PolicySpec, directory) -> dict[str, NormStats]:
                             quantile=spec.model.use_quantile_norm)
 
 
-def tokenizer_of(directory: pathlib.Path) -> SentencePieceTokenizer:
-  """Returns the tokenizer in a policy directory, or PaliGemma's."""
+def tokenizer_of(directory: pathlib.Path, sizes: PaliGemmaConfig) -> SentencePieceTokenizer:
+  """Returns the tokenizer in a policy directory, or PaliGemma's.
+
+  Errors: Pi0RagError for one of more tokens than the network's, which would read beyond its embedding.
+  """
   path = directory / TOKENIZER_NAME
-  return SentencePieceTokenizer(path) if path.is_file() else SentencePieceTokenizer.paligemma()
+  if path.is_file():
+    tokenizer, name = SentencePieceTokenizer(path), str(path)
+  else:
+    tokenizer, name = SentencePieceTokenizer.paligemma(), f"PaliGemma's (there is no {path})"
+  if tokenizer.vocab_size > sizes.vocab_size:
+    raise Pi0RagError(f"the tokenizer is {name}, of {tokenizer.vocab_size} tokens; the network has {sizes.vocab_size}: "
+                      f"copy the {TOKENIZER_NAME} that the policy was trained with")
+  return tokenizer
 
 
 def _directory(name: str) -> pathlib.Path | None:
@@ -178,12 +193,26 @@ def _described_directory(directory: pathlib.Path) -> PolicySpec:
   if "openpi" in recorded:  # of train.launch, before it wrote policy.json
     logger.info("%s has no %s: read by its %s", directory, FILE_NAME, RECORD_NAME)
     return _spec(read_config(recorded["openpi"]), _sizes_in(directory))
+  if error := _of_a_training(directory):
+    raise error
   named = [part for part in reversed(directory.absolute().parts) if part in CONFIGS]
   if not named:
     raise Pi0RagError(f"{directory} has no {FILE_NAME} and no openpi configuration's name in its path: give the "
                       f"configuration as the policy and the directory as its checkpoint, --policy=NAME "
                       f"--checkpoint={directory}")
   return _spec(CONFIGS[named[0]], None)
+
+
+def _of_a_training(path: pathlib.Path) -> Pi0RagError | None:
+  """Returns the error for a place in the working directory of a training that is not its policy; None elsewhere."""
+  for workdir in (path, *path.parents[:2]):  # itself, its policy or its checkpoints, one of these
+    if (workdir / "config.json").is_file() and (workdir / "checkpoints").is_dir():
+      made = workdir / "policy"
+      return Pi0RagError(
+        f"{path} is the working directory of a training, or a checkpoint of it: its policy is {made}"
+        if (made / FILE_NAME).is_file() else
+        f"the training in {workdir} has not finished: the command that began it continues it, and writes {made}")
+  return None
 
 
 def _of_config(config: TrainConfig, checkpoint, *, example=None) -> tuple[PolicySpec, pathlib.Path | str]:

@@ -18,7 +18,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import family
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig, Pi0Config
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
-from pi0rag_jax.openpi.config_file import load_module
+from pi0rag_jax.openpi.config_file import robot_of
 from pi0rag_jax.robots import panda
 
 FILE_NAME = "policy.json"
@@ -130,7 +130,7 @@ class PolicySpec:
 
   @classmethod
   def _of_file(cls, file: "_File", directory: pathlib.Path) -> "PolicySpec":
-    robot = load_module(directory / ROBOT_FILE).robot if file.robot == ROBOT_FILE else file.robot
+    robot = robot_of(directory / ROBOT_FILE) if file.robot == ROBOT_FILE else file.robot
     data = DataConfig(robot=robot, **{name: getattr(file, name) for name in _DATA_FIELDS})
     if file.sizes is None and file.head is None:
       raise Pi0RagError("sizes is null; allowed for heads alone")

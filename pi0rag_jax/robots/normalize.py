@@ -100,13 +100,13 @@ def pad_to_dim(x, dim: int, *, axis: int = -1, value: float = 0.0):
   return np.concatenate([x, np.full(missing, value, x.dtype)], axis=axis)  # np.pad takes four times as long
 
 
-def pad_last(x, width: int):
+def pad_last(x, width: int, name: str = "array"):
   """Returns x with zeros added to its last dimension up to `width`.
 
   Errors: Pi0RagError when x is wider.
   """
   if x.shape[-1] > width:
-    raise errors.Pi0RagError(f"array has {x.shape[-1]} dims, the model takes at most {width}")
+    raise errors.Pi0RagError(f"{name} has {x.shape[-1]} dims, the model takes at most {width}")
   return pad_to_dim(x, width)
 
 

@@ -14,9 +14,10 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -35,13 +36,14 @@ SWITCH_S = 0.0005
 # A picture may come in more pixels than the example's: 1280 x 720, or 640 x 480 in single precision.
 PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
 
+_terminated = threading.Event()
 
-def main(argv) -> None:
+
+def main(_) -> None:
   """Serves until interrupted; a user's mistake ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   absl_logging.set_verbosity(absl_logging.WARNING)  # faiss tells at length which builds of itself it tries
   logging.getLogger("pi0rag_jax.serving").setLevel(logging.INFO)
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's way to say Ctrl-C
+  signal.signal(signal.SIGTERM, _terminate)
   try:
     with cli.user_errors(COMMAND):
       if bool(flags.FLAGS.config) == bool(flags.FLAGS.policy):
@@ -66,17 +68,30 @@ def run(values) -> None:
   with open_agent(values, learn=values.learn) as agent, contextlib.ExitStack() as opened:
     example = example_of(agent, values.default_prompt)
     warm_up(agent, example, all_prompts=values.all_prompts)
+<<<<<<< HEAD
     served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
     server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved,
+=======
+    if _terminated.is_set():
+      raise KeyboardInterrupt
+    server = WebsocketPolicyServer(agent, metadata=agent.metadata, reserved=reserved,
+>>>>>>> p15
                                    admission=admission(values, token, example))
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
-    print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
     gc.freeze()
-    server.serve_forever()
+    server.serve_forever(
+      lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True))
+
+
+def _terminate(number, frame) -> NoReturn:
+  """Handles a service manager's way to say Ctrl-C until the server serves."""
+  del number, frame
+  _terminated.set()  # the exception is lost where it meets a callback of the garbage collector; jax has one
+  raise KeyboardInterrupt
 
 
 def check_learning(values, token: str | None) -> None:
@@ -157,12 +172,14 @@ def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool) -> None:
           "is compiled before it is served", flush=True)
     return
   from pi0rag_jax.policy import compiling
+  from pi0rag_jax.robots import transforms
 
   began = time.perf_counter()
   with compiling.counted() as programs:
     agent.compile(example, all_prompts=all_prompts)
   compiled = time.perf_counter()
-  agent.session().decide(agent.policy.start(1), [example])
+  with transforms.made_up():
+    agent.session().decide(agent.policy.start(1), [example])
   infer_ms = (time.perf_counter() - compiled) * 1000
   print(f"Compiled in {compiled - began:.1f} s: {programs.needed} programs, {programs.found} of them found on disk; an "
         f"inference takes {infer_ms:.0f} ms", flush=True)

@@ -14,8 +14,13 @@ import signal
 import socket
 import time
 import traceback
+<<<<<<< HEAD
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
+=======
+from collections.abc import Callable, Mapping
+from typing import Protocol
+>>>>>>> p15
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
@@ -79,23 +84,28 @@ class WebsocketPolicyServer:
     """The port it listens at, or will."""
     return self._socket.getsockname()[1]
 
-  def serve_forever(self) -> None:
+  def serve_forever(self, ready: Callable[[], object] = lambda: None) -> None:
     """Serves, from the main thread, until SIGTERM or Ctrl-C; clients are then told that the server goes away.
 
+    Args:
+      ready: called once clients can connect.
     Errors: KeyboardInterrupt after Ctrl-C; as `run`.
     """
     with contextlib.suppress(asyncio.CancelledError):
-      asyncio.run(self._run_until_terminated())
+      asyncio.run(self._run_until_terminated(ready))
 
-  async def _run_until_terminated(self) -> None:
+  async def _run_until_terminated(self, ready: Callable[[], object]) -> None:
     task = asyncio.current_task()
     assert task is not None, "a coroutine runs in a task"
     # Ctrl-C cancels the task too, by asyncio's own handler. Raised anywhere else it would end a client's connection.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await self.run()
+    await self.run(ready)
 
-  async def run(self) -> None:
-    """Serves until the task is cancelled. Errors: Pi0RagError when another server took the port meanwhile."""
+  async def run(self, ready: Callable[[], object] = lambda: None) -> None:
+    """Serves until the task is cancelled; see `serve_forever`.
+
+    Errors: Pi0RagError when another server took the port meanwhile.
+    """
     asyncio.get_running_loop().set_exception_handler(self._log_trouble)
     with self._worker, contextlib.closing(self._socket):
       try:
@@ -107,6 +117,7 @@ class WebsocketPolicyServer:
       except OSError as error:
         raise Pi0RagError(f"cannot listen at port {self.port}: {error.strerror}; choose another port") from error
       async with server:
+        ready()
         await server.serve_forever()
 
   def _log_trouble(self, loop, context: Mapping) -> None:

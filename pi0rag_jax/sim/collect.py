@@ -10,13 +10,13 @@ and every other one flawed (see `sim.demonstrations`).
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 from absl import app, flags
 from rich.progress import track
 
+from pi0rag_jax import cli
 from pi0rag_jax.data.episodes import Episode, episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.demonstrations import record_demonstration
@@ -31,7 +31,7 @@ CONDITION = "nominal"
 # Sets the disturbances' generator apart from the layout's, which has the same seed.
 _DISTURBANCE_STREAM = 1
 _USUAL_TIME_LIMIT = 180
-USER_ERROR = 2
+COMMAND = "sim.collect"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,11 +242,8 @@ def main(_) -> None:
 
 def run(argv) -> None:
   """Runs `main`; a mistake of the user ends in one line and status 2."""
-  try:
+  with cli.user_errors(COMMAND):
     main(argv)
-  except Pi0RagError as error:
-    print(f"sim.collect: {error}", file=sys.stderr)
-    sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
@@ -260,4 +257,4 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_integer("record_every", 2, "Ticks between recorded frames.")
   flags.DEFINE_string("renderer", "raycast", "raycast, opengl or auto.")
   flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side.")
-  app.run(run)
+  app.run(run, flags_parser=cli.flags_parser(COMMAND))

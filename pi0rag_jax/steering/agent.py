@@ -20,6 +20,7 @@ from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, PolicySpec
+from pi0rag_jax.robots import transforms
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.retrieval import Retriever
@@ -208,8 +209,9 @@ class Agent:
     Args:
       all_prompts: for prompts of every length; else of about the length of this one's.
     """
-    for inputs in self.policy.examples(observation, all_prompts=all_prompts):
-      self._once(inputs)
+    with transforms.made_up():
+      for inputs in self.policy.examples(observation, all_prompts=all_prompts):
+        self._once(inputs)
 
   def _once(self, inputs: dict) -> None:
     decide = self._in_one_call if self.memory is not None and self._feeding == "callback" else self._overlapped

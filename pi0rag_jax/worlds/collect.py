@@ -200,9 +200,8 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
   return episodes, frames
 
 
-def main(argv) -> None:
+def main(_) -> None:
   """Collects what the flags say and prints a summary; a user's mistake ends in one line and status 2."""
-  cli.refuse_arguments(argv)
   with cli.user_errors(COMMAND):
     run(flags.FLAGS)
 

@@ -41,7 +41,7 @@ def actions():
   return found
 
 
-def write_hdf5(path, *, flag=FLAG, scale=1.0):
+def write_hdf5(path, *, flag=FLAG, by=None, scale=1.0):
   rng = np.random.default_rng(0)
   with h5py.File(path, "w") as file:
     file.attrs.update({"format": FORMAT_NAME, "version": 2})
@@ -53,6 +53,8 @@ def write_hdf5(path, *, flag=FLAG, scale=1.0):
       group[f"image/{camera}"] = rng.integers(0, 256, (FRAMES, 48, 64, 3), np.uint8)
     if flag is not None:
       group["intervention"] = flag
+    if by is not None:
+      group["by"] = by
   return path
 
 
@@ -110,6 +112,14 @@ def test_frames_within_and_before_an_intervention():
   assert list(zip(frames.tolist(), starts.tolist())) == [(0, 2), (2, 2), (3, 3), (4, 6), (6, 6), (7, 7)]
 
 
+@pytest.mark.parametrize("teacher", ["human", "expert"])
+def test_who_acted_says_where_a_person_had_taken_over(tmp_path, teacher):
+  path = write_hdf5(tmp_path / "a.hdf5", flag=None, by=np.where(FLAG, teacher, "policy").astype("S6"))
+  for name in ("intervention", "by"):
+    flag_F = interventions.intervened(open_dataset(path).read_episode(0), name, "x")
+    np.testing.assert_array_equal(flag_F, FLAG)
+
+
 def test_what_the_person_did_and_the_way_to_it():
   chunks = lessons.shortened_chunks(actions(), np.array([8, 16]), np.array([12, 16]), 16, panda.ACTIONS)
   # From frame 8: the 4 mm forward of frames 8 to 11 less the first 1 mm back, at once; then the person's path.
@@ -144,7 +154,8 @@ def test_records_of_a_data_set(tmp_path, policy, memory, form):
 
 @pytest.mark.parametrize(("write", "fields", "message"), [
     ({"flag": None}, Fields(), "unknown field for the intervention.*'intervention'"),
-    ({"flag": np.zeros(24, bool)}, Fields(), "no frame in which 'intervention' is set, in 1 episodes"),
+    ({"flag": np.zeros(24, bool)}, Fields(),
+     "no frame in which 'intervention' is set, or 'by' is human or expert, in 1 episodes"),
     ({"scale": 1000.0}, Fields(), "takes -0.015 to 0.015: convert"),
     ({}, Fields(cameras=["base_0_rgb"]), "left_wrist_0_rgb"),
     ({}, Fields(state=["state", "state"]), "state has 20 numbers, the robot has 10"),

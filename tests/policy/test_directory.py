@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 import shutil
 
@@ -11,10 +12,12 @@ from small import FLOW, droid_observation, fresh, stats
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import keys
+from pi0rag_jax.policy import directory, keys
 from pi0rag_jax.policy.directory import ASSETS, build, describe, load, load_stats, shipped
-from pi0rag_jax.policy.spec import FILE_NAME, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.policy.spec import FILE_NAME, ROBOT_FILE, TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.steering.agent import Agent
+
+TOKENIZER = pathlib.Path(__file__).parents[1] / "robots/recorded/tokenizer/tiny_paligemma_like.model"
 
 
 def test_shipped_policies_say_what_they_are():
@@ -116,6 +119,12 @@ def test_a_file_of_your_own_is_a_policy(checkpoint, tmp_path):
   spec.save(tmp_path, robot_file=file)
   found = PolicySpec.load(tmp_path)
   assert found.data.robot(found.data, "pi05").name == "my_robot"
+  for text, message in (("x = 1", r"robot\.py has no function robot\(data, family\)"),
+                        ("import nowhere", r"cannot read .*robot\.py: No module named 'nowhere'"),
+                        ("def robot(:", r"cannot read .*robot\.py: invalid syntax")):
+    (tmp_path / ROBOT_FILE).write_text(text)
+    with pytest.raises(Pi0RagError, match=message):
+      PolicySpec.load(tmp_path)
 
 
 def test_keys_have_names(fine_tuned):
@@ -143,10 +152,41 @@ def test_a_damaged_spec_is_named(tmp_path, text, message):
   ("panda_smal", "unknown policy .*Did you mean 'panda_small'"),
   ("pi0_libero", "no checkpoint of 'pi0_libero' is released: give the directory"),
   ("nothing.py", "no configuration file nothing.py"),
+  ("runs/nothing/policy", "no policy directory 'runs/nothing/policy'$"),
 ])
 def test_what_is_no_policy_is_refused(policy, message):
   with pytest.raises(Pi0RagError, match=message):
     load(policy)
+
+
+def test_a_training_that_has_not_finished_says_so(tmp_path, fine_tuned):
+  """Wherever the configurations of openpi's names may lie above it."""
+  workdir = tmp_path / "debug" / "mine"
+  checkpoint = workdir / "checkpoints" / "500"
+  checkpoint.mkdir(parents=True)
+  (workdir / "config.json").write_text("{}")
+  for part in (workdir, workdir / "policy", checkpoint):
+    with pytest.raises(Pi0RagError, match=r"the training in .*mine has not finished: .* writes .*/policy$"):
+      load(part)
+  shutil.copytree(fine_tuned, workdir / "policy")
+  with pytest.raises(Pi0RagError, match=r"its policy is .*/mine/policy$"):
+    load(workdir)
+  assert describe(workdir / "policy")[1] == workdir / "policy"
+
+
+@pytest.mark.parametrize("name", ["panda_small", "directory"])
+def test_a_policy_with_parameters_takes_no_checkpoint(fine_tuned, name):
+  with pytest.raises(Pi0RagError, match="has parameters of its own: leave out the checkpoint 'mine'"):
+    load(fine_tuned if name == "directory" else name, checkpoint="mine")
+
+
+def test_a_tokenizer_of_another_network_is_refused(tmp_path):
+  """Its tokens would be read from beyond the embedding's last row."""
+  spec, shipped = describe("panda_small")
+  path = shutil.copy(TOKENIZER, tmp_path / TOKENIZER_NAME)
+  with pytest.raises(Pi0RagError, match=rf"the tokenizer is {path}, of \d+ tokens; the network has \d+: copy"):
+    directory.tokenizer_of(tmp_path, spec.network)
+  assert directory.tokenizer_of(shipped, spec.network).vocab_size <= spec.network.vocab_size
 
 
 def test_a_policy_without_statistics_or_parameters_says_so(fine_tuned, tmp_path):

@@ -224,6 +224,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
   policy.spec.save(folder)
   with pytest.raises(Pi0RagError, match=r"weights 'int8' of a head; allowed: None"):
     directory.load(folder, weights="int8")
+  for given in ({"start": "draw:1"}, {"denoising_steps": 3}):
+    with pytest.raises(Pi0RagError, match="is a head: it has no flow"):
+      directory.load(folder, **given)
   with pytest.raises(Pi0RagError, match=r"the keys 'hidden\+state1' are made of 3 numbers; a head's are"):
     directory.load(folder, key_stats=keys.KeyStats.identity(keys.KeyRecipe(), 3))
   dataclasses.replace(policy.spec, head={**policy.spec.head, "weights": "another's"}).save(folder)

@@ -6,7 +6,6 @@ import http.client
 import json
 import pathlib
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -59,20 +58,12 @@ def get(server, path):
   return answer, answer.read().decode()
 
 
-def wait_for(server):
-  """Returns when a server listens."""
-  for _ in range(1000):
-    with contextlib.suppress(ConnectionRefusedError):
-      return get(server, "/healthz")
-    time.sleep(0.005)
-  raise TimeoutError("the server does not listen")
-
-
 @contextlib.contextmanager
 def running(server):
   """Runs a server on a thread for the length of the block."""
   loop = asyncio.new_event_loop()
-  task = loop.create_task(server.run())
+  ready = threading.Event()
+  task = loop.create_task(server.run(ready.set))
 
   def run():
     with contextlib.suppress(asyncio.CancelledError):
@@ -81,7 +72,7 @@ def running(server):
   thread = threading.Thread(target=run)
   thread.start()
   try:
-    wait_for(server)
+    assert ready.wait(10), "the server does not listen"
     yield server
   finally:
     loop.call_soon_threadsafe(task.cancel)

@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -118,6 +120,7 @@ def test_a_memory_of_another_start_is_refused(golden, tmp_path):
   ({"columns": '{"images": {"cam_high": "top"}, "state": "qpos", "actions": "action"}'}, "column 'top'"),
   ({"fps": 10.0}, "has 10 frames per s, policy 'pi0_aloha' acts 50 times"),
   ({"flag": "takeover"}, "unknown field for the intervention"),
+  ({"cameras": ["cam_high"]}, "--cameras has 'cam_high', expected the policy's camera=stored camera"),
 ])
 def test_data_that_do_not_fit_are_refused(golden, tmp_path, changes, message):
   write_aloha(tmp_path / "data" / "open_the_jar", episodes=1, frames=22)
@@ -195,14 +198,31 @@ def test_a_shipped_policy_is_served_with_its_memory(small, memory_dir, observati
 
 def test_no_request_waits_for_the_compiler(memory_dir, observations, capsys):
   with server.open_agent(flags(policy=SHIPPED, memory=memory_dir)) as agent:
-    server.warm_up(agent, server.example_of(agent, None), all_prompts=False)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")  # of an example's zeros, which no robot measured
+      server.warm_up(agent, server.example_of(agent, None), all_prompts=False)
     assert "an inference takes" in capsys.readouterr().out
     session = agent.session()
+    with pytest.warns(UserWarning, match="state lies far outside"):
+      session.infer({**observations[1], "state": np.zeros(10)})
     with compiling.counted() as at_a_request:
       session.infer({**observations[1], "prompt": "do something"})
   assert at_a_request.needed == 0
   server.warm_up(agent, None, all_prompts=False)
   assert "Not compiled yet" in capsys.readouterr().out
+
+
+def test_a_signal_during_the_start_is_not_lost(monkeypatch):
+  """Where the exception that it raises is: in a callback of the garbage collector."""
+  def warm_up(*args, **kwargs):
+    with pytest.raises(KeyboardInterrupt):
+      server._terminate(signal.SIGTERM, None)
+
+  monkeypatch.setattr(server, "_terminated", threading.Event())
+  monkeypatch.setattr(server, "warm_up", warm_up)
+  monkeypatch.setattr(compiling, "keep_programs", lambda: None)
+  with pytest.raises(KeyboardInterrupt):
+    server.run(flags(policy=SHIPPED, host="127.0.0.1", port=0, token_file=None, all_prompts=False))
 
 
 @pytest.mark.parametrize(("changes", "message"), [

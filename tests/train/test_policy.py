@@ -212,6 +212,14 @@ def test_parts_of_columns_become_the_robots_entries(data_dir):
   assert dataset.cameras == ("front",)
   (seen,) = to_robot.observations(dataset, 0, 1)
   assert set(seen) == {"arm", "hand", "picture", "prompt"}
+  with pytest.raises(Pi0RagError, match="reads 'actions' from column 'actions', action_sequence_keys name 'action'"):
+    columns.open_columns(data_dir, repack, action_columns=("action",))
+
+
+def test_chunks_are_cut_from_the_column_that_is_the_actions():
+  """Such as a recorder's clean labels; no other entry has to say so."""
+  config = make_config("data", columns=ConfigDict({"observation/state": "state", "actions": "label"}))
+  assert named_config(filled(config)).data.action_sequence_keys == ("label",)
 
 
 def test_what_is_prepared_is_what_transforms_make(data_dir, tmp_path):
@@ -327,6 +335,7 @@ def test_the_shipped_policies_sizes_are_those_of_their_configurations(module):
 @pytest.mark.parametrize(("changes", "message"), [
   ({"data": ()}, r"config.data is empty: give data sets"),
   ({"data": ({"path": "/none"},)}, r"no data set at '/none'"),
+  ({"data": ("recordings",)}, r"config.data is \('recordings',\); expected data sets"),
   ({"data": ({"path": "debug", "fields": {"state": "x"}},)}, r"fields: unknown state; allowed: default_prompt, fps"),
   ({"openpi": "pi0_libro"}, r"pi0_libro.*pi0_libero"),
   ({"openpi": "configs/none.py"}, r"no configuration file"),
