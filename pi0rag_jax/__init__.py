@@ -34,23 +34,16 @@ _HOMES = {
   "ActionChunkBroker": "serving.chunk_broker", "ActionSpace": "robots.robot", "Agent": "steering.agent",
   "Decision": "steering.agent", "EpisodeWriter": "data.recorder", "Fields": "data.dataset", "Loader": "data.loader",
   "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors", "Record": "memory.record",
-<<<<<<< HEAD
-  "Robot": "robots.robot", "Sampler": "data.sampling", "Source": "data.sampling", "TeachingClient": "serving.client",
-=======
   "Robot": "robots.robot", "Sampler": "data.sampling", "Schema": "data.validation", "Source": "data.sampling",
->>>>>>> p15
+  "TeachingClient": "serving.client",
   "WebsocketClientPolicy": "serving.client", "WebsocketPolicyServer": "serving.websocket_server",
   "build_cache": "data.cache", "compute_norm_stats": "data.running_stats", "load": "policy.directory",
   "open_dataset": "data.formats"}
 
 __all__ = [
   "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
-<<<<<<< HEAD
-  "Pi0RagError", "Record", "Robot", "Sampler", "Source", "TeachingClient",
-  "WebsocketClientPolicy", "WebsocketPolicyServer",
-=======
-  "Pi0RagError", "Record", "Robot", "Sampler", "Schema", "Source", "WebsocketClientPolicy", "WebsocketPolicyServer",
->>>>>>> p15
+  "Pi0RagError", "Record", "Robot", "Sampler", "Schema", "Source", "TeachingClient", "WebsocketClientPolicy",
+  "WebsocketPolicyServer",
   "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
 

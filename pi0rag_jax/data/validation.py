@@ -18,8 +18,8 @@ BLOCK_FRAMES = 64
 FPS_TOLERANCE = 0.01
 LABEL, BY = "label", "by"
 # Who acted: the policy, a person who took over, a demonstrator or planner, the policy's second try.
-ACTORS = ("policy", "human", "expert", "retry")
-TEACHERS = ("human", "expert")
+POLICY, HUMAN, EXPERT, RETRY = ACTORS = ("policy", "human", "expert", "retry")
+TEACHERS = (HUMAN, EXPERT)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,7 @@ from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
-<<<<<<< HEAD
-=======
 FLAG = "intervention"
-# What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
-_BEYOND_LIMITS = 0.1
->>>>>>> p15
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.data.samples import action_chunks
+from pi0rag_jax.data.validation import POLICY
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
-from pi0rag_jax.worlds.episode import POLICY, Step, Trace
+from pi0rag_jax.worlds.episode import Step, Trace
 
 # What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
 _BEYOND_LIMITS = 0.1

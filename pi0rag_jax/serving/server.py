@@ -68,14 +68,10 @@ def run(values) -> None:
   with open_agent(values, learn=values.learn) as agent, contextlib.ExitStack() as opened:
     example = example_of(agent, values.default_prompt)
     warm_up(agent, example, all_prompts=values.all_prompts)
-<<<<<<< HEAD
-    served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
-    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved,
-=======
     if _terminated.is_set():
       raise KeyboardInterrupt
-    server = WebsocketPolicyServer(agent, metadata=agent.metadata, reserved=reserved,
->>>>>>> p15
+    served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
+    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved,
                                    admission=admission(values, token, example))
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from pi0rag_jax import files, schema
+from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import lessons
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
@@ -25,7 +26,7 @@ from pi0rag_jax.memory.record import DamagedError
 from pi0rag_jax.serving import messages
 from pi0rag_jax.steering.agent import Agent, Decision
 from pi0rag_jax.worlds import journal
-from pi0rag_jax.worlds.episode import ACTORS, POLICY, Job, Step, Trace
+from pi0rag_jax.worlds.episode import Job, Step, Trace
 
 ENTRY = "episode"
 LOG_NAME = "episodes.jsonl"  # in the memory's folder

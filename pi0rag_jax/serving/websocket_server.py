@@ -14,13 +14,8 @@ import signal
 import socket
 import time
 import traceback
-<<<<<<< HEAD
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
-=======
 from collections.abc import Callable, Mapping
-from typing import Protocol
->>>>>>> p15
+from typing import Any, Protocol, cast
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-POLICY, EXPERT, HUMAN = ACTORS = ("policy", "expert", "human")
+from pi0rag_jax.data.validation import POLICY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Step:
   weight_K: np.ndarray  # how much of a say each had, 0 to 1
   missed_deadline: bool = False  # the memory did not answer in time
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
-  by: str = POLICY  # who acted, one of ACTORS
+  by: str = POLICY  # who acted, one of data.validation.ACTORS
   done_NA: np.ndarray | None = None  # what was executed until the next decision; None: the chunk's beginning
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi0rag_jax.data.validation import EXPERT
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Carry, Policy
 from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec
@@ -23,7 +24,7 @@ from pi0rag_jax.robots.registry import make_robot
 from pi0rag_jax.steering.agent import Agent, Decision
 from pi0rag_jax.worlds import registry
 from pi0rag_jax.worlds.batch import Advance, BatchEnv, Moment, Rewind, Start
-from pi0rag_jax.worlds.episode import EXPERT, Job, Step, Trace
+from pi0rag_jax.worlds.episode import Job, Step, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
 

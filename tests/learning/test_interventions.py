@@ -180,11 +180,11 @@ def test_places_are_the_path_themselves():
     chunks = lessons.shortened_chunks(actions_FA, np.array([8, 20]), np.array([12, 20]), 6, space)
     np.testing.assert_allclose(chunks[0], actions_FA[12:18], atol=1e-6)
     np.testing.assert_allclose(chunks[1], actions_FA[[20, 21, 22, 23, 23, 23]], atol=1e-6)
-    interventions.check_limits(actions_FA, space, "x")
+    lessons.check_limits(actions_FA, space, "x")
   with pytest.raises(Pi0RagError, match=r"x: entry 6 of the action at frame 1 is 4.34783, .* takes -1 to 2"):
-    interventions.check_limits(100 * actions_FA, aloha.ACTIONS, "x")
+    lessons.check_limits(100 * actions_FA, aloha.ACTIONS, "x")
   with pytest.raises(Pi0RagError, match="14 numbers of action, the policy's robot has 5"):
-    interventions.check_limits(actions_FA, panda.ACTIONS, "x")
+    lessons.check_limits(actions_FA, panda.ACTIONS, "x")
 
 
 @pytest.mark.parametrize("kind", ["pi05", "pi0_fast", "lstm"])

@@ -222,7 +222,7 @@ def test_a_signal_during_the_start_is_not_lost(monkeypatch):
   monkeypatch.setattr(server, "warm_up", warm_up)
   monkeypatch.setattr(compiling, "keep_programs", lambda: None)
   with pytest.raises(KeyboardInterrupt):
-    server.run(flags(policy=SHIPPED, host="127.0.0.1", port=0, token_file=None, all_prompts=False))
+    server.run(flags(policy=SHIPPED, host="127.0.0.1", port=0, token_file=None, all_prompts=False, learn=False))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
