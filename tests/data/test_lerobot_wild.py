@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pi0rag_jax.data import formats
+from pi0rag_jax.data import formats, loader, sampling
 from pi0rag_jax.data.dataset import DamagedEpisode, Fields
 from pi0rag_jax.errors import Pi0RagError
 
@@ -143,6 +143,75 @@ def test_starts_that_cannot_be_checked_by_counting_must_not_overlap(tmp_path, wr
   change_meta(tmp_path / "set", lambda row: row | {key: 0.0, "length": row["length"] - (row["episode_index"] == 2)})
   with pytest.raises(DamagedEpisode, match=r"from_timestamp 0.000 s lets episodes overlap"):
     formats.open_dataset(tmp_path / "set").read_frames(1, [0])
+
+
+def lose_frame(video, lost, *, gap):
+  """Writes a video again without one of its frames; without a gap the later ones move up."""
+  with av.open(str(video)) as container:
+    stream = container.streams.video[0]
+    rate, size = stream.average_rate, (stream.height, stream.width)
+    pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+  places = [i for i in range(len(pictures)) if i != lost]
+  with av.open(str(video), "w") as container:
+    stream = container.add_stream("libx264", rate=rate)
+    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    stream.time_base = stream.codec_context.time_base = 1 / rate
+    for number, place in enumerate(places):
+      frame = av.VideoFrame.from_ndarray(pictures[place], format="rgb24")
+      frame.pts, frame.time_base = place if gap else number, 1 / rate
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def read_numbers(dataset, episode, barcode):
+  """Returns the number of every frame of an episode, None of those that are refused."""
+  found = []
+  for frame in range(dataset.episode_length(episode)):
+    try:
+      found.append(barcode(dataset.read_frames(episode, [frame])[CAMERA][0]))
+    except DamagedEpisode:
+      found.append(None)
+  return found
+
+
+@pytest.mark.parametrize("lost", [1, 7, 8, 12, 16, 17, 22])
+def test_a_lost_frame_that_leaves_a_gap_costs_itself_alone(lost, tmp_path, write_lerobot, barcode):
+  lengths = [8, 9, 7]
+  write_lerobot(tmp_path / "set", lengths, videos=3)
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=True)
+  dataset = formats.open_dataset(tmp_path / "set", skip_bad=True)
+  found = [number for episode in range(3) for number in read_numbers(dataset, episode, barcode)]
+  right = [number for length in lengths for number in range(length)]
+  assert found == right[:lost] + [None] + right[lost + 1:]
+  # A loader puts another frame in its place.
+  sampler = sampling.Sampler(sampling.Mixture(dataset), batch_size=24, seed=0)
+  batch, replaced = loader.Loader(sampler, horizon=2).read_batch(0)
+  assert len(batch["image"][CAMERA]) == 24 and replaced <= 4
+
+
+@pytest.mark.parametrize(("lost", "of"), [(3, 0), (12, 1), (20, 2)])
+def test_a_lost_frame_without_a_gap_costs_no_other_episode(lost, of, tmp_path, write_lerobot, barcode):
+  """LeRobot joins the videos of episodes and takes the starts from what is there; starts that do not know are none."""
+  lengths, key = [8, 9, 7], f"videos/{CAMERA}/"
+  write_lerobot(tmp_path / "set", lengths, videos=3)
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=False)
+  for episode in range(3):
+    found = read_numbers(formats.open_dataset(tmp_path / "set", skip_bad=True), episode, barcode)
+    assert found == [None] * lengths[episode]
+  change_meta(tmp_path / "set", lambda row: row | {
+    f"{key}from_timestamp": row[f"{key}from_timestamp"] - 0.1 * (row["episode_index"] > of),
+    f"{key}to_timestamp": row[f"{key}to_timestamp"] - 0.1 * (row["episode_index"] >= of)})
+  dataset = formats.open_dataset(tmp_path / "set", skip_bad=True)
+  for episode, length in enumerate(lengths):
+    assert read_numbers(dataset, episode, barcode) == ([None] * length if episode == of else list(range(length)))
+
+
+@pytest.mark.parametrize("lost", [0, 9, 19])
+def test_a_video_with_fewer_frames_than_rows_is_told(lost, tmp_path, write_lerobot):
+  write_lerobot(tmp_path / "set", [20])
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=False)
+  with pytest.raises(DamagedEpisode, match="the video has 19 frames for the 20 rows of its episodes, and no gap tells"):
+    formats.open_dataset(tmp_path / "set").read_frames(0, [3])
 
 
 def test_null_indexes_cost_one_camera_of_one_episode(tmp_path, write_lerobot):
