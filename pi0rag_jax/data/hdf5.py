@@ -316,7 +316,7 @@ def texts_of(group: Any, name: str, frames: int) -> list[str]:
   if name not in group.attrs and name not in group:
     raise unknown_name("field for the prompt", name, [*group.attrs, *group])
   value = group.attrs[name] if name in group.attrs else stored(group, name)[()]
-  texts = [as_text(entry, name) for entry in np.asarray(value, object).reshape(-1).tolist()]
+  texts = [checks.as_text(entry, name) for entry in np.asarray(value, object).reshape(-1).tolist()]
   if len(set(texts)) == 1:
     return texts[:1] * frames
   if len(texts) != frames:
@@ -330,7 +330,7 @@ def first_text(attributes: Any, names: Iterable[str]) -> str:
     if name in attributes:
       value = np.asarray(attributes[name], object).reshape(-1)
       if len(value) == 1 and isinstance(value[0], str | bytes):
-        return as_text(value[0], name)
+        return checks.as_text(value[0], name)
   return ""
 
 
@@ -341,18 +341,6 @@ def json_of(attributes: Any, name: str) -> Mapping[str, Any]:
   except (ValueError, RecursionError):
     return {}
   return value if isinstance(value, Mapping) else {}
-
-
-def as_text(value: Any, name: str) -> str:
-  """Returns a text, decoded."""
-  if isinstance(value, bytes):
-    try:
-      return value.decode("utf8")
-    except UnicodeDecodeError:
-      raise ValueError(f"'{name}' holds {value[:20]!r}, no text in UTF-8") from None
-  if not isinstance(value, str):
-    raise ValueError(f"'{name}' holds {checks.shown(value)}, no text")
-  return value
 
 
 def plain(value: Any) -> Any:

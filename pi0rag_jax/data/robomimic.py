@@ -47,7 +47,7 @@ class RobomimicDataset(hdf5.Hdf5Dataset):
         raise Pi0RagError(f"'{file.filename}' has no masks, '{self._mask}' is asked for: leave out `mask`")
       if self._mask not in masks:
         raise unknown_name(f"mask of '{file.filename}'", self._mask, masks)
-      chosen = [hdf5.as_text(name, self._mask) for name in hdf5.stored(file, f"mask/{self._mask}")[()].tolist()]
+      chosen = [checks.as_text(name, self._mask) for name in hdf5.stored(file, f"mask/{self._mask}")[()].tolist()]
       for name in sorted(set(chosen) - set(names), key=natural_key):
         text = f"mask '{self._mask}' of '{file.filename}' lists {checks.shown(name)}, which the file does not hold"
         self.count_damage(f"{name} in '{file.filename}'", DamagedEpisode(text))

@@ -259,13 +259,14 @@ def test_columns_that_nobody_asked_for(kind, tmp_path):
   (pa.array([None] * 4, pa.string()), {"default_prompt": "x"}, ["x"] * 4),
   (pa.array([None] * 4, pa.string()), {}, "'text' has no text in row 0: give a default_prompt"),
   (pa.array([b"pick"] * 4), {}, ["pick"] * 4),
-  (pa.array([b"\xff"] * 4), {}, "can't decode"),
+  (pa.array([b"\xff"] * 4), {}, "no text in UTF-8"),
+  (pa.array([{"a": 1}] * 4), {}, "'text' holds .*neither a text nor the number of a task"),
   (pa.array([["pick"]] * 4), {}, ["pick"] * 4),
   (pa.array([["pick", "it"]] * 4), {}, "'text' holds .*neither a text nor the number of a task"),
   (pa.array([0.5] * 4), {}, "'text' holds 0.5, neither a text"),
   (pa.array([7] * 4), {}, "text 7 is none of the 2 tasks"),
   (pa.array(["", " ", "go", ""]), {"default_prompt": "x"}, ["x", "x", "go", "x"]),
-], ids=["numbers", "null_number", "null_default", "null", "binary", "no_utf8", "list", "lists", "floats", "no_task",
+], ids=["n", "null_n", "null_default", "null", "binary", "no_utf8", "table", "list", "lists", "floats", "no_task",
         "empty"])
 def test_prompts_of_a_column(column, fields, expected, tmp_path):
   path = write_v21(tmp_path / "set", features={"text": {"dtype": "string", **ONE}}, tasks=("pick it up", "valid"),
@@ -276,6 +277,28 @@ def test_prompts_of_a_column(column, fields, expected, tmp_path):
   else:
     with pytest.raises(DamagedEpisode, match=expected):
       dataset.read_episode(0)
+
+
+@pytest.mark.parametrize(("name", "column", "expected"), [
+  ("task_index", pa.array([1.0] * 4), "valid"), ("task_index", pa.array(["1"] * 4), "valid"),
+  ("task_index", pa.array([0.5] * 4), "'task_index' holds 0.5, neither a text nor the number"),
+  ("episode_index", pa.array(["0"] * 4), "'episode_index': string is stored, no numbers"),
+  ("episode_index", pa.array([0, None, 0, 0]), "episode_index is missing in row 1"),
+  ("timestamp", pa.array(["0"] * 4), "'timestamp': string is stored, no numbers"),
+], ids=["floats", "digits", "half", "text_episode", "null_episode", "text_time"])
+def test_bookkeeping_of_other_types_is_read_or_named(name, column, expected, tmp_path):
+  path = write_v21(tmp_path / "set", tasks=("pick it up", "valid"), columns=lambda c: c | {name: column})
+  if expected == "valid":
+    assert set(formats.open_dataset(path).read_episode(0).prompts) == {"valid"}
+  else:
+    with pytest.raises(DamagedEpisode, match=expected):
+      formats.open_dataset(path).read_episode(0)
+
+
+def test_pictures_as_lists_of_bytes_are_read(tmp_path):
+  rows = pa.array([list(png(np.full((8, 12, 3), i, np.uint8))) for i in range(4)], pa.list_(pa.uint8()))
+  path = write_v21(tmp_path / "set", columns=lambda c: c | {CAMERA: rows})
+  assert formats.open_dataset(path).read_episode(0).images[CAMERA][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("tasks, drop, fields, expected", [
