@@ -52,4 +52,4 @@ def _said(error: Exception, where: str) -> Pi0RagError:
   text = str(error) or type(error).__name__
   if len(text) > SHOWN:
     text = f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
-  return Pi0RagError(f"{where}: {text[0].lower()}{text[1:]}")
+  return Pi0RagError(f"{where}: {text if text[1:2].isupper() else text[0].lower() + text[1:]}")

@@ -35,7 +35,7 @@ ALLOWED = {
     # Recorded training steps.
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.memory",
              "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.sim",
-             "pi0rag_jax.curation", "pi0rag_jax.pages", "train"},
+             "pi0rag_jax.curation", "pi0rag_jax.pages", "pi0rag_jax.serving", "train"},
 }
 
 
