@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import schema
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
@@ -32,6 +33,8 @@ class CorrectionConfig:
   def __post_init__(self):
     if self.taught_by not in TAUGHT_BY:
       raise unknown_name("teaching of corrections", self.taught_by, TAUGHT_BY)
+    for name in ("labels_before", "labels_after", "path_before", "failed_chunks"):
+      schema.check_range(getattr(self, name), 0, 10**6, f"corrections.{name}")
 
 
 @dataclasses.dataclass(frozen=True)
