@@ -132,7 +132,9 @@ class LerobotDataset(Dataset):
     """Returns the text that a cell stands for: a number is a task's, of whatever type tables made of it."""
     if isinstance(value, tuple) and len(value) == 1:
       return self._text(value[0], column)
-    if (isinstance(value, float) and value.is_integer()) or (column == "task_index" and str(value).isdecimal()):
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)
+    if isinstance(value, str) and column == "task_index" and value.isdecimal():
       value = int(value)
     if value is None or isinstance(value, str):
       return value
