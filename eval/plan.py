@@ -8,11 +8,14 @@ wrong any more; that comes after everything else.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.policy.spec import NEW, ZERO
+from pi0rag_jax.memory.index import MAX_CAPACITY
+from pi0rag_jax.policy.spec import NEW, ZERO, check_start
 from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.agent import FEEDING
 from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds import registry
 from pi0rag_jax.worlds.world import EVALUATION_SEEDS, NOMINAL, STREAM_SEEDS, Family
@@ -20,6 +23,14 @@ from pi0rag_jax.worlds.world import EVALUATION_SEEDS, NOMINAL, STREAM_SEEDS, Fam
 STARTS = (ZERO, NEW)
 # Between the first seeds of two streams in the same place.
 STREAM_SPACING = 10_000
+PARTS = ("stream", "evaluation", "focus", "memory")  # of a configuration
+# The least and the most of its numbers; whole ones, where these are.
+RANGES = {
+  "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000), "memory.capacity": (1, MAX_CAPACITY),
+  "memory.deadline_ms": (0.0, 1e6), "stream.first_seed": (0, 2**31), "evaluation.first_seed": (0, 2**31),
+  "stream.corrected_max": (0, 10**6), "evaluation.latency_episodes": (0, 10**6), "evaluation.clips": (0, 10**6),
+  **dict.fromkeys(("stream.episodes", "evaluation.episodes", "focus.streams"), (1, 10**6)),
+  **dict.fromkeys(("focus.episodes", "focus.return_episodes", "focus.evaluation_episodes"), (0, 10**6))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +112,7 @@ def steps(config: Config) -> list[Step]:
 
   Errors: Pi0RagError for an unknown task, condition, start or preset, or seeds that meet or leave their range.
   """
+  check_values(config)
   found_family = family(config)
   places = [place(entry, config.task, found_family) for entry in config.conditions]
   focus = [place(entry, config.task, found_family) for entry in config.focus.conditions]
@@ -121,6 +133,26 @@ def steps(config: Config) -> list[Step]:
     found += _closer_look(config, here, alone, steered)
   _check_seeds(config, found)
   return found
+
+
+def check_values(config: Config) -> None:
+  """Raises Pi0RagError for numbers out of range, an unknown start or feeding, and conditions that are none."""
+  flat = {**config, **{f"{part}.{name}": value for part in PARTS for name, value in config[part].items()}}
+  for name, (low, high) in RANGES.items():
+    schema.check_range(flat[name], low, high, name)
+  for name in ("conditions", "stream.checkpoints", "focus.conditions", "evaluation.policies", "focus.policies"):
+    if isinstance(flat[name], str) or not isinstance(flat[name], Sequence):
+      raise Pi0RagError(f"{name} is {flat[name]!r}; allowed: a tuple, such as ({flat[name]!r},)")
+  if not config.conditions or len(set(config.conditions)) < len(config.conditions):
+    raise Pi0RagError(f"conditions are {tuple(config.conditions)}; allowed: one or more, each once")
+  for count in config.stream.checkpoints:
+    schema.check_range(count, 1, 10**6, "an entry of stream.checkpoints")
+  if config.start:
+    check_start(config.start)
+  if config.memory.feeding not in FEEDING:
+    raise unknown_name("feeding", config.memory.feeding, FEEDING)
+  if not isinstance(config.memory.key_name, str) or "/" in config.memory.key_name:
+    raise Pi0RagError(f"memory.key_name is {config.memory.key_name!r}; allowed: names, '' for the policy's own")
 
 
 def family(config: Config) -> Family:
@@ -153,6 +185,10 @@ def read_methods(policies: Iterable[Mapping]) -> tuple[Method, ...]:
       raise unknown_name("start of the flow", method.start, STARTS)
     if method.steering is not None:
       rules.preset(method.steering)
+    if not isinstance(method.name, str) or not method.name.strip() or "/" in method.name:
+      raise Pi0RagError(f"a policy to evaluate has the name {method.name!r}; allowed: texts without '/'")
+    if any(method.name == other.name for other in found):
+      raise Pi0RagError(f"two policies to evaluate are called '{method.name}': their results could not be told apart")
     found.append(method)
   return tuple(found)
 

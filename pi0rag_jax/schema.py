@@ -48,8 +48,16 @@ def convert(values: Any, kind: type[Kind], where: str) -> Kind:
     raise _said(error, where) from error
 
 
+def check_range(value: Any, low: float, high: float, where: str) -> None:
+  """Raises Pi0RagError unless a value is a number from `low` to `high`, a whole one where both are."""
+  whole = isinstance(low, int) and isinstance(high, int)
+  fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and low <= value <= high
+  if not fits:
+    raise Pi0RagError(f"{where} is {value!r}; allowed: {'whole numbers' if whole else 'numbers'} from {low} to {high}")
+
+
 def _said(error: Exception, where: str) -> Pi0RagError:
   text = str(error) or type(error).__name__
   if len(text) > SHOWN:
     text = f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
-  return Pi0RagError(f"{where}: {text[0].lower()}{text[1:]}")
+  return Pi0RagError(f"{where}: {text if text[1:2].isupper() else text[0].lower() + text[1:]}")

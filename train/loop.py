@@ -51,7 +51,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, *, keep: Collection[
   state, frozen = place_state(config, task, optimize, devices, store)
   clock = metrics.StepClock(int(state.step), batch_size=config.batch_size)
   writer = metrics.MetricWriter(workdir, config, start=int(state.step))
-  with contextlib.closing(writer), contextlib.closing(task):
+  with parallel.programs_released(), contextlib.closing(writer), contextlib.closing(task):
     run_steps(config, task, optimize, devices, state, frozen, store, writer, clock)
   return finish(config, task, store, wall_clock_s=clock.wall_clock_s)
 

@@ -6,7 +6,8 @@ model. A step never asks which: it averages with the `mean` that it is given, an
 `index` in the batch.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,19 @@ class Sharded:
     if axes and array.size * array.dtype.itemsize >= self._min_bytes:
       spec[max(axes, key=lambda axis: array.shape[axis])] = AXIS
     return NamedSharding(self._mesh, PartitionSpec(*spec))
+
+
+@contextlib.contextmanager
+def programs_released() -> Iterator[None]:
+  """Frees the programs compiled within the block.
+
+  `pmap` keeps its own for as long as the process lives, 60 MB each of a small policy: a search over a grid would fill
+  the memory.
+  """
+  try:
+    yield
+  finally:
+    jax.clear_caches()
 
 
 KINDS = {"pmap": Replicated, "fsdp": Sharded}

@@ -1,5 +1,6 @@
 """ALOHA's HDF5 files: one episode each, pictures raw or as padded rows of JPEG bytes."""
 
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -32,6 +33,18 @@ class AlohaDataset(hdf5.Hdf5Dataset):
       raise unknown_name("colour order", color, COLORS)
     self._color = color
     super().__init__(path, fields=fields, skip_bad=skip_bad)
+    self._refuse_versions()
+
+  def _refuse_versions(self) -> None:
+    """Raises Pi0RagError where two folders hold the same episodes, by the first file that has one name in both."""
+    first: dict[str, Path] = {}
+    compared = set()
+    for (file, group), length in zip(self._episodes, self.lengths.tolist()):
+      other = first.setdefault(f"{length} {file.name}", file)
+      if other.parent != file.parent and (other.parent, file.parent) not in compared:
+        compared.add((other.parent, file.parent))
+        if self._same_numbers(other, file, group):
+          raise self._versions(other, file)
 
   def _episode_groups(self, file: h5py.File) -> list[str]:
     return ["/"]

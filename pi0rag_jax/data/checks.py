@@ -77,6 +77,18 @@ def text(value: Any, where: str) -> str:
   return value
 
 
+def as_text(value: Any, name: str) -> str:
+  """Returns a text, decoded."""
+  if isinstance(value, bytes):
+    try:
+      return value.decode("utf8")
+    except UnicodeDecodeError:
+      raise ValueError(f"'{name}' holds {value[:20]!r}, no text in UTF-8") from None
+  if not isinstance(value, str):
+    raise ValueError(f"'{name}' holds {shown(value)}, no text")
+  return value
+
+
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
   """Returns a mapping."""
   if not isinstance(value, Mapping):

@@ -164,6 +164,9 @@ class Dataset(abc.ABC):
       sizes = {"state": len(data.state), "actions": len(data.actions), "prompts": len(data.prompts)}
       if set(sizes.values()) != {int(self.lengths[episode])}:
         raise ValueError(f"{int(self.lengths[episode])} frames are announced, stored are {sizes}")
+      for name in ("state", "actions"):
+        if not getattr(data, name).shape[-1]:
+          raise ValueError(f"{name} with no entries, allowed: 1 or more")
     if images:
       frames = self.read_frames(episode, np.arange(len(data)))
       data = dataclasses.replace(data, images=frames)

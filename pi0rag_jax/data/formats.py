@@ -84,7 +84,9 @@ def hdf5_files(path: Path) -> list[Path]:
   """Returns the HDF5 files at or below `path`, those with numbers in the order of the numbers."""
   if path.is_file():
     return [] if path.suffix == ".zip" else [path]
-  found = (f for f in path.rglob("*") if f.suffix in HDF5_SUFFIXES and f.is_file() and not is_hidden(f, path))
+  # A link to what is not there is damage of an episode, which would be missing silently.
+  found = (f for f in path.rglob("*")
+           if f.suffix in HDF5_SUFFIXES and (f.is_file() or f.is_symlink()) and not is_hidden(f, path))
   return sorted(found, key=natural_key)
 
 

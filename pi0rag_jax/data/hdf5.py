@@ -153,6 +153,23 @@ class Hdf5Dataset(Dataset):
   def _inspect(self, group: Any) -> Facts:
     """Returns what the file of an episode's group says."""
 
+  def _same_numbers(self, one: Path, other: Path, group: str) -> bool:
+    """Returns whether an episode of two files is the same: its actions, or anything that was observed.
+
+    Rows of equal numbers do not tell, and neither does one number per row, which may be the time.
+    """
+    found = []
+    for path in (one, other):
+      with self._hdf5.open(path) as file:
+        arrays = numeric_arrays(file[group], frames=len(stored(file[group], self.length_key)))
+        found.append({name: a for name, a in arrays.items() if a.ndim == 2 and a.shape[1] > 1 and (a != a[:1]).any()})
+    return any(np.array_equal(found[0][name], found[1][name]) for name in found[0].keys() & found[1].keys())
+
+  def _versions(self, one: Path, other: Path) -> Pi0RagError:
+    """Returns the error for two files of the same episodes: actions of both would be mixed."""
+    return Pi0RagError(f"'{self.path}' holds versions of the same demonstrations, '{one}' and '{other}': give the path "
+                       "of the one that is meant")
+
   def episode_name(self, episode: int) -> str:
     file, group = self._episodes[episode]
     return f"episode {episode}{f' ({group})' if group != '/' else ''} in '{file}'"
@@ -277,8 +294,8 @@ def _add_arrays(found: Arrays, group: Any, frames: int, prefix: str) -> None:
     elif isinstance(item, h5py.Dataset):
       shape, dtype = item.shape or (), item.dtype
       if not shape or dtype.kind not in "fiub" or is_picture(shape, dtype):
-        continue
-      if shape[0] == frames:
+        found.unread[f"{prefix}{name}"] = f"stored is {dtype}{list(shape)}, no numbers of every frame"
+      elif shape[0] == frames:
         found.add(f"{prefix}{name}", lambda item=item: checked(item)[()])
       else:
         found.unread[f"{prefix}{name}"] = f"it has {shape[0]} rows, the episode {frames}"
@@ -299,7 +316,7 @@ def texts_of(group: Any, name: str, frames: int) -> list[str]:
   if name not in group.attrs and name not in group:
     raise unknown_name("field for the prompt", name, [*group.attrs, *group])
   value = group.attrs[name] if name in group.attrs else stored(group, name)[()]
-  texts = [as_text(entry, name) for entry in np.asarray(value, object).reshape(-1).tolist()]
+  texts = [checks.as_text(entry, name) for entry in np.asarray(value, object).reshape(-1).tolist()]
   if len(set(texts)) == 1:
     return texts[:1] * frames
   if len(texts) != frames:
@@ -313,7 +330,7 @@ def first_text(attributes: Any, names: Iterable[str]) -> str:
     if name in attributes:
       value = np.asarray(attributes[name], object).reshape(-1)
       if len(value) == 1 and isinstance(value[0], str | bytes):
-        return as_text(value[0], name)
+        return checks.as_text(value[0], name)
   return ""
 
 
@@ -324,15 +341,6 @@ def json_of(attributes: Any, name: str) -> Mapping[str, Any]:
   except (ValueError, RecursionError):
     return {}
   return value if isinstance(value, Mapping) else {}
-
-
-def as_text(value: Any, name: str) -> str:
-  """Returns a text, decoded."""
-  if isinstance(value, bytes):
-    return value.decode("utf8")
-  if not isinstance(value, str):
-    raise ValueError(f"'{name}' holds {checks.shown(value)}, no text")
-  return value
 
 
 def plain(value: Any) -> Any:

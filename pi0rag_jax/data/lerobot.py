@@ -107,7 +107,8 @@ class LerobotDataset(Dataset):
           table[name], lerobot_meta.feature_shape(feature)))
       else:
         arrays.unread[name] = "the file lacks the column, or it is damaged"
-    if "frame_index" in table.column_names and (np.diff(_scalars(table["frame_index"])) <= 0).any():
+    if "frame_index" in table.column_names and (
+        np.diff(_scalars(table["frame_index"], "frame_index")) <= 0).any():
       raise ValueError("frame_index does not rise: the rows are not in order")
     return EpisodeData(
       state=arrays.joined(state, what="state"),
@@ -120,33 +121,37 @@ class LerobotDataset(Dataset):
 
   def _prompts(self, table: Any, column: str | None) -> list[str]:
     """Returns the text of every row: of a chosen column, or of its task, which can change within an episode."""
-    default = self.fields.default_prompt
-    values = _values(table, column or "task_index")
-    texts = {value: self._text(value, column) for value in set(values)}
+    default, name = self.fields.default_prompt, column or "task_index"
+    values = _values(table, name)
+    texts = {value: self._text(value, name) for value in set(values)}
     if None in texts and default is None:
-      raise ValueError(f"'{column or 'task_index'}' has no text in row {values.index(None)}: give a default_prompt")
+      raise ValueError(f"'{name}' has no text in row {values.index(None)}: give a default_prompt")
     return [prompt_or_default(texts[value], default) for value in values]
 
-  def _text(self, value: Any, column: str | None) -> str | None:
-    """Returns the text that a cell stands for: a number is a task's."""
+  def _text(self, value: Any, column: str) -> str | None:
+    """Returns the text that a cell stands for: a number is a task's, of whatever type tables made of it."""
+    if isinstance(value, tuple) and len(value) == 1:
+      return self._text(value[0], column)
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)
+    if isinstance(value, str) and column == "task_index" and value.isdecimal():
+      value = int(value)
     if value is None or isinstance(value, str):
       return value
     if isinstance(value, bytes):
-      return value.decode("utf8")
-    if isinstance(value, tuple) and len(value) == 1:
-      return self._text(value[0], column)
+      return checks.as_text(value, column)
     if isinstance(value, int) and not isinstance(value, bool):
       if value in self.meta.tasks:
         return self.meta.tasks[value]
-      if not self.meta.tasks and column is None:
+      if not self.meta.tasks and column == "task_index":
         return None
-      raise ValueError(f"{column or 'task_index'} {value} is none of the {len(self.meta.tasks)} tasks in meta")
+      raise ValueError(f"{column} {value} is none of the {len(self.meta.tasks)} tasks in meta")
     raise ValueError(f"'{column}' holds {checks.shown(value)}, neither a text nor the number of a task")
 
   def _remembered(self, episode: int, table: Any) -> np.ndarray:
     """Returns float64[F], the rows' own times, and keeps them for the videos."""
     try:
-      times_s = _scalars(table["timestamp"])
+      times_s = _scalars(table["timestamp"], "timestamp")
     except KeyError:
       times_s = np.arange(len(table)) / self.meta.fps
     with self._lock:
@@ -186,7 +191,9 @@ class LerobotDataset(Dataset):
 
   def _picture(self, index: int, key: str, row: Any) -> np.ndarray:
     """Returns uint8[H, W, 3] of an image cell: bytes, alone or within a table, or the path of a file."""
-    stored, path = (row.get("bytes"), row.get("path")) if isinstance(row, dict) else (row, None)
+    stored, path = (row.get("bytes"), row.get("path")) if isinstance(row, dict) else (row, row)
+    if isinstance(stored, list) and all(isinstance(number, int) and 0 <= number < 256 for number in stored):
+      stored = bytes(stored)
     if isinstance(stored, bytes):
       return pictures.decode(stored)
     if not isinstance(path, str):
@@ -268,7 +275,9 @@ class LerobotDataset(Dataset):
         return self._indexes[path]
     with self._open(path) as file:
       sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-      episodes = file.read(columns=["episode_index"])["episode_index"].to_numpy()
+      episodes = _scalars(file.read(columns=["episode_index"])["episode_index"], "episode_index")
+      if not np.isfinite(episodes).all():
+        raise ValueError(f"'{path}': episode_index is missing in row {np.flatnonzero(~np.isfinite(episodes))[0]}")
       columns = set(file.schema_arrow.names)
     starts = np.flatnonzero(np.diff(episodes, prepend=np.nan)).tolist()
     rows = collections.defaultdict(list)
@@ -286,10 +295,13 @@ def _listed(names: str | Sequence[str]) -> list[str]:
   return [names] if isinstance(names, str) else list(names)
 
 
-def _scalars(column: Any) -> np.ndarray:
+def _scalars(column: Any, name: str) -> np.ndarray:
   """Returns float64[F] of a column of numbers, or of lists of one each; NaN where one is missing."""
   values = column.to_numpy()
-  return (lerobot_meta.column_array(column, ()) if values.dtype == object else values).astype(np.float64)
+  try:
+    return (lerobot_meta.column_array(column, ()) if values.dtype == object else values).astype(np.float64)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"'{name}': {error}") from error
 
 
 def _values(table: Any, column: str) -> list[Any]:
@@ -297,4 +309,7 @@ def _values(table: Any, column: str) -> list[Any]:
   if column not in table.column_names:
     return [None] * len(table)
   cells = table[column].to_pylist()
-  return [tuple(cell) if isinstance(cell, list) else cell for cell in cells]
+  cells = [tuple(cell) if isinstance(cell, list) else cell for cell in cells]
+  if any(isinstance(cell, dict) for cell in cells):
+    raise ValueError(f"'{column}' holds {checks.shown(cells[0])}, neither a text nor the number of a task")
+  return cells

@@ -165,7 +165,8 @@ def _parquet(root: Path, info: Mapping, damaged: dict[str, str]) -> tuple[dict[i
     raise Pi0RagError(f"the LeRobot data set '{root}' has no meta/episodes/*/*.parquet")
   cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
   columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
-  columns += [f"videos/{key}/{part}" for key in cameras for part in ("chunk_index", "file_index", "from_timestamp")]
+  columns += [f"videos/{key}/{part}" for key in cameras
+              for part in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
   episodes = []
   for file in files:
     table = _read(file, lambda file: pq.ParquetFile(file).read(columns=columns).to_pydict())
@@ -196,7 +197,10 @@ def _episode(root: Path, info: Mapping, row: Mapping, cameras: list[str], where:
   for key in cameras:
     file, start_s = place(f"videos/{key}", "video_path", video_key=key), row.get(f"videos/{key}/from_timestamp")
     if file is not None and start_s is not None:
-      videos[key] = Stretch(file, checks.number(start_s, f"{where}videos/{key}/from_timestamp", low=-1.0, high=1e7))
+      end_s = row.get(f"videos/{key}/to_timestamp")
+      videos[key] = Stretch(
+        file, checks.number(start_s, f"{where}videos/{key}/from_timestamp", low=-1.0, high=1e7),
+        end_s=float(end_s) if isinstance(end_s, int | float) else math.inf)
   return EpisodeMeta(index, length, place("data", "data_path"), videos)
 
 
@@ -215,12 +219,13 @@ def _with_neighbours(episodes: list[EpisodeMeta], *, whole: bool) -> list[Episod
   for (key, _), members in files.items():
     members.sort(key=lambda member: (member[0], member[1].index))
     total = sum(episode.length for _, episode in members) if whole else -1
-    before = 0
+    before, (last_s, last) = 0, members[-1]
+    ends = last_s, last.length, last.videos[key].end_s
     for place, (_, episode) in enumerate(members):
       later = members[place + 1][0] if place + 1 < len(members) else math.inf
       earlier = (members[place - 1][0], members[place - 1][1].length) if place else (-math.inf, 0)
       found[episode.index][key] = dataclasses.replace(
-        found[episode.index][key], before=before, total=total, earlier=earlier, later_s=later)
+        found[episode.index][key], before=before, total=total, earlier=earlier, later_s=later, last=ends)
       before += episode.length
   return [dataclasses.replace(episode, videos=found[episode.index]) for episode in episodes]
 

@@ -15,8 +15,9 @@ Image.init()  # else `open` knows of few
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 MAX_PIXELS = 2**25  # 8K video has 33.2 million
 CHANNELS = (1, 3, 4)
-# Pictures of one channel with such a word in their name measure something else than light.
-OTHER_WORDS = ("depth", "disparity", "segm", "mask", "label")
+# Pictures with such a word in their name measure something else than light, unless a word of light is there too.
+OTHER_WORDS = ("depth", "disparity", "segm", "mask", "label", "normals", "optical_flow", "point_cloud", "heatmap")
+LIGHT_WORDS = ("rgb", "color", "colour")
 
 
 class NotRgbError(ValueError):
@@ -67,16 +68,17 @@ def why_not_rgb(name: str, shape: Sequence[int], dtype: Any) -> str:
   """Returns why an array [F, ...] of that name holds no RGB pictures, '' where it does."""
   dtype, shape = np.dtype(dtype), tuple(shape)
   channels = 1 if len(shape) == 3 else _channels(shape) if len(shape) == 4 else 0
-  if channels == 1 and (word := other_word(name)):
-    return f"one channel, and '{word}' in its name"
-  if channels in CHANNELS and (dtype == np.uint8 or (dtype.kind == "f" and channels > 1)):
+  if channels and (word := other_word(name)):
+    return f"'{word}' in its name"
+  if channels in CHANNELS and 0 not in shape[1:] and (dtype == np.uint8 or (dtype.kind == "f" and channels > 1)):
     return ""
   return f"stored is {dtype}{list(shape)}, no picture in 8-bit grey or colour"
 
 
 def other_word(name: str) -> str:
   """Returns the word in a name that says that it is no camera's, or ''."""
-  return next((word for word in OTHER_WORDS if word in name.lower()), "")
+  name = name.lower()
+  return "" if any(word in name for word in LIGHT_WORDS) else next((word for word in OTHER_WORDS if word in name), "")
 
 
 def as_rgb(frames: np.ndarray, *, white: float = 1.0) -> np.ndarray:

@@ -47,7 +47,7 @@ class RobomimicDataset(hdf5.Hdf5Dataset):
         raise Pi0RagError(f"'{file.filename}' has no masks, '{self._mask}' is asked for: leave out `mask`")
       if self._mask not in masks:
         raise unknown_name(f"mask of '{file.filename}'", self._mask, masks)
-      chosen = [hdf5.as_text(name, self._mask) for name in hdf5.stored(file, f"mask/{self._mask}")[()].tolist()]
+      chosen = [checks.as_text(name, self._mask) for name in hdf5.stored(file, f"mask/{self._mask}")[()].tolist()]
       for name in sorted(set(chosen) - set(names), key=natural_key):
         text = f"mask '{self._mask}' of '{file.filename}' lists {checks.shown(name)}, which the file does not hold"
         self.count_damage(f"{name} in '{file.filename}'", DamagedEpisode(text))
@@ -86,17 +86,8 @@ class RobomimicDataset(hdf5.Hdf5Dataset):
         continue
       if facts[one] and facts[other] and facts[one].prompt != facts[other].prompt:
         continue
-      if _named_alike(one, other) or self._same_actions(one, other, min(shared)):
-        raise Pi0RagError(f"'{self.path}' holds versions of the same demonstrations, '{one}' and '{other}': give the "
-                          "path of the one that is meant")
-
-  def _same_actions(self, one: Path, other: Path, group: str) -> bool:
-    """Returns whether a demonstration of two files is the same, and tells it: rows of equal numbers do not."""
-    found = []
-    for path in (one, other):
-      with self._hdf5.open(path) as file:
-        found.append(hdf5.stored(file, f"{group}/{ACTIONS}")[()])
-    return np.array_equal(*found) and bool((found[0] != found[0][:1]).any())
+      if _named_alike(one, other) or self._same_numbers(one, other, min(shared)):
+        raise self._versions(one, other)
 
   def _read_arrays(self, episode: int) -> EpisodeData:
     length = int(self.lengths[episode])

@@ -34,10 +34,12 @@ class Stretch:
 
   file: Path
   start_s: float  # as announced
+  end_s: float = math.inf  # as announced; inf: not said
   before: int = 0  # frames of the episodes before it in the file
   total: int = -1  # frames of all the file's episodes; -1: not known
   earlier: tuple[float, int] = (-math.inf, 0)  # the announced start and the frames of the episode before it
   later_s: float = math.inf  # the announced start of the episode after it
+  last: tuple[float, int, float] = (math.inf, 0, math.inf)  # the file's last: announced start, frames, announced end
 
 
 class VideoFile:
@@ -91,11 +93,8 @@ class VideoFile:
     stored_s, tolerance_s = self.times_s(fps), (TOLERANCE_FRAMES + 1e-3) / fps
     announced_s = stretch.start_s + float(times_s_F[0])
     if stretch.total != len(stored_s):
-      before_s, before = stretch.earlier
-      end_s = stretch.start_s + float(times_s_F[-1]) + 1 / fps
-      if before_s + before / fps > announced_s + tolerance_s or end_s > stretch.later_s + tolerance_s:
-        raise ValueError(f"from_timestamp {stretch.start_s:.3f} s lets episodes overlap, and the video has "
-                         f"{len(stored_s)} frames for {stretch.total} rows: nothing tells whose frames they are")
+      if problem := self._uncounted(stretch, announced_s, times_s_F, fps):
+        raise ValueError(problem)
       return self.rows_at(stretch.start_s + times_s_F[indices], fps)
     start_s = float(stored_s[stretch.before])
     if abs(start_s - announced_s) > tolerance_s:
@@ -112,6 +111,39 @@ class VideoFile:
                        f"half a frame: the rate of the video or the timestamps are wrong (the video has "
                        f"{len(stored_s)} frames, one for every row)")
     return rows
+
+  def _uncounted(self, stretch: Stretch, announced_s: float, times_s_F: np.ndarray, fps: float) -> str:
+    """Returns why times cannot be trusted where the video has not as many frames as its episodes have rows, or ''.
+
+    A frame that was lost with its time leaves a gap, and the others their times. Without a gap those after it moved up:
+    then starts must say that they know, or nothing tells whose frames they are.
+    """
+    stored_s, tolerance_s = self.times_s(fps), (TOLERANCE_FRAMES + 1e-3) / fps
+    rows, ends_s = len(times_s_F), float(stored_s[-1]) + 1 / fps
+    # Counted from the end, where the file's other episodes lost frames before this one.
+    counted = len(stored_s) - (stretch.total - stretch.before)
+    confirmed = 0 <= counted < len(stored_s) and abs(stored_s[counted] - announced_s) <= tolerance_s
+    before_s, before = stretch.earlier
+    overlaps = before_s + before / fps > announced_s + tolerance_s and not confirmed
+    if overlaps or announced_s + float(times_s_F[-1] - times_s_F[0]) + 1 / fps > stretch.later_s + tolerance_s:
+      return (f"from_timestamp {stretch.start_s:.3f} s lets episodes overlap, and the video has {len(stored_s)} frames "
+              f"for {stretch.total} rows: nothing tells whose frames they are")
+    last_s, last_rows, last_end_s = stretch.last
+    if (len(stored_s) < stretch.total and self._missing(last_s, math.inf, last_rows, fps) > 0
+        and not abs(last_end_s - ends_s) <= tolerance_s):
+      return (f"the video has {len(stored_s)} frames for the {stretch.total} rows of its episodes, and no gap tells "
+              "which are missing")
+    if self._missing(announced_s, stretch.later_s, rows, fps) > 0:
+      return f"the video has fewer frames than the episode's {rows} rows, and no gap tells which are missing"
+    return ""
+
+  def _missing(self, start_s: float, later_s: float, rows: int, fps: float) -> int:
+    """Returns how many frames from one time to another are fewer than so many rows, those aside that left a gap."""
+    stored_s, tolerance_s = self.times_s(fps), TOLERANCE_FRAMES / fps
+    first, stop = np.searchsorted(stored_s, [start_s - tolerance_s, later_s - tolerance_s])
+    steps_s = np.diff(stored_s[max(first - 1, 0) : stop + 1])
+    gaps = int((np.rint(steps_s * fps) - 1).clip(min=0).sum())
+    return rows - int(stop - first) - gaps
 
   def times_s(self, fps: float) -> np.ndarray:
     """Returns float64[M], when every frame is shown; the first frame is time 0 in every data set."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pi0rag_jax import schema
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.validation import POLICY
 from pi0rag_jax.errors import Pi0RagError
@@ -28,6 +29,10 @@ class CorrectionConfig:
   path_before: int = 3  # decisions before a take-over that learn the way to its path, less the policy's detour
   anchors_between: bool = True  # what the policy did right in an episode that was helped is kept too
   failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
+
+  def __post_init__(self):
+    for name in ("labels_before", "labels_after", "path_before", "failed_chunks"):
+      schema.check_range(getattr(self, name), 0, 10**6, f"corrections.{name}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax import schema
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
@@ -29,10 +29,9 @@ class SupervisorConfig:
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
 
   def __post_init__(self):
-    if min(self.delay, self.hold) < 0:
-      raise Pi0RagError(f"supervisor.delay is {self.delay} and supervisor.hold {self.hold}, allowed: 0 or more")
-    if not (0 <= self.misses <= 1 and 0 <= self.false_alarms <= 1):
-      raise Pi0RagError(f"supervisor.misses is {self.misses} and false_alarms {self.false_alarms}, allowed: 0 to 1")
+    for name, high in (("cost", 1e6), ("band", 10**6), ("delay", 10**6), ("hold", 10**6), ("misses", 1.0),
+                       ("false_alarms", 1.0)):
+      schema.check_range(getattr(self, name), 0, high, f"supervisor.{name}")
 
 
 class Watch:

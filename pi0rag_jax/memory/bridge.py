@@ -51,8 +51,9 @@ class OverlapQuery:
   would only wait otherwise.
 
   Args:
-    deadline_s: from when the keys are there; a search that takes longer is counted in `deadline_misses` and gives the
-      empty answer, so that the base action is used. None waits as long as it takes.
+    deadline_s: from when the keys are there; a search that takes longer, or waits that long behind an earlier one, is
+      counted in `deadline_misses` and gives the empty answer, so that the base action is used. None waits as long as
+      it takes.
   """
 
   def __init__(self, search: Search, deadline_s: float | None = None):
@@ -80,7 +81,7 @@ class OverlapQuery:
       return self._find(keys)
 
     future = self._worker.submit(find)
-    return Pending(self, self._deadline_s, future, began, np.shape(keys_BE)[0] if rows is None else rows)
+    return Pending(self, self._deadline_s, future, began, keys_BE, rows)
 
   def close(self) -> None:
     """Ends the worker after its present search. Errors: that of a search that failed after its deadline."""
@@ -130,8 +131,9 @@ class Pending:
   """A search under way, with a deadline. Made by `OverlapQuery.submit`."""
 
   def __init__(self, owner: OverlapQuery, deadline_s: float, future: concurrent.futures.Future,
-               began: concurrent.futures.Future[float], batch: int):
-    self._owner, self._deadline_s, self._future, self._began, self._batch = owner, deadline_s, future, began, batch
+               began: concurrent.futures.Future[float], keys_BE, rows: int | None):
+    self._owner, self._deadline_s, self._future, self._began = owner, deadline_s, future, began
+    self._keys_BE, self._batch = keys_BE, np.shape(keys_BE)[0] if rows is None else rows
     self._result = None
     self.missed = False  # whether `result` came too late
 
@@ -149,8 +151,10 @@ class Pending:
     return self._result
 
   def _wait(self):
-    concurrent.futures.wait([self._began, self._future], return_when=concurrent.futures.FIRST_COMPLETED)
-    left_s = max(0.0, self._began.result() + self._deadline_s - time.monotonic()) if self._began.done() else None
+    jax.block_until_ready(self._keys_BE)
+    # The worker may be busy with an earlier search, which must not take up this one's time as well.
+    began_s = self._began.result() if self._began.done() else time.monotonic()
+    left_s = max(0.0, began_s + self._deadline_s - time.monotonic())
     finished, _ = concurrent.futures.wait([self._future], timeout=left_s)
     self.missed = not finished
     return self._owner._missed(self._future, self._batch) if self.missed else self._future.result()

@@ -2,6 +2,7 @@
 acknowledged may be missing, and no reader may see anything but a whole memory.
 
 `python -m pi0rag_jax.memory.durability --runs=200` prints a report as JSON; exit status 1 if a run failed.
+`eval.durability` kills streams, `eval.server_durability` servers.
 """
 
 import argparse

@@ -5,6 +5,8 @@ three ranges that are searched separately. Exact L2 search on float16 keys. Noth
 """
 
 import itertools
+import math
+import os
 from collections.abc import Mapping
 
 import faiss
@@ -16,6 +18,13 @@ from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, Header,
 
 # FAISS compares this many float16 numbers at once; with a key width that is no multiple it is ten times slower.
 LANES = 16
+MAX_CAPACITY = 10**9
+
+
+def check_capacity(capacity) -> None:
+  """Raises Pi0RagError unless rows for so many records can be made."""
+  if not isinstance(capacity, int) or isinstance(capacity, bool) or not 0 < capacity <= MAX_CAPACITY:
+    raise Pi0RagError(f"capacity is {capacity!r}, must be a whole number of 1 or more, at most {MAX_CAPACITY}")
 
 
 def build(header: Header, capacity: int, records) -> "MemoryIndex":
@@ -37,10 +46,14 @@ class MemoryIndex:
   """
 
   def __init__(self, header: Header, capacity: int):
-    if capacity < 1:
-      raise Pi0RagError(f"capacity is {capacity}, must be 1 or more")
+    check_capacity(capacity)
     self.header, self.capacity = header, capacity
     width = -(-header.key_dim // LANES) * LANES
+    needed = capacity * (2 * width + 2 * math.prod(header.chunk_shape) * np.dtype(header.chunk_dtype).itemsize)
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > here:
+      raise Pi0RagError(f"a capacity of {capacity} takes {needed / 1e9:.3g} GB of memory, this machine has "
+                        f"{here / 1e9:.3g}: lower it")
     self._faiss = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
     # The vector is sized once, so its memory never moves and rows are overwritten in place through the view.
     self._faiss.codes.resize(capacity * self._faiss.code_size)

@@ -23,8 +23,7 @@ class Memory:
   """A store and the index derived from it. Make one with `Memory.open` or `Memory.load`."""
 
   def __init__(self, records: store.Store, capacity: int, *, read_only: bool = False):
-    if capacity < 1:
-      raise Pi0RagError(f"capacity is {capacity}, must be 1 or more")
+    index.check_capacity(capacity)
     self.capacity, self.read_only = capacity, read_only
     self._store = records
     self._writing, self._searching, self._counting = threading.RLock(), threading.Lock(), threading.Lock()

@@ -5,10 +5,13 @@ import json
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from pi0rag_jax import files
+from pi0rag_jax import files, lfs
+from pi0rag_jax import schema as values
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec, schema
 from pi0rag_jax.memory.memory import Memory
@@ -22,6 +25,14 @@ _FIELDS = (*codec.TEXTS, "use_count", "created")
 _UTILITY = ("helped", "hurt")
 _JSON = "memory.json"
 _BATCH = 256
+
+
+class _Export(msgspec.Struct):
+  """What `memory.json` says."""
+
+  format: str
+  header: dict[str, Any]
+  records: list[dict[str, Any]]
 
 
 def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, int]:
@@ -81,10 +92,13 @@ def read_export(source) -> tuple[Header, list[Record]]:
   try:
     with zipfile.ZipFile(source) as archive:
       _check_sizes(archive, source)
-      content = json.loads(archive.read(_JSON))
-      if content["format"] != FORMAT:
-        raise Pi0RagError(f"format is {content['format']!r}, this code reads {FORMAT!r}")
-      header, rows = Header(**content["header"]), content["records"]
+      content = values.parse(archive.read(_JSON), _Export, _JSON)
+      if content.format != FORMAT:
+        raise Pi0RagError(f"format is {content.format!r}, this code reads {FORMAT!r}")
+      header, rows = values.convert(content.header, Header, f"{_JSON}, header"), content.records
+      for number, row in enumerate(rows):
+        if missing := [name for name in _FIELDS if name not in row]:
+          raise Pi0RagError(f"{_JSON}, record {number} lacks {', '.join(missing)}")
       shapes = ((len(rows), header.key_dim), *[(len(rows), *header.chunk_shape)] * 2)
       dtypes = ("float32", header.chunk_dtype, header.chunk_dtype)
       arrays = [_read_array(archive, *wanted) for wanted in zip(_ARRAYS, shapes, dtypes)]
@@ -94,7 +108,7 @@ def read_export(source) -> tuple[Header, list[Record]]:
       for key, base, corrected, row in zip(*arrays, rows)
     ]
   except Exception as error:  # whatever the parsers of zip, JSON and arrays make of foreign bytes
-    raise Pi0RagError(f"{source} is not an exported memory: {schema.one_line(error)}") from error
+    raise Pi0RagError(f"{source} is not an exported memory: {lfs.reason(source, schema.one_line(error))}") from error
   return header, records
 
 

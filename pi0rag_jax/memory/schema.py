@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from pi0rag_jax import files
+from pi0rag_jax import files, lfs
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import lock, seal
 from pi0rag_jax.memory.record import DamagedError, Header
@@ -233,7 +233,7 @@ def _check_identity(path: Path) -> None:
   except sqlite3.OperationalError:
     raise
   except sqlite3.DatabaseError as error:
-    raise _foreign(path, one_line(error)) from None
+    raise _foreign(path, lfs.reason(path, one_line(error))) from None
   if application_id != APPLICATION_ID:
     raise _foreign(path, f"application id {application_id & 0xFFFFFFFF:#x}, expected {APPLICATION_ID:#x}")
   if found not in READABLE:

@@ -260,3 +260,35 @@ def test_any_exception_of_a_decoder_is_damage_of_its_episode(tmp_path, monkeypat
   monkeypatch.setattr(dataset, "_read_camera", strange)
   assert [e for e, _ in dataset.iterate(images=True)] == [0, 2]
   assert "StrangeError: of a library" in dataset.damaged[dataset.episode_name(1)]
+
+
+def test_versions_are_known_by_what_was_observed_too(tmp_path):
+  """Their actions differ: absolute ones beside deltas."""
+  place = RNG.normal(size=(9, 3))
+  for name in ("can/low_dim.hdf5", "can_abs/low_dim.hdf5"):
+    robomimic(tmp_path / "robomimic" / name, robot0_eef_pos=place)
+  for name in ("raw/episode_0.hdf5", "small/episode_0.hdf5"):
+    aloha(tmp_path / "aloha" / name, action=RNG.normal(size=(4, 14)), **{"observations/qpos": np.tile(place[:4], 4)})
+  for folder in ("robomimic", "aloha"):
+    with pytest.raises(Pi0RagError, match=r"versions of the same demonstrations, '.*' and '.*': give the path"):
+      formats.open_dataset(tmp_path / folder)
+  aloha(tmp_path / "tasks/a/episode_0.hdf5", **{"observations/qpos": RNG.normal(size=(4, 14))})
+  aloha(tmp_path / "tasks/b/episode_0.hdf5", **{"observations/qpos": RNG.normal(size=(4, 14))})
+  assert formats.open_dataset(tmp_path / "tasks").num_episodes == 2
+
+
+@pytest.mark.parametrize(("stored", "message"), [
+  ({"observations/qpos": np.zeros((4, 14), "S3")}, r"'observations/qpos', of the state: stored is .S3"),
+  ({"action": np.zeros((4, 0))}, "actions with no entries"), ({"prompt": np.bytes_(b"\xff\xfe")}, "no text in UTF-8"),
+  (None, "No such file or directory"),
+], ids=["texts", "empty", "no_utf8", "broken_link"])
+def test_what_cannot_be_numbers_or_texts_is_damage_of_its_episode(stored, message, tmp_path):
+  aloha(tmp_path / "episode_0.hdf5")
+  if stored is None:
+    (tmp_path / "episode_1.hdf5").symlink_to(tmp_path / "nowhere")
+  else:
+    aloha(tmp_path / "episode_1.hdf5", **stored)
+  with pytest.raises(DamagedEpisode, match=message):
+    list(formats.open_dataset(tmp_path).iterate())
+  dataset = formats.open_dataset(tmp_path, skip_bad=True)
+  assert [episode for episode, _ in dataset.iterate()] == [0] and len(dataset.damaged) == 1

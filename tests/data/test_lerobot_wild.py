@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pi0rag_jax.data import formats
+from pi0rag_jax.data import formats, loader, sampling
 from pi0rag_jax.data.dataset import DamagedEpisode, Fields
 from pi0rag_jax.errors import Pi0RagError
 
@@ -145,6 +145,75 @@ def test_starts_that_cannot_be_checked_by_counting_must_not_overlap(tmp_path, wr
     formats.open_dataset(tmp_path / "set").read_frames(1, [0])
 
 
+def lose_frame(video, lost, *, gap):
+  """Writes a video again without one of its frames; without a gap the later ones move up."""
+  with av.open(str(video)) as container:
+    stream = container.streams.video[0]
+    rate, size = stream.average_rate, (stream.height, stream.width)
+    pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+  places = [i for i in range(len(pictures)) if i != lost]
+  with av.open(str(video), "w") as container:
+    stream = container.add_stream("libx264", rate=rate)
+    stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    stream.time_base = stream.codec_context.time_base = 1 / rate
+    for number, place in enumerate(places):
+      frame = av.VideoFrame.from_ndarray(pictures[place], format="rgb24")
+      frame.pts, frame.time_base = place if gap else number, 1 / rate
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def read_numbers(dataset, episode, barcode):
+  """Returns the number of every frame of an episode, None of those that are refused."""
+  found = []
+  for frame in range(dataset.episode_length(episode)):
+    try:
+      found.append(barcode(dataset.read_frames(episode, [frame])[CAMERA][0]))
+    except DamagedEpisode:
+      found.append(None)
+  return found
+
+
+@pytest.mark.parametrize("lost", [1, 7, 8, 12, 16, 17, 22])
+def test_a_lost_frame_that_leaves_a_gap_costs_itself_alone(lost, tmp_path, write_lerobot, barcode):
+  lengths = [8, 9, 7]
+  write_lerobot(tmp_path / "set", lengths, videos=3)
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=True)
+  dataset = formats.open_dataset(tmp_path / "set", skip_bad=True)
+  found = [number for episode in range(3) for number in read_numbers(dataset, episode, barcode)]
+  right = [number for length in lengths for number in range(length)]
+  assert found == right[:lost] + [None] + right[lost + 1:]
+  # A loader puts another frame in its place.
+  sampler = sampling.Sampler(sampling.Mixture(dataset), batch_size=24, seed=0)
+  batch, replaced = loader.Loader(sampler, horizon=2).read_batch(0)
+  assert len(batch["image"][CAMERA]) == 24 and replaced <= 4
+
+
+@pytest.mark.parametrize(("lost", "of"), [(3, 0), (12, 1), (20, 2)])
+def test_a_lost_frame_without_a_gap_costs_no_other_episode(lost, of, tmp_path, write_lerobot, barcode):
+  """LeRobot joins the videos of episodes and takes the starts from what is there; starts that do not know are none."""
+  lengths, key = [8, 9, 7], f"videos/{CAMERA}/"
+  write_lerobot(tmp_path / "set", lengths, videos=3)
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=False)
+  for episode in range(3):
+    found = read_numbers(formats.open_dataset(tmp_path / "set", skip_bad=True), episode, barcode)
+    assert found == [None] * lengths[episode]
+  change_meta(tmp_path / "set", lambda row: row | {
+    f"{key}from_timestamp": row[f"{key}from_timestamp"] - 0.1 * (row["episode_index"] > of),
+    f"{key}to_timestamp": row[f"{key}to_timestamp"] - 0.1 * (row["episode_index"] >= of)})
+  dataset = formats.open_dataset(tmp_path / "set", skip_bad=True)
+  for episode, length in enumerate(lengths):
+    assert read_numbers(dataset, episode, barcode) == ([None] * length if episode == of else list(range(length)))
+
+
+@pytest.mark.parametrize("lost", [0, 9, 19])
+def test_a_video_with_fewer_frames_than_rows_is_told(lost, tmp_path, write_lerobot):
+  write_lerobot(tmp_path / "set", [20])
+  lose_frame(next(tmp_path.rglob("*.mp4")), lost, gap=False)
+  with pytest.raises(DamagedEpisode, match="the video has 19 frames for the 20 rows of its episodes, and no gap tells"):
+    formats.open_dataset(tmp_path / "set").read_frames(0, [3])
+
+
 def test_null_indexes_cost_one_camera_of_one_episode(tmp_path, write_lerobot):
   write_lerobot(tmp_path / "set", [5] * 3)
   names = [f"videos/{CAMERA}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
@@ -190,13 +259,14 @@ def test_columns_that_nobody_asked_for(kind, tmp_path):
   (pa.array([None] * 4, pa.string()), {"default_prompt": "x"}, ["x"] * 4),
   (pa.array([None] * 4, pa.string()), {}, "'text' has no text in row 0: give a default_prompt"),
   (pa.array([b"pick"] * 4), {}, ["pick"] * 4),
-  (pa.array([b"\xff"] * 4), {}, "can't decode"),
+  (pa.array([b"\xff"] * 4), {}, "no text in UTF-8"),
+  (pa.array([{"a": 1}] * 4), {}, "'text' holds .*neither a text nor the number of a task"),
   (pa.array([["pick"]] * 4), {}, ["pick"] * 4),
   (pa.array([["pick", "it"]] * 4), {}, "'text' holds .*neither a text nor the number of a task"),
   (pa.array([0.5] * 4), {}, "'text' holds 0.5, neither a text"),
   (pa.array([7] * 4), {}, "text 7 is none of the 2 tasks"),
   (pa.array(["", " ", "go", ""]), {"default_prompt": "x"}, ["x", "x", "go", "x"]),
-], ids=["numbers", "null_number", "null_default", "null", "binary", "no_utf8", "list", "lists", "floats", "no_task",
+], ids=["n", "null_n", "null_default", "null", "binary", "no_utf8", "table", "list", "lists", "floats", "no_task",
         "empty"])
 def test_prompts_of_a_column(column, fields, expected, tmp_path):
   path = write_v21(tmp_path / "set", features={"text": {"dtype": "string", **ONE}}, tasks=("pick it up", "valid"),
@@ -207,6 +277,28 @@ def test_prompts_of_a_column(column, fields, expected, tmp_path):
   else:
     with pytest.raises(DamagedEpisode, match=expected):
       dataset.read_episode(0)
+
+
+@pytest.mark.parametrize(("name", "column", "expected"), [
+  ("task_index", pa.array([1.0] * 4), "valid"), ("task_index", pa.array(["1"] * 4), "valid"),
+  ("task_index", pa.array([0.5] * 4), "'task_index' holds 0.5, neither a text nor the number"),
+  ("episode_index", pa.array(["0"] * 4), "'episode_index': string is stored, no numbers"),
+  ("episode_index", pa.array([0, None, 0, 0]), "episode_index is missing in row 1"),
+  ("timestamp", pa.array(["0"] * 4), "'timestamp': string is stored, no numbers"),
+], ids=["floats", "digits", "half", "text_episode", "null_episode", "text_time"])
+def test_bookkeeping_of_other_types_is_read_or_named(name, column, expected, tmp_path):
+  path = write_v21(tmp_path / "set", tasks=("pick it up", "valid"), columns=lambda c: c | {name: column})
+  if expected == "valid":
+    assert set(formats.open_dataset(path).read_episode(0).prompts) == {"valid"}
+  else:
+    with pytest.raises(DamagedEpisode, match=expected):
+      formats.open_dataset(path).read_episode(0)
+
+
+def test_pictures_as_lists_of_bytes_are_read(tmp_path):
+  rows = pa.array([list(png(np.full((8, 12, 3), i, np.uint8))) for i in range(4)], pa.list_(pa.uint8()))
+  path = write_v21(tmp_path / "set", columns=lambda c: c | {CAMERA: rows})
+  assert formats.open_dataset(path).read_episode(0).images[CAMERA][:, 0, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("tasks, drop, fields, expected", [

@@ -49,3 +49,13 @@ def test_other_kinds_are_told(data):
 def test_sizes_that_differ_name_their_frames():
   with pytest.raises(ValueError, match=r"frame 3 has 8 x 12 px, frame 7 4 x 12 px"):
     pictures.stack([RGB, RGB, RGB[:4]], [3, 5, 7])
+
+
+@pytest.mark.parametrize(("name", "shape", "why_not"), [
+  ("head_depth", (2, 8, 8, 3), "'depth' in its name"), ("view_segmentation", (2, 8, 8, 3), "'segm' in its name"),
+  ("normals", (2, 8, 8, 3), "'normals' in its name"), ("depth_camera/rgb", (2, 8, 8, 3), ""), ("grey", (2, 8, 8), ""),
+  ("front", (2, 0, 8, 3), "no picture"),
+])
+def test_names_and_sizes_tell_what_is_no_camera(name, shape, why_not):
+  found = pictures.why_not_rgb(name, shape, np.uint8)
+  assert why_not in found and bool(found) == bool(why_not)

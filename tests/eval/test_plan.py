@@ -94,3 +94,19 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
 def test_what_cannot_be_planned_is_refused(changes, message):
   with pytest.raises(Pi0RagError, match=message):
     plan.steps(config_of(**changes))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+  ({"memory.capacity": 0}, "memory.capacity is 0; allowed: whole numbers from 1"), ({"slots": -1}, "slots is -1"),
+  ({"stream.episodes": -3}, "stream.episodes is -3"), ({"evaluation.episodes": 0}, "evaluation.episodes is 0"),
+  ({"memory.deadline_ms": float("nan")}, "memory.deadline_ms is nan; allowed: numbers from 0.0"),
+  ({"memory.feeding": "x"}, "unknown feeding 'x'"), ({"memory.key_name": "../x"}, "memory.key_name is '../x'"),
+  ({"start": "draw:x"}, "the flow starts at 'draw:x'"), ({"conditions": ()}, r"conditions are \(\); allowed: one or"),
+  ({"conditions": ("nominal", "nominal")}, "allowed: one or more, each once"),
+  ({"stream.checkpoints": (-1,)}, "an entry of stream.checkpoints is -1"),
+  ({"evaluation.policies": ({"name": "a"}, {"name": "a", "steering": "raw"})}, "two policies to evaluate are called"),
+  ({"evaluation.policies": ({"name": "a/b"},)}, "has the name 'a/b'; allowed: texts without '/'"),
+])
+def test_values_that_no_sweep_can_have_are_refused_before_any_work(changes, message):
+  with pytest.raises(Pi0RagError, match=message):
+    plan.steps(config_of(**changes))

@@ -5,6 +5,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS, Record
+from pi0rag_jax.memory import index as index_module
 from pi0rag_jax.memory.index import LANES, MemoryIndex, build
 
 
@@ -136,3 +137,10 @@ def test_bytes_grow_with_capacity_only(index, header):
   # float16 keys padded to the lanes and two float16 chunks; id, uses, nearest id, two utilities, episode; spacing
   # and task; one flag.
   assert index.nbytes() == 8 * (LANES * 2 + 2 * 3 * 2 * 2 + 6 * 8 + 2 * 4 + 1)
+
+
+def test_a_capacity_beyond_the_machines_memory_is_refused(header, monkeypatch):
+  monkeypatch.setattr(index_module.os, "sysconf", lambda name: 1000)
+  with pytest.raises(Pi0RagError, match=r"a capacity of 100000 takes 0.0056 GB of memory, this machine has"):
+    MemoryIndex(header, 100_000)
+  assert MemoryIndex(header, 1000).capacity == 1000

@@ -125,8 +125,9 @@ def test_a_smaller_capacity_keeps_what_is_there_until_the_next_addition(open_mem
   memory.add([make_record(100.0, ANCHOR)])
   assert len(memory) == 5
   assert memory.query(key(100.0), 2).ids_BK.tolist() == [[-1, 11]]
-  with pytest.raises(Pi0RagError, match="capacity is 0"):
-    open_memory(capacity=0, read_only=True)
+  for absurd in (0, -1, 2.5, True, 10**12):
+    with pytest.raises(Pi0RagError, match=f"capacity is {absurd}, must be a whole number of 1 or more"):
+      open_memory(capacity=absurd, read_only=True)
 
 
 def test_tokens_survive_reopening(open_memory, make_record):

@@ -114,8 +114,9 @@ def broken(path, changes):
     ({"format": "other 3"}, "format is 'other 3'"),
     ({"header": {"key_dim": 4}}, "is not an exported memory"),
     ({"records": []}, "0 records with arrays of"),
-    ({"records": [{}, {}, {}]}, "is not an exported memory"),
-    ({"records": 3}, "is not an exported memory"),
+    ({"header": {"key_dim": 4, "more": 1}}, "header: unknown field 'more', allowed: key_dim"),
+    ({"records": [{}, {}, {}]}, "is not an exported memory: memory.json, record 0 lacks kind"),
+    ({"records": 3}, "is not an exported memory: memory.json: expected `array`, got `int`"),
   ],
 )
 def test_files_of_another_form_are_refused(exported, changes, message, tmp_path):
@@ -130,6 +131,9 @@ def test_files_that_are_no_export_are_refused(tmp_path):
   (tmp_path / "text").write_text("hello")
   (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
   (tmp_path / "empty").touch()
+  (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\n")
+  with pytest.raises(Pi0RagError, match="is a git-lfs pointer"):
+    portable.read_export(tmp_path / "pointer")
   for name in ("array.npy", "arrays.npz", "text", "pickle", "empty", "missing"):
     with pytest.raises(Pi0RagError, match=rf"{name} is not an exported memory"):
       portable.read_export(tmp_path / name)

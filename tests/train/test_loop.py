@@ -1,7 +1,11 @@
 """Training on a tiny model: it learns, resumes exactly, and exports what a policy needs."""
 
+import contextlib
+import gc
 import json
 import logging
+import os
+import threading
 
 import jax
 import numpy as np
@@ -45,6 +49,26 @@ def loop_checkpointer():
   return ocp.PyTreeCheckpointer()
 
 
+@pytest.fixture
+def nothing_left():
+  """Fails a test of one more run in this process that leaves a file open, a thread, or a program of `pmap`'s."""
+  before = _held()
+  yield
+  gc.collect()
+  assert _held() - before == set()
+
+
+def _held() -> set:
+  files = set()
+  for descriptor in os.listdir("/proc/self/fd"):
+    with contextlib.suppress(FileNotFoundError):  # the listing's own
+      files.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+  programs = {f"program {number} of pmap" for number in range(sum(
+    program.hlo_modules()[0].name == "jit__fun" for program in jax.devices()[0].client.live_executables()))}
+  return files | programs | {f"thread {thread.name}" for thread in threading.enumerate()}
+
+
+@pytest.mark.usefixtures("nothing_left")
 def test_two_steps_and_two_more_equal_four(data_dir, runs):
   straight, killed = runs
   assert CheckpointStore(killed, asset_id="panda_sim").steps() == [2]
@@ -89,6 +113,7 @@ def test_the_loss_falls(data_dir, tmp_path, caplog):
   assert losses[-1] < 0.7 * losses[0], losses
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_mistakes_are_named(data_dir, straight, tmp_path):
   with pytest.raises(Pi0RagError, match=r"no data set at '/none'; make it with: python -m pi0rag_jax.sim"):
     loop.train_and_evaluate(tiny.make_config("/none"), tmp_path)
