@@ -154,4 +154,4 @@ def no_expert(task: str, condition: str) -> str:
 FAMILY = Family(
   robot="libero", tasks=libero_tasks.TASKS, conditions=CONDITIONS, make=LiberoWorld, require=require,
   time_limit=lambda task: libero_tasks.TIME_LIMITS[libero_tasks.find(task)[0]], renderers=lambda: RENDERERS,
-  abilities=(REWINDS, EXPERT, FILMS), no_expert=no_expert)
+  abilities=(REWINDS, EXPERT, FILMS), no_expert=no_expert, options=("starts",))

@@ -22,10 +22,14 @@ def family(world: str, options: Mapping[str, Any] | None = None) -> Family:
     world: a name of FAMILIES, or the id of a gymnasium environment.
     options: of the world.
   Raises:
-    Pi0RagError: neither.
+    Pi0RagError: neither, or an option that it does not have.
   """
   if world in FAMILIES:
-    return importlib.import_module(FAMILIES[world]).FAMILY
+    found: Family = importlib.import_module(FAMILIES[world]).FAMILY
+    for name in options or {}:
+      if name not in (*found.options, PYTHON):
+        raise unknown_name(f"option of the world '{world}'", name, (*found.options, PYTHON))
+    return found
   if "/" in world or ":" in world or (options or {}).get("robot"):
     return importlib.import_module(GYM).family(world, options or {})
   raise unknown_name("world", world, FAMILIES)

@@ -130,4 +130,5 @@ class Family:
   facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
   renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice
   abilities: tuple[str, ...] = ()  # of ABILITIES
+  options: tuple[str, ...] = ()  # that a configuration may give
   no_expert: Callable[[str, str], str] = lambda task, condition: ""  # why there is none for this one, if it is so

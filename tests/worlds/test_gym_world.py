@@ -72,6 +72,7 @@ def test_the_robots_entries_are_found_by_name_or_in_order():
 
 
 @pytest.mark.parametrize(("world", "options", "message"), [
+  ("panda", {"robot": "aloha"}, "unknown option of the world 'panda' 'robot'"),
   (WORLD, {}, "say what its observations and actions are"),
   (WORLD, {"robot": "plain", "promt": "x"}, "Did you mean 'prompt'"),
   ("tiny_gym/Rech-v0", {"robot": "plain"}, "gymnasium knows no environment"),
