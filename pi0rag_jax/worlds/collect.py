@@ -20,7 +20,7 @@ from rich.progress import track
 
 from pi0rag_jax import cli, files, schema
 from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
 from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
@@ -40,31 +40,34 @@ class Disturbance:
   per_100_ticks: float = 3.0  # bursts, on average
   seconds: tuple[float, float] = (0.1, 0.4)  # how long one lasts
   strength: float = 0.7  # of the greatest change per tick, for entries that integrate
-  displaced: float = 0.5  # path cost by which other entries are displaced, where nothing integrates
+  # Most path cost by which one leads each entry astray, where nothing integrates. An expert goes on from the last
+  # command: so it is the whole way of a burst, not a step.
+  astray: float = 0.2
 
   def bursts(self, rng: np.random.Generator, space: ActionSpace, ticks: int, tick_s: float) -> dict[int, np.ndarray]:
-    """Returns the bursts of an episode: float[A] by tick, a motion that replaces or displaces the expert's."""
+    """Returns the bursts of an episode: float[A] by tick, a motion that replaces the expert's."""
     found: dict[int, np.ndarray] = {}
     if rng.random() >= self.share:
       return found
     for _ in range(rng.poisson(self.per_100_ticks * ticks / 100)):
       start, seconds = int(rng.integers(ticks)), rng.uniform(*self.seconds)
-      motion_A = self._motion(rng, space)
-      found |= dict.fromkeys(range(start, start + max(round(seconds / tick_s), 1)), motion_A)
+      duration = max(round(seconds / tick_s), 1)
+      found |= dict.fromkeys(range(start, start + duration), self._motion(rng, space, duration))
     return found
 
-  def _motion(self, rng: np.random.Generator, space: ActionSpace) -> np.ndarray:
+  def _motion(self, rng: np.random.Generator, space: ActionSpace, ticks: int) -> np.ndarray:
     if any(space.integrates):
       return self.strength * rng.uniform(space.low, space.high)
-    return rng.uniform(-1, 1, space.dim) * self.displaced / np.maximum(space.cost, 1e-6)
+    return rng.uniform(-1, 1, space.dim) * self.astray / np.maximum(space.cost, 1e-6) / ticks
 
   @staticmethod
-  def apply(action_A: np.ndarray, motion_A: np.ndarray, space: ActionSpace) -> np.ndarray:
-    """Returns the action to execute; an entry that says a place beside others that integrate is left alone."""
-    if any(space.integrates):
-      changed_A = np.where(space.integrates, motion_A, action_A)
-    else:
-      changed_A = action_A + motion_A
+  def apply(action_A: np.ndarray, motion_A: np.ndarray, space: ActionSpace, before_A: np.ndarray) -> np.ndarray:
+    """Returns the action to execute; an entry that says a place beside others that integrate is left alone.
+
+    Args:
+      before_A: what was executed at the tick before, from which places are led astray.
+    """
+    changed_A = np.where(space.integrates, motion_A, action_A) if any(space.integrates) else before_A + motion_A
     return np.clip(changed_A, space.low, space.high).astype(np.float32)
 
 
@@ -76,6 +79,7 @@ class Collection:
   options: Mapping[str, Any]
   condition: str
   image_size: int
+  renderer: str
   space: ActionSpace
   tick_s: float
   folder: str
@@ -95,7 +99,8 @@ def record_episode(world, seed: int, collection: Collection, time_limit: int) ->
     tick = progress.ticks if progress else 0
     action_A = label_A
     if tick in bursts:
-      action_A = collection.disturbance.apply(label_A, bursts[tick], collection.space)
+      before_A = frames[EXECUTED][-1] if tick else label_A
+      action_A = collection.disturbance.apply(label_A, bursts[tick], collection.space, before_A)
     seen = world.observe()
     frames["observation"].append(seen)
     frames["action"].append(label_A)
@@ -145,7 +150,7 @@ def _world(collection: Collection, task: str):
     while _OPEN:
       _OPEN.popitem()[1].close()
     _OPEN[key] = registry.make_world(WorldConfig(task, collection.condition, collection.world, collection.options,
-                                                 collection.image_size))
+                                                 collection.image_size, collection.renderer))
   return _OPEN[key]
 
 
@@ -193,7 +198,8 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
   """
   folder = pathlib.Path(collection.folder)
   episodes = frames = 0
-  with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures) as writer:
+  with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures,
+                     renderer=collection.renderer) as writer:
     for job in jobs:
       episode = _read_part(_part(folder, *job))
       if episode.success or failures:
@@ -224,6 +230,10 @@ def run(values) -> None:
     raise Pi0RagError(f"the world '{values.world}' has no expert that could demonstrate anything")
   for task in tasks:
     registry.require(WorldConfig(task, values.condition, values.world, options))
+  renderers = family.renderers() or ("",)
+  renderer = values.renderer or renderers[0]
+  if renderer not in renderers:
+    raise unknown_name(f"renderer of the world '{values.world}'", renderer, renderers)
   seeds = range(values.seed, values.seed + values.episodes)
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
@@ -236,11 +246,11 @@ def run(values) -> None:
     shutil.rmtree(folder / PARTS, ignore_errors=True)  # of one that was killed at its end
     print(f"{folder} is finished: nothing to do")
     return
-  collection = Collection(values.world, options, values.condition, values.image_size, robot.actions, robot.tick_s,
-                          str(folder), {task: family.time_limit(task) for task in tasks},
+  collection = Collection(values.world, options, values.condition, values.image_size, renderer, robot.actions,
+                          robot.tick_s, str(folder), {task: family.time_limit(task) for task in tasks},
                           Disturbance() if values.disturbed else None)
   _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
-                  "image_size": values.image_size, "disturbed": values.disturbed})
+                  "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
   jobs = [(task, seed) for task in tasks for seed in seeds]
   missing = sum(not _part(folder, *job).exists() for job in jobs)
   results = list(track(collect(collection, jobs, processes=values.processes), description=values.world, total=missing))
@@ -275,6 +285,7 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_integer("seed", 0, "The first episode's seed.")
   flags.DEFINE_string("out", None, "Folder of the data set.")
   flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side, where the world leaves the choice.")
+  flags.DEFINE_string("renderer", "", "That draws them, where the world has several; '' is its first.")
   flags.DEFINE_enum("pictures", "video", PICTURES, "How pictures are kept: video is smaller, images are exact.")
   flags.DEFINE_bool("disturbed", True, "Disturb the expert on its way.")
   flags.DEFINE_bool("failures", False, "Keep episodes in which the expert failed.")
