@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   config.model.max_token_len = 8
   config.cache_image_size = 128
   config.data = ({"path": "data/aloha"},)
-  config.make_data = ("python -m pi0rag_jax.worlds.collect --world=aloha --tasks=transfer_cube --episodes=200"
+  config.make_data = ("python -m pi0rag_jax.worlds.collect --world=aloha --tasks=transfer_cube --episodes=102"
                       " --image_size=128 --pictures=images --out=data/aloha")
   config.columns = ConfigDict({"images": {"cam_high": "observation.images.cam_high"}, "state": "observation.state",
                                "actions": "action", "prompt": "task"})

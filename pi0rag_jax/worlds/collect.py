@@ -21,6 +21,7 @@ from rich.progress import track
 from pi0rag_jax import cli, files, schema
 from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
 from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
@@ -110,6 +111,9 @@ def record_episode(world, seed: int, collection: Collection, time_limit: int) ->
   if progress.error:
     raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")
   images, state_FP = split(frames["observation"])
+  size = collection.image_size
+  images = {name: resize_with_pad(seen, size, size) if max(seen.shape[1:3]) > size else seen
+            for name, seen in images.items()}
   return WrittenEpisode(images, state_FP, np.stack(frames["action"]), str(frames["observation"][0]["prompt"]),
                         progress.success, {EXECUTED: np.stack(frames[EXECUTED])})
 
@@ -284,7 +288,7 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_integer("episodes", 100, "Of each task; they have the seeds from --seed on.")
   flags.DEFINE_integer("seed", 0, "The first episode's seed.")
   flags.DEFINE_string("out", None, "Folder of the data set.")
-  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side, where the world leaves the choice.")
+  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side; larger ones are made smaller, as policies do it.")
   flags.DEFINE_string("renderer", "", "That draws them, where the world has several; '' is its first.")
   flags.DEFINE_enum("pictures", "video", PICTURES, "How pictures are kept: video is smaller, images are exact.")
   flags.DEFINE_bool("disturbed", True, "Disturb the expert on its way.")

@@ -19,8 +19,8 @@ from train.policy_data import facts_of
 SHORT = PickAndPlace(PickAndPlaceConfig(time_limit=30))
 
 
-def record(disturbance):
-  collection = Collection("panda", {}, "nominal", 16, "raycast", ACTIONS, 0.05, "", {"pick_and_place": 30}, disturbance)
+def record(disturbance, image_size=16):
+  collection = Collection("panda", {}, "nominal", image_size, "raycast", ACTIONS, 0.05, "", {"pick_and_place": 30}, disturbance)
   return collect.record_episode(PandaWorld(WorldConfig(SHORT, image_size=16)), 3, collection, 30)
 
 
@@ -28,6 +28,10 @@ def test_an_undisturbed_expert_does_what_it_says():
   episode = record(None)
   assert len(episode.state) == 30 and episode.images["base_0_rgb"].shape == (30, 16, 16, 3)
   np.testing.assert_array_equal(episode.actions, episode.extras["executed"])
+
+
+def test_pictures_of_a_world_that_makes_larger_ones_are_kept_as_small_as_asked_for():
+  assert record(None, image_size=8).images["base_0_rgb"].shape == (30, 8, 8, 3)
 
 
 def test_bursts_are_executed_and_labels_stay_the_experts():
