@@ -2,8 +2,9 @@
 --tasks=push-v3,reach-v3 --episodes=100 --out=DIR` writes a LeRobot data set, a frame for every control tick.
 
 The expert is disturbed on the way: bursts of other motion are executed. `action` is what the expert would have done at
-that moment, which a policy learns from; `executed` is what the robot did. A second call with the same arguments goes on
-where the first one stopped.
+that moment, which a policy learns from; `executed` is what the robot did; `privileged.things`, where the things of the
+task were, is for `auxiliary_targets` of a training: small things are hardly learned to be seen without it. A second
+call with the same arguments goes on where the first one stopped.
 """
 
 import collections
@@ -24,11 +25,13 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
-from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, EXPERT, NOMINAL, TELLS, WorldConfig
 
 COMMAND = "worlds.collect"
 PARTS, SETTINGS = ".parts", "collect.json"
+_IMAGE, _EXTRA = "image.", "extra."  # before the names of arrays in a part
 EXECUTED = "executed"  # the column of what the robot did
+THINGS = "privileged.things"  # that of where the things of the task were, in worlds that tell it
 # Sets the disturbances' generator apart from the world's, which has the same seed.
 _DISTURBANCES = 1
 
@@ -86,6 +89,7 @@ class Collection:
   folder: str
   time_limits: Mapping[str, int]
   disturbance: Disturbance | None
+  tells: bool = False  # whether it is kept where things are
 
 
 def record_episode(world, seed: int, collection: Collection, time_limit: int) -> WrittenEpisode:
@@ -106,6 +110,8 @@ def record_episode(world, seed: int, collection: Collection, time_limit: int) ->
     frames["observation"].append(seen)
     frames["action"].append(label_A)
     frames[EXECUTED].append(action_A)
+    if collection.tells:
+      frames[THINGS].append(world.things())
     progress = world.advance(action_A[None])
     done = progress.done
   if progress.error:
@@ -114,8 +120,9 @@ def record_episode(world, seed: int, collection: Collection, time_limit: int) ->
   size = collection.image_size
   images = {name: resize_with_pad(seen, size, size) if max(seen.shape[1:3]) > size else seen
             for name, seen in images.items()}
+  extras = {name: np.stack(frames[name]) for name in (EXECUTED, THINGS) if name in frames}
   return WrittenEpisode(images, state_FP, np.stack(frames["action"]), str(frames["observation"][0]["prompt"]),
-                        progress.success, {EXECUTED: np.stack(frames[EXECUTED])})
+                        progress.success, extras)
 
 
 def split(observations: list[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -162,11 +169,12 @@ def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int
   """Returns (task, seed, frames, success) after writing an episode's part."""
   task, seed = job
   episode = record_episode(_world(collection, task), seed, collection, collection.time_limits[task])
-  values = {f"image.{name}": pictures for name, pictures in episode.images.items()}
+  values = {_IMAGE + name: pictures for name, pictures in episode.images.items()}
+  values |= {_EXTRA + name: column for name, column in episode.extras.items()}
   path = _part(pathlib.Path(collection.folder), task, seed)
   files.write(path, lambda file: np.savez_compressed(
     file, state=episode.state, actions=episode.actions, prompt=np.array(episode.prompt),
-    success=np.array(episode.success), executed=episode.extras[EXECUTED], **values))
+    success=np.array(episode.success), **values))
   return task, seed, len(episode.state), episode.success
 
 
@@ -176,9 +184,9 @@ def _part(folder: pathlib.Path, task: str, seed: int) -> pathlib.Path:
 
 def _read_part(path: pathlib.Path) -> WrittenEpisode:
   with np.load(path) as part:
-    images = {name.removeprefix("image."): part[name] for name in part.files if name.startswith("image.")}
-    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]),
-                          {EXECUTED: part["executed"]})
+    images, extras = ({name.removeprefix(prefix): part[name] for name in part.files if name.startswith(prefix)}
+                      for prefix in (_IMAGE, _EXTRA))
+    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]), extras)
 
 
 def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int
@@ -252,7 +260,8 @@ def run(values) -> None:
     return
   collection = Collection(values.world, options, values.condition, values.image_size, renderer, robot.actions,
                           robot.tick_s, str(folder), {task: family.time_limit(task) for task in tasks},
-                          Disturbance() if values.disturbed else None)
+                          Disturbance() if values.disturbed else None,
+                          tells=TELLS in family.abilities and registry.PYTHON not in options)
   _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
                   "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
   jobs = [(task, seed) for task in tasks for seed in seeds]

@@ -20,7 +20,8 @@ SHORT = PickAndPlace(PickAndPlaceConfig(time_limit=30))
 
 
 def record(disturbance, image_size=16):
-  collection = Collection("panda", {}, "nominal", image_size, "raycast", ACTIONS, 0.05, "", {"pick_and_place": 30}, disturbance)
+  collection = Collection("panda", {}, "nominal", image_size, "raycast", ACTIONS, 0.05, "", {"pick_and_place": 30},
+                          disturbance)
   return collect.record_episode(PandaWorld(WorldConfig(SHORT, image_size=16)), 3, collection, 30)
 
 
@@ -66,6 +67,8 @@ def test_the_command_writes_a_data_set_and_does_it_once(tmp_path):
   assert "1 of 1 succeeded" in first.stdout and "1 episodes" in first.stdout
   dataset = open_dataset(tmp_path / "data")
   assert facts_of(dataset)["renderer"] == "raycast"
+  things_F5 = dataset.read_episode(0).extras[collect.THINGS]
+  assert things_F5.shape[1] == 5 and 0.0 < things_F5[0, 2] < 0.05  # the cube lies on the table
   assert len(list(dataset.iterate())) == 1 and dataset.fps == 20 and not (tmp_path / "data" / ".parts").exists()
   assert "nothing to do" in run(tmp_path, *flags).stdout
 
