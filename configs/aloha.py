@@ -1,7 +1,7 @@
 """gym-aloha's two arms with a frozen policy and a memory: absolute joints, chunks of up to a second.
 
     python -m eval.sweep --config=configs/aloha.py --out=DIR
-    python -m eval.sweep --config=configs/aloha.py --config.policy=DIR/policy --out=DIR
+    python -m eval.sweep --config=configs/aloha.py --config.policy=pi0_aloha_sim --out=DIR
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs import metaworld, quickstart
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = quickstart.get_config().unlock()
-  config.policy, config.start = "pi0_aloha_sim", "zero"
+  config.policy, config.start = "aloha_small", "zero"
   config.world = ConfigDict({"id": "aloha"})
   config.task = "transfer_cube"
   config.conditions = ("nominal", "camera_shift", "actuator_delay")

@@ -152,9 +152,12 @@ def cached(config: Config, dataset: Dataset) -> Dataset:
 
 
 def facts_of(dataset: Dataset) -> dict:
-  """Returns `fps`, and of the simulator's episodes `renderer` and `tasks`: {name: episodes, frames and seeds}."""
+  """Returns `fps`, the `renderer` of simulated ones, and `tasks` of the Panda's: {name: episodes, frames, seeds}."""
   tasks, renderers = {}, set()
-  if getattr(dataset, "source", dataset).format == "episodes":
+  source = getattr(dataset, "source", dataset)
+  if source.format == "lerobot":
+    renderers.add(source.meta.renderer)
+  elif source.format == "episodes":
     for _, data in dataset.iterate():
       if "renderer" not in data.metadata:
         continue

@@ -40,6 +40,7 @@ class LerobotMeta:
   version: str
   fps: float
   robot_type: str | None
+  renderer: str  # that drew the pictures of a simulation, '' where nothing says it
   features: Mapping[str, Mapping[str, Any]]
   tasks: Mapping[int, str]
   episodes: tuple[EpisodeMeta, ...]
@@ -76,8 +77,8 @@ def read_meta(root: Path) -> LerobotMeta:
   counts = collections.Counter(episode.index for episode in episodes)
   if twice := [index for index, count in counts.items() if count > 1]:
     raise Pi0RagError(f"the meta of '{root}' lists episode {twice[0]} twice")
-  return LerobotMeta(version, fps, None if robot_type is None else str(robot_type), features, tasks,
-                     tuple(_with_neighbours(episodes, whole=not damaged)), announced, damaged)
+  return LerobotMeta(version, fps, None if robot_type is None else str(robot_type), str(info.get("renderer") or ""),
+                     features, tasks, tuple(_with_neighbours(episodes, whole=not damaged)), announced, damaged)
 
 
 def is_camera(feature: Mapping[str, Any]) -> bool:

@@ -47,7 +47,7 @@ class WrittenEpisode:
 class LerobotWriter:
   """A data set that appears whole once the writer is closed."""
 
-  def __init__(self, folder, *, fps: float, robot: str, pictures: str = VIDEO):
+  def __init__(self, folder, *, fps: float, robot: str, pictures: str = VIDEO, renderer: str = ""):
     """Makes the folder.
 
     Args:
@@ -55,6 +55,7 @@ class LerobotWriter:
       fps: frames per second.
       robot: its name, `robot_type` of the data set.
       pictures: 'video' (lossy, small) or 'images' (PNG, exact).
+      renderer: that drew them, in simulations that have several.
     Raises:
       Pi0RagError: a package is missing, or the folder holds a data set.
     """
@@ -66,6 +67,7 @@ class LerobotWriter:
     if (self.folder / "meta" / "info.json").exists():
       raise Pi0RagError(f"'{self.folder}' holds a data set already: remove it, or write another folder")
     self._fps, self._robot, self._pictures = fps, robot, pictures
+    self._told = {"renderer": renderer} if renderer else {}
     self._tasks: dict[str, int] = {}
     self._episodes: list[dict[str, Any]] = []
     self._features: dict[str, dict[str, Any]] = {}
@@ -128,7 +130,7 @@ class LerobotWriter:
                                            for name, found in _merged(self._stats).items()})
     video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
     files.write_json(meta / "info.json", {
-      "codebase_version": "v3.0", "robot_type": self._robot, "total_episodes": len(self._episodes),
+      "codebase_version": "v3.0", "robot_type": self._robot, **self._told, "total_episodes": len(self._episodes),
       "total_frames": self._rows, "total_tasks": len(self._tasks), "chunks_size": _CHUNK_FILES,
       "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": _whole(self._fps),
       "splits": {"train": f"0:{len(self._episodes)}"},

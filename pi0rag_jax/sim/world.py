@@ -67,6 +67,11 @@ class PandaWorld:
     """Returns what the expert would execute from here on, float32[horizon, 5]."""
     return get_expert(self.env.task.name).plan(self.env, horizon)
 
+  def things(self) -> np.ndarray:
+    """Returns float32[5]: where the thing to reach for is, and where it belongs on the table."""
+    known = self.env.info()["privileged"]
+    return np.concatenate([known["target_position"], known["goal_position"]], dtype=np.float32)
+
   def film(self, size: int) -> np.ndarray:
     """Returns the base camera's picture uint8[size, size, 3]."""
     if size not in self._films:

@@ -14,7 +14,7 @@ from pi0rag_jax.robots import aloha as robot
 from pi0rag_jax.worlds.aloha_expert import Expert
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Shift, free_things, get_state, require_opengl, set_state, turned
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, TELLS, Family, WorldConfig
 
 TIME_LIMIT = 300
 PROMPTS = {"transfer_cube": "Transfer cube", "insertion": "Insert the peg into the socket"}
@@ -61,6 +61,11 @@ class AlohaWorld(MujocoWorld):
   def data(self) -> mujoco.MjData:
     """Its state."""
     return self._physics.data.ptr
+
+  def things(self) -> np.ndarray:
+    """Returns where the cube is, float32[3], or peg and socket, float32[6]."""
+    return np.concatenate([self.data.qpos[address:address + 3] for address in free_things(self.model, _ROBOT)],
+                          dtype=np.float32)
 
   def _reset(self, seed: int) -> np.ndarray:
     self._env.reset(seed=seed)
@@ -114,4 +119,4 @@ def require(task: str, condition: str) -> None:
 
 FAMILY = Family(
   robot="aloha", tasks=tuple(PROMPTS), conditions={name: shift.description for name, shift in CONDITIONS.items()},
-  make=AlohaWorld, require=require, time_limit=lambda task: TIME_LIMIT, abilities=(REWINDS, EXPERT, FILMS))
+  make=AlohaWorld, require=require, time_limit=lambda task: TIME_LIMIT, abilities=(REWINDS, EXPERT, FILMS, TELLS))

@@ -2,8 +2,9 @@
 --tasks=push-v3,reach-v3 --episodes=100 --out=DIR` writes a LeRobot data set, a frame for every control tick.
 
 The expert is disturbed on the way: bursts of other motion are executed. `action` is what the expert would have done at
-that moment, which a policy learns from; `executed` is what the robot did. A second call with the same arguments goes on
-where the first one stopped.
+that moment, which a policy learns from; `executed` is what the robot did; `privileged.things`, where the things of the
+task were, is for `auxiliary_targets` of a training: small things are hardly learned to be seen without it. A second
+call with the same arguments goes on where the first one stopped.
 """
 
 import collections
@@ -20,14 +21,17 @@ from rich.progress import track
 
 from pi0rag_jax import cli, files, schema
 from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.worlds import batch, registry
-from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, Progress, WorldConfig
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, TELLS, Progress, WorldConfig
 
 COMMAND = "worlds.collect"
 PARTS, SETTINGS = ".parts", "collect.json"
+_IMAGE, _EXTRA = "image.", "extra."  # before the names of arrays in a part
 EXECUTED = "executed"  # the column of what the robot did
+THINGS = "privileged.things"  # that of where the things of the task were, in worlds that tell it
 # Sets the disturbances' generator apart from the world's, which has the same seed.
 _DISTURBANCES = 1
 
@@ -40,31 +44,34 @@ class Disturbance:
   per_100_ticks: float = 3.0  # bursts, on average
   seconds: tuple[float, float] = (0.1, 0.4)  # how long one lasts
   strength: float = 0.7  # of the greatest change per tick, for entries that integrate
-  displaced: float = 0.5  # path cost by which other entries are displaced, where nothing integrates
+  # Most path cost by which one leads each entry astray, where nothing integrates. An expert goes on from the last
+  # command: so it is the whole way of a burst, not a step.
+  astray: float = 0.2
 
   def bursts(self, rng: np.random.Generator, space: ActionSpace, ticks: int, tick_s: float) -> dict[int, np.ndarray]:
-    """Returns the bursts of an episode: float[A] by tick, a motion that replaces or displaces the expert's."""
+    """Returns the bursts of an episode: float[A] by tick, a motion that replaces the expert's."""
     found: dict[int, np.ndarray] = {}
     if rng.random() >= self.share:
       return found
     for _ in range(rng.poisson(self.per_100_ticks * ticks / 100)):
       start, seconds = int(rng.integers(ticks)), rng.uniform(*self.seconds)
-      motion_A = self._motion(rng, space)
-      found |= dict.fromkeys(range(start, start + max(round(seconds / tick_s), 1)), motion_A)
+      duration = max(round(seconds / tick_s), 1)
+      found |= dict.fromkeys(range(start, start + duration), self._motion(rng, space, duration))
     return found
 
-  def _motion(self, rng: np.random.Generator, space: ActionSpace) -> np.ndarray:
+  def _motion(self, rng: np.random.Generator, space: ActionSpace, ticks: int) -> np.ndarray:
     if any(space.integrates):
       return self.strength * rng.uniform(space.low, space.high)
-    return rng.uniform(-1, 1, space.dim) * self.displaced / np.maximum(space.cost, 1e-6)
+    return rng.uniform(-1, 1, space.dim) * self.astray / np.maximum(space.cost, 1e-6) / ticks
 
   @staticmethod
-  def apply(action_A: np.ndarray, motion_A: np.ndarray, space: ActionSpace) -> np.ndarray:
-    """Returns the action to execute; an entry that says a place beside others that integrate is left alone."""
-    if any(space.integrates):
-      changed_A = np.where(space.integrates, motion_A, action_A)
-    else:
-      changed_A = action_A + motion_A
+  def apply(action_A: np.ndarray, motion_A: np.ndarray, space: ActionSpace, before_A: np.ndarray) -> np.ndarray:
+    """Returns the action to execute; an entry that says a place beside others that integrate is left alone.
+
+    Args:
+      before_A: what was executed at the tick before, from which places are led astray.
+    """
+    changed_A = np.where(space.integrates, motion_A, action_A) if any(space.integrates) else before_A + motion_A
     return np.clip(changed_A, space.low, space.high).astype(np.float32)
 
 
@@ -76,11 +83,13 @@ class Collection:
   options: Mapping[str, Any]
   condition: str
   image_size: int
+  renderer: str
   space: ActionSpace
   tick_s: float
   folder: str
   time_limits: Mapping[str, int]
   disturbance: Disturbance | None
+  tells: bool = False  # whether it is kept where things are
 
 
 def record_episode(world, seed: int, collection: Collection, time_limit: int) -> WrittenEpisode:
@@ -93,17 +102,24 @@ def record_episode(world, seed: int, collection: Collection, time_limit: int) ->
     label_A = np.asarray(world.plan(1)[0], np.float32)
     action_A = label_A
     if disturbance and progress.ticks in bursts:
-      action_A = disturbance.apply(label_A, bursts[progress.ticks], collection.space)
+      before_A = frames[EXECUTED][-1] if progress.ticks else label_A
+      action_A = disturbance.apply(label_A, bursts[progress.ticks], collection.space, before_A)
     seen = world.observe()
     frames["observation"].append(seen)
     frames["action"].append(label_A)
     frames[EXECUTED].append(action_A)
+    if collection.tells:
+      frames[THINGS].append(world.things())
     progress = world.advance(action_A[None])
   if progress.error:
     raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")
   images, state_FP = split(frames["observation"])
+  size = collection.image_size
+  images = {name: resize_with_pad(seen, size, size) if max(seen.shape[1:3]) > size else seen
+            for name, seen in images.items()}
+  extras = {name: np.stack(frames[name]) for name in (EXECUTED, THINGS) if name in frames}
   return WrittenEpisode(images, state_FP, np.stack(frames["action"]), str(frames["observation"][0]["prompt"]),
-                        progress.success, {EXECUTED: np.stack(frames[EXECUTED])})
+                        progress.success, extras)
 
 
 def split(observations: list[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -142,7 +158,7 @@ def _world(collection: Collection, task: str):
     while _OPEN:
       _OPEN.popitem()[1].close()
     _OPEN[key] = registry.make_world(WorldConfig(task, collection.condition, collection.world, collection.options,
-                                                 collection.image_size))
+                                                 collection.image_size, collection.renderer))
   return _OPEN[key]
 
 
@@ -150,11 +166,12 @@ def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int
   """Returns (task, seed, frames, success) after writing an episode's part."""
   task, seed = job
   episode = record_episode(_world(collection, task), seed, collection, collection.time_limits[task])
-  values: dict[str, Any] = {f"image.{name}": pictures for name, pictures in episode.images.items()}
+  values: dict[str, Any] = {_IMAGE + name: pictures for name, pictures in episode.images.items()}
+  values |= {_EXTRA + name: column for name, column in episode.extras.items()}
   path = _part(pathlib.Path(collection.folder), task, seed)
   files.write(path, lambda file: np.savez_compressed(
     file, state=episode.state, actions=episode.actions, prompt=np.array(episode.prompt),
-    success=np.array(episode.success), executed=episode.extras[EXECUTED], **values))
+    success=np.array(episode.success), **values))
   return task, seed, len(episode.state), episode.success
 
 
@@ -164,9 +181,9 @@ def _part(folder: pathlib.Path, task: str, seed: int) -> pathlib.Path:
 
 def _read_part(path: pathlib.Path) -> WrittenEpisode:
   with np.load(path) as part:
-    images = {name.removeprefix("image."): part[name] for name in part.files if name.startswith("image.")}
-    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]),
-                          {EXECUTED: part["executed"]})
+    images, extras = ({name.removeprefix(prefix): part[name] for name in part.files if name.startswith(prefix)}
+                      for prefix in (_IMAGE, _EXTRA))
+    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]), extras)
 
 
 def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int
@@ -190,7 +207,8 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
   """
   folder = pathlib.Path(collection.folder)
   episodes = frames = 0
-  with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures) as writer:
+  with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures,
+                     renderer=collection.renderer) as writer:
     for job in jobs:
       episode = _read_part(_part(folder, *job))
       if episode.success or failures:
@@ -221,6 +239,10 @@ def run(values) -> None:
     registry.check(family, task, values.condition)
     registry.require_expert(config)
     registry.require(config)
+  renderers = family.renderers() or ("",)
+  renderer = values.renderer or renderers[0]
+  if renderer not in renderers:
+    raise unknown_name(f"renderer of the world '{values.world}'", renderer, renderers)
   seeds = range(values.seed, values.seed + values.episodes)
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
@@ -234,11 +256,12 @@ def run(values) -> None:
     shutil.rmtree(folder / PARTS, ignore_errors=True)  # of one that was killed at its end
     print(f"{folder} is finished: nothing to do")
     return
-  collection = Collection(values.world, options, values.condition, values.image_size, robot.actions, robot.tick_s,
-                          str(folder), {task: family.time_limit(task) for task in tasks},
-                          Disturbance() if values.disturbed else None)
+  collection = Collection(values.world, options, values.condition, values.image_size, renderer, robot.actions,
+                          robot.tick_s, str(folder), {task: family.time_limit(task) for task in tasks},
+                          Disturbance() if values.disturbed else None,
+                          tells=TELLS in family.abilities and registry.PYTHON not in options)
   _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
-                  "image_size": values.image_size, "disturbed": values.disturbed})
+                  "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
   jobs = [(task, seed) for task in tasks for seed in seeds]
   missing = sum(not _part(folder, *job).exists() for job in jobs)
   results = list(track(collect(collection, jobs, processes=values.processes), description=values.world, total=missing))
@@ -272,7 +295,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_integer("episodes", 100, "Of each task; they have the seeds from --seed on.")
   flags.DEFINE_integer("seed", 0, "The first episode's seed.")
   flags.DEFINE_string("out", None, "Folder of the data set.")
-  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side, where the world leaves the choice.")
+  flags.DEFINE_integer("image_size", 64, "Pixels of a picture's side; larger ones are made smaller, as policies do it.")
+  flags.DEFINE_string("renderer", "", "That draws them, where the world has several; '' is its first.")
   flags.DEFINE_enum("pictures", "video", PICTURES, "How pictures are kept: video is smaller, images are exact.")
   flags.DEFINE_bool("disturbed", True, "Disturb the expert on its way.")
   flags.DEFINE_bool("failures", False, "Keep episodes in which the expert failed.")

@@ -24,7 +24,7 @@ from pi0rag_jax.worlds.libero_expert import LiberoExpert, unknown
 from pi0rag_jax.worlds.libero_scene import REST, Scene, goals, language, require_package, scene_files
 from pi0rag_jax.worlds.mujoco_model import NOTHING, Pictures, Shift, require_opengl, turned
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EVALUATION_SEEDS, EXPERT, FILMS, NOMINAL, REWINDS, TELLS, Family, WorldConfig
 
 PICTURE_PX = 256
 STARTS = ("by_seed", "listed", "sampled")
@@ -106,6 +106,10 @@ class LiberoWorld(MujocoWorld):
     return {"observation/image": front, "observation/wrist_image": wrist, "observation/state": self.scene.measure(),
             "prompt": self.prompt}
 
+  def things(self) -> np.ndarray:
+    """Returns float32[3]: where the thing is that is to be moved next."""
+    return self._expert.thing().astype(np.float32)
+
   def _reset(self, seed: int) -> np.ndarray:
     listed = self._starts == "listed" or (self._starts == "by_seed" and seed in EVALUATION_SEEDS)
     (self.scene.start_listed if listed else self.scene.start_sampled)(seed)
@@ -154,4 +158,4 @@ def no_expert(task: str, condition: str) -> str:
 FAMILY = Family(
   robot="libero", tasks=libero_tasks.TASKS, conditions=CONDITIONS, make=LiberoWorld, require=require,
   time_limit=lambda task: libero_tasks.TIME_LIMITS[libero_tasks.find(task)[0]], renderers=lambda: RENDERERS,
-  abilities=(REWINDS, EXPERT, FILMS), no_expert=no_expert, options=("starts",))
+  abilities=(REWINDS, EXPERT, FILMS, TELLS), no_expert=no_expert, options=("starts",))

@@ -76,10 +76,15 @@ class LiberoExpert:
     """
     if why := unknown(self._goals):
       raise Pi0RagError(why)
-    for goal in self._goals:
-      if not self._domain._eval_predicate(list(goal)):
-        return self._pursue(goal)
-    return self._move(self._sight.hand, grip=OPEN)
+    goal = self._next_goal()
+    return self._move(self._sight.hand, grip=OPEN) if goal is None else self._pursue(goal)
+
+  def thing(self) -> np.ndarray:
+    """Returns where the thing is that is to be moved next, or was moved last, m."""
+    return self._sight.origin((self._next_goal() or self._goals[-1])[1])
+
+  def _next_goal(self) -> tuple[str, ...] | None:
+    return next((goal for goal in self._goals if not self._domain._eval_predicate(list(goal))), None)
 
   def _pursue(self, goal: tuple[str, ...]) -> np.ndarray:
     if self._is_shut(goal[2]):

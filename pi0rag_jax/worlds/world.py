@@ -1,8 +1,8 @@
 """What can be stepped: one task under one condition of one family of environments.
 
 A world has what every evaluation needs. What only some can do is an ability, a protocol of its own: `Rewinds`,
-`Expert`, `Films`; a `Witness` fills in the truths. A configuration that needs one that a world lacks is refused by
-name.
+`Expert`, `Films`, `Tells`; a `Witness` fills in the truths. A configuration that needs one that a world lacks is
+refused by name.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 NOMINAL = "nominal"  # the condition of every family in which nothing is wrong
-REWINDS, EXPERT, WITNESS, FILMS = ABILITIES = ("Rewinds", "Expert", "Witness", "Films")
+REWINDS, EXPERT, WITNESS, FILMS, TELLS = ABILITIES = ("Rewinds", "Expert", "Witness", "Films", "Tells")
 # Seeds of episodes, apart by what they are for.
 DEMONSTRATION_SEEDS = range(100_000)
 STREAM_SEEDS = range(100_000, 200_000)
@@ -113,6 +113,14 @@ class Films(Protocol):
 
   def film(self, size: int) -> np.ndarray:
     """Returns a picture uint8[size, size, 3], upright."""
+    ...
+
+
+class Tells(Protocol):
+  """A world that knows what a policy has to see: demonstrations keep it for an auxiliary head of the training."""
+
+  def things(self) -> np.ndarray:
+    """Returns float32[N]: where the things are, m, that the task is about now; N is the same at every moment."""
     ...
 
 

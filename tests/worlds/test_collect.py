@@ -14,12 +14,14 @@ from pi0rag_jax.sim.world import PandaWorld
 from pi0rag_jax.worlds import collect
 from pi0rag_jax.worlds.collect import Collection, Disturbance
 from pi0rag_jax.worlds.world import WorldConfig
+from train.policy_data import facts_of
 
 SHORT = PickAndPlace(PickAndPlaceConfig(time_limit=30))
 
 
-def record(disturbance):
-  collection = Collection("panda", {}, "nominal", 16, ACTIONS, 0.05, "", {"pick_and_place": 30}, disturbance)
+def record(disturbance, image_size=16):
+  collection = Collection("panda", {}, "nominal", image_size, "raycast", ACTIONS, 0.05, "", {"pick_and_place": 30},
+                          disturbance)
   return collect.record_episode(PandaWorld(WorldConfig(SHORT, image_size=16)), 3, collection, 30)
 
 
@@ -27,6 +29,10 @@ def test_an_undisturbed_expert_does_what_it_says():
   episode = record(None)
   assert len(episode.state) == 30 and episode.images["base_0_rgb"].shape == (30, 16, 16, 3)
   np.testing.assert_array_equal(episode.actions, episode.extras["executed"])
+
+
+def test_pictures_of_a_world_that_makes_larger_ones_are_kept_as_small_as_asked_for():
+  assert record(None, image_size=8).images["base_0_rgb"].shape == (30, 8, 8, 3)
 
 
 def test_bursts_are_executed_and_labels_stay_the_experts():
@@ -39,12 +45,14 @@ def test_bursts_are_executed_and_labels_stay_the_experts():
   assert (one.extras["executed"] <= np.float32(ACTIONS.high)).all()
 
 
-def test_places_are_displaced():
-  rng = np.random.default_rng(0)
-  bursts = Disturbance(share=1.0, per_100_ticks=50.0).bursts(rng, ALOHA, 100, 0.02)
-  still_A = np.zeros(14)
-  moved = np.stack([Disturbance.apply(still_A, motion_A, ALOHA) for motion_A in bursts.values()])
-  assert 0 < np.abs(moved * ALOHA.cost).max() <= 0.5 + 1e-6
+def test_a_burst_leads_places_astray_by_no_more_than_its_whole_way():
+  burst = Disturbance(share=1.0, per_100_ticks=1.0)
+  motions = burst.bursts(np.random.default_rng(1), ALOHA, 100, 0.02)
+  assert 5 <= len(motions) <= 20 and list(motions) == list(range(min(motions), min(motions) + len(motions)))
+  executed_A = np.zeros(14)
+  for motion_A in motions.values():  # an expert that would stay wherever it is
+    executed_A = burst.apply(executed_A, motion_A, ALOHA, executed_A)
+  assert 0.1 < np.abs(executed_A * ALOHA.cost).max() <= burst.astray + 1e-6
 
 
 def run(tmp_path, *flags):
@@ -58,6 +66,9 @@ def test_the_command_writes_a_data_set_and_does_it_once(tmp_path):
   assert first.returncode == 0, first.stderr
   assert "1 of 1 succeeded" in first.stdout and "1 episodes" in first.stdout
   dataset = open_dataset(tmp_path / "data")
+  assert facts_of(dataset)["renderer"] == "raycast"
+  things_F5 = dataset.read_episode(0).extras[collect.THINGS]
+  assert things_F5.shape[1] == 5 and 0.0 < things_F5[0, 2] < 0.05  # the cube lies on the table
   assert len(list(dataset.iterate())) == 1 and dataset.fps == 20 and not (tmp_path / "data" / ".parts").exists()
   assert "nothing to do" in run(tmp_path, *flags).stdout
 
@@ -68,6 +79,7 @@ def test_the_command_writes_a_data_set_and_does_it_once(tmp_path):
   (("--world=gym_none/X-v0", "--options={\"robot\": \"aloha\"}"), "has no expert"),
   (("--tasks=stacking", "--seed=99999", "--episodes=2"), "seeds 0..99999"),
   (("--tasks=stacking", "--options={"), "--options"),
+  (("--tasks=stacking", "--renderer=plain"), "unknown renderer of the world 'panda' 'plain'"),
 ])
 def test_a_mistake_ends_in_one_line(tmp_path, flags, message):
   done = run(tmp_path, *flags)

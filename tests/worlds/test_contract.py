@@ -11,7 +11,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots.registry import make_robot
 from pi0rag_jax.worlds import registry
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, TELLS, WorldConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,9 @@ def test_looking_and_planning_change_nothing(world, case, family):
   world.observe()
   if FILMS in family.abilities:
     assert world.film(48).shape == (48, 48, 3)
+  if TELLS in family.abilities:
+    things_N = world.things()
+    assert things_N.dtype == np.float32 and things_N.ndim == 1 and np.isfinite(things_N).all()
   assert same(world.snapshot(), before)
   assert np.array_equal(world.plan(6), plan_TA)
   world.advance(plan_TA[:2])
@@ -148,6 +151,15 @@ def test_the_expert_succeeds(world, case, family):
     done = progress.done
   assert progress.success
   assert progress.ticks <= limit
+
+
+def test_it_tells_where_things_are_that_differ_by_seed(world, case, family):
+  if TELLS not in family.abilities:
+    pytest.skip(f"{case.world} does not tell")
+  world.begin(case.seed)
+  first_N = world.things()
+  world.begin(case.seed + 1)
+  assert world.things().shape == first_N.shape and not np.array_equal(world.things(), first_N)
 
 
 def test_time_runs_out(world, case, family):
