@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
                       " --image_size=128 --pictures=images --out=data/aloha")
   config.columns = ConfigDict({"images": {"cam_high": "observation.images.cam_high"}, "state": "observation.state",
                                "actions": "action", "prompt": "task"})
-  config.action_column = "action"
   config.auxiliary_targets = ("privileged.things",)  # else it learns the same motion for all cubes
   config.steps, config.batch_size, config.draws = 2_500, 32, 1  # the expert costs more than the prefix here
   config.execute_steps = 50  # the whole chunk, as openpi: with fewer it hesitates for good where one hand takes over

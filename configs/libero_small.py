@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
   config.columns = ConfigDict({
     "observation/image": "observation.images.image", "observation/wrist_image": "observation.images.wrist_image",
     "observation/state": "observation.state", "actions": "action"})
-  config.action_column = "action"
   config.auxiliary_targets = ("privileged.things",)
   config.steps, config.batch_size = 4_000, 32
   config.execute_steps = 5  # as openpi's clients
