@@ -29,8 +29,9 @@ RANGES = {
   "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000), "memory.capacity": (1, MAX_CAPACITY),
   "memory.deadline_ms": (0.0, 1e6), "stream.first_seed": (0, 2**31), "evaluation.first_seed": (0, 2**31),
   "stream.corrected_max": (0, 10**6), "evaluation.latency_episodes": (0, 10**6), "evaluation.clips": (0, 10**6),
-  **dict.fromkeys(("stream.episodes", "evaluation.episodes", "focus.streams"), (1, 10**6)),
-  **dict.fromkeys(("focus.episodes", "focus.return_episodes", "focus.evaluation_episodes"), (0, 10**6))}
+  **dict.fromkeys(("evaluation.episodes", "focus.streams"), (1, 10**6)),
+  **dict.fromkeys(("stream.episodes", "focus.episodes", "focus.return_episodes", "focus.evaluation_episodes"),
+                  (0, 10**6))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,8 @@ def steps(config: Config) -> list[Step]:
   methods = read_methods(config.evaluation.policies)
   alone = tuple(method for method in methods if not method.steering)
   steered = tuple(method for method in methods if method.steering)
+  if steered and not config.stream.episodes:
+    raise Pi0RagError(f"stream.episodes is 0, but '{steered[0].name}' is steered by what a stream teaches")
   seeds = evaluation_seeds(config)
   # The least that is known of every place comes first: a sweep takes hours, and may be looked at before its end.
   found: list[Step] = []

@@ -96,9 +96,16 @@ def test_what_cannot_be_planned_is_refused(changes, message):
     plan.steps(config_of(**changes))
 
 
+def test_without_a_memory_no_stream_is_needed():
+  found = plan.steps(config_of(**{"stream.episodes": 0, "evaluation.policies": ({"name": "base"},)}))
+  assert {type(step) for step in found} == {Evaluate}
+
+
 @pytest.mark.parametrize(("changes", "message"), [
   ({"memory.capacity": 0}, "memory.capacity is 0; allowed: whole numbers from 1"), ({"slots": -1}, "slots is -1"),
-  ({"stream.episodes": -3}, "stream.episodes is -3"), ({"evaluation.episodes": 0}, "evaluation.episodes is 0"),
+  ({"stream.episodes": -3}, "stream.episodes is -3"),
+  ({"stream.episodes": 0}, "'textbook' is steered by what a stream teaches"),
+  ({"evaluation.episodes": 0}, "evaluation.episodes is 0"),
   ({"memory.deadline_ms": float("nan")}, "memory.deadline_ms is nan; allowed: numbers from 0.0"),
   ({"memory.feeding": "x"}, "unknown feeding 'x'"), ({"memory.key_name": "../x"}, "memory.key_name is '../x'"),
   ({"start": "draw:x"}, "the flow starts at 'draw:x'"), ({"conditions": ()}, r"conditions are \(\); allowed: one or"),
