@@ -9,7 +9,7 @@ from configs import metaworld_small, quickstart
 
 
 def forward_in_time(config: ConfigDict) -> None:
-  """Lets the memory learn what a person could teach: take-overs in the same episode, some decisions after it went
+  """Lets the memory learn what a person could teach: take-overs in the same episode, some time after it went
   wrong, and of them what was done, without labels of other moments.
   """
   config.stream.learning.taught_by = "takeover"

@@ -41,7 +41,7 @@ CELL = Cell("stream", "memory", "reach", "scripted", "reach/scripted")
 _SETTINGS = {"corrected_max": 6, "corrections": {"failed_chunks": 2}, "trust": {"share": 0.3, "window": 12, "least": 2}}
 REWOUND = OnlineConfig.from_dict({"taught_by": "rewind", "retries": 1, **_SETTINGS})
 WATCHED = OnlineConfig.from_dict({"taught_by": "takeover", **_SETTINGS,
-                                  "supervisor": {"delay": 1, "hold": 1, "false_alarms": 0.1}})
+                                  "supervisor": {"delay_s": 1.0, "hold_s": 1.0, "false_alarms": 0.1}})
 _SENSORS = {"contact_force_arm_N": 0.0, "pad_forces_N": np.zeros(2), "gripper_width_m": 0.08, "gripper_command": 1.0,
             "tool_measured": np.zeros(4), "tool_commanded": np.zeros(4)}
 
@@ -132,7 +132,7 @@ class ScriptedAgent:
     self.memory = memory
     self.policy = types.SimpleNamespace(
       space=ACTIONS, noise_shape=(HORIZON, ACTIONS.dim), chunk_shape=(HORIZON, ACTIONS.dim),
-      spec=types.SimpleNamespace(start="zero", execute_steps=EXECUTED), start=lambda rows: (),
+      spec=types.SimpleNamespace(start="zero", execute_steps=EXECUTED, control_hz=EXECUTED), start=lambda rows: (),
       prepare=lambda raws: raws, encode=lambda carry, raws: (carry, raws), start_of_flow=lambda rows: np.zeros(
         (rows, HORIZON, ACTIONS.dim)), decode=lambda raws: np.stack([self._own(raw, None) for raw in raws]))
     self._rule = rules.preset("residual", utility=True, half_life=30.0)

@@ -83,6 +83,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
   memory = agent.memory
   assert memory is not None, "a stream teaches a memory: give the agent one"
   learner = OnlineLearner(memory, agent.policy.space, task=cell.task, condition=cell.condition, config=config,
+                          tick_s=1 / agent.policy.spec.control_hz,
                           expert_plan=lambda snapshots: expert_plans(env, snapshots),
                           corrected=sum(record.corrected for record in part.before),
                           stream=cell.stream if part.exact else "")

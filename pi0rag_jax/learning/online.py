@@ -108,15 +108,16 @@ class OnlineLearner:
 
   Args:
     expert_plan: returns the expert's chunks float32[N, T, A] at N snapshots.
+    tick_s: between two actions of a chunk.
     corrected: take-overs already spent, when a stream is resumed.
     stream: whose episodes' commits have the tokens of `tokens`; without one they have none.
   """
 
   def __init__(self, memory: Memory, space: ActionSpace, *, task: str, condition: str,
-               expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, corrected: int = 0,
-               stream: str = ""):
+               expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, tick_s: float,
+               corrected: int = 0, stream: str = ""):
     self._memory = memory
-    self._space = space
+    self._space, self._tick_s = space, tick_s
     self._task = task
     self._condition = condition
     self._expert_plan = expert_plan
@@ -134,7 +135,7 @@ class OnlineLearner:
 
   def watch(self, job: Job) -> Watch | None:
     """Returns who may take over in an episode."""
-    return Watch(self._config.supervisor, self._space, job.seed) if job.watched else None
+    return Watch(self._config.supervisor, self._space, self._tick_s, job.seed) if job.watched else None
 
   def learn(self, trace: Trace) -> Lesson:
     """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""

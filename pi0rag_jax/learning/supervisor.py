@@ -5,7 +5,7 @@ episode, which can be helped several times: what is learned then lies where the 
 """
 
 import dataclasses
-import sys
+import math
 
 import numpy as np
 
@@ -14,22 +14,23 @@ from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
 
+_TINY_S = 1e-9  # of sums of ticks
 _STREAM = 3  # sets the draws of a supervisor apart from an episode's others
 
 
 @dataclasses.dataclass(frozen=True)
 class SupervisorConfig:
-  """When a supervisor takes over, and for how long. Counts are decisions; costs mean path costs, about cm."""
+  """When a supervisor takes over, and for how long. Costs are mean path costs, about cm."""
 
   cost: float = 1.5  # of policy against expert, from which something is wrong
   band: int = 6  # ticks by which they may differ in time, see paths.aligned_residual
-  delay: int = 3  # between the beginning of trouble and the take-over; trouble that ends by itself until then is none
-  hold: int = 0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
+  delay_s: float = 1.5  # from the beginning of trouble to the take-over; trouble that ends by itself until then is none
+  hold_s: float = 0.0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
   misses: float = 0.0  # share of the troubles that are not noticed
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
 
   def __post_init__(self):
-    for name, high in (("cost", 1e6), ("band", 10**6), ("delay", 10**6), ("hold", 10**6), ("misses", 1.0),
+    for name, high in (("cost", 1e6), ("band", 10**6), ("delay_s", 1e6), ("hold_s", 1e6), ("misses", 1.0),
                        ("false_alarms", 1.0)):
       schema.check_range(getattr(self, name), 0, high, f"supervisor.{name}")
 
@@ -37,24 +38,26 @@ class SupervisorConfig:
 class Watch:
   """A supervisor of one episode: called at each decision, it says whether the expert acts."""
 
-  def __init__(self, config: SupervisorConfig, space: ActionSpace, seed: int):
-    self._config, self._space = config, space
+  def __init__(self, config: SupervisorConfig, space: ActionSpace, tick_s: float, seed: int):
+    self._config, self._space, self._tick_s = config, space, tick_s
     self._draws = np.random.default_rng([seed, _STREAM])
-    self._wrong = 0  # decisions in a row at which something is wrong
-    self._left = 0  # decisions of the take-over that are to come
+    self._wrong_since_s: float | None = None
+    self._acts_until_s = -math.inf
     self._noticed = True
 
   def __call__(self, step: Step, plan_TA: np.ndarray) -> bool:
     missed, alarmed = self._draws.random(2) < (self._config.misses, self._config.false_alarms)
-    if self._left:
-      self._left -= 1
+    now_s = step.tick * self._tick_s
+    if now_s < self._acts_until_s - _TINY_S:
       return True
-    self._wrong = self._wrong + 1 if self._cost(step.actions_TA, plan_TA) > self._config.cost else 0
-    if self._wrong == 1:
-      self._noticed = not missed
-    if not (alarmed or (self._noticed and self._wrong > self._config.delay)):
+    if self._cost(step.actions_TA, plan_TA) <= self._config.cost:
+      self._wrong_since_s = None
+    elif self._wrong_since_s is None:
+      self._wrong_since_s, self._noticed = now_s, not missed
+    waited = self._wrong_since_s is not None and now_s - self._wrong_since_s >= self._config.delay_s - _TINY_S
+    if not (alarmed or (waited and self._noticed)):
       return False
-    self._wrong, self._left = 0, self._config.hold - 1 if self._config.hold else sys.maxsize
+    self._wrong_since_s, self._acts_until_s = None, now_s + (self._config.hold_s or math.inf)
     return True
 
   def _cost(self, chunk_TA: np.ndarray, plan_TA: np.ndarray) -> float:

@@ -41,7 +41,7 @@ def make_learner(memory, **config):
     asked.append(list(snapshots))
     return np.zeros((len(snapshots), 16, 5), np.float32)
 
-  learner = OnlineLearner(memory, ACTIONS, task="pick", condition="nominal", expert_plan=expert_plan,
+  learner = OnlineLearner(memory, ACTIONS, task="pick", condition="nominal", expert_plan=expert_plan, tick_s=0.05,
                           config=OnlineConfig(**config))
   return learner, asked
 

@@ -44,10 +44,11 @@ def said(memory):
 def played(policy, tmp_path_factory):
   """Two episodes of a simulator in which somebody takes over and hands back, and what they taught in process."""
   task = PickAndPlace(PickAndPlaceConfig(time_limit=40))
-  learning = OnlineConfig(taught_by="takeover", supervisor=SupervisorConfig(delay=2, hold=2))
+  learning = OnlineConfig(taught_by="takeover", supervisor=SupervisorConfig(delay_s=0.4, hold_s=0.4))
   with opened(policy, tmp_path_factory.mktemp("in_process")) as memory:
     agent = Agent(policy, memory)
     learner = OnlineLearner(memory, policy.space, task="pick", condition="nominal", config=learning, stream="s",
+                            tick_s=0.05,
                             expert_plan=lambda moments: np.zeros((len(moments), 16, 5), np.float32))
     traces, kinds = [], []
     with BatchEnv(WorldConfig(task, "nominal"), slots=1, processes=0) as env:
