@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
   # More of how it learns (pi0rag_jax.learning.online.OnlineConfig).
   config.stream.learning = ConfigDict()
   config.stream.learning.taught_by = "rewind"  # or 'takeover': a supervisor takes over while the episode runs
-  config.stream.learning.supervisor = ConfigDict({"delay_s": 1.5, "hold_s": 0.0})
+  config.stream.learning.supervisor = ConfigDict({"delay_s": 1.0, "hold_s": 0.0})
   config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked
   # Where a failure is taken back to: 'privileged' compares with the expert, 'detected' needs sensors alone.
   config.stream.learning.rewind = ConfigDict({"rule": "privileged"})

@@ -24,7 +24,8 @@ class SupervisorConfig:
 
   cost: float = 1.5  # of policy against expert, from which something is wrong
   band: int = 6  # ticks by which they may differ in time, see paths.aligned_residual
-  delay_s: float = 1.5  # from the beginning of trouble to the take-over; trouble that ends by itself until then is none
+  # Of trouble until the take-over; as much time in which nothing is wrong undoes it.
+  delay_s: float = 1.0
   hold_s: float = 0.0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
   misses: float = 0.0  # share of the troubles that are not noticed
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
@@ -41,23 +42,26 @@ class Watch:
   def __init__(self, config: SupervisorConfig, space: ActionSpace, tick_s: float, seed: int):
     self._config, self._space, self._tick_s = config, space, tick_s
     self._draws = np.random.default_rng([seed, _STREAM])
-    self._wrong_since_s: float | None = None
+    self._looked_s, self._wrong = 0.0, False  # at the last decision
+    self._trouble_s = 0.0
     self._acts_until_s = -math.inf
     self._noticed = True
 
   def __call__(self, step: Step, plan_TA: np.ndarray) -> bool:
     missed, alarmed = self._draws.random(2) < (self._config.misses, self._config.false_alarms)
     now_s = step.tick * self._tick_s
+    passed_s, self._looked_s = now_s - self._looked_s, now_s
     if now_s < self._acts_until_s - _TINY_S:
       return True
-    if self._cost(step.actions_TA, plan_TA) <= self._config.cost:
-      self._wrong_since_s = None
-    elif self._wrong_since_s is None:
-      self._wrong_since_s, self._noticed = now_s, not missed
-    waited = self._wrong_since_s is not None and now_s - self._wrong_since_s >= self._config.delay_s - _TINY_S
+    self._trouble_s = max(self._trouble_s + (passed_s if self._wrong else -passed_s), 0.0)
+    self._wrong = self._cost(step.actions_TA, plan_TA) > self._config.cost
+    if self._wrong and not self._trouble_s:
+      self._noticed = not missed
+    waited = self._wrong and self._trouble_s >= self._config.delay_s - _TINY_S
     if not (alarmed or (waited and self._noticed)):
       return False
-    self._wrong_since_s, self._acts_until_s = None, now_s + (self._config.hold_s or math.inf)
+    self._trouble_s, self._wrong = 0.0, False
+    self._acts_until_s = now_s + (self._config.hold_s or math.inf)
     return True
 
   def _cost(self, chunk_TA: np.ndarray, plan_TA: np.ndarray) -> float:

@@ -22,7 +22,8 @@ def acted(make_steps, wrong, **config):
 
 def test_trouble_that_lasts_is_taken_over_after_a_reaction_time_and_kept_to_the_end(make_steps):
   assert acted(make_steps, "rwwwwrrr", delay_s=2) == "...xxxxx"
-  assert acted(make_steps, "wwrwwrww", delay_s=2) == "........"
+  assert acted(make_steps, "wwrrwwrrww", delay_s=2) == ".........."
+  assert acted(make_steps, "wwrwwwww", delay_s=3) == ".....xxx"  # a moment of agreement does not undo it all
   assert acted(make_steps, "rw", delay_s=0) == ".x"
 
 
@@ -50,4 +51,4 @@ def test_draws_are_the_seeds_own(make_steps):
 def test_what_cannot_be_is_refused(wrong):
   with pytest.raises(Pi0RagError, match=next(iter(wrong))):
     SupervisorConfig(**wrong)
-  assert dataclasses.asdict(SupervisorConfig())["delay_s"] == 1.5
+  assert dataclasses.asdict(SupervisorConfig())["delay_s"] == 1.0
