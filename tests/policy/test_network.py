@@ -157,7 +157,7 @@ def test_codecs_by_name(monkeypatch):
 
 
 @pytest.mark.parametrize(("config", "options", "message"), [
-  ("pi05_drod", {}, "unknown configuration 'pi05_drod'. Did you mean 'pi05_droid'"),
+  ("pi05_drod", {}, r"unknown policy .* 'pi05_drod'\. Did you mean 'pi05_droid'"),
   ("pi05_droid", {"steps": 0}, r"denoising_steps 0, .* must be above 0"),
   ("pi05_aloha", {}, "no norm stats for asset 'trossen' in .*; present: droid, my_robot"),
   ("pi0_droid", {}, "the configuration is of the family pi0, the model of pi05"),

@@ -1,5 +1,6 @@
 """The command: any policy with its memory, compiled, served, ended by Ctrl-C; mistakes end in one line."""
 
+import contextlib
 import pathlib
 import shutil
 import signal
@@ -285,7 +286,12 @@ def test_tokens_come_from_flag_file_or_environment(tmp_path, monkeypatch):
 
 def test_it_serves_until_interrupted(observations):
   command = [*COMMAND, f"--policy={SHIPPED}", "--port=0", "--token=sesame"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+  with contextlib.ExitStack() as ends:
+    # A shell's background jobs ignore Ctrl-C, and so do their children.
+    process = ends.enter_context(subprocess.Popen(
+      command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
+    ends.callback(process.kill)
     lines = [process.stdout.readline() for _ in range(3)]
     assert lines[0].startswith("Loaded ") and lines[1].startswith("Compiled in ") and " programs, " in lines[1], lines
     address = lines[2].split()[2]
