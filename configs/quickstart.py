@@ -20,15 +20,14 @@ def get_config() -> ConfigDict:
 
   # While the memory learns.
   config.stream = ConfigDict()
-  config.stream.first_seed = STREAM_SEED
-  config.stream.episodes = 300
+  config.stream.first_seed, config.stream.episodes = STREAM_SEED, 300
   config.stream.checkpoints = ()  # episodes after which the memory is evaluated, besides all of them
   config.stream.corrected_max = 40  # episodes in which the expert may take over
   config.stream.steering = "residual"
   # More of how it learns (pi0rag_jax.learning.online.OnlineConfig).
   config.stream.learning = ConfigDict()
   config.stream.learning.taught_by = "rewind"  # or 'takeover': a supervisor takes over while the episode runs
-  config.stream.learning.supervisor = ConfigDict({"delay_s": 1.0, "hold_s": 0.0})
+  config.stream.learning.supervisor = ConfigDict({"delay_s": 1.0, "hold_s": 0.0, "misses": 0.0, "false_alarms": 0.0})
   config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked
   # Where a failure is taken back to: 'privileged' compares with the expert, 'detected' needs sensors alone.
   config.stream.learning.rewind = ConfigDict({"rule": "privileged"})
@@ -67,6 +66,5 @@ def get_config() -> ConfigDict:
   config.memory.deadline_ms = 0.0
 
   # Environments that share one policy call, and the processes that simulate them.
-  config.slots = 24
-  config.processes = 2
+  config.slots, config.processes = 24, 2
   return config.lock()

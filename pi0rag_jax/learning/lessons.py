@@ -22,13 +22,14 @@ _BEYOND_LIMITS = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
-  """How failures become records. Counts are decisions; WORKSPACE.md says what the defaults were chosen by."""
+  """How failures become records. Counts are decisions; docs/notebook.md says what the defaults were chosen by."""
 
   labels_before: int = 4  # of a failed episode's decisions that an expert's plans label, before the one to go back to
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
   path_before: int = 3  # decisions before a take-over that learn the way to its path, less the policy's detour
   anchors_between: bool = True  # what the policy did right in an episode that was helped is kept too
-  failed_chunks: int = 0  # kept from it on, for steering methods that keep away from what failed
+  # Of a failed episode from that decision on, or before each take-over: for steering that keeps away from what failed.
+  failed_chunks: int = 0
 
   def __post_init__(self):
     for name in ("labels_before", "labels_after", "path_before", "failed_chunks"):

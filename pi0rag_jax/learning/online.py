@@ -147,19 +147,17 @@ class OnlineLearner:
       return self._learn_attempt(trace)
     if trace.outcome == "crashed":
       return Lesson(trace=trace, corrected=trace.helped)
-    if trace.helped:
-      return self._learn_help(trace)
-    if trace.outcome == "success":
-      records = lessons.anchors(trace, self._context(trace))
-      return Lesson(trace=trace, records_added=self._add(trace.job.seed, records, lessons.outcomes(trace)))
+    if trace.helped or trace.outcome == "success":
+      return self._learn_whole(trace)
     self._add(trace.job.seed, [], lessons.outcomes(trace))
     return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
 
-  def _learn_help(self, trace: Trace) -> Lesson:
-    """Returns what an episode teaches in which the supervisor took over."""
-    kind = detect(trace.sensors, self._config.detectors, timed_out=trace.outcome != "success").kind
+  def _learn_whole(self, trace: Trace) -> Lesson:
+    """Returns what an episode teaches that succeeded, or in which the supervisor took over."""
+    failed = trace.outcome != "success"
+    kind = detect(trace.sensors, self._config.detectors, timed_out=failed).kind if trace.helped else ""
     records = lessons.of_episode(trace, self._space, self._context(trace, kind), self._config.corrections)
-    return Lesson(trace=trace, failure_kind=kind, corrected=True,
+    return Lesson(trace=trace, failure_kind=kind, corrected=trace.helped,
                   records_added=self._add(trace.job.seed, records, lessons.outcomes(trace)))
 
   def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool) -> Lesson:
@@ -177,7 +175,7 @@ class OnlineLearner:
     return Lesson()
 
   def _reserve(self, seed: int) -> bool:
-    """Returns whether an expert may take a failure over."""
+    """Returns whether an expert may take an episode over."""
     if self._corrected + len(self._reserved) >= self._config.corrected_max:
       return False
     self._reserved.add(seed)

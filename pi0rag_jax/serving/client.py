@@ -156,7 +156,7 @@ class TeachingClient(WebsocketClientPolicy):
   def infer(self, obs: Mapping) -> dict:
     """Returns the policy's answer, as of any client; in an episode its `episode` says which record was the surest."""
     if not self._episode:
-      return super().infer(obs)
+      return self._ask(obs)
     answer = self._ask({**obs, "episode": {**self._episode, **self._did, "decision": self._decisions}})
     if "episode" not in answer:
       raise ServerError("this server does not learn: start it with --learn")

@@ -27,6 +27,7 @@ from pi0rag_jax.errors import Pi0RagError
 
 if TYPE_CHECKING:
   from pi0rag_jax.serving.admission import Admission
+  from pi0rag_jax.serving.session import Teachable
   from pi0rag_jax.steering.agent import Agent
 
 COMMAND = "pi0rag_jax.serving.server"
@@ -100,7 +101,7 @@ def check_learning(values, token: str | None) -> None:
 
 
 @contextlib.contextmanager
-def teachable(agent: "Agent", memory_dir: str) -> Iterator:
+def teachable(agent: "Agent", memory_dir: str) -> Iterator["Teachable"]:
   """Yields the agent as its clients may teach it."""
   from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable
 

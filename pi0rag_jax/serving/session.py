@@ -183,11 +183,6 @@ class Teachable:
     self._sessions[self._count] = session = TeachingSession(self, self._count)
     return session
 
-  @property
-  def metadata(self) -> dict[str, Any]:
-    """What clients are told first."""
-    return self.agent.metadata
-
   def attach(self, number: int, name: str) -> None:
     """Lets the observations of a client that says nothing of episodes belong to one."""
     if number not in self._sessions:
@@ -261,12 +256,10 @@ class TeachingSession:
       return answer
     seen = {name: value for name, value in observation.items() if name != ENTRY}
     entry = read(observation[ENTRY])
+    if seen and (not entry.id or entry.end is not None or entry.undo is not None or entry.forget or entry.sessions):
+      raise Pi0RagError("an observation belongs to an episode that goes on: give its id, and ask nothing else")
     said = self._hear(entry)
-    if not seen:
-      return {ENTRY: said}
-    if entry.end is not None or not entry.id:
-      raise Pi0RagError("an observation belongs to an episode that goes on: give its id, and no end")
-    return self._decide(entry, seen, said)
+    return self._decide(entry, seen, said) if seen else {ENTRY: said}
 
   def _hear(self, entry: Entry) -> dict[str, Any]:
     """Returns the answer to what an entry says."""

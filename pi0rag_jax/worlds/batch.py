@@ -56,7 +56,7 @@ class Advance:
   """Executes actions float[n, A], one a tick, until the last or the end of the episode."""
 
   actions_NA: np.ndarray
-  plan: bool = False
+  plan: bool = False  # see Start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Rewind:
   """Goes back to a moment of an earlier episode, with the whole time limit ahead."""
 
   snapshot: Any
-  plan: bool = False
+  plan: bool = False  # see Start
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,10 @@ class BridgedWorld:
     """See Expert."""
     return self._call("plan", horizon)
 
+  def things(self) -> np.ndarray:
+    """See Tells."""
+    return self._call("things")
+
   def film(self, size: int) -> np.ndarray:
     """See Films."""
     return self._call("film", size)

@@ -247,7 +247,7 @@ def run(values) -> None:
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
                       f"--episodes={values.episodes} leaves them")
-  assert family.time_limit, "experts need not last for ever"
+  assert family.time_limit, "a family with an expert says how long an episode may last"
   robot = make_robot(DataConfig(robot=family.robot), "pi0")
   if robot.actions is None:
     raise Pi0RagError(f"the robot '{robot.name}' does not say what its actions mean, which disturbances need")
@@ -259,7 +259,7 @@ def run(values) -> None:
   collection = Collection(values.world, options, values.condition, values.image_size, renderer, robot.actions,
                           robot.tick_s, str(folder), {task: family.time_limit(task) for task in tasks},
                           Disturbance() if values.disturbed else None,
-                          tells=TELLS in family.abilities and registry.PYTHON not in options)
+                          tells=TELLS in family.abilities)
   _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
                   "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
   jobs = [(task, seed) for task in tasks for seed in seeds]

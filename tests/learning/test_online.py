@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from configs import quickstart
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.rewind import RewindConfig
+from pi0rag_jax.learning.supervisor import SupervisorConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.worlds.episode import Job, Trace
@@ -136,6 +138,13 @@ def test_a_crash_is_no_failure_of_the_policy(memory, played):
   learner, _ = make_learner(memory)
   lesson = learner.learn(played(Job(5, 0), "crashed"))
   assert lesson.next_job is None and lesson.failure_kind == "" and memory.episodes == 0
+
+
+def test_every_setting_of_a_supervisor_is_a_flag_of_a_sweep():
+  known = {field.name for field in dataclasses.fields(SupervisorConfig)}
+  given = quickstart.get_config().stream.learning.supervisor
+  assert {"delay_s", "hold_s", "misses", "false_alarms"} <= set(given) <= known
+  assert OnlineConfig.from_dict({"supervisor": given.to_dict()}).supervisor == SupervisorConfig()
 
 
 def test_configuration_from_a_sweeps():

@@ -189,6 +189,20 @@ def test_what_is_wrong_with_an_entry_is_said(policy, played, tmp_path, entry, me
       robot.infer({"episode": entry})
 
 
+@pytest.mark.parametrize("asked", [
+  {"undo": "a"}, {"id": "b", "end": {"success": True}}, {"id": "b", "forget": [1]}, {}])
+def test_a_message_with_an_observation_asks_nothing_else(policy, played, tmp_path, asked):
+  trace, kind = played[0][0]
+  with Server(policy, tmp_path) as teachable:
+    robot = teachable.session()
+    for message in told(trace, kind, "a"):
+      robot.infer(message)
+    before = said(teachable._memory)
+    with pytest.raises(Pi0RagError, match="give its id, and ask nothing else"):
+      robot.infer({**trace.steps[0].observation, "episode": asked})
+    assert said(teachable._memory) == before and not teachable.log.open
+
+
 def test_open_episodes_are_bounded(policy, played, tmp_path, monkeypatch):
   monkeypatch.setattr(session, "MAX_OPEN", 2)
   monkeypatch.setattr(session, "_LARGEST_LOG", 1)
@@ -217,6 +231,9 @@ def test_the_client_teaches_over_a_socket_and_outlives_its_server(policy, played
     with pytest.raises(client.ServerError, match="zebra"):
       robot.undo("zebra")
     assert robot.undo("a")["forgotten"] == ended["records"] and len(teachable._memory) == 0
+    with pytest.raises(client.ServerError):
+      robot.undo("a")
+    assert "episode" not in robot.infer(trace.steps[0].observation)  # by another connection
     robot.close()
 
 
