@@ -54,7 +54,7 @@ class PandaEnv(gymnasium.Env):
     self._renderer: Renderer | None = None
     self._build(get_condition(condition))
     self._layout: Layout | None = None
-    self.ticks = 0
+    self.ticks, self.deadline = 0, 0  # at which time is out
     bound = np.array([MAX_STEP_M] * 3 + [MAX_TURN_RAD, 1.0], np.float32)
     self.action_space = spaces.Box(np.append(-bound[:4], 0.0).astype(np.float32), bound)
     picture = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -104,7 +104,7 @@ class PandaEnv(gymnasium.Env):
     if condition != self.condition:
       self._build(condition)
     self._layout = layout = self.task.sample(self.np_random, region)
-    self.ticks = 0
+    self.ticks, self.deadline = 0, self.task.time_limit
     self.physics.reset()
     self.task.apply(self.physics, layout)
     self.controller.reset(layout.tool_pose)
@@ -126,9 +126,9 @@ class PandaEnv(gymnasium.Env):
       self.ticks += 1
       fault = self.physics.fault()
       success = fault is None and self.task.succeeded(self.physics, layout)
-      if success or fault or self.ticks >= self.task.time_limit:
+      if success or fault or self.ticks >= self.deadline:
         break
-    truncated = not success and (fault is not None or self.ticks >= self.task.time_limit)
+    truncated = not success and (fault is not None or self.ticks >= self.deadline)
     return float(success), success, truncated, self.info()
 
   def _checked(self, actions_TA) -> np.ndarray:
@@ -186,6 +186,7 @@ class PandaEnv(gymnasium.Env):
       "controller": self.controller.state,
       "layout": self.layout,
       "ticks": self.ticks,
+      "deadline": self.deadline,
       "rng": copy.deepcopy(self.np_random.bit_generator.state),
     }
 
@@ -193,7 +194,7 @@ class PandaEnv(gymnasium.Env):
     """Continues from a `snapshot`, also one of another environment with the same task."""
     if snapshot["condition"] != self.condition:
       self._build(snapshot["condition"])
-    self._layout, self.ticks = snapshot["layout"], snapshot["ticks"]
+    self._layout, self.ticks, self.deadline = (snapshot[name] for name in ("layout", "ticks", "deadline"))
     self.np_random.bit_generator.state = copy.deepcopy(snapshot["rng"])
     self.controller.state = snapshot["controller"]
     self.task.paint(self.physics, self.layout)

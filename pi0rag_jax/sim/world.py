@@ -61,11 +61,15 @@ class PandaWorld:
     """Continues from there."""
     self.env.restore(snapshot)
     if fresh_clock:
-      self.env.ticks = 0
+      self.env.ticks, self.env.deadline = 0, self.env.task.time_limit
 
   def plan(self, horizon: int) -> np.ndarray:
     """Returns what the expert would execute from here on, float32[horizon, 5]."""
     return get_expert(self.env.task.name).plan(self.env, horizon)
+
+  def more_time(self) -> None:
+    """Has the whole time limit ahead again."""
+    self.env.deadline = self.env.ticks + self.env.task.time_limit
 
   def things(self) -> np.ndarray:
     """Returns float32[5]: where the thing to reach for is, and where it belongs on the table."""

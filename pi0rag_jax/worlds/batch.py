@@ -57,6 +57,7 @@ class Advance:
 
   actions_NA: np.ndarray
   plan: bool = False  # see Start
+  more_time: bool = False  # with the whole time limit ahead, see Expert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +307,9 @@ class _Slots:
         self._begun.add(slot)
         world.restore(snapshot, fresh_clock=True)
         return self._moment(world, _NOTHING_YET, plan=plan)
-      case Advance(actions_NA, plan):
+      case Advance(actions_NA, plan, more_time):
+        if more_time:
+          world.more_time()
         return self._moment(world, world.advance(actions_NA), plan=plan)
       case Plan(snapshots):
         return self._plans(slot, world, snapshots)

@@ -68,6 +68,10 @@ class BridgedWorld:
     """See Expert."""
     return self._call("plan", horizon)
 
+  def more_time(self) -> None:
+    """See Expert."""
+    self._call("more_time")
+
   def things(self) -> np.ndarray:
     """See Tells."""
     return self._call("things")

@@ -23,7 +23,7 @@ from pi0rag_jax.worlds.mujoco_model import (
   turned,
 )
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
-from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, Family, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, TELLS, Family, WorldConfig
 
 TIME_LIMIT = 300
 PROMPTS = {
@@ -80,6 +80,7 @@ PROMPTS = {
 }
 _FRONT, _WRIST = "corner3", "gripperPOV"  # of the model's cameras
 _ROBOT, _TABLE = ("base", "mocap"), ("tablelink",)
+_THINGS = np.r_[4:7, 11:14, 36:39]  # places in MetaWorld's own observation
 
 
 CONDITIONS = {
@@ -168,6 +169,10 @@ class MetaWorld(MujocoWorld):
     state_P[: len(self._shift.measured_offset)] += np.asarray(self._shift.measured_offset, np.float32)
     return {"image": dict(zip(robot.CAMERAS, pictures)), "state": state_P, "prompt": PROMPTS[self._config.task]}
 
+  def things(self) -> np.ndarray:
+    """Returns float32[9]: where the first thing, the second one (zeros where there is none) and the goal are."""
+    return self._seen[_THINGS].astype(np.float32)
+
   def _notes(self) -> dict[str, Any]:
     attributes = {name: np.array(value) if isinstance(value, np.ndarray) else value
                   for name, value in self._env.__dict__.items()
@@ -211,4 +216,4 @@ def require(task: str, condition: str) -> None:
 
 FAMILY = Family(
   robot="metaworld", tasks=tuple(PROMPTS), conditions={name: shift.description for name, shift in CONDITIONS.items()},
-  make=MetaWorld, require=require, time_limit=lambda task: TIME_LIMIT, abilities=(REWINDS, EXPERT, FILMS))
+  make=MetaWorld, require=require, time_limit=lambda task: TIME_LIMIT, abilities=(REWINDS, EXPERT, FILMS, TELLS))

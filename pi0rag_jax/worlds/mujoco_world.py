@@ -25,7 +25,7 @@ class MujocoWorld:
     self._config, self._shift, self._time_limit = config, shift, time_limit
     self._delay = Delay(shift.delay_ticks)
     self._pictures: Pictures | None = None
-    self._ticks, self._success = 0, False
+    self._ticks, self._deadline, self._success = 0, time_limit, False
 
   @property
   def model(self) -> mujoco.MjModel:
@@ -63,7 +63,7 @@ class MujocoWorld:
   def begin(self, seed: int) -> None:
     """Starts the episode of a seed."""
     self._delay.begin(self._reset(seed))
-    self._ticks, self._success = 0, False
+    self._ticks, self._deadline, self._success = 0, self._time_limit, False
 
   def advance(self, actions_NA: np.ndarray) -> Progress:
     """Executes actions float[N, A], one a tick."""
@@ -77,10 +77,10 @@ class MujocoWorld:
       self._success = self._tick(self._delay(action_A))
       self._ticks += 1
       error = fault(self.data)
-      if error or self._success or self._ticks >= self._time_limit:
+      if error or self._success or self._ticks >= self._deadline:
         break
     success = self._success and not error
-    return Progress(self._ticks, success, bool(error) or success or self._ticks >= self._time_limit, error=error)
+    return Progress(self._ticks, success, bool(error) or success or self._ticks >= self._deadline, error=error)
 
   def observe(self) -> dict[str, Any]:
     """Returns the observation with fresh pictures."""
@@ -93,14 +93,15 @@ class MujocoWorld:
   def snapshot(self) -> dict[str, Any]:
     """Returns what `restore` needs."""
     return {"physics": get_state(self.model, self.data), "notes": self._notes(), "waiting": self._delay.snapshot(),
-            "ticks": self._ticks, "success": self._success}
+            "ticks": self._ticks, "deadline": self._deadline, "success": self._success}
 
   def restore(self, snapshot: dict[str, Any], *, fresh_clock: bool = False) -> None:
     """Continues from there."""
     self._set_notes(snapshot["notes"])
     set_state(self.model, self.data, snapshot["physics"])
     self._delay.restore(snapshot["waiting"])
-    self._ticks, self._success = 0 if fresh_clock else snapshot["ticks"], snapshot["success"]
+    self._ticks, self._deadline = (0, self._time_limit) if fresh_clock else (snapshot["ticks"], snapshot["deadline"])
+    self._success = snapshot["success"]
 
   def plan(self, horizon: int) -> np.ndarray:
     """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone.
@@ -115,6 +116,10 @@ class MujocoWorld:
       self._tick(action_A.copy())
     self.restore(before)
     return actions_TA
+
+  def more_time(self) -> None:
+    """Has the whole time limit ahead again."""
+    self._deadline = self._ticks + self._time_limit
 
   def close(self) -> None:
     """Frees the renderers."""

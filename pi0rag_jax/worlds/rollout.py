@@ -174,8 +174,9 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
     one.trace.prompt = str(one.moment.observation.get("prompt", ""))
     seen = one.moment.observation if keep_observations else None
     step = _acted(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen), one)
+    first_help = one.trace.job.watched and step.by == EXPERT and not one.trace.helped
     one.trace.steps.append(step)
-    commands.append(Advance(step.actions_TA[:count], plan=one.watch is not None))
+    commands.append(Advance(step.actions_TA[:count], plan=one.watch is not None, more_time=first_help))
   return commands
 
 

@@ -107,6 +107,10 @@ class Expert(Protocol):
     """
     ...
 
+  def more_time(self) -> None:
+    """Has the whole time limit ahead again, while `Progress.ticks` go on: who helps is not hurried."""
+    ...
+
 
 class Films(Protocol):
   """A world that can be looked at by people."""

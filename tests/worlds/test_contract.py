@@ -167,6 +167,12 @@ def test_time_runs_out(world, case, family):
   rest_TA = np.repeat(world.plan(1), family.time_limit(case.task) + 1, axis=0)
   progress = world.advance(rest_TA)
   assert (progress.ticks, progress.success, progress.done, progress.error) == (len(rest_TA) - 1, False, True, "")
+  world.more_time()
+  before = world.snapshot()
+  assert not world.advance(rest_TA[:2]).done
+  world.restore(before)  # with what is left of its time
+  progress = world.advance(rest_TA)
+  assert (progress.ticks, progress.done) == (2 * len(rest_TA) - 2, True)
 
 
 def test_pictures_are_upright(world, case):

@@ -109,9 +109,11 @@ def test_who_watches_acts_where_it_says_and_the_others_are_left_alone(agent):
     return acts if job.watched else None
 
   traces = run(agent, [Job(3, 0, watched=True), Job(4, 1)], slots=2, watch=watch)
-  assert [step.by for step in traces[3].steps] == ["policy", "expert", "policy"] and traces[3].helped
+  # Who is helped has the whole time limit again from there on.
+  assert [(step.by, step.tick) for step in traces[3].steps] == [
+      ("policy", 0), ("expert", 4), ("policy", 8), ("policy", 12)] and traces[3].ticks == 16 and traces[3].helped
   assert {step.by for step in traces[4].steps} == {"policy"} and not traces[4].helped
-  assert [(by, shape) for by, shape, _ in told] == [("policy", (16, 5))] * 3
+  assert [(by, shape) for by, shape, _ in told] == [("policy", (16, 5))] * 4
   assert np.abs(traces[3].steps[1].actions_TA - told[1][2]).max() > 1e-3
   plain = run(agent, [Job(4, 0)], slots=2)[4]
   assert_same(plain, traces[4])
