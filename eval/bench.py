@@ -9,6 +9,9 @@
 `memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
 `train`: a training step of everything, of adapters and of heads: samples per second and share of the matrix peak.
 `sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
+`teaching`: decisions of a server that learns against one that does not; how soon a record is found; robots that teach
+  one memory at the same time; needs the simulator, as `wire` does.
+`wire`: a memory taught over the wire against one taught in process, and what it is good for.
 `options`: fewer steps, warm starts and int8 weights, by success rate and time of a decision; needs the simulator.
 """
 
@@ -27,7 +30,8 @@ from pi0rag_jax.errors import Pi0RagError
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
   "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"), "memory": ("memory", "memory"),
-  "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options")}
+  "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options"),
+  "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
 
 
 # Of `benchmarks.models`, which imports jax: a wrong flag is answered before that.
@@ -96,7 +100,11 @@ def make_parser() -> argparse.ArgumentParser:
   add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
   add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
-  add("--episodes", type=number, default=48, help="sweep, options: episodes of each")
+  add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
+  add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")
+  add("--evaluated", type=number, default=100, help="wire: episodes with and without the memory")
+  add("--robots", type=number, default=8, help="teaching: that teach at the same time")
+  add("--minutes", type=float, default=10.0, help="teaching: for how long")
   return parser
 
 

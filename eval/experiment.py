@@ -17,6 +17,7 @@ from eval.stream import Cell
 from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import online
+from pi0rag_jax.learning.asking import ASKED
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
 from pi0rag_jax.memory import backup
@@ -172,8 +173,9 @@ class _Runner:
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
     rule, how = rules.preset(c.steering), online_config(self._config, source.place.task)
     with self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal:
-      part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done)
-      if not part.exact:
+      part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
+                            asks=how.asking.when == ASKED)
+      if not part.exact and done:
         self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
                            "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
       learner = self._agent(memory, rule)

@@ -80,9 +80,9 @@ class Writer:
 class Server:
   """A server process and the clients that ask it."""
 
-  def __init__(self, policy: str, memory: pathlib.Path, log: pathlib.Path):
+  def __init__(self, policy: str, memory: pathlib.Path | None, log: pathlib.Path, *flags: str):
     command = [sys.executable, "-m", "pi0rag_jax.serving.server"]
-    options = [f"--policy={policy}", f"--memory={memory}", "--port=0"]
+    options = [f"--policy={policy}", *([f"--memory={memory}"] if memory else []), "--port=0", *flags]
     self._log = log
     with open(log, "w") as file:
       self._process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=file, text=True)

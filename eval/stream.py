@@ -49,8 +49,8 @@ class Part:
   exact: bool = True  # False where that order is not known: episodes under way begin anew, with the memory as it is
 
 
-def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: int, done: Sequence[EpisodeRecord]
-            ) -> Part:
+def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: int, done: Sequence[EpisodeRecord],
+            *, asks: bool = False) -> Part:
   """Returns what is left of the part of a stream that begins with episode `begin`, after a kill or not.
 
   Takes back what the memory was told last of episodes that are not logged. Make the agent after this.
@@ -58,12 +58,13 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
   Args:
     seeds: of the stream up to the part's end.
     done: the stream's logged episodes.
+    asks: whether who watches an episode follows from what the memory holds as it begins; that is not run again.
   """
   done = sorted(done, key=lambda record: record.index)
   logged = {record.seed: record for record in done if record.seed in seeds[begin:]}
   whole = forget_unlogged(memory, stream, seeds, {record.seed for record in done})
   kept = set(memory.tokens())
-  exact = whole and journal.whole and all(_can_be_passed_over(record, kept) for record in logged.values())
+  exact = whole and journal.whole and not asks and all(_can_be_passed_over(record, kept) for record in logged.values())
   if not exact:
     journal.clear()
     over = {record.seed for record in done}
@@ -185,8 +186,9 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
 def _extra(trace: Trace, lesson: Lesson) -> dict[str, Any]:
   """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it.
 
-  `again` are the decisions of each attempt and of the take-over.
+  `again` are the decisions of each attempt and of the take-over, `watched_ticks` what it took of a person's time.
   """
-  values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again)}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": []}
+  values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
+            "watched_ticks": lesson.watched_ticks}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "watched_ticks": 0}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -14,6 +14,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import lessons, rewind
+from pi0rag_jax.learning.asking import Asker, AskingConfig
 from pi0rag_jax.learning.detectors import DetectorConfig, Findings, detect
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.rewind import RewindConfig
@@ -36,6 +37,7 @@ class OnlineConfig:
   retries: int = 0  # times that the policy tries a failure again by itself, before the expert is asked
   rewind: RewindConfig = RewindConfig()
   supervisor: SupervisorConfig = SupervisorConfig()
+  asking: AskingConfig = AskingConfig()  # of the supervisor to watch
   corrections: CorrectionConfig = CorrectionConfig()
   detectors: DetectorConfig = DetectorConfig()
   trust: TrustConfig = TrustConfig()
@@ -80,6 +82,7 @@ class Lesson:
   corrected: bool = False  # an expert took over
   records_added: int = 0
   again: tuple[int, ...] = ()  # decisions of each attempt and of the take-over
+  watched_ticks: int = 0  # of the episode, in which a supervisor watched or acted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,9 @@ class OnlineLearner:
     self._corrected = corrected
     self._reserved: set[int] = set()  # seeds of episodes that an expert may take over: others end in between
     self._waiting: dict[int, _Failure] = {}
+    self._asker = Asker(memory, space, config.asking)
+    self._watches: dict[int, Watch] = {}  # by seed
+    self._decisions = 1  # of the last episode
 
   def launch(self, job: Job) -> Job:
     """Returns a job with the supervisor's attention, where there is any left for it."""
@@ -135,12 +141,23 @@ class OnlineLearner:
 
   def watch(self, job: Job) -> Watch | None:
     """Returns who may take over in an episode."""
-    return Watch(self._config.supervisor, self._space, self._tick_s, job.seed) if job.watched else None
+    if not job.watched:
+      return None
+    asks = self._asker.episode(job.seed, self._decisions)
+    watch = self._watches[job.seed] = Watch(self._config.supervisor, self._space, self._tick_s, job.seed, asks)
+    return watch
 
   def learn(self, trace: Trace) -> Lesson:
     """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""
     if trace.job.watched:
       self._settle(trace.job.seed, corrected=trace.helped)
+      self._decisions = len(trace.steps)
+      watch = self._watches.pop(trace.job.seed, None)
+      if watch is not None and watch.since_s is not None:
+        return dataclasses.replace(self._learn(trace), watched_ticks=trace.ticks - round(watch.since_s / self._tick_s))
+    return self._learn(trace)
+
+  def _learn(self, trace: Trace) -> Lesson:
     if trace.job.by_expert:
       return self._learn_takeover(trace)
     if trace.job.attempt:
@@ -167,6 +184,7 @@ class OnlineLearner:
       job: the one that is over; its `attempt` counts the jobs of the episode.
       decisions: of each of them, the policy's own first.
     """
+    self._watches.pop(job.seed, None)
     if len(decisions) > 1 and not job.attempt:
       self._reserve(job.seed)
     if job.attempt + 1 < len(decisions):

@@ -6,6 +6,7 @@ episode, which can be helped several times: what is learned then lies where the 
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,8 +40,11 @@ class SupervisorConfig:
 class Watch:
   """A supervisor of one episode: called at each decision, it says whether the expert acts."""
 
-  def __init__(self, config: SupervisorConfig, space: ActionSpace, tick_s: float, seed: int):
-    self._config, self._space, self._tick_s = config, space, tick_s
+  def __init__(self, config: SupervisorConfig, space: ActionSpace, tick_s: float, seed: int,
+               asks: Callable[[Step], bool] = lambda step: True):
+    """Takes the parts; `asks` says of a decision whether the supervisor is asked to watch, from then on."""
+    self._config, self._space, self._tick_s, self._asks = config, space, tick_s, asks
+    self.since_s: float | None = None  # the episode's time from which on somebody watches
     self._draws = np.random.default_rng([seed, _STREAM])
     self._looked_s, self._wrong = 0.0, False  # at the last decision
     self._trouble_s = 0.0
@@ -48,6 +52,10 @@ class Watch:
     self._noticed = True
 
   def __call__(self, step: Step, plan_TA: np.ndarray) -> bool:
+    if self.since_s is None:
+      if not self._asks(step):
+        return False
+      self.since_s = self._looked_s = step.tick * self._tick_s
     missed, alarmed = self._draws.random(2) < (self._config.misses, self._config.false_alarms)
     now_s = step.tick * self._tick_s
     passed_s, self._looked_s = now_s - self._looked_s, now_s

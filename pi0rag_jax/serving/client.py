@@ -154,7 +154,8 @@ class TeachingClient(WebsocketClientPolicy):
     return self._episode["id"]
 
   def infer(self, obs: Mapping) -> dict:
-    """Returns the policy's answer, as of any client; in an episode its `episode` says which record was the surest."""
+    """Returns the policy's answer, as of any client; in an episode its `episode` says which record was the surest, and
+    whether somebody should look (`asks`), once the memory knows enough to tell."""
     if not self._episode:
       return self._ask(obs)
     answer = self._ask({**obs, "episode": {**self._episode, **self._did, "decision": self._decisions}})

@@ -147,7 +147,8 @@ def open_agent(values, *, learn: bool = False) -> Iterator["Agent"]:
     key_name=values.key_name)
   with contextlib.ExitStack() as opened:
     memory = None if not values.memory else opened.enter_context(Memory.open(
-      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn))
+      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn,
+      capacity=values.capacity))
     agent = Agent(policy, memory)
     opened.callback(agent.close)
     print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
@@ -213,6 +214,8 @@ if __name__ == "__main__":
                       "unless --learn is given.")
   flags.DEFINE_bool("learn", False, "Let clients teach the memory, which then learns from every episode that they tell "
                     "of; the folder is made if there is none. Asks for a --token unless only this machine is let in.")
+  flags.DEFINE_integer("capacity", 10_000, "Records that the memory may hold; with --learn old ones of little use give "
+                       "way.", lower_bound=1)
   flags.DEFINE_string("key_name", "", "Key statistics of the policy, as train.calibrate --name wrote them; its own by "
                       "default.")
   flags.DEFINE_string("start", None, "Where the flow starts: zero, draw:SEED or new. By default as the policy says; "

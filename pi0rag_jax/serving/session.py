@@ -19,7 +19,7 @@ import numpy as np
 from pi0rag_jax import files, schema
 from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.learning import lessons
+from pi0rag_jax.learning import asking, lessons
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import DamagedError
@@ -173,6 +173,7 @@ class Teachable:
   def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog):
     self.agent, self._memory, self.log = agent, memory, log
     self._config = CorrectionConfig()
+    self._asker = asking.Asker(memory, agent.policy.space, asking.AskingConfig(when=asking.ASKED))
     # Of the clients that are connected: a session lives as long as its connection.
     self._sessions: weakref.WeakValueDictionary[int, TeachingSession] = weakref.WeakValueDictionary()
     self._count = 0
@@ -208,6 +209,12 @@ class Teachable:
       if session.belongs_to == episode.id:
         session.belongs_to = ""
     return {"id": episode.id, "records": ids}
+
+  def asks(self, steps: list[Step]) -> bool | None:
+    """Returns whether somebody should look, after the last of some decisions; None while too little is known."""
+    fitted, step = self._asker.asking(), steps[-1]
+    before = steps[-2] if len(steps) > 1 else None
+    return fitted and fitted(step.key_E, asking.contradiction(before, step, self.agent.policy.space))
 
   def taught(self, name: str) -> bool:
     """Returns whether an episode was learned from and not taken back."""
@@ -310,8 +317,9 @@ class TeachingSession:
     episode = self._server.log.episode(entry.id)
     answer, decision = self._agent.answer(observation)
     self._decided(episode, observation, decision)
-    surest = self._agent.surest(decision)
-    return {**answer, ENTRY: {**said, "decision": len(episode.steps), **({"surest": surest} if surest else {})}}
+    told = {"surest": self._agent.surest(decision) or None, "asks": self._server.asks(episode.steps)}
+    told = {name: value for name, value in told.items() if value is not None}
+    return {**answer, ENTRY: {**said, "decision": len(episode.steps), **told}}
 
   def _decided(self, episode: Open, observation: Mapping, decision: Decision) -> None:
     if len(episode.steps) >= MAX_DECISIONS:

@@ -43,7 +43,7 @@ def said(memory):
 @pytest.fixture(scope="module")
 def played(policy, tmp_path_factory):
   """Two episodes of a simulator in which somebody takes over and hands back, and what they taught in process."""
-  task = PickAndPlace(PickAndPlaceConfig(time_limit=40))
+  task = PickAndPlace(PickAndPlaceConfig(time_limit=44))
   learning = OnlineConfig(taught_by="takeover", supervisor=SupervisorConfig(delay_s=0.4, hold_s=0.4))
   with opened(policy, tmp_path_factory.mktemp("in_process")) as memory:
     agent = Agent(policy, memory)
