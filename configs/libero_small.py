@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config.cache_image_size = 96
   config.data = ({"path": "data/libero"},)
   tasks = ",".join(f"libero_object/{task}" for task in range(10))
-  config.make_data = (f"python -m pi0rag_jax.worlds.collect --world=libero --tasks={tasks} --episodes=8"
+  config.make_data = (f"python -m pi0rag_jax.worlds.collect --world=libero --tasks={tasks} --episodes=12"
                       " --renderer=plain --image_size=96 --pictures=images --out=data/libero")
   config.columns = ConfigDict({
     "observation/image": "observation.images.image", "observation/wrist_image": "observation.images.wrist_image",
