@@ -185,8 +185,8 @@ def _groups(connection: sqlite3.Connection, name: str) -> list[tuple[str, int]]:
 def _episodes(connection: sqlite3.Connection) -> Iterator[EpisodeSummary]:
   """Yields what was added together, in the order of the commits, and what was added without saying so."""
   query = ("SELECT episode AS name, MIN(undoable) AS undoable, MAX(task) AS task, MAX(robot) AS robot, "
-           f"MAX(note) AS note, MIN(created) AS created, COUNT(*) AS records, SUM(kind = '{CORRECTION}') AS corrections, "
-           "SUM(helped) AS helped, SUM(hurt) AS hurt, MIN(id) AS first, MAX(id) AS last "
+           "MAX(note) AS note, MIN(created) AS created, COUNT(*) AS records, "
+           f"SUM(kind = '{CORRECTION}') AS corrections, SUM(helped) AS helped, SUM(hurt) AS hurt, MIN(id) AS first, MAX(id) AS last "
            f"FROM ({_relation(connection)}) GROUP BY episode ORDER BY first")
   groups = {row.pop("first"): row for row in _dicts(connection.execute(query))}
   firsts = list(groups)
@@ -200,7 +200,7 @@ def _episodes(connection: sqlite3.Connection) -> Iterator[EpisodeSummary]:
 
 
 def _batches(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
-  """Returns (name, first id, last id) of what was added with a token, a stream's ends without those lessons follow."""
+  """Returns (name, first id, last id) of what was added with tokens; a stream's end is left out for its lesson."""
   order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
   rows = connection.execute(f"SELECT token, first_id, last_id FROM batches ORDER BY {', '.join(order)}").fetchall()
   tokens = {token for token, _, _ in rows}
