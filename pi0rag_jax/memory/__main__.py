@@ -1,4 +1,4 @@
-"""Command line: `python -m pi0rag_jax.memory inspect|verify|backup|export|import|compact DIR`."""
+"""Command line: `python -m pi0rag_jax.memory inspect|verify|backup|export|import|compact|serve DIR`."""
 
 import argparse
 import dataclasses
@@ -81,6 +81,15 @@ def compact(arguments) -> int:
   return 0
 
 
+def serve(arguments) -> int:
+  """Serves the memory's page to browsers until Ctrl-C."""
+  from pi0rag_jax.serving import memory_page  # above the memory; this command alone brings both together
+
+  memory_page.run(arguments.directory, host=arguments.host, port=arguments.port, token=arguments.token,
+                  episodes=arguments.episodes)
+  return 0
+
+
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
   top = argparse.ArgumentParser(prog="python -m pi0rag_jax.memory", description="Look after a memory.")
@@ -93,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     ("export", export, "write one portable .npz file"),
     ("import", import_, "add the records of an exported file; what is there already is left out"),
     ("compact", compact, "give disk space back, evict near-duplicates"),
+    ("serve", serve, "show it to browsers, also while a policy server writes it: `serve memory --port=8080`"),
   ):
     added[name] = commands.add_parser(name, help=text, description=text)
     added[name].add_argument("directory", metavar="DIR")
@@ -107,6 +117,10 @@ def parser() -> argparse.ArgumentParser:
     "--near_duplicates", type=_distance, metavar="DISTANCE", help="evict until no two keys are nearer (L2)"
   )
   added["compact"].add_argument("--kind", choices=(*KINDS, "all"), default="anchor", help="evict from (default anchor)")
+  added["serve"].add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
+  added["serve"].add_argument("--port", type=_port, default=8080, help="TCP port, 0 for a free one (default 8080)")
+  added["serve"].add_argument("--token", help="key that browsers must know; with it records can be deleted")
+  added["serve"].add_argument("--episodes", metavar="DIR", help="kept episodes, whose pictures are shown")
   return top
 
 
@@ -124,6 +138,13 @@ def _distance(text: str) -> float:
   value = float(text)
   if not 0 < value < float("inf"):
     raise argparse.ArgumentTypeError(f"{text} is not a distance above 0")
+  return value
+
+
+def _port(text: str) -> int:
+  value = int(text)
+  if not 0 <= value < 1 << 16:
+    raise argparse.ArgumentTypeError(f"{text} is no port, allowed: 0 to 65535")
   return value
 
 

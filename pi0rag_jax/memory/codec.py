@@ -11,7 +11,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.record import DamagedError, Header, Record
 
-_KEY_DTYPE = np.dtype("<f4")
+KEY_DTYPE = np.dtype("<f4")
 _CHUNK_DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 # Order of the columns of `encode` and, after the id, of `decode`.
 TEXTS = ("kind", "outcome", "failure_kind", "task", "prompt", "provenance")
@@ -26,7 +26,7 @@ def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, b
   Errors: Pi0RagError for a chunk value that float16 cannot hold.
   """
   blobs = (
-    record.key.astype(_KEY_DTYPE).tobytes(),
+    record.key.astype(KEY_DTYPE).tobytes(),
     _chunk_bytes("base_chunk", record.base_chunk, header),
     _chunk_bytes("corrected_chunk", record.corrected_chunk, header),
   )
@@ -51,7 +51,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
     )
   dtype = _CHUNK_DTYPES[header.chunk_dtype]
   try:
-    key, base, corrected = (np.frombuffer(b, t) for b, t in zip(blobs, (_KEY_DTYPE, dtype, dtype)))
+    key, base, corrected = (np.frombuffer(b, t) for b, t in zip(blobs, (KEY_DTYPE, dtype, dtype)))
     base_TA, corrected_TA = base.reshape(header.chunk_shape), corrected.reshape(header.chunk_shape)
     fields = dict(zip(TEXTS, texts)) | {"provenance": json.loads(texts[-1])}
     record = Record(key, base_TA, corrected_TA, **fields, **dict(zip(COUNTERS, counters)))

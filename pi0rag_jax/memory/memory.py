@@ -227,6 +227,10 @@ class Memory:
     """Returns the records with these ids. Errors: Pi0RagError for an id that is not there."""
     return self._store.get(ids)
 
+  def of_episode(self, name: str) -> list[int]:
+    """Returns the ids of the records whose provenance names an episode."""
+    return self._store.of_episode(name)
+
   def known(self, digests) -> set[bytes]:
     """Returns which of these content digests (`codec.digest`) the memory has."""
     return self._store.known(digests)

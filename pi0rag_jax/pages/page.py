@@ -22,6 +22,7 @@ def environment(templates: Path) -> jinja2.Environment:
     lstrip_blocks=True,
   )
   made.filters.update(percent=percent, interval=interval)
+  made.globals.update(light=panels.LIGHT, dark=panels.DARK)  # of colors.css
   return made
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import fields
 from pi0rag_jax.robots.robot import ActionSpace, Robot
+from pi0rag_jax.robots.teleop import Teleop
 
 STATE_DIM, DIM = 8, 7
 # robosuite's controller moves the hand by 5 cm and turns it by 0.5 rad per tick at 1; the gripper is -1 (open) to 1.
@@ -21,6 +22,9 @@ ACTIONS = ActionSpace(
   integrates=(*[True] * 6, False), cost=(*[100 * _M_PER_TICK] * 3, *[3.0 * _RAD_PER_TICK] * 3, 1.0),
   low=(-1.0,) * DIM, high=(1.0,) * DIM, together=((0, 1, 2), (3, 4, 5)),
   reach=(*[_REACH_M / _M_PER_TICK] * 3, *[math.inf] * 4))
+
+# The first camera faces the robot.
+TELEOP = Teleop(away=(0, -1), right=(1, 1), up=(2, 1), turn=(5, 1), gripper=6, opened=-1.0, closed=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,4 +61,5 @@ def example() -> dict:
 def robot(data: DataConfig, family: str) -> Robot:
   """Returns LIBERO for a model family."""
   del data
-  return Robot("libero", LiberoInputs(family), LiberoOutputs(), ACTIONS, example, tick_s=0.05)
+  return Robot("libero", LiberoInputs(family), LiberoOutputs(), ACTIONS, example, tick_s=0.05,
+               teleop=TELEOP)

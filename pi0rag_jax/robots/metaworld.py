@@ -11,6 +11,7 @@ import math
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import plain
 from pi0rag_jax.robots.robot import ActionSpace, Robot
+from pi0rag_jax.robots.teleop import Teleop
 
 STATE_DIM = DIM = 4
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")
@@ -22,10 +23,13 @@ ACTIONS = ActionSpace(
   integrates=(True, True, True, False), cost=(*[100 * _M_PER_TICK] * 3, 1.0), low=(-1.0,) * DIM, high=(1.0,) * DIM,
   together=((0, 1, 2),), reach=(*[_REACH_M / _M_PER_TICK] * 3, math.inf))
 
+TELEOP = Teleop(away=(1, 1), right=(0, 1), up=(2, 1), gripper=3, opened=-1.0, closed=1.0)
+
 
 def robot(data: DataConfig, family: str) -> Robot:
   """Returns MetaWorld's Sawyer, the same for every model family."""
   del data, family
   return Robot(
     "metaworld", functools.partial(plain.inputs, state_dim=STATE_DIM), functools.partial(plain.outputs, dim=DIM),
-    ACTIONS, functools.partial(plain.example, CAMERAS, STATE_DIM, (PX, PX)), tick_s=TICK_S)
+    ACTIONS, functools.partial(plain.example, CAMERAS, STATE_DIM, (PX, PX)), tick_s=TICK_S,
+    teleop=TELEOP)

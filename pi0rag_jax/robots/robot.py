@@ -15,6 +15,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.teleop import Teleop
 from pi0rag_jax.robots.transforms import AbsoluteActions, DeltaActions, Transform
 
 # Below this spread an entry of the actions does not move in the demonstrations.
@@ -142,6 +143,7 @@ class Robot:
   example: Callable[[], dict] | None = None  # an observation of zeros, to compile a policy with
   tick_s: float = 0.05  # between two actions
   relative: tuple[bool, ...] | None = None  # actions that the model predicts relative to the state; None: none
+  teleop: Teleop | None = None  # how a person drives it; None where actions do not displace the tool
 
   def observe(self, raw: Mapping) -> dict:
     """Returns the model's entries of a observation or sample: `image`, `state`, `prompt`, `actions`, ..."""

@@ -38,12 +38,16 @@ class Admission:
 
   def refusal(self, request: Request) -> tuple[http.HTTPStatus, str] | None:
     """Returns why a client may not connect, as status and text; None lets it in."""
-    origin, key = request.headers.get_all("Origin"), self.key(request)
+    origin = request.headers.get_all("Origin")
     if origin and ANY_ORIGIN not in self.origins and not set(origin) <= set(self.origins):
       return http.HTTPStatus.FORBIDDEN, "requests from web pages are refused: --allow_origin names those allowed\n"
-    if self.token is not None and not hmac.compare_digest(f"Api-Key {self.token}".encode(), key):
+    if not self.knows(request):
       return http.HTTPStatus.UNAUTHORIZED, "this server asks for a key: Authorization: Api-Key TOKEN\n"
     return None
+
+  def knows(self, request: Request) -> bool:
+    """Returns whether a client knows the key, if there is one."""
+    return self.token is None or hmac.compare_digest(f"Api-Key {self.token}".encode(), self.key(request))
 
   def key(self, request: Request) -> bytes:
     """Returns the key that a client sends, b"" without one."""

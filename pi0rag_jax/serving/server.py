@@ -1,6 +1,6 @@
 """Serves a policy to robots: `python -m pi0rag_jax.serving.server --policy=pi0_aloha_sim --port=8000`.
 
-With `--learn` robots may teach the memory while they work: see `serving.session`.
+With `--learn` robots may teach the memory while they work: see `serving.session`. Browsers see the memory at `/memory`.
 
 It speaks openpi's protocol: clients are `pi0rag_jax.serving.client` and openpi's own. `--policy` is whatever
 `policy.directory.load` takes, `--memory` steers it. Each connection is a robot of its own: a head's window begins anew
@@ -24,15 +24,16 @@ from absl import logging as absl_logging
 
 from pi0rag_jax import cli
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.serving import LOOPBACK
 
 if TYPE_CHECKING:
   from pi0rag_jax.serving.admission import Admission
+  from pi0rag_jax.serving.memory_page import MemoryPage
   from pi0rag_jax.serving.session import Teachable
   from pi0rag_jax.steering.agent import Agent
 
 COMMAND = "pi0rag_jax.serving.server"
 TOKEN_VARIABLE = "PI0RAG_JAX_TOKEN"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 SWITCH_S = 0.0005
 # A picture may come in more pixels than the example's: 1280 x 720, or 640 x 480 in single precision.
 PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
@@ -71,17 +72,19 @@ def run(values) -> None:
     warm_up(agent, example, all_prompts=values.all_prompts)
     if _terminated.is_set():
       raise KeyboardInterrupt
+    admitted = admission(values, token, example)
     served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
-    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved,
-                                   admission=admission(values, token, example))
+    page = None if not values.memory else opened.enter_context(memory_page(values, admitted, served))
+    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, page=page)
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
     gc.freeze()
+    shown = f"; the memory's page is at http://{values.host}:{server.port}/memory" if page is not None else ""
     server.serve_forever(
-      lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it)", flush=True))
+      lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it){shown}", flush=True))
 
 
 def _terminate(number, frame) -> NoReturn:
@@ -110,6 +113,17 @@ def teachable(agent: "Agent", memory_dir: str) -> Iterator["Teachable"]:
       print(f"{len(log.open)} episodes are under way, of robots that this server may hear of again", flush=True)
     assert agent.memory is not None, "`check_learning` asks for one"
     yield Teachable(agent, agent.memory, log)
+
+
+@contextlib.contextmanager
+def memory_page(values, admitted: "Admission", served: "Agent | Teachable") -> Iterator["MemoryPage"]:
+  """Yields the page of the memory, which goes through whoever learns, if anybody does."""
+  from pi0rag_jax.serving.memory_page import MemoryPage
+  from pi0rag_jax.serving.session import Teachable
+
+  changes = served if isinstance(served, Teachable) else None
+  with contextlib.closing(MemoryPage(values.memory, admitted, changes=changes, host=values.host)) as page:
+    yield page
 
 
 def read_token(token: str | None, file: str | None) -> str | None:

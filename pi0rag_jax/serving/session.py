@@ -21,6 +21,8 @@ from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import asking, lessons
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
+from pi0rag_jax.memory import forgetting
+from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import DamagedError
 from pi0rag_jax.serving import messages
@@ -203,7 +205,7 @@ class Teachable:
     context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
     records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
     counted = lessons.outcomes(trace)
-    ids = self._memory.add(records, token=token(episode.id), outcomes=counted) if records or counted else []
+    ids = self._memory.add(records, token=token_of(episode.id), outcomes=counted) if records or counted else []
     self.log.over(episode.id)
     for session in self._sessions.values():
       if session.belongs_to == episode.id:
@@ -218,28 +220,17 @@ class Teachable:
 
   def taught(self, name: str) -> bool:
     """Returns whether an episode was learned from and not taken back."""
-    return token(name) in self._memory.tokens()
+    return token_of(name) in self._memory.tokens()
 
   def undo(self, name: str) -> dict[str, Any]:
     """Returns which records of an episode were taken back. The last one is taken back whole, with what it counted and
     evicted; of an earlier one the records go. Errors: Pi0RagError for an episode that taught nothing.
     """
-    ids = [identity for identity, record in self._memory.records() if record.provenance.get("episode") == name]
-    if not ids and not self.taught(name):
-      raise Pi0RagError(f"no record comes of the episode '{messages.shown(name)}'")
-    try:
-      self._memory.undo(token(name))
-    except DamagedError:
-      raise
-    except Pi0RagError:  # it is not the last change
-      self._memory.remove(ids)
-    return {"id": name, "forgotten": ids}
+    return {"id": name, "forgotten": forgetting.undo_episode(self._memory, name)}
 
   def forget(self, ids: list[int]) -> dict[str, Any]:
     """Returns which records were removed. Errors: Pi0RagError for ids that are not there; nothing is removed then."""
-    self._memory.get(ids)
-    self._memory.remove(ids)
-    return {"forgotten": ids}
+    return {"forgotten": forgetting.forget(self._memory, ids)}
 
 
 class TeachingSession:
@@ -333,11 +324,6 @@ class TeachingSession:
     step = Step(episode.ticks, None, decision.key_BE[0], decision.base_BTA[0], decision.actions_BTA[0],
                 int(decision.used_B[0]), decision.ids_BK[0], decision.weight_BK[0], decision.missed_deadline)
     self._server.log.decided(episode, step)
-
-
-def token(name: str) -> str:
-  """Returns the token of what an episode taught."""
-  return f"episode {name}"
 
 
 def read(values: Any) -> Entry:

@@ -1,7 +1,8 @@
 """openpi's websocket protocol around any policy: metadata first, then an answer to each observation.
 
 All messages are those of `messages`. A failed inference is answered with a text frame, one line, and the connection is
-closed with 1011; the server goes on. `GET /healthz` answers OK, during an inference too.
+closed with 1011; the server goes on. `GET /healthz` answers OK, during an inference too, and browsers get a page where
+there is one.
 """
 
 import asyncio
@@ -52,12 +53,24 @@ class ServablePolicy(Protocol):
     ...
 
 
+class Page(Protocol):
+  """What browsers see: `serving.memory_page.MemoryPage`."""
+
+  def concerns(self, request: Request, /) -> bool:
+    """Returns whether a request is this page's."""
+    ...
+
+  async def answer(self, request: Request, /) -> Response:
+    """Returns the answer to a browser, from whichever thread."""
+    ...
+
+
 class WebsocketPolicyServer:
   """Serves a policy to several clients, one inference at a time."""
 
   def __init__(self, policy: ServablePolicy, host: str = "127.0.0.1", port: int | None = None,
                metadata: Mapping | None = None, *, admission: Admission | None = None,
-               reserved: socket.socket | None = None):
+               reserved: socket.socket | None = None, page: Page | None = None):
     """Reserves the port; clients are refused, and try again, until `serve_forever`.
 
     Args:
@@ -65,9 +78,10 @@ class WebsocketPolicyServer:
       port: None takes a free one.
       metadata: told to each client first.
       reserved: what `reserve` gave, instead of host and port.
+      page: for browsers.
     Errors: Pi0RagError when address or port cannot be had.
     """
-    self._policy, self._admission = policy, admission or Admission()
+    self._policy, self._admission, self._page = policy, admission or Admission(), page
     self._metadata = messages.pack(dict(metadata or {}))
     self._socket = reserve(host, port or 0) if reserved is None else reserved
     self._clients, self._log = Clients(self._admission), CalmLog(logger)
@@ -119,11 +133,13 @@ class WebsocketPolicyServer:
     """Logs what asyncio reports, such as used-up descriptors, many times a second."""
     self._log(logging.WARNING, "%s (%s)", context["message"], context.get("exception") or "no exception")
 
-  def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-    """Returns the refusal of a client, or the answer to a health check; None lets a client go on."""
+  async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+    """Returns the refusal of a client, or the answer to a browser or a health check; None lets a client go on."""
     assert isinstance(connection, Client), "as `serve` was told"
     if (healthy := health_check(connection, request)) is not None:
       return healthy
+    if self._page is not None and self._page.concerns(request):
+      return await self._page.answer(request)
     refusal = self._admission.refusal(request)
     if refusal is None and not self._clients.make_room():
       refusal = http.HTTPStatus.SERVICE_UNAVAILABLE, f"all {self._admission.connections} places are taken\n"
