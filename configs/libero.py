@@ -42,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation.policies += ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})
   if variant == "small":
     config.policy = "libero_small"
+    config.world.starts = "sampled"  # of the listed ones there are 50
     config.conditions = ("libero_object/3/wrist_camera_turn",)
     config.stream.episodes = config.stream.corrected_max = 250
     config.stream.checkpoints = (50,)
