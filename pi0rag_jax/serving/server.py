@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 COMMAND = "pi0rag_jax.serving.server"
 TOKEN_VARIABLE = "PI0RAG_JAX_TOKEN"
+CAPACITY = 10_000  # records of a memory, where nothing else is said
 SWITCH_S = 0.0005
 # A picture may come in more pixels than the example's: 1280 x 720, or 640 x 480 in single precision.
 PICTURE_BYTES, OTHER_BYTES = 1 << 22, 1 << 18
@@ -67,7 +68,7 @@ def run(values) -> None:
 
   reserved = reserve(values.host, values.port)
   compiling.keep_programs()
-  with open_agent(values, learn=values.learn) as agent, contextlib.ExitStack() as opened:
+  with open_agent(values, learn=values.learn, capacity=values.capacity) as agent, contextlib.ExitStack() as opened:
     example = example_of(agent, values.default_prompt)
     warm_up(agent, example, all_prompts=values.all_prompts)
     if _terminated.is_set():
@@ -142,7 +143,7 @@ def read_token(token: str | None, file: str | None) -> str | None:
 
 
 @contextlib.contextmanager
-def open_agent(values, *, learn: bool = False) -> Iterator["Agent"]:
+def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iterator["Agent"]:
   """Yields the policy that the flags name, with its memory, which is read as it is now, or learns."""
   from pi0rag_jax.memory.memory import Memory
   from pi0rag_jax.policy import directory
@@ -162,7 +163,7 @@ def open_agent(values, *, learn: bool = False) -> Iterator["Agent"]:
   with contextlib.ExitStack() as opened:
     memory = None if not values.memory else opened.enter_context(Memory.open(
       pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn,
-      capacity=values.capacity))
+      capacity=capacity))
     agent = Agent(policy, memory)
     opened.callback(agent.close)
     print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
@@ -228,7 +229,7 @@ if __name__ == "__main__":
                       "unless --learn is given.")
   flags.DEFINE_bool("learn", False, "Let clients teach the memory, which then learns from every episode that they tell "
                     "of; the folder is made if there is none. Asks for a --token unless only this machine is let in.")
-  flags.DEFINE_integer("capacity", 10_000, "Records that the memory may hold; with --learn old ones of little use give "
+  flags.DEFINE_integer("capacity", CAPACITY, "Records that the memory may hold; with --learn old ones of little use give "
                        "way.", lower_bound=1)
   flags.DEFINE_string("key_name", "", "Key statistics of the policy, as train.calibrate --name wrote them; its own by "
                       "default.")
