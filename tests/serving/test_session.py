@@ -252,10 +252,11 @@ def teach(robot, trace, numbers):
 
 @pytest.mark.parametrize(("flags", "message"), [
   ({"memory": None}, "--learn needs a --memory"),
+  ({"learn": False, "keep_episodes": "kept"}, "--keep_episodes keeps the episodes that teach: it needs --learn"),
   ({"host": "0.0.0.0"}, "whoever reaches 0.0.0.0 could teach the policy: give a --token"),
 ])
 def test_who_may_teach(flags, message):
-  values = types.SimpleNamespace(**({"learn": True, "memory": "m", "host": "127.0.0.1"} | flags))
+  values = types.SimpleNamespace(**({"learn": True, "memory": "m", "host": "127.0.0.1", "keep_episodes": None} | flags))
   with pytest.raises(Pi0RagError, match=message):
     server.check_learning(values, None)
-  server.check_learning(types.SimpleNamespace(learn=True, memory="m", host="0.0.0.0"), "secret")
+  server.check_learning(types.SimpleNamespace(learn=True, memory="m", host="0.0.0.0", keep_episodes=None), "secret")
