@@ -30,6 +30,7 @@ from pi0rag_jax.data.hdf5 import json_of
 from pi0rag_jax.data.recorder import EpisodeWriter
 from pi0rag_jax.data.validation import Schema
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.robots import images
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
@@ -65,6 +66,8 @@ class Facts(msgspec.Struct, forbid_unknown_fields=True):
   columns: dict[str, Any]  # the robot's keys -> names of cameras, or parts of the state
   decisions: list[Decision]
   constants: dict[str, Any] = {}  # further entries of the robot's dictionary, such as which cameras are there
+  robot_type: str = ""
+  renderer: str = ""  # of a simulation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +100,16 @@ class _Line(msgspec.Struct, omit_defaults=True):
 class Keeper:
   """Keeps what the policy saw in the episodes that teach it. For one thread; files are written by another."""
 
-  def __init__(self, folder: str | os.PathLike, space: ActionSpace, *, fps: float, under_way: Sequence[str] = ()):
+  def __init__(self, folder: str | os.PathLike, policy: Policy, *, under_way: Sequence[str] = ()):
     """Makes the folder, and finishes what a process that was killed had not.
 
     Args:
-      fps: control ticks per second.
+      policy: whose episodes these are.
       under_way: the episodes that may go on; what else lies there unfinished is given up.
     Errors: Pi0RagError for a folder that cannot be used.
     """
-    self.folder, self._space, self._fps = pathlib.Path(folder).expanduser(), space, fps
+    self.folder, self._policy = pathlib.Path(folder).expanduser(), policy
+    self._fps = policy.spec.control_hz
     self._open: collections.OrderedDict[str, files.LineLog] = collections.OrderedDict()
     self._writing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="keeper")
     try:
@@ -138,7 +142,7 @@ class Keeper:
     if not lines or lines[-1].ending is not None:
       return
     done = [journal.packed(step.actions_TA[:0] if step.done_NA is None else step.done_NA) for step in steps]
-    decisions = [self._decision(step) for step in steps]
+    decisions = [decision_of(step, self._policy.space) for step in steps]
     line = _Line(episode, ending=ending, decisions=decisions, done=done, ended=time.time())
     self._file(episode).append(msgspec.json.encode(line))
     self._open.pop(episode).close()
@@ -171,13 +175,6 @@ class Keeper:
   def _path(self, episode: str) -> pathlib.Path:
     return self.folder / UNDER_WAY / f"{hashlib.sha256(episode.encode()).hexdigest()[:24]}.jsonl"
 
-  def _decision(self, step: Step) -> Decision:
-    order = np.argsort(-step.weight_K, kind="stable")
-    named = [(int(step.ids_K[place]), round(float(step.weight_K[place]), 4)) for place in order
-             if step.ids_K[place] >= 0 and step.weight_K[place] >= LEAST_SAY]
-    difference_TA = paths.to_path(step.actions_TA.astype(np.float32) - step.base_TA, self._space)
-    return Decision(step.tick, step.by, step.used, round(float(paths.disagreement(difference_TA, self._space)), 4), named)
-
   def _write(self, path: pathlib.Path) -> None:
     """Makes an episode's file of what was kept of it; what cannot be made stays where it is, and is told."""
     try:
@@ -205,7 +202,8 @@ class Keeper:
         writer.add_frame(images=pictures, state=_state(look), action=action_A, by=decision.by,
                          time_s=(decision.tick + offset) / self._fps)
     facts = Facts(last.id, ending.robot, ending.task, last.ended, begin.columns,
-                  [decision for _, decision, _ in decisions], begin.constants)
+                  [decision for _, decision, _ in decisions], begin.constants, self._policy.robot.name,
+                  self._policy.spec.renderer)
     writer.save(prompt=ending.prompt.strip() or ending.task.strip() or NO_PROMPT, success=ending.success,
                 failure=None if ending.success else ending.failure_kind or None, note=ending.note or None,
                 metadata=msgspec.to_builtins(facts))
@@ -215,6 +213,18 @@ class Keeper:
       if facts.episode == episode:
         path.unlink()
         files.sync(self.folder)
+
+
+def decision_of(step: Step, space: ActionSpace | None) -> Decision:
+  """Returns what there is to say of a decision; without an action space not how far it is from the policy's own."""
+  order = np.argsort(-step.weight_K, kind="stable")
+  named = [(int(step.ids_K[place]), round(float(step.weight_K[place]), 4)) for place in order
+           if step.ids_K[place] >= 0 and step.weight_K[place] >= LEAST_SAY]
+  apart = 0.0
+  if space is not None:
+    difference_TA = paths.to_path(step.actions_TA.astype(np.float32) - step.base_TA, space)
+    apart = float(paths.disagreement(difference_TA, space))
+  return Decision(step.tick, step.by, step.used, round(apart, 4), named)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,11 @@ class RecordContext:
         provenance={"source": source, **self.provenance, "tick": step.tick})
 
 
+def token(episode: str) -> str:
+  """Returns the memory's token of what an episode over the wire taught."""
+  return f"episode {episode}"
+
+
 def of_episode(trace: Trace, space: ActionSpace, context: RecordContext, config: CorrectionConfig) -> list[Record]:
   """Returns what an episode teaches in which nobody went back in time: a success, or one in which somebody helped.
 

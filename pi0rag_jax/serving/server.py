@@ -113,7 +113,7 @@ def teachable(agent: "Agent", values) -> Iterator["Teachable"]:
     if log.open:
       print(f"{len(log.open)} episodes are under way, of robots that this server may hear of again", flush=True)
     keeper = None if values.keep_episodes is None else opened.enter_context(contextlib.closing(Keeper(
-      values.keep_episodes, agent.policy.space, fps=agent.policy.spec.control_hz, under_way=list(log.open))))
+      values.keep_episodes, agent.policy, under_way=list(log.open))))
     assert agent.memory is not None, "`check_learning` asks for one"
     yield Teachable(agent, agent.memory, log, keeper)
 

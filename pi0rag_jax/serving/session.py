@@ -221,7 +221,7 @@ class Teachable:
     context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
     records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
     counted = lessons.outcomes(trace)
-    ids = self._memory.add(records, token=token(episode.id), outcomes=counted) if records or counted else []
+    ids = self._memory.add(records, token=lessons.token(episode.id), outcomes=counted) if records or counted else []
     if self.keeper is not None:
       prompt = episode.prompt or self.agent.policy.spec.data.default_prompt or ""
       self.keeper.ended(episode.id, Ending(episode.task, episode.robot, prompt, end.success, end.failure_kind,
@@ -234,7 +234,7 @@ class Teachable:
 
   def taught(self, name: str) -> bool:
     """Returns whether an episode was learned from and not taken back."""
-    return token(name) in self._memory.tokens()
+    return lessons.token(name) in self._memory.tokens()
 
   def undo(self, name: str) -> dict[str, Any]:
     """Returns which records of an episode were taken back. The last one is taken back whole, with what it counted and
@@ -244,7 +244,7 @@ class Teachable:
     if not ids and not self.taught(name):
       raise Pi0RagError(f"no record comes of the episode '{messages.shown(name)}'")
     try:
-      self._memory.undo(token(name))
+      self._memory.undo(lessons.token(name))
     except DamagedError:
       raise
     except Pi0RagError:  # it is not the last change
@@ -352,11 +352,6 @@ class TeachingSession:
     if self._server.keeper is not None:
       self._server.keeper.saw(episode.id, len(episode.steps), observation)
     self._server.log.decided(episode, step)
-
-
-def token(name: str) -> str:
-  """Returns the token of what an episode taught."""
-  return f"episode {name}"
 
 
 def read(values: Any) -> Entry:
