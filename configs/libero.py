@@ -6,8 +6,8 @@
 
 The first gives openpi's table, with intervals. `:memory` adds z = 0, and a memory that 50 episodes of each task taught,
 from starts that are not evaluated. `:small` is the shipped `libero_small`, which a laptop runs, under a turned wrist
-camera, with a memory of 50 and of 250 episodes. `--config.conditions="('libero_spatial/0/nominal',)"` takes some of the tasks, and
-LIBERO-PRO's perturbations are conditions as well: 'libero_goal/3/swap'.
+camera, with a memory of 50 and of 250 episodes. `--config.conditions="('libero_spatial/0/nominal',)"` takes some of
+the tasks, and LIBERO-PRO's perturbations are conditions as well: 'libero_goal/3/swap'.
 """
 
 from ml_collections import ConfigDict

@@ -42,6 +42,9 @@ def base(name: str, openpi: str) -> ConfigDict:
   config.make_data = ""  # how the data are made, for whoever lacks them
   config.columns = ConfigDict()  # robot's keys -> columns, where the data set's differ from the named configuration's
   config.label_chunks = ""  # a field of whole chunks that are learned; '' cuts chunks from the executed actions
+  # Columns: only frames in which none of them is 0 are learned. Of taught episodes, see memory export: ("taught",) with
+  # label_chunks "label"; ("observed", "intervention") of what people did.
+  config.frames_where = ()
   config.successes_only = False  # leaves out the episodes that failed
   config.hidden_state_dims = ()  # entries of the state that the policy must not see
   config.approach_repeats = 0  # how often more an epoch shows the frames in which the Panda has to find its object

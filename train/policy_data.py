@@ -81,7 +81,8 @@ def load_data(config: Config, named: TrainConfig, model: PaliGemmaConfig, workdi
     dataset, transform = prepared(part.dataset, to_model, horizon=model.action_horizon)
     repeats = config.approach_repeats if split == TRAIN else 0
     again = emphasis.frames(part.dataset, part.columns, part.splits[split], repeats)
-    return Source(dataset, part.weight, part.splits[split], transform, again)
+    shown = frames_where(part, part.splits[split], config.frames_where)
+    return Source(dataset, part.weight, part.splits[split], transform, shown, again)
 
   mixtures = {split: Mixture([source(part, split) for part in parts]) for split in (TRAIN, VALIDATION)}
   for split, mixture in mixtures.items():
@@ -96,6 +97,22 @@ def model_sample(columns_: Columns, to_model: Transform, targets: tuple[str, ...
   if stats is None:
     return found
   return {**found, TARGETS: normalize(columns_.extra(sample["state"], targets), stats).astype(np.float32)}
+
+
+def frames_where(part: Part, episodes: Sequence[int], names: Sequence[str]) -> np.ndarray | None:
+  """Returns the frames of episodes in which none of these columns is 0, by number; None where no column is named.
+
+  Errors: Pi0RagError if there are no such frames.
+  """
+  if not names:
+    return None
+  marked = [(part.columns.extra(part.dataset.read_episode(int(episode), images=False).state, names) != 0).all(axis=-1)
+            for episode in episodes]
+  found = np.flatnonzero(np.concatenate(marked))
+  if not len(found):
+    raise Pi0RagError(f"config.frames_where: '{part.path}' has no frame in which {' and '.join(names)} are not 0, in "
+                      f"{len(episodes)} episodes")
+  return found
 
 
 def open_parts(config: Config, named: TrainConfig, workdir: Path) -> list[Part]:
@@ -113,7 +130,7 @@ def open_parts(config: Config, named: TrainConfig, workdir: Path) -> list[Part]:
 def extra_columns(config: Config) -> tuple[str, ...]:
   """Returns the columns that are read beside the robot's."""
   emphasized = (emphasis.GRASPED,) if config.approach_repeats else ()
-  return tuple(dict.fromkeys((*config.auxiliary_targets, *emphasized)))
+  return tuple(dict.fromkeys((*config.auxiliary_targets, *emphasized, *config.frames_where)))
 
 
 def open_source(config: Config, named: TrainConfig, entry: Entry, **options) -> tuple[Dataset, Columns]:

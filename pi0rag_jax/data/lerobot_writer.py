@@ -41,7 +41,7 @@ class WrittenEpisode:
   actions: np.ndarray  # float[F, A]
   prompt: str
   success: bool
-  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # column -> float[F, N]
+  extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # column -> float[F, N] or float[F, T, N]
 
 
 class LerobotWriter:
@@ -146,8 +146,8 @@ class LerobotWriter:
     if not frames or set(lengths.values()) != {frames}:
       raise Pi0RagError(f"an episode has {frames} frames of state, and {lengths}: allowed are as many of each, one or "
                         "more")
-    if flat := [name for name, values in numbers.items() if values.ndim != 2]:
-      raise Pi0RagError(f"{', '.join(flat)} of an episode have other shapes than [F, N]")
+    if odd := [name for name, values in numbers.items() if values.ndim not in (2, 3)]:
+      raise Pi0RagError(f"{', '.join(odd)} of an episode have other shapes than [F, N] and [F, T, N]")
     if not episode.prompt.strip():
       raise Pi0RagError("an episode has an empty prompt; allowed: what the robot is told")
     features: dict[str, dict[str, Any]] = {}
@@ -162,8 +162,8 @@ class LerobotWriter:
           "video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": _whole(self._fps),
           "video.channels": 3, "has_audio": False}
     for name, values in numbers.items():
-      features[name] = {"dtype": "float32", "shape": [values.shape[1]],
-                        "names": [f"{name.rpartition('.')[2]}_{i}" for i in range(values.shape[1])]}
+      names = [f"{name.rpartition('.')[2]}_{i}" for i in range(values.shape[1])] if values.ndim == 2 else None
+      features[name] = {"dtype": "float32", "shape": list(values.shape[1:]), "names": names}
     task = self._tasks.get(episode.prompt, len(self._tasks))
     frame_F = np.arange(frames)
     scalars = {SUCCESS: np.append(np.zeros(frames - 1, bool), episode.success),
@@ -193,6 +193,11 @@ class LerobotWriter:
       elif values.ndim == 2:
         arrays[name] = arrow.FixedSizeListArray.from_arrays(arrow.array(values.ravel()), values.shape[1])
         kinds[name] = {"feature": {"dtype": "float32", "_type": "Value"}, "length": values.shape[1], "_type": "List"}
+      elif values.ndim == 3:
+        rows = arrow.FixedSizeListArray.from_arrays(arrow.array(values.ravel()), values.shape[2])
+        arrays[name] = arrow.FixedSizeListArray.from_arrays(rows, values.shape[1])
+        inner = {"feature": {"dtype": "float32", "_type": "Value"}, "length": values.shape[2], "_type": "List"}
+        kinds[name] = {"feature": inner, "length": values.shape[1], "_type": "List"}
       else:
         arrays[name] = arrow.array(values)
         kinds[name] = {"dtype": values.dtype.name, "_type": "Value"}
@@ -278,7 +283,9 @@ def _statistics(episode: WrittenEpisode, columns: Mapping[str, Any]) -> dict[str
                               for key, values in stats.items()}
   for name, values in columns.items():
     if not isinstance(values, list):
-      found[name] = _of_rows(values.reshape(len(values), -1), len(values))
+      stats = _of_rows(values.reshape(len(values), -1), len(values))
+      found[name] = {key: array if key == "count" or values.ndim < 3 else array.reshape(values.shape[1:])
+                     for key, array in stats.items()}
   return found
 
 

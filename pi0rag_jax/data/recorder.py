@@ -75,7 +75,7 @@ class EpisodeWriter:
     """Adds one frame.
 
     Args:
-      images: camera -> uint8[H, W, 3], RGB; copied.
+      images: camera -> uint8[H, W, 3], RGB; copied, unless nobody can write to them.
       state: float[P].
       action: float[A], executed from now on.
       time_s: s, from any start; it rises.
@@ -85,7 +85,8 @@ class EpisodeWriter:
     Raises:
       Pi0RagError: the frame does not fit the schema; the episode goes on without it.
     """
-    pictures = {name: np.array(image) for name, image in images.items()}
+    pictures = {name: np.array(image, copy=image.flags.writeable if isinstance(image, np.ndarray) else True)
+                for name, image in images.items()}
     state_P, action_A = np.array(state, np.float32).reshape(-1), np.array(action, np.float32).reshape(-1)
     label_A = None if label is None else np.array(label, np.float32).reshape(-1)
     times = [frame.time_s for frame in self._frames[-1:]] + [float(time_s)]

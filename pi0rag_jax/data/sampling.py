@@ -23,6 +23,7 @@ class Source:
   episodes: Sequence[int] | None = None  # None: all
   # What makes this data set's samples like the others': a function of one sample, as openpi's transforms are.
   transform: Callable[[dict], dict] | None = None
+  frames: Sequence[int] | np.ndarray | None = None  # shown, by number among those of `episodes`; None: all
   again: Sequence[int] | np.ndarray = ()  # frames that are shown once more, by their number among those of `episodes`
 
 
@@ -54,9 +55,9 @@ class Mixture:
                           f"the mixture takes {list(source.episodes or ())[:8]}")
       self._episodes.append(every)
       self._ends.append(np.cumsum(source.dataset.lengths[every]))
-    self.sizes = [int(ends[-1]) + len(source.again) for ends, source in zip(self._ends, self.sources)]
-    self._numbers = [np.concatenate([np.arange(ends[-1]), source.again]) if len(source.again) else None
-                     for ends, source in zip(self._ends, self.sources)]
+    self._numbers = [_shown(source, int(ends[-1])) for ends, source in zip(self._ends, self.sources)]
+    self.sizes = [int(ends[-1]) if numbers is None else len(numbers)
+                  for ends, numbers in zip(self._ends, self._numbers)]
     weights = np.asarray([size if s.weight is None else s.weight for s, size in zip(self.sources, self.sizes)], float)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
       raise Pi0RagError(f"weights of a mixture are finite, 0 or more and not all 0; got {weights.tolist()}")
@@ -79,6 +80,16 @@ class Mixture:
     place = np.searchsorted(ends, numbers, side="right")
     episodes = self._episodes[source][place]
     return episodes, numbers - (ends[place] - self.sources[source].dataset.lengths[episodes])
+
+
+def _shown(source: Source, count: int) -> np.ndarray | None:
+  """Returns the numbers of the frames that a source shows, None for each of its `count` frames once."""
+  if source.frames is None and not len(source.again):
+    return None
+  frames = np.arange(count) if source.frames is None else np.asarray(source.frames, int)
+  if not frames.size:
+    raise Pi0RagError(f"'{source.dataset.path}' shows none of its {count} frames")
+  return np.concatenate([frames, np.asarray(source.again, int)])
 
 
 class Sampler:

@@ -32,6 +32,8 @@ from pi0rag_jax.steering.agent import start_with
 
 COMMAND = "learning.interventions"
 FLAG = "intervention"
+# Where it is a column, the policy looked only at the frames at which it is not 0.
+OBSERVED = "observed"
 # What makes a robot's dictionary of a data set's sample.
 ToRobot = Callable[[Mapping[str, Any]], dict]
 
@@ -71,6 +73,9 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
     name = dataset.episode_name(episode)
     flag_F = intervened(data, config.flag, name)
     frames, starts = chosen_frames(flag_F, config)
+    if OBSERVED in data.extras:
+      looked = np.asarray(data.extras[OBSERVED]).reshape(-1)[frames] != 0
+      frames, starts = frames[looked], starts[looked]
     records = []
     if len(frames):
       seen = _Seen(dataset, episode, data, to_robot)

@@ -1,8 +1,12 @@
-"""Command line: `python -m pi0rag_jax.memory inspect|verify|backup|export|import|compact|serve DIR`."""
+"""Command line: `python -m pi0rag_jax.memory COMMAND DIR`; without a command it lists them.
+
+Commands that need policies or robots lie above the memory, in `learning` and `serving`, and are imported when they run.
+"""
 
 import argparse
 import dataclasses
 import json
+import pathlib
 import sys
 
 from pi0rag_jax.errors import Pi0RagError
@@ -10,6 +14,8 @@ from pi0rag_jax.memory import backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.memory.store import GROUPS, SqliteStore
+
+NPZ, LEROBOT = "npz", "lerobot"
 
 
 def inspect(arguments) -> int:
@@ -50,9 +56,24 @@ def back_up(arguments) -> int:
 
 
 def export(arguments) -> int:
-  """Writes the memory to one portable file."""
+  """Writes the memory to one portable file, or what was taught as a data set."""
+  if arguments.format == LEROBOT:
+    return _export_episodes(arguments)
   written, damaged = portable.export_memory(arguments.directory, arguments.out, skip_damaged=arguments.skip_damaged)
   print(f"{written} records written to {arguments.out}" + (f", {damaged} damaged ones left out" if damaged else ""))
+  return 0
+
+
+def _export_episodes(arguments) -> int:
+  from pi0rag_jax.learning import taught
+
+  if arguments.kept is None:
+    raise Pi0RagError("--format=lerobot needs --kept, the folder of a server's --keep_episodes: the memory has no "
+                      "pictures")
+  done = taught.export(arguments.directory, arguments.kept, arguments.out, pictures=arguments.pictures)
+  print(f"{done.episodes} episodes, {done.frames} frames in {arguments.out}; at {done.labels} frames the memory has a "
+        f"label; left out: {done.untaught} kept episodes that did not teach it, {done.without_pictures} records of "
+        f"episodes that were not kept\ncolumns of a training: {json.dumps(done.columns)}")
   return 0
 
 
@@ -90,6 +111,95 @@ def serve(arguments) -> int:
   return 0
 
 
+def explain_(arguments) -> int:
+  """Prints where records come from, or which of them made an episode's decisions what they were."""
+  from pi0rag_jax.learning import explain
+
+  if (arguments.ids is None) == (arguments.episode is None):
+    raise Pi0RagError("give either --ids of records or an --episode")
+  space, unit = _meaning(arguments, [arguments.directory])
+  with Memory.load(arguments.directory) as memory:
+    explainer = explain.Explainer(memory, space, unit)
+    if arguments.ids is not None:
+      found = [explainer.record(identity) for identity in arguments.ids]
+      texts = [explain.in_words(each) for each in found]
+    else:
+      told = _decisions(arguments, space)
+      chosen = explain.chosen(told, arguments.decision, arguments.episode)
+      found = [explainer.decision(each, told.ended) for each in chosen]
+      first = arguments.decision or 0
+      texts = [explain.decision_in_words(number, each, arguments.records) for number, each in enumerate(found, first)]
+  print(json.dumps(found, indent=1) if arguments.json else "\n".join(texts))
+  return 0
+
+
+def _decisions(arguments, space):
+  """Returns the decisions of an episode: kept ones, or those that the server's log still has."""
+  from pi0rag_jax.learning import explain, kept
+  from pi0rag_jax.serving import session
+
+  if arguments.kept is not None:
+    return explain.of_kept(arguments.kept, arguments.episode)
+  log = pathlib.Path(arguments.directory).expanduser() / session.LOG_NAME
+  steps = session.logged(log, arguments.episode) if log.is_file() else []
+  if not steps:
+    raise Pi0RagError(f"the server's log in {arguments.directory} has no episode '{arguments.episode}': it tells of "
+                      "episodes under way, and of late ones; --kept=DIR reads those of a server's --keep_episodes")
+  return explain.Told([kept.decision_of(step, space) for step in steps], None, str(log))
+
+
+def merge_(arguments) -> int:
+  """Makes one memory of several, and names what contradicts itself in them."""
+  from pi0rag_jax.learning import merge
+
+  space, unit = _meaning(arguments, arguments.others)
+  done = merge.merge(arguments.directory, arguments.others, space=space, unit=unit, conflicts=arguments.conflicts,
+                     capacity=arguments.capacity)
+  for conflict in done.conflicts[: arguments.shown]:
+    print(merge.told(conflict, arguments.others))
+  if len(done.conflicts) > arguments.shown:
+    print(f"and {len(done.conflicts) - arguments.shown} more conflicts")
+  for old, new in done.renamed.items():
+    print(f"'{old}' is another one than that of the same name: it is '{new}' now")
+  unknown = "; conflicts were not looked for, since no robot has this action space: give --policy" if not space else ""
+  print(f"{done.records} records in {arguments.directory}; left out: {done.duplicates} duplicates, {done.dropped} "
+        f"older ones of {len(done.conflicts)} conflicts{unknown}")
+  return 0
+
+
+def _meaning(arguments, directories):
+  """Returns (action space or None, unit distance or None) of a memory: its policy's, where that is given."""
+  from pi0rag_jax.memory.store import stored_header
+
+  header = stored_header(directories[0])
+  if header is None:
+    raise Pi0RagError(f"no memory in {directories[0]}")
+  if arguments.policy is None:
+    from pi0rag_jax.robots import registry
+
+    return registry.space_of(header.actions), None
+  from pi0rag_jax.policy import directory
+
+  policy = directory.load(arguments.policy)
+  if policy.fingerprint != header.policy:
+    raise Pi0RagError(f"{directories[0]} is of another policy than '{arguments.policy}'")
+  return policy.space, policy.unit_distance
+
+
+def migrate_(arguments) -> int:
+  """Makes the memory of other weights, and says how silent it has fallen."""
+  from pi0rag_jax.learning import migrate
+
+  done = migrate.migrate(arguments.directory, arguments.policy, arguments.kept, arguments.out, below=arguments.below,
+                         checkpoint=arguments.checkpoint, key_name=arguments.key_name)
+  count = lambda kinds: f"{sum(kinds.values())} records ({', '.join(f'{n} {kind}s' for kind, n in kinds.items() if n)})"  # noqa: E731
+  print(f"{count(done.before)} before, {count(done.after)} in {arguments.out}; left out: {done.not_kept} of episodes "
+        f"that were not kept; retired: {done.retired} on which '{arguments.policy}' agrees\n"
+        f"what corrections ask for: {done.disagreement_before:.2f} before, {done.disagreement_after:.2f} of the new "
+        "policy (mean path cost, 1 is about 1 cm)")
+  return 0
+
+
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
   top = argparse.ArgumentParser(prog="python -m pi0rag_jax.memory", description="Look after a memory.")
@@ -99,10 +209,13 @@ def parser() -> argparse.ArgumentParser:
     ("inspect", inspect, "counts, sizes and header"),
     ("verify", check, "check file, records and index; status 1 if something is wrong"),
     ("backup", back_up, "copy to a new folder while it may be written; the copy is verified"),
-    ("export", export, "write one portable .npz file"),
+    ("export", export, "write one portable .npz file, or what was taught as a LeRobot data set"),
     ("import", import_, "add the records of an exported file; what is there already is left out"),
     ("compact", compact, "give disk space back, evict near-duplicates"),
     ("serve", serve, "show it to browsers, also while a policy server writes it: `serve memory --port=8080`"),
+    ("explain", explain_, "say where records come from, or why an episode's actions were what they were"),
+    ("merge", merge_, "make DIR of the memories of several robots with the same policy"),
+    ("migrate", migrate_, "make the memory of the weights that were trained since; what they know is retired"),
   ):
     added[name] = commands.add_parser(name, help=text, description=text)
     added[name].add_argument("directory", metavar="DIR")
@@ -110,6 +223,10 @@ def parser() -> argparse.ArgumentParser:
   added["inspect"].add_argument("--json", action="store_true", help="print JSON")
   added["backup"].add_argument("out", metavar="OUT", help="folder to make")
   added["export"].add_argument("--out", required=True, metavar="FILE", help="file to write")
+  added["export"].add_argument("--format", choices=(NPZ, LEROBOT), default=NPZ, help="file or data set (default npz)")
+  added["export"].add_argument("--kept", metavar="KEPT", help="of lerobot: folder of a server's --keep_episodes")
+  added["export"].add_argument("--pictures", choices=("video", "images"), default="video",
+                               help="of lerobot: small, or exact (default video)")
   added["export"].add_argument("--skip_damaged", action="store_true", help="leave damaged records out")
   added["import"].add_argument("--from", required=True, dest="source", metavar="FILE", help="exported file")
   added["import"].add_argument("--capacity", type=int, default=10_000, help="refuse to hold more (default 10000)")
@@ -121,7 +238,33 @@ def parser() -> argparse.ArgumentParser:
   added["serve"].add_argument("--port", type=_port, default=8080, help="TCP port, 0 for a free one (default 8080)")
   added["serve"].add_argument("--token", help="key that browsers must know; with it records can be deleted")
   added["serve"].add_argument("--episodes", metavar="DIR", help="kept episodes, whose pictures are shown")
+  _add_explain(added["explain"])
+  added["merge"].add_argument("others", nargs="+", metavar="MEMORY", help="two or more")
+  added["merge"].add_argument("--conflicts", choices=("keep", "newest", "refuse"), default="keep",
+                              help="corrections of one situation that disagree: keep both, the newer one, or stop "
+                              "(default keep)")
+  added["merge"].add_argument("--capacity", type=int, default=10_000, help="refuse to hold more (default 10000)")
+  added["merge"].add_argument("--shown", type=int, default=20, help="conflicts to print (default 20)")
+  migrated = added["migrate"]
+  migrated.add_argument("--policy", required=True, help="the new one, as the server takes it")
+  migrated.add_argument("--checkpoint", help="of a configuration, as the server takes it")
+  migrated.add_argument("--key_name", default="", help="key statistics of the policy; its own by default")
+  migrated.add_argument("--kept", required=True, metavar="KEPT", help="folder of a server's --keep_episodes")
+  migrated.add_argument("--out", required=True, metavar="DIR2", help="folder to make")
+  migrated.add_argument("--below", type=_distance, default=0.5, metavar="COST",
+                        help="retire records that ask for less than this mean path cost (default 0.5, about 5 mm)")
+  for name in ("explain", "merge"):
+    added[name].add_argument("--policy", help="the memory's, for its own unit of distance")
   return top
+
+
+def _add_explain(command: argparse.ArgumentParser) -> None:
+  command.add_argument("--ids", type=_ids, metavar="1,2", help="records")
+  command.add_argument("--episode", metavar="ID", help="whose decisions are explained")
+  command.add_argument("--decision", type=int, metavar="N", help="one of them, from 0 on; all by default")
+  command.add_argument("--kept", metavar="KEPT", help="folder of a server's --keep_episodes")
+  command.add_argument("--records", type=int, default=3, help="to tell of for each decision (default 3)")
+  command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,6 +275,13 @@ def main(argv: list[str] | None = None) -> int:
   except Pi0RagError as error:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
+
+
+def _ids(text: str) -> list[int]:
+  try:
+    return [int(part) for part in text.split(",")]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f"'{text}' are no ids, such as 1,2") from None
 
 
 def _distance(text: str) -> float:

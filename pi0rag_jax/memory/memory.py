@@ -29,6 +29,8 @@ class Memory:
     self._writing, self._searching, self._counting = threading.RLock(), threading.Lock(), threading.Lock()
     self._uses: collections.Counter[int] = collections.Counter()
     self._frozen, self._closed = 0, False
+    # Goes up whenever records went, whose ids may come again: what was derived of them is worth nothing.
+    self.removals = 0
     self._session = {"queries": 0, "added": 0, "evicted": 0}
     self._index, self._clock = self._read()
     self.header = records.header
@@ -129,6 +131,7 @@ class Memory:
           self._index.add_outcomes(says, success=success, episode=episode)
         self._clock = episodes, successes
         self._index.remove(victims)
+        self.removals += bool(victims)
         for place, (identity, record) in enumerate(zip(ids, records)):
           if place not in refused:
             self._index.add(identity, record)
@@ -154,6 +157,7 @@ class Memory:
       found, clock = self._read()
       with self._searching:
         self._index, self._clock = found, clock
+        self.removals += 1
       with self._counting:
         # Uses that wait for `flush` must not be counted for a later record of the same id.
         self._uses = collections.Counter({i: n for i, n in self._uses.items() if i in found})
@@ -218,6 +222,7 @@ class Memory:
       self._store.remove(ids)
       with self._searching:
         self._index.remove(ids)
+        self.removals += 1
 
   def records(self):
     """Yields (id, Record) by rising id, from the store."""

@@ -44,6 +44,11 @@ class ShuffledMemory:
   def successes(self) -> int:
     return self._memory.successes
 
+  @property
+  def removals(self) -> int:
+    """None: what the memory removes stays here."""
+    return 0
+
   def records(self):
     """Yields (id, Record) by rising id, with their own keys."""
     return self._memory.records()

@@ -137,9 +137,14 @@ class SqliteStore:
 
   def tokens(self) -> list[str]:
     """Returns the tokens of `add` that were not taken back, in the order of their commits."""
+    return [token for token, _ in self.batches()]
+
+  def batches(self) -> list[tuple[str, range]]:
+    """Returns each of these tokens with the ids that its records got, some of which may be gone."""
     with self._reading() as connection, self._mutex:
       order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
-      return [token for (token,) in connection.execute(f"SELECT token FROM batches ORDER BY {', '.join(order)}")]
+      rows = connection.execute(f"SELECT token, first_id, last_id FROM batches ORDER BY {', '.join(order)}").fetchall()
+    return [(token, range(first, last + 1)) for token, first, last in rows]
 
   def undo(self, token: str) -> None:
     """Takes the last commit with a token back: rows, utilities, clock, and the next id are as they were before it.

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import aloha, droid, fake, libero, metaworld, panda, plain
-from pi0rag_jax.robots.robot import Robot
+from pi0rag_jax.robots.robot import ActionSpace, Robot
 from pi0rag_jax.robots.transforms import TransformGroup, compose
 
 # Of a configuration's data and its model's family; a file of your own may leave it at the transforms.
@@ -31,3 +31,9 @@ def make_robot(data: DataConfig, family: str) -> Robot:
   if not isinstance(found, Robot):
     raise Pi0RagError(f"robot() returns a {type(found).__name__}; allowed: a Robot, as in configs/my_robot.py")
   return dataclasses.replace(found, relative=data.delta_mask)
+
+
+def space_of(fingerprint: str) -> ActionSpace | None:
+  """Returns the action space with this fingerprint of a robot that declares one, None if none of ours does."""
+  spaces = [make_robot(DataConfig(robot=name), "pi0").actions for name in ROBOTS]
+  return next((space for space in spaces if space is not None and space.fingerprint == fingerprint), None)

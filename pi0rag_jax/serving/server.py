@@ -74,7 +74,7 @@ def run(values) -> None:
     if _terminated.is_set():
       raise KeyboardInterrupt
     admitted = admission(values, token, example)
-    served = opened.enter_context(teachable(agent, values.memory)) if values.learn else agent
+    served = opened.enter_context(teachable(agent, values)) if values.learn else agent
     page = None if not values.memory else opened.enter_context(memory_page(values, admitted, served))
     server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, page=page)
     if token is None and values.host not in LOOPBACK:
@@ -99,21 +99,27 @@ def check_learning(values, token: str | None) -> None:
   """Raises Pi0RagError where a server that learns has no memory, or everybody could teach it."""
   if values.learn and not values.memory:
     raise Pi0RagError("--learn needs a --memory to put into what is learned; the folder is made if there is none")
+  if values.keep_episodes is not None and not values.learn:
+    raise Pi0RagError("--keep_episodes keeps the episodes that teach: it needs --learn")
   if values.learn and token is None and values.host not in LOOPBACK:
     raise Pi0RagError(f"with --learn whoever reaches {values.host} could teach the policy: give a --token, or listen "
                       f"at {LOOPBACK[0]}")
 
 
 @contextlib.contextmanager
-def teachable(agent: "Agent", memory_dir: str) -> Iterator["Teachable"]:
+def teachable(agent: "Agent", values) -> Iterator["Teachable"]:
   """Yields the agent as its clients may teach it."""
+  from pi0rag_jax.learning.kept import Keeper
   from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable
 
-  with contextlib.closing(EpisodeLog(pathlib.Path(memory_dir).expanduser() / LOG_NAME)) as log:
+  with contextlib.ExitStack() as opened:
+    log = opened.enter_context(contextlib.closing(EpisodeLog(pathlib.Path(values.memory).expanduser() / LOG_NAME)))
     if log.open:
       print(f"{len(log.open)} episodes are under way, of robots that this server may hear of again", flush=True)
+    keeper = None if values.keep_episodes is None else opened.enter_context(contextlib.closing(Keeper(
+      values.keep_episodes, agent.policy, under_way=list(log.open))))
     assert agent.memory is not None, "`check_learning` asks for one"
-    yield Teachable(agent, agent.memory, log)
+    yield Teachable(agent, agent.memory, log, keeper)
 
 
 @contextlib.contextmanager
@@ -229,8 +235,10 @@ if __name__ == "__main__":
                       "unless --learn is given.")
   flags.DEFINE_bool("learn", False, "Let clients teach the memory, which then learns from every episode that they tell "
                     "of; the folder is made if there is none. Asks for a --token unless only this machine is let in.")
-  flags.DEFINE_integer("capacity", CAPACITY, "Records that the memory may hold; with --learn old ones of little use give "
-                       "way.", lower_bound=1)
+  flags.DEFINE_integer("capacity", CAPACITY, "Records that the memory may hold; with --learn old ones of little use "
+                       "give way.", lower_bound=1)
+  flags.DEFINE_string("keep_episodes", None, "Folder in which the episodes that teach are kept with their pictures, "
+                      "for `pi0rag_jax.memory export --format=lerobot` and `migrate`.")
   flags.DEFINE_string("key_name", "", "Key statistics of the policy, as train.calibrate --name wrote them; its own by "
                       "default.")
   flags.DEFINE_string("start", None, "Where the flow starts: zero, draw:SEED or new. By default as the policy says; "

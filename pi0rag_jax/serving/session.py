@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from pi0rag_jax import files, schema
 from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import asking, lessons
+from pi0rag_jax.learning.kept import Ending, Keeper
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory import forgetting
 from pi0rag_jax.memory.forgetting import token_of
@@ -87,10 +88,40 @@ class Open:
   prompt: str = ""
   steps: list[Step] = dataclasses.field(default_factory=list)
 
+  def read(self, line: _Line) -> None:
+    """Takes in a line of the log."""
+    if line.arrays:
+      arrays = {name: journal.unpacked(array) for name, array in line.arrays.items()}
+      del self.steps[line.at :]
+      self.prompt = line.prompt
+      self.steps.append(Step(line.tick, None, arrays["key"], arrays["base"], arrays["actions"], line.used,
+                             arrays["ids"], arrays["weight"]))
+    elif line.done is not None and line.at < len(self.steps):
+      self.steps[line.at] = dataclasses.replace(self.steps[line.at], by=line.by, done_NA=journal.unpacked(line.done))
+
   @property
   def ticks(self) -> int:
     """Executed so far; the last decision counts once it is told what came of it."""
     return 0 if not self.steps else self.steps[-1].tick + len(_done(self.steps[-1]))
+
+
+def logged(path: str | os.PathLike, name: str) -> list[Step]:
+  """Returns the decisions of an episode that a log tells of: one under way, or one that is over whose lines are still
+  there. Empty where it has none. Errors: DamagedError.
+  """
+  episode = Open(name)
+  for line in _lines(path):
+    if line.id == name and not line.over:
+      episode.read(line)
+  return episode.steps
+
+
+def _lines(path: str | os.PathLike) -> Iterator[_Line]:
+  for number, line in enumerate(files.whole_lines(path), start=1):
+    try:
+      yield schema.parse(line, _Line, f"{path}, line {number}")
+    except Pi0RagError as error:
+      raise DamagedError(f"{error}: delete the file, and what was under way is lost") from error
 
 
 class EpisodeLog:
@@ -99,27 +130,15 @@ class EpisodeLog:
   def __init__(self, path: str | os.PathLike):
     self._log = files.LineLog(path)
     self.open: collections.OrderedDict[str, Open] = collections.OrderedDict()
-    for number, line in enumerate(files.whole_lines(path), start=1):
-      try:
-        self._read(schema.parse(line, _Line, f"{path}, line {number}"))
-      except Pi0RagError as error:
-        self._log.close()
-        raise DamagedError(f"{error}: delete the file, and what was under way is lost") from error
-
-  def _read(self, line: _Line) -> None:
-    if line.over:
-      self.open.pop(line.id, None)
-      return
-    episode = self.open.setdefault(line.id, Open(line.id))
-    if line.arrays:
-      arrays = {name: journal.unpacked(array) for name, array in line.arrays.items()}
-      del episode.steps[line.at :]
-      episode.prompt = line.prompt
-      episode.steps.append(Step(line.tick, None, arrays["key"], arrays["base"], arrays["actions"], line.used,
-                                arrays["ids"], arrays["weight"]))
-    elif line.done is not None and line.at < len(episode.steps):
-      episode.steps[line.at] = dataclasses.replace(episode.steps[line.at], by=line.by,
-                                                   done_NA=journal.unpacked(line.done))
+    try:
+      for line in _lines(path):
+        if line.over:
+          self.open.pop(line.id, None)
+        else:
+          self.open.setdefault(line.id, Open(line.id)).read(line)
+    except DamagedError:
+      self._log.close()
+      raise
 
   def episode(self, name: str) -> Open:
     """Returns an episode, which begins with this where it is new."""
@@ -172,8 +191,8 @@ class EpisodeLog:
 class Teachable:
   """An agent whose memory learns from the episodes of its clients, all of whom share it. For one thread."""
 
-  def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog):
-    self.agent, self._memory, self.log = agent, memory, log
+  def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog, keeper: Keeper | None = None):
+    self.agent, self._memory, self.log, self.keeper = agent, memory, log, keeper
     self._config = CorrectionConfig()
     self._asker = asking.Asker(memory, agent.policy.space, asking.AskingConfig(when=asking.ASKED))
     # Of the clients that are connected: a session lives as long as its connection.
@@ -206,6 +225,10 @@ class Teachable:
     records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
     counted = lessons.outcomes(trace)
     ids = self._memory.add(records, token=token_of(episode.id), outcomes=counted) if records or counted else []
+    if self.keeper is not None:
+      prompt = episode.prompt or self.agent.policy.spec.data.default_prompt or ""
+      self.keeper.ended(episode.id, Ending(episode.task, episode.robot, prompt, end.success, end.failure_kind,
+                                           end.note), episode.steps)
     self.log.over(episode.id)
     for session in self._sessions.values():
       if session.belongs_to == episode.id:
@@ -226,7 +249,10 @@ class Teachable:
     """Returns which records of an episode were taken back. The last one is taken back whole, with what it counted and
     evicted; of an earlier one the records go. Errors: Pi0RagError for an episode that taught nothing.
     """
-    return {"id": name, "forgotten": forgetting.undo_episode(self._memory, name)}
+    forgotten = forgetting.undo_episode(self._memory, name)
+    if self.keeper is not None:
+      self.keeper.forget(name)
+    return {"id": name, "forgotten": forgotten}
 
   def forget(self, ids: list[int]) -> dict[str, Any]:
     """Returns which records were removed. Errors: Pi0RagError for ids that are not there; nothing is removed then."""
@@ -323,6 +349,8 @@ class TeachingSession:
     episode.prompt = prompt if isinstance(prompt, str) else episode.prompt
     step = Step(episode.ticks, None, decision.key_BE[0], decision.base_BTA[0], decision.actions_BTA[0],
                 int(decision.used_B[0]), decision.ids_BK[0], decision.weight_BK[0], decision.missed_deadline)
+    if self._server.keeper is not None:
+      self._server.keeper.saw(episode.id, len(episode.steps), observation)
     self._server.log.decided(episode, step)
 
 

@@ -22,29 +22,36 @@ class UnitDistance:
   """The unit of distance of a memory whose policy nobody calibrated, measured on the memory's own first episodes.
 
   The median distance from a record's key to the nearest one of another episode, as `train.calibrate` measures it on
-  demonstrations. It settles once there are EPISODES; with records of one episode alone, nothing is near.
+  demonstrations. It settles once the first EPISODES are whole; with records of one episode alone, nothing is near. It
+  follows from what the memory holds, not from when it was asked or what was taken out of it before.
   """
 
   EPISODES, RECORDS = 20, 2048
 
   def __init__(self, memory: Memory | ShuffledMemory):
-    self._memory, self._seen, self._value, self._settled = memory, -1, math.inf, False
+    self._memory, self._seen, self._value, self._settled = memory, (-1, -1), math.inf, False
 
   def __float__(self) -> float:
-    if not self._settled and len(self._memory) != self._seen:
-      self._seen = len(self._memory)
+    now = len(self._memory), self._memory.removals
+    if now != self._seen and not (self._settled and now[1] == self._seen[1]):
+      self._seen = now
       self._measure()
     return self._value
 
   def _measure(self) -> None:
-    rows = [(record.key, str({name: record.provenance.get(name) for name in ("data", "episode", "seed")}))
-            for _, record in itertools.islice(self._memory.records(), self.RECORDS)]
+    self._value = math.inf
+    rows, episodes = [], set()
+    for _, record in itertools.islice(self._memory.records(), self.RECORDS):
+      episode = str({name: record.provenance.get(name) for name in ("data", "episode", "seed")})
+      episodes.add(episode)
+      if len(episodes) > self.EPISODES:
+        break
+      rows.append((record.key, episode))
     episode_N = np.unique([episode for _, episode in rows], return_inverse=True)[1] if rows else np.zeros(0, int)
-    episodes = int(episode_N.max(initial=-1)) + 1
-    if episodes > 1:
+    if len(episodes) > 1:
       measured = keys.unit_distance(np.stack([key_E for key_E, _ in rows]), episode_N)
       self._value = max(measured, _LEAST_UNIT)
-    self._settled = episodes >= self.EPISODES or len(rows) == self.RECORDS
+    self._settled = len(episodes) > self.EPISODES or len(rows) == self.RECORDS
 
 
 class Retriever:
@@ -69,6 +76,7 @@ class Retriever:
     self._space = space
     self._unit_distance = unit_distance if unit_distance is not None else UnitDistance(self._memory)
     self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
+    self._removals = self._memory.removals
     self._lock = threading.Lock()
     self._with_residuals = reads_residuals(config)
     if self._with_residuals:
@@ -108,6 +116,9 @@ class Retriever:
     residual_BKTA = np.zeros(found.corrected_BKTA.shape, np.float32)
     ids_N, where_N, inverse_N = np.unique(found.ids_BK[mask_BK], return_index=True, return_inverse=True)
     with self._lock:
+      if self._memory.removals != self._removals:  # an undo frees ids, which come again
+        self._removals = self._memory.removals
+        self._residuals.clear()
       new_N = np.array([i not in self._residuals for i in ids_N.tolist()], bool)
       if new_N.any():
         first = where_N[new_N]

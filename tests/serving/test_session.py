@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning import kept, lessons
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.supervisor import SupervisorConfig
 from pi0rag_jax.memory.memory import Memory
@@ -84,14 +85,18 @@ class Server:
 
   policy: object
   folder: object
+  keep: object = None  # folder of kept episodes
 
   def __enter__(self):
     self.memory = opened(self.policy, self.folder)
     self.agent = Agent(self.policy, self.memory)
     self.log = EpisodeLog(self.folder / session.LOG_NAME)
-    return Teachable(self.agent, self.memory, self.log)
+    self.keeper = None if self.keep is None else kept.Keeper(self.keep, self.policy, under_way=list(self.log.open))
+    return Teachable(self.agent, self.memory, self.log, self.keeper)
 
   def __exit__(self, *_):
+    if self.keeper is not None:
+      self.keeper.close()
     self.log.close()
     self.agent.close()
     self.memory.close()
@@ -153,6 +158,76 @@ def test_undo_takes_the_last_episode_back_and_of_others_the_records(policy, play
     robot.infer({"episode": {"forget": ids["a"][:1]}})
     assert robot.infer({"episode": {"undo": "a"}})["episode"]["forgotten"] == ids["a"][1:]
     assert len(memory) == 0
+
+
+def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, played, tmp_path):
+  """Every fourth message meets a new process, and is sent to the next one again."""
+  folder = tmp_path / "kept"
+  for name, (trace, kind) in zip("ab", played[0]):
+    entries = told(trace, kind, name)
+    for first in range(0, len(entries), 4):
+      with Server(policy, tmp_path, folder) as teachable:
+        for message in entries[max(first - 1, 0) : first + 4]:
+          teachable.session().infer(message)
+  with Server(policy, tmp_path, folder) as teachable:
+    teachable.session().infer(entries[-1])
+  episodes = list(kept.read(folder))
+  assert [each.facts.episode for each in episodes] == ["a", "b"] and not list((folder / kept.UNDER_WAY).iterdir())
+  for each, (trace, _) in zip(episodes, played[0]):
+    np.testing.assert_array_equal(each.data.actions, trace.executed())
+    assert [decision.tick for decision in each.facts.decisions] == [step.tick for step in trace.steps]
+    by = np.repeat([step.by for step in trace.steps], np.diff([step.tick for step in trace.steps] + [trace.ticks]))
+    assert each.data.extras["by"].tolist() == by.tolist() and each.success == (trace.outcome == "success")
+    assert each.facts.task == "pick" and each.data.prompts[0] == trace.prompt
+    seen = each.observations([step.tick for step in trace.steps])
+    for found, step in zip(seen, trace.steps):
+      assert found.keys() == step.observation.keys()
+      np.testing.assert_array_equal(found["state"], np.float32(step.observation["state"]))
+      for camera, picture in step.observation["image"].items():
+        np.testing.assert_array_equal(found["image"][camera], picture)
+  with Server(policy, tmp_path, folder) as teachable:
+    teachable.undo("b")
+  assert [each.facts.episode for each in kept.read(folder)] == ["a"]
+
+
+@pytest.mark.parametrize(("rule", "way"), [("residual", "forget"), ("aligned", "undo"), ("forgetting", "forget")])
+def test_who_is_taught_and_forgets_acts_as_if_never_taught(policy, played, tmp_path, rule, way):
+  """The episode is replayed bit for bit, by the agent that was taught and by one that reads the memory anew."""
+  (first, second), observations = played[0], [step.observation for step in played[0][1][0].steps]
+  with Server(policy, tmp_path / "never") as never, Server(policy, tmp_path / "forgot") as forgot:
+    agents = [Agent(policy, each._memory, rule) for each in (never, forgot)]
+    live_through(never, first, "a")
+    live_through(forgot, first, "a")
+    before = acted(agents[1], observations)
+    ids = live_through(forgot, second, "b")
+    assert any(not np.array_equal(*pair) for pair in zip(before, acted(agents[1], observations)))
+    if way == "undo":
+      forgot.undo("b")
+    else:
+      forgot.forget(ids)
+      with pytest.MonkeyPatch.context() as patch:  # what others helped in it stays, though its own records go
+        patch.setattr(lessons, "of_episode", lambda *_: [])
+        live_through(never, second, "b")
+    third = dataclasses.replace(first[0], steps=[dataclasses.replace(step, key_E=step.key_E + 1) for step in
+                                                 first[0].steps])
+    for each in (never, forgot):  # at ids that were free again
+      context = lessons.RecordContext("pick", "p", {"episode": "c"})
+      each._memory.add(lessons.of_episode(third, policy.space, context, lessons.CorrectionConfig()))
+    wanted = acted(agents[0], observations)
+    again = Agent(policy, Memory.load(tmp_path / "forgot"), rule)
+    for found in (acted(agents[1], observations), acted(again, observations)):
+      np.testing.assert_array_equal(found, wanted)
+
+
+def live_through(teachable, episode, name):
+  """Returns the records that an episode taught."""
+  for message in told(*episode, name):
+    answer = teachable.session().infer(message)
+  return answer["episode"]["records"]
+
+
+def acted(agent, observations):
+  return [agent.infer(observation)["actions"] for observation in observations]
 
 
 def test_a_robot_that_knows_nothing_of_episodes_is_taught_from_beside(policy, played, tmp_path):
@@ -252,10 +327,11 @@ def teach(robot, trace, numbers):
 
 @pytest.mark.parametrize(("flags", "message"), [
   ({"memory": None}, "--learn needs a --memory"),
+  ({"learn": False, "keep_episodes": "kept"}, "--keep_episodes keeps the episodes that teach: it needs --learn"),
   ({"host": "0.0.0.0"}, "whoever reaches 0.0.0.0 could teach the policy: give a --token"),
 ])
 def test_who_may_teach(flags, message):
-  values = types.SimpleNamespace(**({"learn": True, "memory": "m", "host": "127.0.0.1"} | flags))
+  values = types.SimpleNamespace(**({"learn": True, "memory": "m", "host": "127.0.0.1", "keep_episodes": None} | flags))
   with pytest.raises(Pi0RagError, match=message):
     server.check_learning(values, None)
-  server.check_learning(types.SimpleNamespace(learn=True, memory="m", host="0.0.0.0"), "secret")
+  server.check_learning(types.SimpleNamespace(learn=True, memory="m", host="0.0.0.0", keep_episodes=None), "secret")

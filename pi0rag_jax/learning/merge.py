@@ -1,0 +1,211 @@
+"""Memories of several robots as one: duplicates once, and corrections that contradict each other named."""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.memory import anew, codec
+from pi0rag_jax.memory.anew import Batch, Contents
+from pi0rag_jax.memory.record import CORRECTION, Record
+from pi0rag_jax.policy import keys
+from pi0rag_jax.robots.robot import ActionSpace
+from pi0rag_jax.steering import paths, rules
+
+KEEP, NEWEST, REFUSE = CONFLICTS = ("keep", "newest", "refuse")
+FROM = "memory"  # in the provenance, the memory that a record was in before
+_ROWS = 256  # of which distances are worked out at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """A record of one of the memories."""
+
+  memory: int  # which of them
+  id: int
+  record: Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Conflict:
+  """Two corrections of nearly one situation that ask for different things; the first is the older."""
+
+  first: Place
+  second: Place
+  distance: float  # of the keys, in units
+  apart: float  # of what they ask for, path cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+  """What became of several memories."""
+
+  records: int
+  duplicates: int
+  conflicts: Sequence[Conflict]
+  dropped: int  # older ones of conflicts
+  renamed: Mapping[str, str]  # tokens that two memories had for different things
+
+
+def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, space: ActionSpace | None,
+          unit: float | None, conflicts: str = KEEP, capacity: int = 10_000) -> Merged:
+  """Returns what became of the memories in `directories`, of which `out` is the union.
+
+  Records keep what they helped and hurt, and how long ago that was; the episodes of all are added up. `memory` in their
+  provenance is the folder that they come from. A kill leaves the whole union or nothing.
+
+  Args:
+    space: what the actions mean; None finds no conflicts.
+    unit: by which distances of keys are divided; None measures it on the records.
+    conflicts: 'keep' keeps both, and steering follows what most of the weight agrees on; 'newest' drops the older ones;
+      'refuse' writes nothing where there is one.
+    capacity: refuse to hold more.
+  Errors: Pi0RagError for memories of different headers, and where something is at `out`.
+  """
+  if conflicts not in CONFLICTS:
+    raise unknown_name("way with conflicts", conflicts, CONFLICTS)
+  if len(directories) < 2:
+    raise Pi0RagError("a merge takes two memories or more")
+  if len({os.path.realpath(directory) for directory in directories}) < len(directories):
+    raise Pi0RagError("one of the memories is named twice")
+  parts = [anew.read(directory) for directory in directories]
+  for part in parts[1:]:
+    parts[0].header.require(part.header, str(parts[0].directory))
+  batches, duplicates, renamed = _united(parts)
+  places = {id(record): Place(memory, identity, record) for memory, batch in batches
+            for identity, record in zip(batch.ids, batch.records)}
+  found = [] if space is None else list(conflicting(list(places.values()), space, unit))
+  if found and conflicts == REFUSE:
+    raise Pi0RagError(f"{len(found)} conflicts, the first: {told(found[0], directories)}")
+  older = {id(conflict.first.record) for conflict in found} if conflicts == NEWEST else set()
+  episodes = sum(part.episodes for part in parts)
+  kept = [Batch(batch.token, (), [_moved(record, parts[memory], episodes) for record in batch.records
+                                  if id(record) not in older]) for memory, batch in batches]
+  records = sum(len(batch.records) for batch in kept)
+  if records > capacity:
+    raise Pi0RagError(f"{records} records exceed the capacity {capacity}: raise it, or evict with `compact` first")
+  anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.successes for part in parts))
+  return Merged(records, duplicates, found, len(older), renamed)
+
+
+def told(conflict: Conflict, directories: Sequence) -> str:
+  """Returns a conflict in one line."""
+  first, second = conflict.first, conflict.second
+  return (f"task '{first.record.task}': record {second.id} of {directories[second.memory]} contradicts record "
+          f"{first.id} of {directories[first.memory]}, {conflict.distance:.2f} units away: what they ask for is "
+          f"{conflict.apart:.2f} apart")
+
+
+def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None) -> Iterator[Conflict]:
+  """Yields the conflicts between corrections of different memories.
+
+  They are of one task, as near in key and in the policy's own plan as steering's kernels are wide, and what they ask
+  for is further apart than the width of a mode.
+  """
+  unit = _measured([place.record for place in places]) if unit is None else unit
+  if not math.isfinite(unit):
+    return
+  rule = rules.preset("residual")
+  groups = collections.defaultdict(list)
+  for place in places:
+    if place.record.kind == CORRECTION:
+      groups[place.record.task].append(place)
+  for group in groups.values():
+    keys_ME = np.stack([place.record.key for place in group])
+    memory_M = np.array([place.memory for place in group])
+    for first in range(0, len(group), _ROWS):
+      block_RM = _distances(keys_ME[first : first + _ROWS], keys_ME) / unit
+      near_RM = (block_RM <= rule.tau) & (memory_M[first : first + _ROWS, None] < memory_M)
+      for row, column in np.argwhere(near_RM).tolist():
+        pair = sorted((group[first + row], group[column]), key=lambda place: place.record.created)
+        plans, apart = _apart(pair[0].record, pair[1].record, space)
+        if plans <= rule.plan_tau and apart > rule.mode_width:
+          yield Conflict(pair[0], pair[1], float(block_RM[row, column]), apart)
+
+
+def _apart(first: Record, second: Record, space: ActionSpace) -> tuple[float, float]:
+  """Returns how far apart two records' own plans are, and what they ask for, as path cost."""
+  base_TA = first.base_chunk.astype(np.float32) - second.base_chunk
+  asked_TA = (first.corrected_chunk.astype(np.float32) - first.base_chunk) - (
+    second.corrected_chunk.astype(np.float32) - second.base_chunk)
+  length = lambda chunk_TA: float(np.linalg.norm(paths.scaled(paths.to_path(chunk_TA, space), space)))  # noqa: E731
+  return length(base_TA), length(asked_TA)
+
+
+def _distances(rows_RE: np.ndarray, keys_ME: np.ndarray) -> np.ndarray:
+  squared_RM = np.square(rows_RE).sum(axis=1)[:, None] + np.square(keys_ME).sum(axis=1) - 2 * rows_RE @ keys_ME.T
+  return np.sqrt(np.maximum(squared_RM, 0.0))
+
+
+def _measured(records: Sequence[Record]) -> float:
+  """Returns the median distance from a key to the nearest one of another episode."""
+  names = [json.dumps([record.provenance.get(name) for name in ("data", "episode", "seed")]) for record in records]
+  episode_N = np.unique(names, return_inverse=True)[1] if names else np.zeros(0, int)
+  if not episode_N.any():
+    return math.inf
+  return max(keys.unit_distance(np.stack([record.key for record in records]), episode_N), 1e-9)
+
+
+def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, dict[str, str]]:
+  """Returns each memory's batches with its number, by rising time and without duplicates; the number of these; and the
+  tokens that became others.
+  """
+  seen: set[bytes] = set()
+  tokens: set[str] = set()
+  batches, duplicates, renamed = [], 0, {}
+  for memory, part in enumerate(parts):
+    for batch in part.batches:
+      fresh = []
+      for identity, record in zip(batch.ids, batch.records):
+        digest = _digest(record, part)
+        if digest in seen:
+          duplicates += 1
+        else:
+          seen.add(digest)
+          fresh.append((identity, record))
+      token = batch.token
+      if token in tokens:
+        if not fresh:
+          continue  # the same, learned by both
+        token = renamed[f"{token} of {part.directory}"] = _free(f"{token} ({part.directory.name})", tokens)
+        suffix = token.removeprefix(batch.token or "")
+        fresh = [(identity, _of_episode(record, suffix)) for identity, record in fresh]
+      if token is not None:
+        tokens.add(token)
+      batches.append((memory, Batch(token, [identity for identity, _ in fresh], [record for _, record in fresh])))
+  begun = lambda entry: min((record.created for record in entry[1].records), default=math.inf)  # noqa: E731
+  return sorted(batches, key=begun), duplicates, renamed
+
+
+def _digest(record: Record, part: Contents) -> bytes:
+  """Returns what identifies a record's content, wherever it was before."""
+  provenance = {name: value for name, value in record.provenance.items() if name != FROM}
+  return codec.digest(dataclasses.replace(record, provenance=provenance), part.header)
+
+
+def _free(token: str, taken: set[str]) -> str:
+  number = 2
+  while token in taken:
+    token, number = f"{token} {number}", number + 1
+  return token
+
+
+def _of_episode(record: Record, suffix: str) -> Record:
+  """Returns the record under another name of its episode, where another memory has an episode of the same name."""
+  episode = record.provenance.get("episode")
+  if not isinstance(episode, str):
+    return record
+  return dataclasses.replace(record, provenance={**record.provenance, "episode": episode + suffix})
+
+
+def _moved(record: Record, part: Contents, episodes: int) -> Record:
+  """Returns the record with where it was, and as old on the new clock as on its own."""
+  age = max(part.episodes - record.episode, 0)
+  provenance = {FROM: Path(part.directory).name, **record.provenance}
+  return dataclasses.replace(record, provenance=provenance, episode=episodes - min(age, episodes))
