@@ -86,6 +86,31 @@ def observations():
 
 
 @pytest.fixture(scope="session")
+def browser():
+  """A Chromium without a window."""
+  api = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+  chromium = shutil.which("chromium")
+  if chromium is None:
+    pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+  with api.sync_playwright() as playwright:
+    opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def tab(browser):
+  """A page of a browser, in which nothing may go wrong and which reaches this machine alone."""
+  opened, troubles = browser.new_page(), []
+  opened.on("pageerror", lambda error: troubles.append(str(error)))
+  opened.on("request", lambda request: None if request.url.startswith(("http://127.0.0.1", "data:"))
+            else troubles.append(request.url))
+  yield opened
+  opened.close()
+  assert not troubles
+
+
+@pytest.fixture(scope="session")
 def text_tokenizer():
   """A sentencepiece model of 1024 pieces, laid out like PaliGemma's."""
   return tokenizer.SentencePieceTokenizer(

@@ -187,8 +187,7 @@ def _episodes(connection: sqlite3.Connection) -> Iterator[EpisodeSummary]:
   query = ("SELECT episode AS name, MIN(undoable) AS undoable, MAX(task) AS task, MAX(robot) AS robot, "
            "MAX(note) AS note, MIN(created) AS created, COUNT(*) AS records, "
            f"SUM(kind = '{CORRECTION}') AS corrections, SUM(helped) AS helped, SUM(hurt) AS hurt, MIN(id) AS first, "
-           "MAX(id) AS last "
-           f"FROM ({_relation(connection)}) GROUP BY episode ORDER BY first")
+           f"MAX(id) AS last FROM ({_relation(connection)}) GROUP BY episode ORDER BY first")
   groups = {row.pop("first"): row for row in _dicts(connection.execute(query))}
   firsts = list(groups)
   for name, first, last in _batches(connection):

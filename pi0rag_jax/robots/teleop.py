@@ -54,4 +54,4 @@ class Teleop:
 
   def is_open(self, action_A: np.ndarray) -> bool:
     """Returns whether an action opens the gripper, or holds it open."""
-    return abs(action_A[self.gripper] - self.opened) <= abs(action_A[self.gripper] - self.closed)
+    return bool(abs(action_A[self.gripper] - self.opened) <= abs(action_A[self.gripper] - self.closed))

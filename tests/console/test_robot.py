@@ -1,0 +1,178 @@
+"""The robot between a world and the wire: who acts, what is told of it, and how episodes end."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.console.operator import Operator
+from pi0rag_jax.console.robot import Setting, TaughtRobot
+from pi0rag_jax.robots import panda
+from pi0rag_jax.serving.client import ServerError
+from pi0rag_jax.worlds.world import Progress
+
+CHUNK_TA = np.tile(np.array([0.001, 0.0, 0.0, 0.0, 1.0], np.float32), (8, 1))
+PLAN_TA = 2 * CHUNK_TA
+LIMIT = 20
+
+
+class World:
+  """Counts ticks; an episode succeeds where the tool has gone far enough."""
+
+  def __init__(self, goal=1.0):
+    self.goal, self.ticks, self.way, self.seeds, self.fresh = goal, 0, 0.0, [], 0
+    self.after = {}  # tick -> what happens then
+
+  def begin(self, seed):
+    self.ticks, self.way = 0, 0.0
+    self.seeds.append(seed)
+
+  def observe(self):
+    return {"state": np.array([self.way]), "prompt": "go"}
+
+  def advance(self, actions_NA):
+    self.ticks += len(actions_NA)
+    self.way += float(actions_NA[:, 0].sum())
+    self.after.pop(self.ticks, lambda: None)()
+    success = self.way >= self.goal
+    return Progress(self.ticks, success, success or self.ticks >= LIMIT)
+
+  def plan(self, horizon):
+    return PLAN_TA[:horizon]
+
+  def snapshot(self):
+    return self.ticks
+
+  def restore(self, snapshot, *, fresh_clock=False):
+    self.ticks, self.fresh = 0 if fresh_clock else snapshot, self.fresh + fresh_clock
+
+
+class Teacher:
+  """Writes down what the wire is told."""
+
+  def __init__(self):
+    self.told, self.undone = [], []
+
+  def begin(self, episode="", *, task="", robot=""):
+    self.told.append(("begin", task))
+    return f"e{sum(name == 'begin' for name, *_ in self.told)}"
+
+  def infer(self, obs):
+    return {"actions": CHUNK_TA, "neighbours_used": 1, "episode": {"surest": {"record": 3}}}
+
+  def did(self, actions=None, *, ticks=None, by="policy"):
+    assert (actions is None) == (ticks == 0)
+    self.told.append((by, 0 if actions is None else len(actions)))
+
+  def end(self, success, *, failure_kind="", note=""):
+    self.told.append(("end", success, failure_kind))
+    return {"records": [1, 2]}
+
+  def undo(self, episode):
+    if episode in self.undone:
+      raise ServerError("no record comes of it")
+    self.undone.append(episode)
+
+
+@pytest.fixture
+def robot():
+  now = [0.0]
+
+  def sleep(seconds):
+    now[0] += seconds
+
+  operator = Operator(expert=True, clock=lambda: now[0])
+  operator.wait = sleep  # nobody else is there to wait for
+  setting = Setting("pick", panda.ACTIONS, panda.TELEOP, 0.05, 8, has_expert=True, can_rewind=True)
+  made = TaughtRobot(World(), Teacher(), operator, setting, lambda robot: None, clock=lambda: now[0], sleep=sleep)
+  made.now = now
+  return made
+
+
+def test_the_policy_alone_until_time_is_up(robot):
+  assert robot.live(5) == ""
+  assert robot._teacher.told == [("begin", "pick"), ("policy", 8), ("policy", 8), ("policy", 4),
+                                 ("end", False, "timeout")]
+  (told,) = robot.episodes
+  assert (told.outcome, told.helped, told.ticks, told.decisions, told.spoke) == ("failure", False, 20, 3, 3)
+  assert robot.now[0] == pytest.approx(20 * 0.05) and robot.surest == {"record": 3}
+
+
+def test_take_over_and_hand_back_in_the_middle_of_a_chunk(robot):
+  def take_over():
+    robot.world.after = {2: lambda: robot.operator.tell({"by": "policy"})}
+    robot.operator.tell({"drive": {"right": 1.0}})
+
+  robot.world.after = {3: take_over}
+  robot.live(5)
+  assert robot._teacher.told[1:4] == [("policy", 3), ("human", 2), ("policy", 8)]
+  assert robot.world.fresh == 1, "who takes over has the whole time"
+  assert robot.episodes[0].acted == [["policy", 3], ["human", 2], ["policy", 18]] and robot.episodes[0].helped
+
+
+def test_time_stands_still_under_a_hand_that_does_nothing(robot):
+  robot.world.after = {1: lambda: robot.operator.tell({"by": "human"})}
+  waits = []
+
+  def wait(seconds):
+    waits.append(robot.world.ticks)
+    robot.now[0] += seconds
+    if len(waits) == 50:
+      robot.operator.tell({"press": "failure"})
+
+  robot.operator.wait = wait
+  robot.live(5)
+  assert set(waits) == {0} and robot._teacher.told[1:] == [("policy", 1), ("human", 0), ("end", False, "judged")]
+
+
+def test_the_expert_helps_to_success(robot):
+  robot.world.goal = 0.02
+  robot.world.after = {4: lambda: robot.operator.tell({"by": "expert"})}
+  robot.live(5)
+  assert robot._teacher.told[1:] == [("policy", 4), ("expert", 8), ("end", True, "")]
+  assert dataclasses.asdict(robot.episodes[0]) | {"acted": 0} == {
+    "number": 1, "seed": 5, "id": "e1", "outcome": "success", "ticks": 12, "helped": True, "decisions": 2, "spoke": 2,
+    "taught": 2, "acted": 0}
+
+
+@pytest.mark.parametrize(("press", "told", "outcome", "wanted"), [
+  ("success", ("end", True, ""), "success", ""), ("failure", ("end", False, "judged"), "failure", ""),
+  ("next", ("policy", 2), "given up", "next"), ("again", ("policy", 2), "given up", "again")])
+def test_buttons_end_an_episode(robot, press, told, outcome, wanted):
+  robot.world.after = {2: lambda: robot.operator.tell({"press": press})}
+  assert robot.live(5) == wanted
+  assert robot._teacher.told[-1] == told and robot.episodes[0].outcome == outcome
+
+
+def test_undo_goes_back_one_episode_after_the_other(robot):
+  robot.live(1)
+  robot.live(2)
+  for _ in range(3):
+    robot.undo()
+  assert robot._teacher.undone == ["e2", "e1"]
+  assert [told.outcome for told in robot.episodes] == ["taken back"] * 2
+
+
+def test_next_and_again_choose_the_start(robot):
+  presses = ["next", "again", "next"]
+
+  def wait(seconds):
+    robot.now[0] += seconds
+    if robot.waiting and presses:
+      robot.operator.tell({"press": presses.pop(0)})
+    elif robot.waiting:
+      robot.stopping = True
+
+  robot.operator.wait = wait
+  robot.run(7)
+  assert robot.world.seeds == [7, 7, 8]
+
+
+def test_episodes_follow_by_themselves_where_the_person_lets_them(robot):
+  robot.operator.tell({"auto": True})
+  robot.world.after = {}
+  lives = []
+  live = robot.live
+  robot.live = lambda seed: (lives.append(seed), setattr(robot, "stopping", len(lives) == 3), live(seed))[2]
+  robot.run(1)
+  assert lives == [1, 2, 3]
