@@ -6,7 +6,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import metaworld, quickstart
+from configs import quickstart
 
 
 def get_config() -> ConfigDict:
@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
   config.stream.episodes = 250
   config.stream.checkpoints = (50,)
   config.stream.corrected_max = 250
-  metaworld.forward_in_time(config)
   config.evaluation.policies = (
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
       {"name": "memory", "steering": "residual"})

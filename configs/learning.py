@@ -1,11 +1,18 @@
 """Learning from failure on four tasks: every task under several conditions, every way of steering on one of each.
 
+    python -m eval.sweep --config=configs/learning.py --out=DIR
+    python -m eval.sweep --config=configs/learning.py:rewind --out=DIR
+
+A supervisor takes over while an episode runs. With `:rewind` a failure is taken back in time to where it began, with
+what only a simulator knows: how much could be learned at best.
+
 About 40,000 episodes: four hours of two CPU cores. It goes on where it was interrupted.
 """
 
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from pi0rag_jax.errors import unknown_name
 
 # What leaves the policy something to fail at: an unseen region, or a wrong calibration in one, it hardly notices.
 CONDITIONS = {
@@ -22,9 +29,12 @@ FOCUS = {
 }
 
 
-def get_config() -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
+  if variant not in ("", "rewind"):
+    raise unknown_name("variant of the configuration", variant, ("rewind",))
   config = quickstart.get_config().unlock()
+  config.stream.learning.taught_by = variant or "takeover"
   config.policy = "panda_tasks"
   config.conditions = tuple(f"{task}/{condition}" for task, names in CONDITIONS.items() for condition in names)
   config.stream.episodes = 500

@@ -12,7 +12,7 @@ the tasks, and LIBERO-PRO's perturbations are conditions as well: 'libero_goal/3
 
 from ml_collections import ConfigDict
 
-from configs import metaworld, quickstart
+from configs import quickstart
 from pi0rag_jax.errors import unknown_name
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
@@ -38,7 +38,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.start = "zero"
     config.stream.episodes = 50
     config.stream.corrected_max = 50
-    metaworld.forward_in_time(config)
     config.evaluation.policies += ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})
   if variant == "small":
     config.policy = "libero_small"

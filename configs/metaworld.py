@@ -1,4 +1,4 @@
-"""MetaWorld's tasks with a frozen small policy, and a memory that learns from take-overs forward in time.
+"""MetaWorld's tasks with a frozen small policy, and a memory that learns from take-overs.
 
     python -m eval.sweep --config=configs/metaworld.py --out=DIR
 """
@@ -6,14 +6,6 @@
 from ml_collections import ConfigDict
 
 from configs import metaworld_small, quickstart
-
-
-def forward_in_time(config: ConfigDict) -> None:
-  """Lets the memory learn what a person could teach: take-overs in the same episode, some time after it went
-  wrong, and of them what was done, without labels of other moments.
-  """
-  config.stream.learning.taught_by = "takeover"
-  config.stream.learning.corrections = ConfigDict({"path_before": 3, "anchors_between": True})
 
 
 def get_config() -> ConfigDict:
@@ -26,7 +18,6 @@ def get_config() -> ConfigDict:
   config.stream.episodes = 250
   config.stream.checkpoints = (50,)
   config.stream.corrected_max = 250
-  forward_in_time(config)
   config.evaluation.policies = (
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
       {"name": "memory", "steering": "residual"})

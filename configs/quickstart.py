@@ -26,12 +26,18 @@ def get_config() -> ConfigDict:
   config.stream.steering = "residual"
   # More of how it learns (pi0rag_jax.learning.online.OnlineConfig).
   config.stream.learning = ConfigDict()
-  config.stream.learning.taught_by = "rewind"  # or 'takeover': a supervisor takes over while the episode runs
+  # A supervisor takes over while the episode runs, as a person would. Or 'rewind': a failure is taken back in time,
+  # which only a simulator can do.
+  config.stream.learning.taught_by = "takeover"
   config.stream.learning.supervisor = ConfigDict({"delay_s": 1.0, "hold_s": 0.0, "misses": 0.0, "false_alarms": 0.0})
+  # When the supervisor watches: 'always', 'asked' (once the policy asks for it) or 'random', which is the placebo.
+  config.stream.learning.asking = ConfigDict({"when": "always", "false_asks": 0.2, "random_share": 0.3})
   config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked
-  # Where a failure is taken back to: 'privileged' compares with the expert, 'detected' needs sensors alone.
+  # With 'rewind', where a failure is taken back to: 'privileged' compares with the expert, 'detected' needs sensors
+  # alone.
   config.stream.learning.rewind = ConfigDict({"rule": "privileged"})
-  config.stream.learning.corrections = ConfigDict({"failed_chunks": 0})  # kept to be avoided by other ways of steering
+  # Decisions before a take-over that learn the way to its path; what failed is kept for other ways of steering.
+  config.stream.learning.corrections = ConfigDict({"path_before": 3, "failed_chunks": 0})
   config.stream.learning.trust = ConfigDict({"share": 0.0})  # of the episodes that check whether the memory helps
 
   # The memory, frozen, against the policies without it, on the same seeds.
