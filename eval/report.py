@@ -51,6 +51,7 @@ def summarize(
   baselines: Sequence[str] = BASELINES,
   block: int = BLOCK_EPISODES,
   memory_bytes: Mapping[str, int] | None = None,
+  fits: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
   """Returns the contents of summary.json; the same records give the same numbers.
 
@@ -60,6 +61,7 @@ def summarize(
     baselines: policies that later ones are compared with, on shared seeds.
     block: episodes per point of a learning curve.
     memory_bytes: size of each stream's memory; without it the last record's `extra["memory_bytes"]` counts.
+    fits: see `eval.fits.facts`.
   """
   records = list(records)
   streams = _grouped((r for r in records if r.phase == "stream"), lambda r: (r.stream, r.policy))
