@@ -132,7 +132,7 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
       films += runner.carry_out(step)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out)), films
+  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps)), films
 
 
 class _Runner:

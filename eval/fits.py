@@ -1,15 +1,14 @@
 """What a sweep fits to its frozen memories, kept beside them: a resumed sweep fits nothing again."""
 
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from eval.plan import Place, Pool, Stream
+from eval.plan import Evaluate, Place, Pool, Step, Stream
 from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import fits
@@ -55,7 +54,7 @@ class Fits:
     """
     if not rules.is_fitted(rule):
       return UNFITTED
-    path = self._out / FOLDER / f"{source.directory}-{after}" / f"{rule.method}.npz"
+    path = _path(self._out, source, after, rule)
     if not path.exists():
       fit, facts = self._fitted(source, after, rule, memory)
       files.write_json(path.with_suffix(".json"), dataclasses.asdict(facts))
@@ -139,9 +138,20 @@ class _Timed:
       self.seconds += time.monotonic() - began
 
 
-def facts(out: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns what all fits of a sweep cost."""
-  return [schema.read(path, dict[str, Any]) for path in sorted((out / FOLDER).glob("*/*.json"))]
+def facts(out: pathlib.Path, steps: Iterable[Step]) -> list[dict[str, Any]]:
+  """Returns what each policy's fits cost: `policy` and the fields of Facts."""
+  found = []
+  for step in steps:
+    for method in step.methods if isinstance(step, Evaluate) and step.stream else ():
+      rule = rules.preset(method.steering) if method.steering else None
+      path = _path(out, step.stream, step.after, rule).with_suffix(".json") if rule and rules.is_fitted(rule) else None
+      if path is not None and path.exists():
+        found.append({"policy": method.name, **schema.read(path, dict[str, Any])})
+  return list({(one["policy"], one["stream"], one["stream_episodes"]): one for one in found}.values())
+
+
+def _path(out: pathlib.Path, source: Stream | Pool, after: int, rule: rules.SteeringConfig) -> pathlib.Path:
+  return out / FOLDER / f"{source.directory}-{after}" / f"{rule.method}.npz"
 
 
 def _load_table(path: pathlib.Path) -> dict[str, Inverted]:

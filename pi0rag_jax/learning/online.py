@@ -188,7 +188,9 @@ class OnlineLearner:
   def _learn_failure(self, trace: Trace, findings: Findings) -> Lesson:
     with_expert = self._config.taught_by == REWIND and bool(trace.steps) and self._reserve(trace.job.seed)
     if not (with_expert or self._config.retries) or not trace.steps:
-      return Lesson(trace=trace, failure_kind=findings.kind)
+      last = max(len(trace.steps) - self._config.corrections.failed_chunks, 0)
+      records = lessons.failed(trace.steps, last, self._context(trace, findings.kind), self._config.corrections)
+      return Lesson(trace=trace, failure_kind=findings.kind, records_added=self._add(trace.job.seed, records))
     rule = self._config.rewind.rule if with_expert else rewind.DETECTED
     decision = self._rewind(trace, findings, rule)
     cause = findings.cause

@@ -5,6 +5,7 @@ Letters beyond the project's key: `I` and `O` are what a network takes and gives
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -52,7 +53,7 @@ def _fresh(rng, inputs_NI: np.ndarray, outputs: int) -> dict[str, Array]:
   network: dict[str, Array] = {"mean_I": jnp.asarray(inputs_NI.mean(axis=0)),
                                "scale_I": jnp.asarray(1.0 / np.maximum(inputs_NI.std(axis=0), _LEAST_SPREAD))}
   sizes = (inputs_NI.shape[1], *HIDDEN, outputs)
-  for layer, (width, after) in enumerate(zip(sizes, sizes[1:])):
+  for layer, (width, after) in enumerate(itertools.pairwise(sizes)):
     scale = _LAST_SCALE if layer == len(HIDDEN) else 2**0.5
     network[f"kernel_{layer}"] = jax.nn.initializers.orthogonal(scale)(jax.random.fold_in(rng, layer), (width, after))
     network[f"bias_{layer}"] = jnp.zeros(after)
