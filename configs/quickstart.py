@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
   config.stream.first_seed, config.stream.episodes = STREAM_SEED, 300
   config.stream.checkpoints = ()  # episodes after which the memory is evaluated, besides all of them
   config.stream.corrected_max = 40  # episodes in which the expert may take over
-  config.stream.steering = "residual"
+  config.stream.acting = "memory"  # or 'base', the policy alone: then the stream is the same whatever steers later
+  config.stream.steering = "residual"  # while the memory acts
   # More of how it learns (pi0rag_jax.learning.online.OnlineConfig).
   config.stream.learning = ConfigDict()
   # A supervisor takes over while the episode runs, as a person would. Or 'rewind': a failure is taken back in time,
@@ -63,6 +64,10 @@ def get_config() -> ConfigDict:
   config.focus.policies = ()  # evaluated besides with the memory after stream.episodes
   config.focus.evaluation_episodes = 0  # of the evaluation's seeds, on which all this is evaluated; 0: all of them
   config.focus.return_episodes = 0  # with which the memory goes on in the nominal condition, to forget
+
+  # What all conditions taught, as one memory.
+  config.pool = ConfigDict()
+  config.pool.conditions = ()  # in which it is evaluated; they may be others than those of the streams
 
   config.memory = ConfigDict()
   config.memory.capacity = 10_000  # records

@@ -4,13 +4,15 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
+import shutil
 import time
 
 from absl import logging
 from rich.console import Console
 
-from eval import clips, plan, provenance, report, stream
-from eval.plan import Evaluate, Fork, Learn, Method, Place, Stream
+from eval import clips, fits, plan, provenance, report, stream
+from eval.fits import EXECUTED_NAME, Fits
+from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Stream
 from eval.progress import SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
@@ -27,17 +29,20 @@ from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import Agent, check_rule
+from pi0rag_jax.steering.fit import UNFITTED, Fit
 from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
+from pi0rag_jax.worlds.replay import ExecutedLog
 from pi0rag_jax.worlds.world import FILMS, REWINDS, WorldConfig
 
 RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
+MERGED_AT_ONCE = 256  # records
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 
@@ -45,7 +50,7 @@ def validate(config: Config) -> None:
   """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
   steps = plan.steps(config)
   places = {step.place for step in steps if isinstance(step, Evaluate)}
-  rules.preset(config.stream.steering)
+  _check_fitted(config)
   spec, _ = directory.describe(config.policy, config.checkpoint or None)
   for place in places:
     online_config(config, place.task)
@@ -71,6 +76,22 @@ def _check_rewinds(config: Config) -> None:
   if goes_back and REWINDS not in registry.family(world, options).abilities:
     raise Pi0RagError(f"the world '{world}' cannot go back in time: set stream.learning.taught_by='{online.TAKEOVER}' "
                       "and no stream.learning.retries")
+
+
+def _check_fitted(config: Config) -> None:
+  """Raises Pi0RagError for rules that are fitted to a memory, where that cannot be."""
+  learning, steering = config.stream.learning, rules.preset(config.stream.steering)
+  if rules.is_fitted(steering):
+    raise Pi0RagError(f"stream.steering '{config.stream.steering}' is fitted to what a stream has taught, and cannot "
+                      "steer it: use another one, such as 'residual', or stream.acting='base'")
+  if config.stream.acting == "base" and learning.trust.get("share", 0.0):
+    raise Pi0RagError("stream.learning.trust.share compares the memory with the policy alone, and with "
+                      "stream.acting='base' the memory never acts: set one of them back")
+  for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
+    noise = method.steering is not None and rules.asks_for_noise(rules.preset(method.steering))
+    if noise and (learning.taught_by != online.TAKEOVER or learning.get("retries", 0)):
+      raise Pi0RagError(f"'{method.name}' is fitted to what was seen in a stream's episodes, which are seen again from "
+                        f"their beginning: set stream.learning.taught_by='{online.TAKEOVER}' and no retries")
 
 
 def _check_methods(config: Config, policy: Policy) -> None:
@@ -112,7 +133,7 @@ def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list
       films += runner.carry_out(step)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out)), films
+  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps)), films
 
 
 class _Runner:
@@ -127,6 +148,7 @@ class _Runner:
     self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
+    self._fits = Fits(out, self.policy, self._new_env)
 
   def __enter__(self) -> "_Runner":
     return self
@@ -141,6 +163,8 @@ class _Runner:
       self._learn(step)
     elif isinstance(step, Fork):
       self._fork(step)
+    elif isinstance(step, Merge):
+      self._merge(step)
     else:
       self._evaluate(step)
       if step.shown:
@@ -152,15 +176,17 @@ class _Runner:
     """Returns the environments of a place; those of the last place are closed."""
     if self._here is None or self._here[0] != place:
       self._envs.close()
-      env = BatchEnv(world_config(self._config, self.policy.spec, place), slots=self._config.slots,
-                     processes=self._config.processes)
-      self._here = place, self._envs.enter_context(env)
+      self._here = place, self._envs.enter_context(self._new_env(place))
     return self._here[1]
+
+  def _new_env(self, place: Place) -> BatchEnv:
+    return BatchEnv(world_config(self._config, self.policy.spec, place), slots=self._config.slots,
+                    processes=self._config.processes)
 
   def _learn(self, step: Learn) -> None:
     """Runs what is left of the stream up to an episode; the memory is durable after each."""
     c, source = self._config.stream, step.stream
-    cell = Cell("stream", "memory", source.place.task, source.place.condition, source.name, came_from=source.came_from)
+    cell = Cell("stream", c.acting, source.place.task, source.place.condition, source.name, came_from=source.came_from)
     jobs, done = self._missing(cell, source.seeds[: step.until])
     journal_path = self._memory_dir(source) / JOURNAL_NAME
     if not jobs:
@@ -172,7 +198,8 @@ class _Runner:
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
     rule, how = rules.preset(c.steering), online_config(self._config, source.place.task)
-    with self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal:
+    with (self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal,
+          ExecutedLog(self._out / EXECUTED_NAME) as executed):
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
                             asks=how.asking.when == ASKED)
       if not part.exact and done:
@@ -180,7 +207,8 @@ class _Runner:
                            "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
       learner = self._agent(memory, rule)
       corrected = sum(record.corrected for record in done)
-      for record in stream.run(self._env(source.place), learner, cell, part, how, journal):
+      for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
+                               steered=c.acting == "memory", executed=executed):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
@@ -202,6 +230,26 @@ class _Runner:
     """Copies a memory, once: what the other stream makes of it afterwards stays."""
     if not self._memory_dir(step.target).exists():
       backup.backup(self._memory_dir(step.source), self._memory_dir(step.target))
+
+  def _merge(self, step: Merge) -> None:
+    """Copies the records of memories into one, once and as a whole."""
+    place = self._memory_dir(step.pool)
+    if place.exists():
+      return
+    draft = place.with_name(f"{place.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    records = []
+    for source in step.pool.streams:
+      if not self._memory_dir(source).exists():  # of results that came without their memories
+        return
+      with self._open_memory(source, read_only=True) as memory:
+        records += [record for _, record in memory.records()]
+    with Memory.open(draft, **self.policy.memory_header(), capacity=max(len(records), 1)) as memory:
+      for first in range(0, len(records), MERGED_AT_ONCE):
+        memory.add(records[first : first + MERGED_AT_ONCE])
+      sizes = _sizes(self._out) | {step.pool.name: memory.memory_bytes()}
+    draft.rename(place)
+    files.write_json(self._out / MEMORY_SIZES_NAME, sizes)
 
   def _evaluate(self, step: Evaluate) -> None:
     """Runs every policy on the evaluation seeds, with the memory frozen; less those that are timed one by one."""
@@ -270,7 +318,7 @@ class _Runner:
         failed = trace.outcome == "failure"
         kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
         record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
-                                       keep_latency=keep_latency)
+                                       tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
         self.log.append(record)
         yield record
 
@@ -288,8 +336,9 @@ class _Runner:
     cell = Cell("eval", method.name, step.place.task, step.place.condition)
     if step.stream is None or method.steering is None:
       return cell
+    pooled = len(step.stream.streams) if isinstance(step.stream, Pool) else 0
     return dataclasses.replace(cell, stream=step.stream.name, stream_episodes=step.after,
-                               came_from=step.stream.came_from)
+                               came_from=step.stream.came_from, pooled=pooled)
 
   @contextlib.contextmanager
   def _agent_of(self, step: Evaluate, method: Method):
@@ -299,21 +348,25 @@ class _Runner:
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
+    rule = rules.preset(method.steering)
     with self._open_memory(step.stream, read_only=True) as memory:
-      agent = self._agent(memory, rules.preset(method.steering))
+      if rules.is_fitted(rule) and not any(memory.counts()[kind] for kind in rule.kinds):
+        yield Agent(self.policy)  # nothing to be fitted to: nobody would have a say
+        return
+      agent = self._agent(memory, rule, self._fits.of(step.stream, step.after, rule, memory))
       try:
         yield agent
       finally:
         agent.close()
 
-  def _agent(self, memory: Memory, rule: rules.SteeringConfig) -> Agent:
+  def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
     c = self._config.memory
-    return Agent(self.policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None)
+    return Agent(self.policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None, fit=fit)
 
-  def _memory_dir(self, source: Stream) -> pathlib.Path:
+  def _memory_dir(self, source: Stream | Pool) -> pathlib.Path:
     return self._out / "memory" / source.directory
 
-  def _open_memory(self, source: Stream, *, read_only: bool) -> Memory:
+  def _open_memory(self, source: Stream | Pool, *, read_only: bool) -> Memory:
     return Memory.open(self._memory_dir(source), **self.policy.memory_header(), capacity=self._config.memory.capacity,
                        create=not read_only, read_only=read_only)
 

@@ -15,7 +15,10 @@ POLICY_LABELS = {
   "base_z0": "base (z=0)",
   "textbook": "textbook blend",
   "memory": "memory",
+  "better_control": "better control",
 }
+# Of `overall.MEMORIES`.
+MEMORY_LABELS = {"own": "taught here", "pooled": "taught here and elsewhere", "held_out": "taught elsewhere alone"}
 # By role.
 COLOURS = {"base": LIGHT["grey"], "base_z0": LIGHT["blue"], "textbook": LIGHT["amber"], "memory": LIGHT["green"],
            "other1": LIGHT["purple"], "other2": LIGHT["red"]}

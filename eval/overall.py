@@ -1,15 +1,25 @@
-"""One row for a method over all places: the mean of its cells, each paired with a policy without memory."""
+"""One row for a method over all places: the mean of its cells, each paired with a policy without memory.
 
-from collections.abc import Mapping, Sequence
+A memory is evaluated where it was taught ('own'), or, put together with those of other places, where one of these was
+taught ('pooled') or none ('held_out').
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from eval.records import EpisodeRecord
-from pi0rag_jax.statistics import CONFIDENCE, Estimate, bounds, number
+from pi0rag_jax.statistics import CONFIDENCE, Estimate, bounds, number, pooled_percentiles
 
 CellName = tuple[str, str, str, str, int]  # task, condition, policy, stream, stream_episodes
+OWN, POOLED, HELD_OUT = MEMORIES = ("own", "pooled", "held_out")
+# In each place that of the controls which succeeds most often there, by the seeds of the evaluation: a baseline that
+# has chosen with hindsight, so that no gain is owed to a weak one.
+BETTER = "better_control"
+CONTROLS = ("base", "base_z0")
 RESAMPLES = 4000
 SEED = 0
 
@@ -22,6 +32,7 @@ class Overall:
   baseline: Estimate
   failures_removed: Estimate  # net, of the baseline's
   regressions: Estimate  # of what worked with the baseline
+  difference: Estimate  # of the rates of success
 
 
 def compare(cells_C4: np.ndarray, rng: np.random.Generator, *, resamples: int = RESAMPLES) -> Overall:
@@ -39,28 +50,98 @@ def compare(cells_C4: np.ndarray, rng: np.random.Generator, *, resamples: int = 
   return Overall(*(_estimate(value, values_R, n) for value, values_R in zip(observed, np.array(drawn).T)))
 
 
-def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[str]) -> list[dict[str, Any]]:
-  """Returns a row per steered policy, episodes learned from and baseline, over the places where both ran.
+@dataclass(frozen=True)
+class _Cost:
+  """What a stream took."""
 
-  Memories that were taken to another place than they learned in are left out.
+  corrected_episodes: int
+  helped_s: float  # that somebody else acted
+
+
+def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[str], *,
+         streams: Iterable[EpisodeRecord] = (), memory_bytes: Mapping[str, int] = MappingProxyType({}),
+         fits: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+  """Returns a row per policy, episodes learned from, kind of memory and baseline, over the places where both ran.
+
+  Memories that were taken to another place than they learned in are left out. The controls have rows of their own
+  against the better one of them.
+
+  Args:
+    streams: the records of all streams.
+    memory_bytes: of each stream's memory.
+    fits: see `eval.fits.facts`.
   """
-  groups: dict[tuple[str, int], list[CellName]] = {}
-  for task, condition, policy, stream, episodes in cells:
-    if stream and not cells[task, condition, policy, stream, episodes][0].came_from:
-      groups.setdefault((policy, episodes), []).append((task, condition, policy, stream, episodes))
+  taught, streamed = set(), {}
+  for record in streams:
+    taught.add((record.task, record.condition))
+    streamed.setdefault(record.stream, []).append(record)
+  groups: dict[tuple[str, int, str], list[CellName]] = {}
+  for name, records in cells.items():
+    task, condition, policy, stream, episodes = name
+    if (stream and not records[0].came_from) or policy in CONTROLS:
+      held_out = bool(taught) and (task, condition) not in taught
+      where = HELD_OUT if held_out else POOLED if records[0].pooled else OWN
+      groups.setdefault((policy, episodes, where), []).append(name)
   found = []
-  for (policy, episodes), names in groups.items():
-    for baseline in baselines:
-      pairs = [(cells[name[0], name[1], baseline, "", 0], cells[name]) for name in names
-               if (name[0], name[1], baseline, "", 0) in cells]
+  for (policy, episodes, where), names in sorted(groups.items(), key=lambda group: MEMORIES.index(group[0][2])):
+    # A control is compared with the better one alone, and only where something was learned beside it.
+    compared = (BETTER,) if policy in CONTROLS else (*baselines, BETTER)
+    if policy in CONTROLS and not streamed:
+      continue
+    for baseline in compared:
+      pairs = [(before, cells[name]) for name in names if (before := _baseline(cells, name, baseline))]
       counts = [c for c in map(_counts, pairs) if c.sum()]
       if counts:
-        found.append(_row(policy, episodes, baseline, names, np.stack(counts)))
+        row = _row(policy, episodes, baseline, names, np.stack(counts))
+        costs = [_cost(streamed[name[3]], episodes) for name in names if name[3] in streamed]
+        sizes = [memory_bytes[name[3]] for name in names if name[3] in memory_bytes]
+        mine = [fit for fit in fits if fit["policy"] == policy and fit["stream_episodes"] == episodes
+                and fit["stream"] in {name[3] for name in names}]
+        found.append({**row, "memory": where, **_spent(row, costs), "memory_bytes": _mean(sizes),
+                      "fit_bytes": _mean([fit["bytes"] for fit in mine]),
+                      "fit_seconds": _mean([fit["seconds"] + fit["inversion_seconds"] for fit in mine]),
+                      "inversion_error": _mean([fit["inversion_error"] for fit in mine if fit["inversion_error"]]),
+                      "latency_ms": _latency([record for name in names for record in cells[name]])})
   return found
+
+
+def _baseline(cells: Mapping[CellName, Sequence[EpisodeRecord]], name: CellName, baseline: str
+              ) -> Sequence[EpisodeRecord] | None:
+  """Returns the episodes of a policy without memory in a cell's place; None where it did not run there."""
+  if baseline != BETTER:
+    return cells.get((name[0], name[1], baseline, "", 0))
+  ran = [cells[name[0], name[1], control, "", 0] for control in CONTROLS if (*name[:2], control, "", 0) in cells]
+  return max(ran, key=lambda records: np.mean([r.policy_succeeded for r in records if not r.crashed] or [0.0]),
+             default=None)
+
+
+def _cost(records: Sequence[EpisodeRecord], episodes: int) -> _Cost:
+  first = [record for record in records if record.index < episodes]
+  return _Cost(sum(record.corrected for record in first), sum(record.extra.get("helped_s", 0.0) for record in first))
+
+
+def _spent(row: Mapping[str, Any], costs: Sequence[_Cost]) -> dict[str, float | None]:
+  """Returns what a person gave in a place, on average, and the points of success that came of each part of it."""
+  corrected = _mean([cost.corrected_episodes for cost in costs])
+  minutes = _mean([cost.helped_s / 60 for cost in costs])
+  points = 100 * row["difference"]
+  return {"corrected_episodes": corrected, "helped_minutes": minutes,
+          "points_per_corrected_episode": points / corrected if corrected else None,
+          "points_per_helped_minute": points / minutes if minutes else None}
+
+
+def _latency(records: Sequence[EpisodeRecord]) -> float | None:
+  """Returns the median milliseconds of a decision for one robot."""
+  return pooled_percentiles([r.latency_ms["total"] for r in records if "total" in r.latency_ms])["p50"]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+  return float(np.mean(values)) if values else None
 
 
 def _row(policy: str, episodes: int, baseline: str, names: list[CellName], counts_C4: np.ndarray) -> dict[str, Any]:
   result = compare(counts_C4, np.random.default_rng(SEED))
+  fixed, broken, *_ = counts_C4.sum(axis=0).tolist()
   return {
     "policy": policy,
     "stream_episodes": episodes,
@@ -72,6 +153,10 @@ def _row(policy: str, episodes: int, baseline: str, names: list[CellName], count
     "success_rate": number(result.success.value),
     "interval_95": bounds(result.success),
     "baseline_success_rate": number(result.baseline.value),
+    "difference": result.difference.value,
+    "difference_interval_95": bounds(result.difference),
+    "fixed": fixed,
+    "regressed": broken,
     "failures_removed": number(result.failures_removed.value),
     "failures_removed_interval_95": bounds(result.failures_removed),
     "regressions": number(result.regressions.value),
@@ -87,11 +172,12 @@ def _counts(pair: tuple[Sequence[EpisodeRecord], Sequence[EpisodeRecord]]) -> np
   return np.array([fixed, broken, worked, failed])
 
 
-def _shares(mean_4: np.ndarray) -> tuple[float, float, float, float]:
-  """Returns (success, the baseline's, failures removed, regressions) of mean shares of the four kinds."""
+def _shares(mean_4: np.ndarray) -> tuple[float, float, float, float, float]:
+  """Returns (success, the baseline's, failures removed, regressions, difference) of mean shares of the four kinds."""
   fixed, broken, worked, failed = mean_4
   removed = (fixed - broken) / (fixed + failed) if fixed + failed else np.nan
-  return fixed + worked, broken + worked, removed, broken / (broken + worked) if broken + worked else np.nan
+  lost = broken / (broken + worked) if broken + worked else np.nan
+  return fixed + worked, broken + worked, removed, lost, fixed - broken
 
 
 def _estimate(value: float, values_R: np.ndarray, n: int) -> Estimate:

@@ -3,7 +3,8 @@
 A place is a task under a condition. In each place the policies without memory are evaluated, then (if any policy has
 one) streams teach a memory, which is frozen and evaluated after so many episodes. In places of focus there are more
 streams, one of them is longer, more ways of steering are compared, and the memory is taken back to where nothing is
-wrong any more; that comes after everything else.
+wrong any more; that comes after everything else. In a pool what all places taught is one memory, which may be evaluated
+where nothing was taught.
 """
 
 import dataclasses
@@ -23,7 +24,8 @@ from pi0rag_jax.worlds.world import EVALUATION_SEEDS, NOMINAL, STREAM_SEEDS, Fam
 STARTS = (ZERO, NEW)
 # Between the first seeds of two streams in the same place.
 STREAM_SPACING = 10_000
-PARTS = ("stream", "evaluation", "focus", "memory")  # of a configuration
+ACTING = ("memory", "base")  # in a stream: the policy as its memory steers it, or alone
+PARTS = ("stream", "evaluation", "focus", "pool", "memory")  # of a configuration
 # The least and the most of its numbers; whole ones, where these are.
 RANGES = {
   "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000), "memory.capacity": (1, MAX_CAPACITY),
@@ -77,13 +79,24 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pool:
+  """The memories of several streams, put together as one."""
+
+  streams: tuple[Stream, ...]
+  came_from = ""
+
+  name = "all places"
+  directory = "all_places"
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
   """Runs policies on evaluation seeds; those with a memory have that of a stream, after so many episodes."""
 
   place: Place
   methods: tuple[Method, ...]
   seeds: range
-  stream: Stream | None = None
+  stream: Stream | Pool | None = None
   after: int = 0
   shown: bool = False  # timed and filmed: the place's last word
 
@@ -105,7 +118,14 @@ class Fork:
   target: Stream
 
 
-Step = Evaluate | Learn | Fork
+@dataclasses.dataclass(frozen=True)
+class Merge:
+  """Copies the records of several streams' memories, as they are now, into that of a pool."""
+
+  pool: Pool
+
+
+Step = Evaluate | Learn | Fork | Merge
 
 
 def steps(config: Config) -> list[Step]:
@@ -117,6 +137,7 @@ def steps(config: Config) -> list[Step]:
   found_family = family(config)
   places = [place(entry, config.task, found_family) for entry in config.conditions]
   focus = [place(entry, config.task, found_family) for entry in config.focus.conditions]
+  pooled = [place(entry, config.task, found_family) for entry in config.pool.conditions]
   strange = [p.name for p in focus if p not in places]
   if strange:
     raise Pi0RagError(f"focus.conditions {strange} are not among the conditions: {[p.name for p in places]}")
@@ -132,6 +153,8 @@ def steps(config: Config) -> list[Step]:
     found += [Evaluate(here, alone, seeds, shown=True)]
     if steered:  # else nobody needs a memory
       found += _taught(config, _stream(config, here, 0, longer=here in focus), steered, seeds, shown=True)
+  if pooled and steered:
+    found += _in_common(config, places, focus, pooled, alone, steered, seeds)
   for here in focus if steered else ():
     found += _closer_look(config, here, alone, steered)
   _check_seeds(config, found)
@@ -143,7 +166,8 @@ def check_values(config: Config) -> None:
   flat = {**config, **{f"{part}.{name}": value for part in PARTS for name, value in config[part].items()}}
   for name, (low, high) in RANGES.items():
     schema.check_range(flat[name], low, high, name)
-  for name in ("conditions", "stream.checkpoints", "focus.conditions", "evaluation.policies", "focus.policies"):
+  for name in ("conditions", "stream.checkpoints", "focus.conditions", "pool.conditions", "evaluation.policies",
+               "focus.policies"):
     if isinstance(flat[name], str) or not isinstance(flat[name], Sequence):
       raise Pi0RagError(f"{name} is {flat[name]!r}; allowed: a tuple, such as ({flat[name]!r},)")
   if not config.conditions or len(set(config.conditions)) < len(config.conditions):
@@ -152,6 +176,8 @@ def check_values(config: Config) -> None:
     schema.check_range(count, 1, 10**6, "an entry of stream.checkpoints")
   if config.start:
     check_start(config.start)
+  if config.stream.acting not in ACTING:
+    raise unknown_name("who acts in a stream", config.stream.acting, ACTING)
   if config.memory.feeding not in FEEDING:
     raise unknown_name("feeding", config.memory.feeding, FEEDING)
   if not isinstance(config.memory.key_name, str) or "/" in config.memory.key_name:
@@ -208,6 +234,15 @@ def _taught(config: Config, stream: Stream, steered, seeds: range, *, shown: boo
   for begin, after in itertools.pairwise([0, *sorted({*config.stream.checkpoints, episodes})]):
     found += [Learn(stream, after, begin),
               Evaluate(stream.place, steered, seeds, stream, after, shown=shown and after == episodes)]
+  return found
+
+
+def _in_common(config: Config, places, focus, pooled, alone, steered, seeds: range) -> list[Step]:
+  """Returns the steps in which what all places taught is evaluated as one memory, also where nothing was taught."""
+  pool = Pool(tuple(_stream(config, here, 0, longer=here in focus) for here in places))
+  found: list[Step] = [Merge(pool)]
+  for here in pooled:
+    found += [Evaluate(here, alone, seeds), Evaluate(here, steered, seeds, pool, config.stream.episodes)]
   return found
 
 

@@ -47,6 +47,7 @@ class EpisodeRecord:
   extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   stream_episodes: int = 0  # of the stream that had taught the memory when it was frozen; 0 while it learns
   came_from: str = ""  # Condition in which the stream's memory had learned before; '' began with an empty one.
+  pooled: int = 0  # Streams whose memories were put together; 0: it is one stream's own.
 
   def __post_init__(self):
     if self.phase not in PHASES:

@@ -51,6 +51,7 @@ def summarize(
   baselines: Sequence[str] = BASELINES,
   block: int = BLOCK_EPISODES,
   memory_bytes: Mapping[str, int] | None = None,
+  fits: Sequence[Mapping[str, Any]] = (),
 ) -> Summary:
   """Returns the contents of summary.json; the same records give the same numbers.
 
@@ -60,6 +61,7 @@ def summarize(
     baselines: policies that later ones are compared with, on shared seeds.
     block: episodes per point of a learning curve.
     memory_bytes: size of each stream's memory; without it the last record's `extra["memory_bytes"]` counts.
+    fits: see `eval.fits.facts`.
   """
   records = list(records)
   streams = _grouped((r for r in records if r.phase == "stream"), lambda r: (r.stream, r.policy))
@@ -67,7 +69,8 @@ def summarize(
   cells = _grouped(evaluated, lambda r: (r.task, r.condition, r.policy, r.stream, r.stream_episodes))
   return {
     "cells": [_cell(cells, name, baselines) for name in _cell_order(cells)],
-    "overall": overall.rows(cells, baselines),
+    "overall": overall.rows(cells, baselines, streams=[r for r in records if r.phase == "stream"],
+                            memory_bytes=memory_bytes or {}, fits=fits),
     "streams": [_stream(group, block, memory_bytes or {}) for group in streams.values()],
     "latency": _latency_by_policy(evaluated),
     "crashes": [_crash(record) for record in records if record.crashed],
@@ -245,6 +248,40 @@ def terminal_table(summary: Summary) -> Table:
   return table
 
 
+def method_table(summary: Summary) -> Table | None:
+  """Returns every method against the better control of each place, in 80 columns; None where nobody has learned."""
+  found = method_rows(summary)
+  if not found:
+    return None
+  title = "Methods against the better control of each place, means over places (+fixed -broken)"
+  table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False,
+                collapse_padding=True)
+  table.add_column("method", overflow="fold")
+  for name in ("success %", "removed %", "fixed, broken", "ms", "fit s"):
+    table.add_column(name, justify="right", no_wrap=True)
+  previous = None
+  for row in found:
+    where = f"{figures.MEMORY_LABELS[row['memory']]}, {row['places']} places"
+    if where != previous:
+      table.add_section()
+      table.add_row(Text(where, style="bold"))
+    previous = where
+    removed = "-" if row["failures_removed"] is None else (
+      f"{percent(row['failures_removed'], 0)} {interval(row['failures_removed_interval_95'], 0)}")
+    seconds = "" if row["fit_seconds"] is None else f"{row['fit_seconds']:.0f}"
+    label = f"  {figures.policy_label(row['policy'])}" + f" ({row['stream_episodes']})" * bool(row["stream_episodes"])
+    cells = [label, percent(row["success_rate"]), removed, f"+{row['fixed']} -{row['regressed']}",
+             milliseconds(row["latency_ms"]), seconds]
+    table.add_row(*(Text(str(item)) for item in cells))
+  return table
+
+
+def method_rows(summary: Summary) -> list[dict[str, Any]]:
+  """Returns the rows of all methods against the better control, where more than one was taught."""
+  found = [row for row in summary["overall"] if row["baseline"] == overall.BETTER]
+  return found if any(row["stream_episodes"] for row in found) else []
+
+
 def _removed_text(cell: Mapping[str, Any]) -> str:
   """Returns '74 (+45 -2)': the net share in per cent, what was fixed and what broke; '' without a control."""
   pair = next((cell["paired_vs"][c] for c in CONTROLS if c in cell["paired_vs"]), None)
@@ -343,6 +380,7 @@ def write_html(path: str | os.PathLike, summary: Summary, clips: Sequence[Mappin
       charts={name: [page.chart(panel) for panel in make(summary)] for name, make in figures.CHARTS.items()},
       clips=[_clip(clip) for clip in clips],
       provenance_json=json.dumps(summary["provenance"], indent=2, ensure_ascii=False),
+      methods=method_rows(summary),
       settings=list(dict.fromkeys(figures.place(cell) for cell in summary["cells"])),
     ),
   )
@@ -352,7 +390,8 @@ def _environment() -> jinja2.Environment:
   environment = page.environment(Path(__file__).parent / "templates")
   shown = (p_value, milliseconds, figures.policy_label, figures.place_label)
   environment.filters.update({function.__name__: function for function in shown})
-  environment.globals.update(cell_label=figures.cell_label, stream_label=figures.stream_label)
+  environment.globals.update(cell_label=figures.cell_label, stream_label=figures.stream_label,
+                             memory_labels=figures.MEMORY_LABELS)
   return environment
 
 

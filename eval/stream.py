@@ -24,6 +24,7 @@ from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Plan
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
+from pi0rag_jax.worlds.replay import Executed, ExecutedLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Cell:
   stream: str = ""
   stream_episodes: int = 0  # that had taught the memory; 0 while it learns
   came_from: str = ""
+  pooled: int = 0  # streams whose memories were put together; 0: it is the stream's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +77,20 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
   return Part(jobs, [record for record in done if record.seed not in logged], logged)
 
 
-def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal
-        ) -> Iterator[EpisodeRecord]:
+def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
+        steered: bool = True, executed: ExecutedLog | None = None) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.
+
+  Args:
+    steered: False lets the policy act alone, so that the stream is the same whoever learns from it.
+    executed: is told what was executed in each of these episodes.
   """
-  memory = agent.memory
+  memory, tick_s = agent.memory, 1 / agent.policy.spec.control_hz
   assert memory is not None, "a stream teaches a memory: give the agent one"
   learner = OnlineLearner(memory, agent.policy.space, task=cell.task, condition=cell.condition, config=config,
-                          tick_s=1 / agent.policy.spec.control_hz,
+                          tick_s=tick_s,
                           expert_plan=lambda snapshots: expert_plans(env, snapshots),
                           corrected=sum(record.corrected for record in part.before),
                           stream=cell.stream if part.exact else "")
@@ -92,8 +98,8 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
   for record in part.before:
     _observe(trust, record)
   queue = collections.deque(part.jobs)
-  for trace in rollout.run(env, agent, queue, launch=lambda job: learner.launch(trust.launch(job)),
-                           watch=learner.watch, journal=journal):
+  launch = lambda job: learner.launch(trust.launch(job) if steered else dataclasses.replace(job, trust=0.0))  # noqa: E731
+  for trace in rollout.run(env, agent, queue, launch=launch, watch=learner.watch, journal=journal):
     record = part.logged.get(trace.job.seed)
     if record is None:
       journal.sync()
@@ -105,7 +111,9 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
       continue
     if record is None:
       assert lesson.trace is not None
-      record = episode_record(cell, lesson.trace, lesson, memory_records=len(memory))
+      record = episode_record(cell, lesson.trace, lesson, memory_records=len(memory), tick_s=tick_s)
+      if executed is not None and not record.crashed:
+        executed.append(Executed.of_trace(cell.stream, lesson.trace))
       yield record
       journal.forget([record.seed])
     _observe(trust, record)
@@ -171,7 +179,7 @@ def expert_plans(env: BatchEnv, snapshots: Sequence[Any]) -> np.ndarray:
   return np.stack([chunks[i] for i in range(len(snapshots))])
 
 
-def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: int,
+def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: int, tick_s: float,
                    keep_latency: bool = False) -> EpisodeRecord:
   """Returns the record of an episode. Latencies are kept only where a decision was one robot's."""
   return EpisodeRecord(
@@ -180,15 +188,16 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
       corrected=lesson.corrected, records_added=lesson.records_added, memory_records=memory_records,
       latency_ms=trace.latency_ms if keep_latency else {}, deadline_misses=trace.deadline_misses,
       abstained=sum(step.used == 0 for step in trace.steps), error=trace.error,
-      extra=_extra(trace, lesson))
+      extra=_extra(trace, lesson, tick_s))
 
 
-def _extra(trace: Trace, lesson: Lesson) -> dict[str, Any]:
-  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it.
+def _extra(trace: Trace, lesson: Lesson, tick_s: float) -> dict[str, Any]:
+  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it, help.
 
-  `again` are the decisions of each attempt and of the take-over, `watched_ticks` what it took of a person's time.
+  `again` are the decisions of each attempt and of the take-over; `helped_s` is how long somebody else acted in the
+  policy's own episode, `watched_s` how long somebody watched or acted.
   """
   values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
-            "watched_ticks": lesson.watched_ticks}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "watched_ticks": 0}
+            "helped_s": round(trace.helped_ticks * tick_s, 3), "watched_s": round(lesson.watched_s, 3)}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "helped_s": 0.0, "watched_s": 0.0}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -54,6 +54,8 @@ def sweep(config: "Config", out: pathlib.Path) -> dict:
   summary, clips = experiment.run(config, out, console)
   report.write_report(out, summary, clips)
   console.print(report.terminal_table(summary))
+  if (methods := report.method_table(summary)) is not None:
+    console.print(methods)
   console.print(report.headline(summary), markup=False, highlight=False)
   console.print(f"Report: {out / 'report.html'}", markup=False, highlight=False)
   return summary

@@ -28,7 +28,8 @@ class CorrectionConfig:
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
   path_before: int = 3  # decisions before a take-over that learn the way to its path, less the policy's detour
   anchors_between: bool = True  # what the policy did right in an episode that was helped is kept too
-  # Of a failed episode from that decision on, or before each take-over: for steering that keeps away from what failed.
+  # Of a failed episode from that decision on, its last ones where nobody helped, or those before each take-over: for
+  # steering that keeps away from what failed.
   failed_chunks: int = 0
 
   def __post_init__(self):

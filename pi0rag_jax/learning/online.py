@@ -82,7 +82,7 @@ class Lesson:
   corrected: bool = False  # an expert took over
   records_added: int = 0
   again: tuple[int, ...] = ()  # decisions of each attempt and of the take-over
-  watched_ticks: int = 0  # of the episode, in which a supervisor watched or acted
+  watched_s: float = 0.0  # of the episode, in which a supervisor watched or acted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ class OnlineLearner:
       self._decisions = len(trace.steps)
       watch = self._watches.pop(trace.job.seed, None)
       if watch is not None and watch.since_s is not None:
-        return dataclasses.replace(self._learn(trace), watched_ticks=trace.ticks - round(watch.since_s / self._tick_s))
+        return dataclasses.replace(self._learn(trace), watched_s=trace.ticks * self._tick_s - watch.since_s)
     return self._learn(trace)
 
   def _learn(self, trace: Trace) -> Lesson:
@@ -206,7 +206,9 @@ class OnlineLearner:
   def _learn_failure(self, trace: Trace, findings: Findings) -> Lesson:
     with_expert = self._config.taught_by == REWIND and bool(trace.steps) and self._reserve(trace.job.seed)
     if not (with_expert or self._config.retries) or not trace.steps:
-      return Lesson(trace=trace, failure_kind=findings.kind)
+      last = max(len(trace.steps) - self._config.corrections.failed_chunks, 0)
+      records = lessons.failed(trace.steps, last, self._context(trace, findings.kind), self._config.corrections)
+      return Lesson(trace=trace, failure_kind=findings.kind, records_added=self._add(trace.job.seed, records))
     rule = self._config.rewind.rule if with_expert else rewind.DETECTED
     decision = self._rewind(trace, findings, rule)
     cause = findings.cause

@@ -69,6 +69,27 @@ def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None):
   return jax.lax.fori_loop(first, num_steps if last is None else last, advance, noise_BTA)
 
 
+def invert(velocity, chunk_BTA, *, num_steps, iterations):
+  """Returns the noise [B, T, A] from which `euler` comes to a chunk, as nearly as its fixed points are found.
+
+  A step goes from x to y = x + dt v(x). Backwards x is the fixed point of y - dt v(x), iterated from y. For chunks far
+  from what the policy does it may not converge: run the noise forward to see how near it comes.
+
+  Args:
+    velocity, num_steps: of `euler`.
+    chunk_BTA: float[B, T, A], where the last step ends.
+    iterations: static; evaluations of the velocity for each step, 1 or more.
+  Source: FlowDAgger (arXiv 2607.08877), which inverts the sampler's own steps instead of the differential equation.
+  """
+  dt = -1.0 / num_steps
+
+  def undo(count, y_BTA):
+    nearer = lambda _, x_BTA: y_BTA - dt * velocity(x_BTA, num_steps - 1 - count)  # noqa: E731
+    return jax.lax.fori_loop(0, iterations, nearer, y_BTA)
+
+  return jax.lax.fori_loop(0, num_steps, undo, chunk_BTA)
+
+
 def times(num_steps: int) -> np.ndarray:
   """Returns float32[num_steps + 1]: the flow times at which the steps of `euler` begin, and where the last one ends.
 

@@ -204,6 +204,17 @@ def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BT
   Args:
     steps: `first`, `last` and `correct` of `flow.euler`, for those who interfere.
   """
+  return flow.euler(_velocity_fn(model, params, prefix, state_BP, num_steps), noise_BTA, num_steps=num_steps, **steps)
+
+
+def invert(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, chunk_BTA, *, num_steps: int, iterations: int):
+  """Returns the noise [B, T, A] of which `denoise` makes a normalized chunk; see `flow.invert`."""
+  return flow.invert(_velocity_fn(model, params, prefix, state_BP, num_steps), chunk_BTA, num_steps=num_steps,
+                     iterations=iterations)
+
+
+def _velocity_fn(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, num_steps: int):
+  """Returns the function of (x_BTA, step) that `flow.euler` follows."""
   context = apply(model, params, Pi0.context, prefix, state_BP)
   # The times are known: what depends on them alone is computed once for all steps.
   of_steps = apply(model, params, Pi0.embed_time, jnp.asarray(flow.times(num_steps)[:-1]))
@@ -212,7 +223,7 @@ def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BT
     time = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, step, 1), of_steps)
     return apply(model, params, Pi0.velocity, context, x_BTA, time)
 
-  return flow.euler(velocity, noise_BTA, num_steps=num_steps, **steps)
+  return velocity
 
 
 def sample_actions(model: Pi0, params: Params, obs: Observation, noise_BTA, *, num_steps: int = 10):

@@ -176,6 +176,13 @@ class FlowPolicy(NetworkPolicy):
                to_model=functools.partial(self._units.to_model, state_BP=encoded.state_BP),
                to_robot=functools.partial(self._units.to_robot, state_BP=encoded.state_BP))
 
+  def invert_fn(self, params: Params, encoded: Encoded, chunk_BTA, *, iterations: int) -> Array:
+    if self._units is None:
+      raise self._mixed
+    return pi0.invert(pi0.Pi0(cast(pi0.Pi0Config, self.network)), params["model"], encoded.context, encoded.state_BP,
+                      self._units.to_model(chunk_BTA, encoded.state_BP), num_steps=self.spec.denoising_steps,
+                      iterations=iterations)
+
 
 class TokensPolicy(NetworkPolicy):
   """pi0-FAST: the language model writes tokens, which the host reads as a chunk."""

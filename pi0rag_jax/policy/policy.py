@@ -214,6 +214,14 @@ class Policy(abc.ABC):
     """Returns the ODE whose end `decode` is, for rules that lead it elsewhere; pure."""
     raise Pi0RagError(f"a {self.spec.family} policy has no flow")
 
+  def invert_fn(self, params: Params, encoded: Encoded, chunk_BTA, *, iterations: int) -> Array:
+    """Returns the noise float32[B, T, X] of which `decode` makes a chunk in the robot's units; pure.
+
+    Args:
+      iterations: see `models.flow.invert`.
+    """
+    raise Pi0RagError(f"a {self.spec.family} policy has no flow")
+
 
 def padded_size(batch: int) -> int:
   """Returns the power of two that a batch is padded to."""

@@ -23,6 +23,7 @@ from pi0rag_jax.policy.spec import NEW, PolicySpec
 from pi0rag_jax.robots import transforms
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import rules
+from pi0rag_jax.steering.fit import UNFITTED, Fit
 from pi0rag_jax.steering.retrieval import Retriever
 
 FEEDING = ("overlap", "callback")
@@ -50,7 +51,7 @@ class Agent:
   """A policy with or without a memory; everything else treats both alike."""
 
   def __init__(self, policy: Policy, memory: Memory | None = None, rule: rules.SteeringConfig | str | None = None, *,
-               feeding: str = "overlap", deadline_ms: float | None = None):
+               feeding: str = "overlap", deadline_ms: float | None = None, fit: Fit = UNFITTED):
     """Takes the parts.
 
     Args:
@@ -58,6 +59,7 @@ class Agent:
       rule: a preset's name or its tunables; None is 'residual'.
       feeding: 'overlap' searches on the host while the device decodes; 'callback' inside the compiled policy.
       deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
+      fit: what was worked out from the memory, for a rule that needs it.
     Errors: Pi0RagError for a memory of another policy, a rule or a feeding that the policy's kind cannot have.
     """
     if feeding not in FEEDING:
@@ -68,12 +70,15 @@ class Agent:
       return
     rule = rules.preset(rule or "residual") if isinstance(rule, str) or rule is None else rule
     check_rule(policy, rule)
-    self._runs_again = rule.flow != rules.AFTER
-    self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance)
+    fit.check(rule)
+    self._runs_again, self._network = rule.flow != rules.AFTER, fit.network
+    self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance, noise=fit.noise)
     steer = functools.partial(rules.steer, config=rule, space=policy.space)
     self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)
     if feeding == "callback":
-      self._decide_in_one = policy.in_one(bridge.callback_query(self._retriever), steer, runs_again=self._runs_again)
+      query = bridge.callback_query(self._retriever)
+      self._decide_in_one = policy.in_one(lambda key_BE: self._with_network(query(key_BE), key_BE), steer,
+                                          runs_again=self._runs_again)
     elif self._runs_again:
       self._steer = policy.compiled(
         lambda params, encoded, start_BTX, base_BTA, neighbours, trust_B: steer(
@@ -117,7 +122,7 @@ class Agent:
     base_BTA = self.policy.decode(encoded, noise_BTX if start_BTX is None else start_BTX)
     found = pending.result()
     clock.lap("search")
-    neighbours = _without_ids(_padded(found, self._retriever, rows - batch))
+    neighbours = self._with_network(_without_ids(_padded(found, self._retriever, rows - batch)), encoded.key_BE)
     if self._runs_again:
       steered = self._steer(encoded, start_BTX, base_BTA, neighbours, _padded_trust(trust_B, rows))
     else:
@@ -134,6 +139,10 @@ class Agent:
     arrays = [array[:batch] for array in _fetched(*outputs)]
     clock.lap("device")
     return carry, Decision(*arrays, latency_ms=clock.stages_ms)
+
+  def _with_network(self, neighbours: dict, key_BE) -> dict:
+    """Returns neighbours with what a rule reads that asks a network."""
+    return neighbours if self._network is None else {**neighbours, "key_BE": key_BE, "network": self._network}
 
   @property
   def deadline_misses(self) -> int:
@@ -228,6 +237,9 @@ def check_rule(policy: Policy, rule: rules.SteeringConfig) -> None:
   if rule.flow != rules.AFTER and not policy.has_flow:
     raise Pi0RagError(f"steering flow '{rule.flow}' leads a flow elsewhere, which a {policy.spec.family} policy has "
                       f"none of; allowed for it: '{rules.AFTER}', as in the preset 'residual'")
+  if rules.asks_for_noise(rule) and policy.spec.start == NEW:
+    raise Pi0RagError(f"steering method '{rule.method}' asks for another start of the flow, and policy "
+                      f"'{policy.spec.name}' has a new one for every decision: load it with a fixed start, as 'zero'")
 
 
 def start_with(memory_dir, spec: PolicySpec, asked: str | None = None) -> str | None:

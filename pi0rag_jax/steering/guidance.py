@@ -23,6 +23,28 @@ def pulled(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space
   return flow.to_robot(flow.run(flow.start_BTA, correct=correct))
 
 
+def early(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns the chunk of an ODE that is pulled to the target up to `flow_time`, by at most `bound`, and then let be.
+
+  Source: the idea of TraceFlow (arXiv 2609.20646): guidance that is bounded and ends early leaves the rest to the
+  policy.
+  """
+  target_BTA = flow.to_model(target_BTA)
+  bound_A = jnp.where(jnp.arange(target_BTA.shape[-1]) < space.dim, config.bound, 0.0)
+  step = _step(flow, config)
+  x_BTA = flow.run(flow.start_BTA, last=step, correct=lambda clean_BTA: clean_BTA + jnp.clip(
+    config.pull * (target_BTA - clean_BTA), -bound_A, bound_A))
+  return flow.to_robot(flow.run(x_BTA, first=step))
+
+
+def restarted(flow: Ode, base_BTA, target_BTX, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns the chunk of the ODE from another start: what the records ask for is noise, from the policy's own start.
+
+  Source: FlowDAgger (arXiv 2607.08877).
+  """
+  return flow.to_robot(flow.run(flow.start_BTA + target_BTX))
+
+
 def injected(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, space: ActionSpace):
   """Returns the chunk of an ODE that is moved at `flow_time` towards the target's own way, and goes on from there.
 
@@ -53,12 +75,19 @@ def best_of_n(flow: Ode, base_BTA, target_BTA, neighbours, weight_BK, config, sp
   return jnp.take_along_axis(candidates_NBTA, best_B[None, :, None, None], axis=0)[0]
 
 
-FLOWS = {"pulled": pulled, "injected": injected, "warm_started": warm_started, "best_of_n": best_of_n}
+RESTARTED = "restarted"
+FLOWS = {"pulled": pulled, "early": early, RESTARTED: restarted, "injected": injected, "warm_started": warm_started,
+         "best_of_n": best_of_n}
 
 
 def _on_the_way(flow: Ode, target_BTA, config):
   """Returns (step, x_BTA): the step nearest to `flow_time`, and where it begins between start and target."""
-  step = round((1.0 - config.flow_time) * flow.num_steps)
+  step = _step(flow, config)
   time = flow_matching.times(flow.num_steps)[step]
   x_BTA, _ = flow_matching.interpolate(flow.to_model(target_BTA), flow.start_BTA, jnp.full(len(target_BTA), time))
   return step, x_BTA
+
+
+def _step(flow: Ode, config) -> int:
+  """Returns the step that begins nearest to `flow_time`."""
+  return round((1.0 - config.flow_time) * flow.num_steps)

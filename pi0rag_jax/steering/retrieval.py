@@ -3,6 +3,7 @@
 import itertools
 import math
 import threading
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -62,11 +63,13 @@ class Retriever:
   memory's index holds. A placebo's records are those that the memory holds now.
   """
 
-  def __init__(self, memory: Memory, config: SteeringConfig, space: ActionSpace, *, unit_distance: float | None):
+  def __init__(self, memory: Memory, config: SteeringConfig, space: ActionSpace, *, unit_distance: float | None,
+               noise: Mapping[int, np.ndarray] | None = None):
     """Takes the parts.
 
     Args:
       unit_distance: by which distances of keys are divided; None measures it on the memory's own first episodes.
+      noise: float32[T, X] by record id, for a rule that retrieves it; the others count as not there.
     """
     if config.shuffle_seed is None:
       self._memory = memory
@@ -78,6 +81,7 @@ class Retriever:
     self._residuals: dict[int, np.ndarray] = {}  # float16[T, A] by record id
     self._removals = self._memory.removals
     self._lock = threading.Lock()
+    self._noise = noise
     self._with_residuals = reads_residuals(config)
     if self._with_residuals:
       self._prepare()
@@ -108,7 +112,18 @@ class Retriever:
         "base_BKTA": found.base_BKTA,
         "corrected_BKTA": found.corrected_BKTA,
     }
+    if self._noise is not None:
+      answer |= self._noise_of(found, self._noise)
     return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
+
+  @staticmethod
+  def _noise_of(found: Neighbours, noise: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the noise of each neighbour, float32[B, K, T, X], and which have any."""
+    nothing_TX = np.zeros_like(next(iter(noise.values()))) if noise else np.zeros(found.base_BKTA.shape[2:], np.float32)
+    rows = [noise.get(identity, nothing_TX) for identity in found.ids_BK.ravel().tolist()]
+    known_BK = np.array([identity in noise for identity in found.ids_BK.ravel().tolist()], bool)
+    return {"noise_BKTX": np.stack(rows).reshape(*found.ids_BK.shape, *nothing_TX.shape),
+            "mask_BK": found.mask_BK & known_BK.reshape(found.ids_BK.shape)}
 
   def _residuals_of(self, found: Neighbours) -> np.ndarray:
     """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""

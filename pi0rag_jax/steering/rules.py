@@ -19,6 +19,7 @@ from pi0rag_jax.steering import guidance, paths, targets
 
 AFTER = "after"
 FLOWS = (AFTER, *guidance.FLOWS)
+_NOISE, _NETWORKS = ("noise", "noise_network"), ("noise_network", "residual_network")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,11 @@ class SteeringConfig:
   alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
   band: int = 0  # ticks, see paths.aligned_residual; 0 takes the paths' differences tick by tick
   anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
-  pull: float = 0.8  # of flow 'pulled', on each step's clean chunk
-  flow_time: float = 0.5  # of flows 'injected' and 'warm_started'; 1 is noise, 0 the action
+  pull: float = 0.8  # of flows 'pulled' and 'early', on each step's clean chunk
+  bound: float = 0.5  # of flow 'early': most that a step's clean chunk is moved, in spreads of the actions
+  flow_time: float = 0.5  # of flows 'injected', 'warm_started' and (to its end) 'early'; 1 is noise, 0 the action
   draws: int = 16  # candidates of flow 'best_of_n', the base chunk among them
-  seed: int = 0  # of the draws
+  seed: int = 0  # of the draws, and of what is fitted
   shuffle_seed: int | None = None  # set: a placebo, whose records have one another's situations (memory.placebo)
   shuffle_plans: bool = True  # False: one another's keys alone
   utility: bool = False  # trust records by how the episodes ended in which they had a say (policy.utility)
@@ -53,6 +55,9 @@ class SteeringConfig:
 
 # Few neighbours, whatever the policy wants, and the mean of what they ask for.
 _PLAIN = SteeringConfig(k=8, tau=0.5, plan_tau=math.inf, mode_width=math.inf, regularization=0.05)
+# A fitted network answers; the memory says no more than whether any record, or one in range, is there.
+_ASKED = SteeringConfig(k=2, tau=math.inf, range=math.inf, plan_tau=math.inf, mode_width=math.inf, regularization=0.0,
+                        anchor_weight=1.0)
 
 PRESETS = {
     "residual": SteeringConfig(),
@@ -71,6 +76,15 @@ PRESETS = {
     "warm_start": SteeringConfig(method="blend", flow="warm_started", regularization=0.0),
     "repulsion": dataclasses.replace(_PLAIN, method="repulsion", kinds=(FAILURE,)),
     "best_of_n": dataclasses.replace(_PLAIN, k=12, method="blend", flow="best_of_n", kinds=KINDS, anchor_weight=1.0),
+    # FlowDAgger's published recipe. It never abstains: one record anywhere, and the network is asked.
+    "flowdagger": dataclasses.replace(_ASKED, method="noise_network", flow="restarted"),
+    "flowdagger_in_range": dataclasses.replace(_ASKED, method="noise_network", flow="restarted", range=1.5),
+    "noise_memory": SteeringConfig(method="noise", flow="restarted"),
+    "residual_dagger": dataclasses.replace(_ASKED, method="residual_network"),
+    "residual_dagger_in_range": dataclasses.replace(_ASKED, method="residual_network", range=1.5),
+    # How strongly and how long the flow is guided was chosen here.
+    "traceflow": dataclasses.replace(_PLAIN, k=16, method="contrast", flow="early", kinds=(ANCHOR, FAILURE),
+                                     anchor_weight=1.0, pull=0.3),
     "placebo": SteeringConfig(shuffle_seed=0),
     "placebo_keys": SteeringConfig(shuffle_seed=0, shuffle_plans=False),
     "forgetting": SteeringConfig(utility=True, half_life=200.0),
@@ -97,7 +111,27 @@ def preset(name: str, **changes) -> SteeringConfig:
   if not 0 < config.flow_time <= 1 or config.draws < 1:
     raise errors.Pi0RagError(f"steering flow_time is {config.flow_time} and draws {config.draws}; allowed are times "
                              "above 0 up to 1, and 1 draw or more")
+  if config.bound < 0:
+    raise errors.Pi0RagError(f"steering bound is {config.bound}; allowed: 0 or more")
+  if asks_for_noise(config) != (config.flow == guidance.RESTARTED):
+    raise errors.Pi0RagError(f"steering method '{config.method}' with flow '{config.flow}': noise is asked for by "
+                             f"{' and '.join(_NOISE)}, and '{guidance.RESTARTED}' is the flow that starts from it")
   return config
+
+
+def asks_for_noise(config: SteeringConfig) -> bool:
+  """Returns whether a rule asks for another start of the flow, which records do not have: it must be fitted."""
+  return config.method in _NOISE
+
+
+def is_fitted(config: SteeringConfig) -> bool:
+  """Returns whether a rule needs what is fitted to a whole memory."""
+  return asks_for_noise(config) or asks_network(config)
+
+
+def asks_network(config: SteeringConfig) -> bool:
+  """Returns whether a rule asks a network that was fitted to the records."""
+  return config.method in _NETWORKS
 
 
 def reads_residuals(config: SteeringConfig) -> bool:
@@ -113,7 +147,8 @@ def steer(base_BTA, neighbours, config: SteeringConfig, space: ActionSpace, *, f
     base_BTA: float[B, T, A], the policy's own chunk, in the robot's units.
     neighbours: dict with corrected_BKTA and base_BKTA float of any precision (the better chunk and the policy's own),
       distance_BK float (in key units), kind_BK int (place in KINDS), trust_BK float in [0, 1], mask_BK bool and, for a
-      rule that aligns in time, residual_BKTA float (path displacement).
+      rule that aligns in time, residual_BKTA float (path displacement). For a rule that was fitted: noise_BKTX, from
+      where the policy's own flow starts to what it comes to the corrected chunks from; or key_BE and `network`.
     flow: the ODE that made the base chunk; rules 'after' it need none.
     trust_B: float[B] in [0, 1], how much of the way from the base chunk is gone; None is all of it.
   Returns:

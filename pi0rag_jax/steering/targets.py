@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from pi0rag_jax.memory.record import FAILURE, KINDS
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.steering import paths
+from pi0rag_jax.steering import networks, paths
 
+NOISE_LIMIT = 3.0  # FlowDAgger's `action_magnitude`
 _TINY = 1e-9  # keeps a sum without any weight from dividing by zero
 
 
@@ -51,7 +52,64 @@ def repulsion(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
   return _displaced(base_BTA, away_BTA, config, space)
 
 
-METHODS = {"residual": residual, "blend": blend, "repulsion": repulsion}
+def contrast(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns base path + alpha * what leads to the chunks that worked and away from those that failed.
+
+  Source: the idea of TraceFlow (arXiv 2609.20646): one bit per episode, no expert.
+  """
+  path_BTA, path_BKTA = (paths.to_path(chunk, space) for chunk in (base_BTA, neighbours["corrected_BKTA"]))
+  to_BKTA = path_BKTA - path_BTA[:, None]
+  failed_BK = _failed(neighbours)
+  # As in `repulsion`: away, and the less the farther.
+  away_BK = jnp.where(failed_BK, -nearness(to_BKTA, space), 1.0)
+  vote_BKTA = to_BKTA * away_BK[..., None, None]
+  agreed_BTA = _agreed(vote_BKTA, vote_BKTA, neighbours, weight_BK, config, space)
+  return _displaced(base_BTA, agreed_BTA, config, space)
+
+
+def residual_network(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns base path + alpha * the residual that a network foresees of the key and the policy's own chunk.
+
+  Source: Residual-DAgger as FlowDAgger (arXiv 2607.08877) compares with it.
+  """
+  inputs_BI = residual_inputs(neighbours["key_BE"], base_BTA, space)
+  residual_BTA = networks.apply(neighbours["network"], inputs_BI).reshape(base_BTA.shape)
+  return _displaced(base_BTA, paths.unscaled(residual_BTA, space), config, space)
+
+
+def residual_inputs(key_BE, base_BTA, space: ActionSpace):
+  """Returns what a residual network takes, float[B, I]: the key, and the policy's own path in units of cost."""
+  path_BTA = paths.scaled(paths.to_path(base_BTA, space), space)
+  return jnp.concatenate([key_BE, path_BTA.reshape(len(path_BTA), -1)], axis=1)
+
+
+def noise(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns the noise that the neighbours agree on, float[B, T, X], from where the policy's own flow starts.
+
+  Their corrections inverted through the flow (`noise_BKTX`) take the place of the residuals of `residual`; neighbours
+  agree where their residuals do, and the policy itself votes for its own start.
+  """
+  weight_BK = jnp.where(_failed(neighbours), 0.0, weight_BK)
+  residual_BKTA = paths.to_path(neighbours["corrected_BKTA"] - neighbours["base_BKTA"], space)
+  return config.alpha * _agreed(neighbours["noise_BKTX"], residual_BKTA, neighbours, weight_BK, config, space)
+
+
+def noise_network(base_BTA, neighbours, weight_BK, config, space: ActionSpace):
+  """Returns the noise that a network foresees of the key, float[B, T, X], from where the policy's own flow starts.
+
+  Source: FlowDAgger (arXiv 2607.08877).
+  """
+  outputs_BO = bounded_noise(networks.apply(neighbours["network"], neighbours["key_BE"]))
+  return outputs_BO.reshape(*base_BTA.shape[:2], -1)
+
+
+def bounded_noise(outputs):
+  """Returns a network's outputs within the noise that FlowDAgger allows its own."""
+  return NOISE_LIMIT * jnp.tanh(outputs / NOISE_LIMIT)
+
+
+METHODS = {"residual": residual, "blend": blend, "repulsion": repulsion, "contrast": contrast,
+           "residual_network": residual_network, "noise": noise, "noise_network": noise_network}
 
 
 def values(candidates_NBTA, neighbours, weight_BK, space: ActionSpace):
@@ -78,6 +136,7 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
   near to each other by a kernel of `mode_width` on their paths: where some records ask for one thing and others for
   another, half of each would be neither.
   """
+  same = vote_BKTA is path_BKTA
   trusted_BK = weight_BK * neighbours["trust_BK"]
   own_B = config.regularization + (weight_BK - trusted_BK).sum(axis=-1)
   weight_BN = jnp.concatenate([trusted_BK, own_B[:, None]], axis=1)
@@ -91,7 +150,7 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
     near_BNN = jnp.exp(-_squared_distances(path_BKTA, weight_BN.shape[1], space) / (2 * config.mode_width**2))
     mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
     weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
-    if not any(space.integrates):  # votes are paths: with both sums over one array, XLA makes no second one
+    if same and not any(space.integrates):  # with both sums over one array, XLA makes no second one
       return paths.unscaled(_mean(path_BKTA, weight_BN), space)
   return _mean(vote_BKTA, weight_BN)
 

@@ -65,6 +65,12 @@ class Trace:
     """Whether somebody else than the policy acted."""
     return any(step.by != POLICY for step in self.steps)
 
+  @property
+  def helped_ticks(self) -> int:
+    """Control ticks in which somebody else than the policy acted."""
+    ends = [*(step.tick for step in self.steps[1:]), self.ticks]
+    return sum(end - step.tick for step, end in zip(self.steps, ends) if step.by != POLICY)
+
   def executed(self) -> np.ndarray:
     """Returns the actions that were sent to the robot, float32[N, A], one per tick."""
     ends = [*(step.tick for step in self.steps[1:]), self.ticks]

@@ -7,9 +7,9 @@ from eval import overall
 from eval.records import EpisodeRecord
 
 
-def episodes(condition, policy, outcomes, *, stream="", after=0, came_from=""):
+def episodes(condition, policy, outcomes, *, stream="", after=0, came_from="", pooled=0):
   return [EpisodeRecord("eval", policy, "task", condition, stream, seed, seed, outcome, stream_episodes=after,
-                        came_from=came_from)
+                        came_from=came_from, pooled=pooled)
           for seed, outcome in enumerate(outcomes)]
 
 
@@ -33,12 +33,44 @@ def test_rows_pair_seeds_and_leave_crashes_and_foreign_memories_out():
     ("task", "b", "memory", "task/b", 50): episodes("b", "memory", [s, s], stream="task/b", after=50),
     ("task", "b", "memory", "b2", 50): episodes("b", "memory", [f, f], stream="b2", after=50, came_from="a"),
   }
-  (row,) = overall.rows(cells, ("base", "base_z0"))
+  row, against_better = overall.rows(cells, ("base", "base_z0"))
+  assert against_better == {**row, "baseline": "better_control"}
   assert (row["policy"], row["stream_episodes"], row["baseline"], row["cells"], row["n"]) == (
     "memory", 50, "base_z0", 2, 6)
   assert row["success_rate"] == pytest.approx((0.5 + 1.0) / 2)
   assert row["failures_removed"] == pytest.approx(((1 - 1) / 4 + 1 / 2) / (2 / 4 + 1 / 2))
   assert row["regressions"] == pytest.approx((1 / 4) / (2 / 4 + 1 / 2))
+
+
+def test_the_better_control_is_chosen_in_each_place_and_what_a_person_gave_is_counted():
+  s, f = "success", "failure"
+  pooled = {"stream": "all places", "after": 2, "pooled": 2}
+  cells = {
+    ("task", "a", "base", "", 0): episodes("a", "base", [f, f, f, s]),
+    ("task", "a", "base_z0", "", 0): episodes("a", "base_z0", [f, f, s, s]),
+    ("task", "b", "base", "", 0): episodes("b", "base", [s, s, s, f]),
+    ("task", "b", "base_z0", "", 0): episodes("b", "base_z0", [f, f, f, f]),
+    ("task", "a", "memory", "task/a", 2): episodes("a", "memory", [s, f, s, s], stream="task/a", after=2),
+    ("task", "b", "memory", "task/b", 2): episodes("b", "memory", [s, s, f, s], stream="task/b", after=2),
+    ("task", "c", "base", "", 0): episodes("c", "base", [s, s, s, s]),
+    ("task", "c", "memory", "all places", 2): episodes("c", "memory", [s, s, s, f], **pooled),
+    ("task", "a", "memory", "all places", 2): episodes("a", "memory", [s, s, s, s], **pooled)}
+  streams = [EpisodeRecord("stream", "base", "task", place, f"task/{place}", seed, seed, s, corrected=seed < 2,
+                           extra={"helped_s": 30.0 if seed < 2 else 0.0}) for place in "ab" for seed in range(4)]
+  fits = [{"policy": "memory", "stream": f"task/{place}", "stream_episodes": 2, "bytes": 100, "seconds": seconds,
+           "inversion_seconds": 1.0, "inversion_error": 0.1} for place, seconds in (("a", 2.0), ("b", 4.0))]
+  found = {(row["policy"], row["memory"]): row for row in overall.rows(
+    cells, (), streams=streams, memory_bytes={"task/a": 10, "task/b": 20}, fits=fits)}
+  own = found["memory", "own"]
+  assert own["baseline"] == "better_control"
+  assert own["baseline_success_rate"] == pytest.approx((0.5 + 0.75) / 2) and own["success_rate"] == 0.75
+  assert (own["fixed"], own["regressed"], own["difference"]) == (2, 1, pytest.approx(0.125))
+  assert (own["corrected_episodes"], own["helped_minutes"]) == (2, 1.0)
+  assert own["points_per_corrected_episode"] == pytest.approx(6.25)
+  assert (own["memory_bytes"], own["fit_bytes"], own["fit_seconds"]) == (15, 100, 4.0)
+  assert found["base", "own"]["difference"] == pytest.approx((-0.25 + 0) / 2)
+  assert found["memory", "held_out"]["difference"] == -0.25 and found["memory", "pooled"]["difference"] == 0.5
+  assert found["base", "held_out"]["success_rate"] == 1 and found["memory", "held_out"]["corrected_episodes"] is None
 
 
 def test_a_baseline_that_never_fails_leaves_nothing_to_remove():

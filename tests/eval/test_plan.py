@@ -46,6 +46,19 @@ def test_without_a_policy_that_has_a_memory_nothing_is_learned():
   assert words(steps) == ["evaluate pick_and_place/nominal 0 base"]
 
 
+def test_what_all_places_taught_is_evaluated_together_once_all_have():
+  steps = plan.steps(config_of(**{
+    "conditions": ("camera_shift", "tool_offset"), "pool.conditions": ("nominal", "camera_shift"),
+    "evaluation.policies": ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})}))
+  merge = next(i for i, step in enumerate(steps) if isinstance(step, plan.Merge))
+  assert [stream.place.condition for stream in steps[merge].pool.streams] == ["camera_shift", "tool_offset"]
+  assert all(isinstance(step, Evaluate | Learn) for step in steps[:merge])
+  assert words(steps[merge + 1 :]) == [
+    "evaluate pick_and_place/nominal 0 base_z0", "evaluate pick_and_place/nominal 100 memory",
+    "evaluate pick_and_place/camera_shift 0 base_z0", "evaluate pick_and_place/camera_shift 100 memory"]
+  assert {step.stream for step in steps[merge + 1 :]} == {None, steps[merge].pool}
+
+
 def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   steps = plan.steps(config_of(**{
     "conditions": ("camera_shift", "nominal"), "stream.checkpoints": (20,), "focus.conditions": ("camera_shift",),
@@ -89,7 +102,9 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   ({"evaluation.policies": (("base", "gaussian", ""),)}, r"is \('base', 'gaussian', ''\); allowed: a dictionary"),
   ({"evaluation.policies": ({"name": "x", "begin": "zero"},)}, "entry of a policy to evaluate 'begin'.*start"),
   ({"evaluation.policies": ({"name": "x", "start": "gaussian"},)}, "unknown start of the flow 'gaussian'.*new, zero"),
-  ({"evaluation.policies": ({"name": "x", "steering": "magic"},)}, "steering preset 'magic'.*residual, textbook"),
+  ({"evaluation.policies": ({"name": "x", "steering": "magic"},)}, "steering preset 'magic'.*residual, residual_dagger"),
+  ({"pool.conditions": ("tool_ofset",)}, "unknown condition 'tool_ofset'"),
+  ({"stream.acting": "nobody"}, "who acts in a stream 'nobody'.*base, memory"),
 ])
 def test_what_cannot_be_planned_is_refused(changes, message):
   with pytest.raises(Pi0RagError, match=message):

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from configs import quickstart
 from eval import experiment, sweep
+from eval.records import key as record_key
 from eval.records import read_records
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import PolicySpec
+from pi0rag_jax.steering import networks
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv
 
@@ -71,6 +73,59 @@ def test_a_finished_sweep_runs_nothing_again(finished, tiny_policy_dir, monkeypa
   again = sweep.sweep(config_of(tiny_policy_dir), out)
   assert (out / "records.jsonl").read_bytes() == before
   assert again["cells"] == summary["cells"]
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_policy_dir, tmp_path_factory):
+  """A finished sweep of rules that are fitted, from a stream in which the policy acts alone: (folder, configuration)."""
+  out = tmp_path_factory.mktemp("fitted")
+  config = config_of(tiny_policy_dir, **{
+    "stream.acting": "base", "stream.learning.taught_by": "takeover", "pool.conditions": ("nominal",),
+    "evaluation.clips": 0, "evaluation.episodes": 1, "evaluation.latency_episodes": 0, "evaluation.policies": (
+      {"name": "base_z0", "start": "zero"}, {"name": "flowdagger", "steering": "flowdagger"},
+      {"name": "noise_memory", "steering": "noise_memory"})})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(networks, "STEPS_PER_EPISODE", 1)
+    return out, config, sweep.sweep(config, out)
+
+
+def test_rules_that_are_fitted_know_what_it_cost(fitted):
+  out, _, summary = fitted
+  rows = {(row["policy"], row["memory"]): row for row in summary["overall"] if row["baseline"] == "better_control"}
+  assert rows.keys() == {(policy, memory) for policy in ("base_z0", "flowdagger", "noise_memory")
+                         for memory in ("own", "held_out")}
+  assert rows["flowdagger", "own"]["fit_bytes"] > 0 and rows["flowdagger", "held_out"]["fit_seconds"] > 0
+  streamed = [record for record in read_records(out / "records.jsonl") if record.phase == "stream"]
+  assert all(record.policy == "base" and record.extra["trust"] == 0 for record in streamed)
+  assert sum(record.corrected for record in streamed) == 1
+  assert [record.extra.get("helped_s", 0) > 0 for record in streamed] == [record.corrected for record in streamed]
+  with Memory.load(out / "memory" / "all_places") as pool, Memory.load(
+      out / "memory" / "pick_and_place-camera_shift") as own:
+    assert len(pool) == len(own) > 0
+
+
+def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
+  out, config, _ = fitted
+  shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+  log = tmp_path / "records.jsonl"
+  lines = log.read_text().splitlines()
+  log.write_text("".join(f"{line}\n" for line in lines if '"flowdagger"' not in line))
+  for name in ("noise_network", "invert"):
+    monkeypatch.setattr(experiment.fits.fits, name, None)
+  sweep.sweep(config, tmp_path)
+  again = {record_key(record): record for record in read_records(log)}
+  for record in read_records(out / "records.jsonl"):
+    assert dataclasses.replace(again[record_key(record)], latency_ms={}) == dataclasses.replace(record, latency_ms={})
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"stream.steering": "flowdagger"}, "stream.steering 'flowdagger' is fitted to what a stream has taught"),
+    ({"evaluation.policies": ({"name": "x", "steering": "noise_memory"},)}, "taught_by='takeover' and no retries"),
+    ({"stream.acting": "base", "stream.learning.trust.share": 0.2}, "with stream.acting='base' the memory never acts"),
+])
+def test_rules_are_fitted_only_where_that_can_be(tiny_policy_dir, tmp_path, changes, message):
+  with pytest.raises(Pi0RagError, match=message):
+    sweep.sweep(config_of(tiny_policy_dir, **changes), tmp_path / "out")
 
 
 def test_clips_are_filmed_once(finished, tiny_policy_dir, tmp_path, monkeypatch):

@@ -51,6 +51,16 @@ def test_euler_passes_the_times_of_openpi():
   assert sorted(seen, reverse=True) == [1.0, 0.75, 0.5, 0.25]
 
 
+def test_inverted_noise_leads_back_to_its_chunk():
+  velocity = lambda x, step: jnp.sin(x) + step / 7  # noqa: E731
+  noise = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+  chunk = flow.euler(velocity, noise, num_steps=7)
+  found = flow.invert(velocity, chunk, num_steps=7, iterations=8)
+  np.testing.assert_allclose(found, noise, atol=1e-4)
+  once = flow.invert(velocity, chunk, num_steps=7, iterations=1)
+  assert np.abs(once - noise).max() > 1e-2  # that is the differential equation backwards
+
+
 def test_steps_taken_in_two_parts_are_the_same_steps():
   velocity = lambda x, step: jnp.sin(3 * x) + step / 7  # noqa: E731
   noise = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)

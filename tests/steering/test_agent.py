@@ -14,8 +14,9 @@ from pi0rag_jax.memory.record import KINDS, Record
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import padded_size
-from pi0rag_jax.steering import rules
+from pi0rag_jax.steering import networks, rules
 from pi0rag_jax.steering.agent import Agent
+from pi0rag_jax.steering.fit import UNFITTED, Fit
 
 CONTRACT = ("pi0", "pi05", "pi0_fast", "lstm")
 # A policy whose chunk the host reads cannot be asked within a program.
@@ -157,16 +158,29 @@ def taught(policy, observations, tmp_path_factory):
     yield memory, base
 
 
+def fit_of(policy, memory, rule):
+  """Returns noise of half a spread for each record, or a network that asks for little."""
+  if not rules.is_fitted(rule):
+    return UNFITTED
+  if not rules.asks_network(rule):
+    return Fit(noise={identity: np.full(policy.noise_shape, 0.5, np.float32) for identity, _ in memory.records()})
+  size = int(np.prod(policy.chunk_shape))
+  inputs = policy.key_dim + (0 if rules.asks_for_noise(rule) else size)
+  rng = np.random.default_rng(0)
+  return Fit(network=networks.fit(rng.normal(size=(4, inputs)), rng.normal(size=(4, size)), steps=0, seed=0)[0])
+
+
 def steered(policy, memory, preset, observations, feeding="overlap"):
   """Returns the decision by a preset: the first observation trusts the memory, the second one does not."""
   config = rules.preset(preset, **({"draws": 3} if preset == "best_of_n" else {}))
-  agent = Agent(policy, memory, config, feeding=feeding)
+  agent = Agent(policy, memory, config, feeding=feeding, fit=fit_of(policy, memory, config))
   found = decide(agent, observations, trust_B=np.array([1.0, 0.0]))
   agent.close()
   return found
 
 
-@pytest.mark.parametrize("preset", rules.PRESETS)
+# Programs take a second each: one of those that differ in a number alone is enough.
+@pytest.mark.parametrize("preset", [name for name in rules.PRESETS if not name.endswith("_in_range")])
 def test_every_rule_changes_the_path_and_leaves_the_base_where_it_has_no_trust(policy, taught, observations, preset):
   memory, base = taught
   found = steered(policy, memory, preset, observations)
@@ -176,18 +190,26 @@ def test_every_rule_changes_the_path_and_leaves_the_base_where_it_has_no_trust(p
   np.testing.assert_array_equal(found.actions_BTA[1], base.actions_BTA[1])
   moved = found.actions_BTA[0, :, 1].sum() - base.actions_BTA[0, :, 1].sum()
   # Draws of noise need not be better than the base chunk, and the textbook goes a third of the way.
-  least = {"textbook": 0.009, "repulsion": -0.003, "injection": 0.005, "best_of_n": 0.0}.get(preset, 0.01)
+  least = {"textbook": 0.009, "repulsion": -0.003, "injection": 0.005, "traceflow": 0.001, "best_of_n": 0.0,
+           "flowdagger": 0.0, "noise_memory": 0.0, "residual_dagger": 0.0}.get(preset, 0.01)
+  assert np.abs(found.actions_BTA[0] - base.actions_BTA[0]).max() > 1e-4 or preset == "best_of_n"
   assert moved * np.sign(least) >= abs(least), f"moved {moved:.4f} m to the side"
 
 
 # Of the rules after the ODE, of those within it and of those that run it often; each compiles the whole policy.
-@pytest.mark.parametrize("preset", ["residual", "injection", "best_of_n"])
+@pytest.mark.parametrize("preset", ["residual", "injection", "best_of_n", "flowdagger"])
 def test_both_ways_of_feeding_give_the_same_actions(policy, taught, observations, preset):
   overlap, callback = (steered(policy, taught[0], preset, observations, way) for way in ("overlap", "callback"))
   np.testing.assert_allclose(overlap.actions_BTA, callback.actions_BTA, atol=2e-6)
   np.testing.assert_array_equal(overlap.ids_BK, callback.ids_BK)
   np.testing.assert_allclose(overlap.weight_BK, callback.weight_BK, atol=1e-6)
   np.testing.assert_array_equal(callback.actions_BTA[1], callback.base_BTA[1])
+
+
+def test_a_fitted_rule_says_that_its_fit_is_missing(policy, taught):
+  for preset, what in (("flowdagger", "asks a network"), ("noise_memory", "retrieves noise")):
+    with pytest.raises(Pi0RagError, match=f"{what}.*give the agent its fit"):
+      Agent(policy, taught[0], preset)
 
 
 def test_a_search_that_misses_its_deadline_leaves_the_base_action(policy, make_memory, observations, monkeypatch):

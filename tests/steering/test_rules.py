@@ -15,7 +15,7 @@ from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.models.flow import Ode
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.steering import paths, rules, targets
+from pi0rag_jax.steering import networks, paths, rules, targets
 
 BASE = np.random.default_rng(0).uniform(ACTIONS.low, ACTIONS.high, (2, 16, 5)).astype(np.float32)
 STILL = np.zeros_like(BASE)
@@ -36,6 +36,17 @@ def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
           "residual_BKTA": aligned.reshape(base_BKTA.shape)}
 
 
+def fitted(near, config):
+  """Returns neighbours with what a rule reads that was fitted: noise, or a network of random numbers."""
+  rng, count = np.random.default_rng(3), near["base_BKTA"].shape[:2]
+  near |= {"noise_BKTX": np.full((*count, *BASE.shape[1:]), 0.5, np.float32), "key_BE": np.ones((count[0], 3))}
+  if not rules.asks_network(config):
+    return near
+  inputs = 3 if rules.asks_for_noise(config) else 3 + BASE[0].size
+  network, _ = networks.fit(rng.normal(size=(4, inputs)), rng.normal(size=(4, BASE[0].size)), steps=0, seed=0)
+  return near | {"network": network}
+
+
 def straight_flow(action_BTA):
   """Returns a flow of 8 steps whose velocity always points to one chunk: whatever it starts from, it ends there."""
   def run(x_BTA, **steps):
@@ -49,8 +60,10 @@ def straight_flow(action_BTA):
 @pytest.mark.parametrize("preset", rules.PRESETS)
 def test_nothing_in_range_is_the_base_bit_for_bit(preset):
   far = neighbours([[3.1, 9.0], [0.0, 0.0]], 0.02)
+  config = rules.preset(preset, draws=2)
   far["mask_BK"][1] = False
-  actions, used, say = rules.steer(jnp.asarray(BASE), far, rules.preset(preset, draws=2), ACTIONS,
+  far["mask_BK"] &= math.isfinite(config.range)  # else only an empty memory has nothing to say
+  actions, used, say = rules.steer(jnp.asarray(BASE), fitted(far, config), config, ACTIONS,
                                       flow=straight_flow(jnp.asarray(BASE)))
   np.testing.assert_array_equal(actions, BASE)
   np.testing.assert_array_equal(used, 0)
@@ -62,7 +75,7 @@ def test_trust_in_the_memory_is_a_share_of_the_way(preset):
   config, near = rules.preset(preset, draws=2), neighbours([[0.1, 0.2]] * 2, 0.02, base_BTA=BASE)
   near["corrected_BKTA"][..., 1] = 0.01
   near["kind_BK"][...] = KINDS.index(config.kinds[0])
-  steer = functools.partial(rules.steer, jnp.asarray(BASE), near, config, ACTIONS,
+  steer = functools.partial(rules.steer, jnp.asarray(BASE), fitted(near, config), config, ACTIONS,
                             flow=straight_flow(jnp.asarray(BASE)))
   whole, half, none = (np.asarray(steer(trust_B=jnp.full(2, share))[0]) for share in (1.0, 0.5, 0.0))
   np.testing.assert_array_equal(whole, steer()[0])
@@ -245,18 +258,81 @@ def test_best_of_n_takes_the_base_unless_a_draw_is_better():
 
 
 def test_wrong_names_list_the_valid_ones():
-  with pytest.raises(Pi0RagError, match="residual, textbook, warm_start"):
+  with pytest.raises(Pi0RagError, match="residual, residual_dagger"):
     rules.preset("resdual")
   with pytest.raises(Pi0RagError, match="alpha"):
     rules.preset("residual", alfa=1)
-  with pytest.raises(Pi0RagError, match="blend, repulsion, residual"):
+  with pytest.raises(Pi0RagError, match="blend, contrast, noise, noise_network, repulsion, residual, residual_network"):
     rules.preset("residual", method="sum")
-  with pytest.raises(Pi0RagError, match="after, best_of_n, injected, pulled, warm_started"):
+  with pytest.raises(Pi0RagError, match="after, best_of_n, early, injected, pulled, restarted, warm_started"):
     rules.preset("residual", flow="around")
   with pytest.raises(Pi0RagError, match="allowed: correction, anchor, failure"):
     rules.preset("residual", kinds=("anchors",))
   with pytest.raises(Pi0RagError, match="flow_time is 0 and draws 16"):
     rules.preset("warm_start", flow_time=0)
+  with pytest.raises(Pi0RagError, match="method 'noise' with flow 'after': noise is asked for by noise and"):
+    rules.preset("noise_memory", flow="after")
+  with pytest.raises(Pi0RagError, match="method 'blend' with flow 'restarted'"):
+    rules.preset("warm_start", flow="restarted")
+  with pytest.raises(Pi0RagError, match="bound is -1"):
+    rules.preset("traceflow", bound=-1)
+
+
+def test_retrieved_noise_is_mixed_with_the_flows_own_start():
+  config = rules.preset("noise_memory", regularization=0.25, mode_width=np.inf)
+  flow, calls = recorded_flow(start=1.0)
+  near = fitted(neighbours([[0.0, config.tau]]), config)
+  near["noise_BKTX"][0, 1] = -0.5
+  rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS, flow=flow)
+  weight = np.exp(-0.5)
+  np.testing.assert_allclose(calls[0][1], 1.0 + 0.5 * (1 - weight) / (1 + weight + 0.25), rtol=1e-5)
+
+
+def test_noise_of_records_that_contradict_each_other_is_not_averaged():
+  near = fitted(neighbours([[0.0, 0.0, 0.0]], 0.03), rules.preset("noise_memory"))
+  near["corrected_BKTA"][0, 2, 0, 1] = -0.03
+  near["noise_BKTX"][0, 2] = -5.0
+  noise = targets.noise(jnp.zeros((1, 16, 5)), near, jnp.ones((1, 3)), rules.preset("noise_memory"), ACTIONS)
+  np.testing.assert_allclose(noise, 0.5, atol=1e-3)
+
+
+def test_early_guidance_is_bounded_and_leaves_the_rest_to_the_policy():
+  flow = straight_flow(jnp.zeros((1, 16, 5)))
+  calls = []
+  spied = dataclasses.replace(flow, run=lambda x, **steps: calls.append((steps, x)) or flow.run(x, **steps))
+  near = neighbours([[0.0]])
+  near["kind_BK"][...] = KINDS.index(ANCHOR)
+  near["corrected_BKTA"][...] = 9.0
+  config = rules.preset("traceflow", bound=0.25)
+  rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS, flow=spied)
+  (early, _), (late, x_BTA) = calls
+  assert early.keys() == {"last", "correct"} and early["last"] == 4 and late == {"first": 4}
+  # Halfway from the noise, of which there is none, to a clean chunk that is moved by the bound.
+  assert 0 < np.abs(x_BTA).max() <= 0.25 / 2 + 1e-6
+
+
+def test_what_worked_attracts_and_what_failed_repels():
+  near, config = neighbours([[0.0, 0.0]]), rules.preset("traceflow", regularization=0.0)
+  near["kind_BK"][0] = KINDS.index(ANCHOR), KINDS.index(FAILURE)
+  near["corrected_BKTA"][0, :, 0, 1] = 0.01, -0.01  # paths 1 cm to either side
+  moved = lambda weights: np.asarray(targets.contrast(  # noqa: E731
+    jnp.zeros((1, 16, 5)), near, jnp.asarray([weights]), config, ACTIONS))[0, :, 1].sum()
+  np.testing.assert_allclose([moved((1.0, 0.0)), moved((0.0, 1.0)), moved((1.0, 1.0))], [0.01, 0.005, 0.0075], rtol=1e-5)
+
+
+def test_a_residual_network_moves_the_path_by_what_it_foresees():
+  near, config = fitted(neighbours([[5.0]]), rules.preset("residual_dagger")), rules.preset("residual_dagger")
+  wanted_TA = np.zeros(BASE.shape[1:], np.float32)
+  wanted_TA[:, 1] = np.linspace(0, 0.02, 16)
+  near["network"] = {**near["network"], "bias_2": np.asarray(paths.scaled(wanted_TA, ACTIONS)).ravel(),
+                     "kernel_2": np.zeros_like(near["network"]["kernel_2"])}
+  actions, used, _ = rules.steer(jnp.zeros((1, 16, 5)), near, config, ACTIONS)
+  np.testing.assert_allclose(paths.to_path(np.asarray(actions), ACTIONS)[0, :, :4], wanted_TA[:, :4], atol=1e-6)
+  assert used[0] == 1
+  # The other preset abstains, five units away.
+  actions, used, _ = rules.steer(jnp.zeros((1, 16, 5)), near, rules.preset("residual_dagger_in_range"), ACTIONS)
+  np.testing.assert_array_equal(actions, 0)
+  assert used[0] == 0
 
 
 @pytest.mark.parametrize("method", ["residual", "blend"])
