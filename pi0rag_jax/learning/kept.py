@@ -245,7 +245,7 @@ class KeptEpisode:
     frames = np.searchsorted(self.ticks(), ticks)
     pictures = self.dataset.read_frames(self.number, frames)
     return [joined(self.facts, {name: array[row] for name, array in pictures.items()}, self.data.state[frame],
-                   self.data.prompts[frame]) for row, frame in enumerate(frames.tolist())]
+                   self.data.prompts[int(frame)]) for row, frame in enumerate(frames)]
 
   def ticks(self) -> np.ndarray:
     """Returns the control tick of each frame, int[F]."""
@@ -254,7 +254,7 @@ class KeptEpisode:
 
 def read(folder: str | os.PathLike) -> Iterator[KeptEpisode]:
   """Yields the episodes of a folder that a server kept. Errors: Pi0RagError for a folder of anything else."""
-  dataset = open_dataset(folder)
+  dataset = open_dataset(pathlib.Path(folder))
   for number, data in dataset.iterate():
     yield KeptEpisode(_facts_of(data.metadata, dataset.episode_name(number)), data, dataset, number)
 

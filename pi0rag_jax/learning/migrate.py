@@ -106,7 +106,7 @@ def staying(records: Sequence[Record], space: ActionSpace, unit: float | None, b
 def disagreements(records: Sequence[Record], space: ActionSpace) -> np.ndarray:
   """Returns float[M], the mean path cost of what each record asks for against the policy's own chunk."""
   difference_MTA = np.stack([record.corrected_chunk.astype(np.float32) - record.base_chunk for record in records])
-  return paths.disagreement(paths.to_path(difference_MTA, space), space)
+  return np.asarray(paths.disagreement(paths.to_path(difference_MTA, space), space))
 
 
 def _moment(record: Record) -> tuple[str, int] | None:

@@ -1,5 +1,7 @@
 """What a policy asks of its memory; and the unit of distance of one that nobody calibrated."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,23 @@ def test_the_unit_of_an_uncalibrated_memory_comes_of_its_first_episodes(memory):
   settled = float(unit)
   memory.add([record([100.0 * i, 1], i) for i in range(20, 40)])
   assert float(unit) == settled > 2.0
+
+
+def test_the_unit_follows_from_what_is_in_the_memory(memory):
+  unit = UnitDistance(memory)
+  ids = memory.add([record([0, (5.0 if i < 20 else 3.0) * i], i) for i in range(40)])
+  assert float(unit) == 5.0
+  memory.remove(ids[:20])  # those that it was measured on
+  assert float(unit) == float(UnitDistance(memory)) == 3.0
+
+
+def test_what_was_derived_of_a_record_is_not_said_of_the_next_one_with_its_id(memory):
+  read = Retriever(memory, rules.preset("aligned"), ACTIONS, unit_distance=1.0)
+  key_BE = np.zeros((1, 2), np.float32)
+  for better in (0.01, 0.02):
+    memory.add([dataclasses.replace(record([0, 0], 0), corrected_chunk=np.full((4, 5), better))], token="e")
+    np.testing.assert_allclose(read(key_BE)["residual_BKTA"][0, 0, 0], better, rtol=1e-3)
+    memory.undo("e")
 
 
 def test_distances_are_in_units(memory):
