@@ -19,16 +19,18 @@ from pi0rag_jax import cli, schema
 from pi0rag_jax.data import columns
 from pi0rag_jax.data.dataset import Dataset, EpisodeData, Fields
 from pi0rag_jax.data.formats import open_dataset
-from pi0rag_jax.data.validation import BY, TEACHERS
+from pi0rag_jax.data.samples import action_chunks
+from pi0rag_jax.data.validation import ACTORS, BY, HUMAN, POLICY, TEACHERS
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import lessons
+from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import CORRECTION, Record
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, ZERO
 from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.steering.agent import start_with
+from pi0rag_jax.worlds.episode import Job, Step, Trace
 
 COMMAND = "learning.interventions"
 FLAG = "intervention"
@@ -72,23 +74,18 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
   for episode, data in dataset.iterate():
     name = dataset.episode_name(episode)
     flag_F = intervened(data, config.flag, name)
-    frames, starts = chosen_frames(flag_F, config)
-    if OBSERVED in data.extras:
-      looked = np.asarray(data.extras[OBSERVED]).reshape(-1)[frames] != 0
-      frames, starts = frames[looked], starts[looked]
-    records = []
+    recorded = OBSERVED in data.extras  # by a server: all of the policy's decisions are known
+    looked_F = np.asarray(data.extras[OBSERVED]).reshape(-1) != 0 if recorded else np.ones(len(data), bool)
+    frames = np.arange(len(data)) if recorded else chosen_frames(flag_F, config)
+    frames, records = frames[looked_F[frames]], []
     if len(frames):
       seen = _Seen(dataset, episode, data, to_robot)
       actions_FA = own_units(seen, policy.robot, name)
       lessons.check_limits(actions_FA, policy.space, name)
-      corrected_NTA = lessons.shortened_chunks(actions_FA, frames, starts, policy.chunk_shape[0], policy.space)
-      records = [
-        Record(key=key_E, base_chunk=base_TA, corrected_chunk=corrected_TA, kind=CORRECTION,
-               outcome="success" if frame == start else "failure", failure_kind=failure_kind, task=task,
-               prompt=data.prompts[frame],
-               provenance={"source": "human", "data": str(dataset.path), "episode": episode, "tick": int(frame)})
-        for (frame, key_E, base_TA), start, corrected_TA in zip(
-          _decisions(policy, seen, frames, config.batch), starts, corrected_NTA)]
+      trace = _trace(policy, seen, frames, _actors(data, flag_F), actions_FA, config.batch)
+      context = RecordContext(task, trace.prompt, {"data": str(dataset.path), "episode": episode}, failure_kind)
+      records = lessons.of_episode(trace, policy.space, context, CorrectionConfig(
+        path_before=config.before, anchors_between=recorded))
     if records:
       memory.add(records, token=f"{COMMAND} {dataset.fingerprint()} {config} {episode}")
     interventions = int((np.diff(flag_F.astype(int), prepend=0) == 1).sum())
@@ -119,21 +116,42 @@ def intervened(data: EpisodeData, flag: str, name: str) -> np.ndarray:
   return np.isin(values, TEACHERS) if values.dtype.kind in "OSU" else values != 0
 
 
-def chosen_frames(flag_F: np.ndarray, config: InterventionConfig) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (frames, starts), int[N]: the frames that become records, and where the person's path begins for each.
-
-  That is the frame itself within an intervention, and the intervention's first frame before it.
-  """
+def chosen_frames(flag_F: np.ndarray, config: InterventionConfig) -> np.ndarray:
+  """Returns int[N]: the frames that become records, those of each intervention and some before it."""
   edges_F = np.diff(flag_F.astype(int), prepend=0, append=0)
-  found: list[tuple[int, int]] = []
+  found: list[int] = []
   free = 0  # first frame after the intervention before
   for first, end in zip(np.flatnonzero(edges_F == 1).tolist(), np.flatnonzero(edges_F == -1).tolist()):
     earlier = [first - k * config.before_stride for k in range(config.before, 0, -1)]
-    found += [(frame, first) for frame in earlier if frame >= free]
-    found += [(frame, frame) for frame in range(first, end, config.stride)]
+    found += [frame for frame in earlier if frame >= free]
+    found += range(first, end, config.stride)
     free = end
-  frames_starts = np.array(found, int).reshape(-1, 2)
-  return frames_starts[:, 0], frames_starts[:, 1]
+  return np.array(found, int)
+
+
+def _actors(data: EpisodeData, flag_F: np.ndarray) -> list[str]:
+  """Returns who acted at each frame; a person, where somebody did and it is not said who."""
+  said = np.asarray(data.extras[BY]).reshape(-1) if BY in data.extras else None
+  if said is not None and said.dtype.kind not in "OSU":  # as the memory's export writes them, places in ACTORS
+    said = np.array(ACTORS)[np.clip(said.astype(int), 0, len(ACTORS) - 1)]
+  helpers = np.full(len(flag_F), HUMAN) if said is None else np.where(np.isin(said, TEACHERS), said, HUMAN)
+  return [str(by) for by in np.where(flag_F, helpers, POLICY)]
+
+
+def _trace(policy: Policy, seen: "_Seen", frames: np.ndarray, by: Sequence[str], actions_FA: np.ndarray, batch: int
+           ) -> Trace:
+  """Returns a recorded episode with what the policy would have done at some of its frames."""
+  nobody_K = np.zeros(0, int)
+  chunks_NTA, _ = action_chunks(actions_FA.astype(np.float32), frames, policy.chunk_shape[0])
+  ends = [*frames[1:], len(actions_FA)]
+  steps = [Step(int(frame), None, key_E, base_TA, chunk_TA, 0, nobody_K, nobody_K.astype(np.float32), by=by[frame],
+                done_NA=actions_FA[frame:end].astype(np.float32))
+           for (frame, key_E, base_TA), chunk_TA, end in zip(_decisions(policy, seen, frames, batch), chunks_NTA, ends)]
+  # Where nobody says how it ended, what was recorded is to be learned from.
+  said = seen.data.extras.get("next.success")
+  success = seen.data.metadata.get("success", True) if said is None else np.any(said)
+  return Trace(Job(0, seen.episode), seen.data.prompts[frames[-1]], steps, outcome="success" if success else "failure",
+               ticks=len(actions_FA))
 
 
 def check_rate(fps: float, policy: Policy, path) -> None:

@@ -110,10 +110,12 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   policy's other decisions of an episode that succeeded: what it did, which was let pass.
   """
   steps = trace.steps
-  ticks_N = np.array([step.tick for step in steps])
+  first = steps[0].tick  # of recordings, not always the episode's first
+  ticks_N = np.array([step.tick for step in steps]) - first
   horizon = len(steps[-1].actions_TA)
   helped_N = np.array([step.by != POLICY for step in steps])
-  starts_N, ends_N = stretches(helped_N, ticks_N, trace.ticks + horizon, config.path_before)  # then nothing moves
+  end = trace.ticks - first + horizon  # then nothing moves
+  starts_N, ends_N = stretches(helped_N, ticks_N, end, config.path_before)
   taught = np.flatnonzero(starts_N >= 0)
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)

@@ -13,6 +13,7 @@ from pi0rag_jax.learning import interventions, kept, lessons, migrate, taught
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory import Memory
 from pi0rag_jax.memory.__main__ import main
+from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.policy import directory
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 from train import policy_data
@@ -40,7 +41,7 @@ def home(policy, tmp_path_factory):
       context = RecordContext("pick", trace.prompt, {"episode": name, "robot": "r1"})
       if name != "never":
         memory.add(lessons.of_episode(trace, policy.space, context, CorrectionConfig(path_before=1)),
-                   token=lessons.token(name))
+                   token=token_of(name))
       if name != "not kept":
         for at, step in enumerate(steps):
           keeper.saw(name, at, step.observation)
@@ -115,7 +116,8 @@ def test_interventions_are_read_where_the_policy_looked(policy, exported, tmp_pa
   dataset, to_robot = columns.open_columns(exported, repack, action_columns=("action",))
   with Memory.open(tmp_path / "m", **policy.memory_header()) as memory:
     interventions.learn(memory, policy, dataset, to_robot=to_robot)
-    assert [record.provenance["tick"] for _, record in memory.records()] == [0, 4, 8, 12, 16]
+    assert [(record.kind, record.provenance["tick"]) for _, record in memory.records()] == [
+        *(("correction", tick) for tick in (0, 4, 8, 12, 16)), ("anchor", 20)]
 
 
 def test_migration_asks_the_policy_again_and_retires_what_it_knows(policy, home, tiny_policy_dir, tmp_path, capsys):
@@ -160,7 +162,7 @@ def test_a_decision_is_explained_by_who_taught_what(home, capsys):
   assert first["differs_mean"] > 0 and len(first["nearest"]) == 3
   with Memory.load(memory, read_only=False) as changed:
     tokens = changed.tokens()
-  assert tokens == [lessons.token("a"), lessons.token("not kept")]
+  assert tokens == [token_of("a"), token_of("not kept")]
 
 
 def test_users_mistakes_are_told_in_one_line(home, tiny_policy_dir, tmp_path, capsys):

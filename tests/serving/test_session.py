@@ -7,10 +7,14 @@ import types
 import numpy as np
 import pytest
 
+from pi0rag_jax.data import columns
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import kept, lessons
+from pi0rag_jax.learning import interventions, kept, lessons, taught
+from pi0rag_jax.learning.interventions import InterventionConfig
+from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.supervisor import SupervisorConfig
+from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.serving import client, messages, server, session
@@ -116,6 +120,29 @@ def test_what_is_taught_over_the_wire_is_what_is_taught_in_process(policy, playe
       assert ended["episode"]["id"] == name and not teachable.log.open
     memory = teachable._memory
     assert said(memory) == wanted and (memory.episodes, memory.successes) == clock
+
+
+def test_a_recorded_data_set_teaches_the_same_corrections(policy, played, tmp_path):
+  traces, wanted, _ = played
+  keeper = kept.Keeper(tmp_path / "kept", policy)
+  with opened(policy, tmp_path / "memory") as memory:
+    for name, (trace, kind) in zip("ab", traces):
+      context = RecordContext("pick", trace.prompt, {"episode": name}, kind)
+      memory.add(lessons.of_episode(trace, policy.space, context, CorrectionConfig()), token=token_of(name))
+      ends = [*(step.tick for step in trace.steps[1:]), trace.ticks]
+      steps = [dataclasses.replace(step, done_NA=step.actions_TA[: end - step.tick])
+               for step, end in zip(trace.steps, ends)]
+      for at, step in enumerate(steps):
+        keeper.saw(name, at, step.observation)
+      keeper.ended(name, kept.Ending("pick", "", trace.prompt, trace.outcome == "success", kind), steps)
+  keeper.close()
+  written = taught.export(tmp_path / "memory", tmp_path / "kept", tmp_path / "data", pictures="images")
+  dataset, to_robot = columns.open_columns(tmp_path / "data", written.columns, action_columns=("action",))
+  with opened(policy, tmp_path / "again") as again:
+    interventions.learn(again, policy, dataset, InterventionConfig(batch=1), to_robot=to_robot, task="pick")
+    # An anchor of a recording says what came next, not what else had been planned.
+    corrections = [row[:2] + row[3:] for row in said(again) if row[0] == "correction"]
+  assert corrections == [row[:2] + row[3:] for row in wanted if row[0] == "correction"]
 
 
 @pytest.mark.parametrize("before_the_answer", [False, True])
