@@ -188,7 +188,7 @@ def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, playe
       for camera, picture in step.observation["image"].items():
         np.testing.assert_array_equal(found["image"][camera], picture)
   assert main(["explain", str(tmp_path), "--episode=a", "--decision=1"]) == 0  # of the server's log
-  assert "decision 1, tick 4: policy acted; 0 records had a say" in capsys.readouterr().out
+  assert "decision 1, tick 4: policy acted; 0 records were near" in capsys.readouterr().out
   with Server(policy, tmp_path, folder) as teachable:
     teachable.undo("b")
   assert [each.facts.episode for each in kept.read(folder)] == ["a"]
