@@ -130,8 +130,8 @@ def test_migration_asks_the_policy_again_and_retires_what_it_knows(policy, home,
   seen = episode.observations([record.provenance["tick"] for record in records])
   _, encoded = policy.encode((), policy.prepare(seen))
   for row, (old, new) in enumerate(zip(records_of(home / "memory"), records)):
-    np.testing.assert_array_equal(new.key, np.asarray(encoded.key_BE)[row])
-    np.testing.assert_array_equal(new.base_chunk, np.float16(np.asarray(policy.decode(encoded))[row]))
+    np.testing.assert_allclose(new.key, np.asarray(encoded.key_BE)[row], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new.base_chunk, np.asarray(policy.decode(encoded))[row], rtol=2e-3, atol=1e-5)
     np.testing.assert_array_equal(new.corrected_chunk, old.corrected_chunk)
     assert new.kind == old.kind and new.provenance["migrated_from"] == policy.fingerprint
   assert main([*arguments, f"--out={tmp_path / 'none'}", "--below=1e9"]) == 0
