@@ -137,11 +137,11 @@ def in_words(found: Mapping[str, Any]) -> str:
 
 def decision_in_words(number: int, found: Mapping[str, Any], shown: int) -> str:
   """Returns what `Explainer.decision` found, for people, with the records that had the most say."""
-  head = (f"decision {number}, tick {found['tick']}: {found['acted']} acted; {found['records_used']} records had a say "
+  head = (f"decision {number}, tick {found['tick']}: {found['acted']} acted; {found['records_used']} records were near "
           f"and changed the policy's own path by {found['differs_from_own']:.2f} on average")
   texts = [in_words(record) for record in found["records"][:shown]]
-  more = len(found["records"]) - shown
-  return "\n".join([head, *texts, *([f"and {more} more with less of a say"] if more > 0 else [])])
+  more = found["records_used"] - len(texts)
+  return "\n".join([head, *texts, *([f"  {more} others had less of a say"] if more > 0 else [])])
 
 
 def when(seconds: float) -> str:

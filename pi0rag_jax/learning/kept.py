@@ -111,6 +111,7 @@ class Keeper:
     self.folder, self._policy = pathlib.Path(folder).expanduser(), policy
     self._fps = policy.spec.control_hz
     self._open: collections.OrderedDict[str, files.LineLog] = collections.OrderedDict()
+    self._ended: set[str] = set()
     self._writing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="keeper")
     try:
       (self.folder / UNDER_WAY).mkdir(parents=True, exist_ok=True)
@@ -120,7 +121,7 @@ class Keeper:
       lines = _lines(path)
       if lines and lines[-1].ending is not None:
         if lines[0].id not in (facts.episode for facts, _ in _facts(self.folder)):
-          self._writing.submit(self._write, path)
+          self._submit(lines[0].id, path)
         else:  # it was killed after writing
           path.unlink()
       elif not lines or lines[0].id not in under_way:
@@ -136,22 +137,20 @@ class Keeper:
   def ended(self, episode: str, ending: Ending, steps: Sequence[Step]) -> None:
     """Returns once all of an episode is on disk; its file in the folder follows. A second call does nothing."""
     path = self._path(episode)
-    if not path.exists():
-      return
-    lines = _lines(path)
-    if not lines or lines[-1].ending is not None:
+    if episode in self._ended or not path.exists():
       return
     done = [journal.packed(step.actions_TA[:0] if step.done_NA is None else step.done_NA) for step in steps]
     decisions = [decision_of(step, self._policy.space) for step in steps]
     line = _Line(episode, ending=ending, decisions=decisions, done=done, ended=time.time())
     self._file(episode).append(msgspec.json.encode(line))
     self._open.pop(episode).close()
-    self._writing.submit(self._write, path)
+    self._submit(episode, path)
 
   def forget(self, episode: str) -> None:
     """Removes an episode, as if it had never been kept."""
+    self._writing.submit(self._remove, episode).result()  # after it was written, if it ended
     self._give_up(episode)
-    self._writing.submit(self._remove, episode).result()
+    self._ended.discard(episode)
 
   def close(self) -> None:
     """Returns once everything that ended is in the folder."""
@@ -167,6 +166,10 @@ class Keeper:
     self._open.move_to_end(episode)
     return self._open[episode]
 
+  def _submit(self, episode: str, path: pathlib.Path) -> None:
+    self._ended.add(episode)
+    self._writing.submit(self._write, path)
+
   def _give_up(self, episode: str) -> None:
     if episode in self._open:
       self._open.pop(episode).close()
@@ -179,7 +182,7 @@ class Keeper:
     """Makes an episode's file of what was kept of it; what cannot be made stays where it is, and is told."""
     try:
       self._write_episode(_lines(path))
-    except (Pi0RagError, OSError, KeyError) as error:
+    except (Pi0RagError, OSError) as error:
       _log.warning("an episode is not kept (%s stays): %s", path, error)
     else:
       path.unlink()
@@ -188,6 +191,8 @@ class Keeper:
     *seen, last = lines
     assert last.ending is not None, "only episodes that ended are written"
     looks = {line.at: line for line in seen}  # the last of each is the one that was answered
+    if missing := set(range(len(last.decisions))) - looks.keys():
+      raise Pi0RagError(f"what was seen at {len(missing)} of its {len(last.decisions)} decisions was not kept")
     begin, ending = seen[0], last.ending
     decisions = [(looks[at], decision, journal.unpacked(done_NA))
                  for at, (decision, done_NA) in enumerate(zip(last.decisions, last.done)) if done_NA.shape[0]]

@@ -129,7 +129,8 @@ def _asked(policy: Policy, folder, wanted: Mapping[str, set[int]]
     asked = decided[: decided.index(ticks[-1]) + 1] if remembers else ticks
     size = 1 if remembers else BATCH
     for part in (asked[first : first + size] for first in range(0, len(asked), size)):
-      carry, encoded = policy.encode(carry, policy.prepare(episode.observations(part)))
+      filled = [*part, *part[-1:] * (size - len(part))]  # one size of batches, which is compiled once
+      carry, encoded = policy.encode(carry, policy.prepare(episode.observations(filled)))
       base_BTA, key_BE = np.asarray(policy.decode(encoded)), np.asarray(encoded.key_BE)
       yield from (((episode.facts.episode, tick), (key_BE[row], base_BTA[row])) for row, tick in enumerate(part))
 

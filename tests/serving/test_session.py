@@ -14,6 +14,7 @@ from pi0rag_jax.learning.interventions import InterventionConfig
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.supervisor import SupervisorConfig
+from pi0rag_jax.memory.__main__ import main
 from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
@@ -34,8 +35,8 @@ def policy(tiny_policy_dir):
   return directory.load(tiny_policy_dir)
 
 
-def opened(policy, folder) -> Memory:
-  return Memory.open(folder, **policy.memory_header())
+def opened(policy, folder, capacity=10_000) -> Memory:
+  return Memory.open(folder, **policy.memory_header(), capacity=capacity)
 
 
 def said(memory):
@@ -90,9 +91,10 @@ class Server:
   policy: object
   folder: object
   keep: object = None  # folder of kept episodes
+  capacity: int = 10_000
 
   def __enter__(self):
-    self.memory = opened(self.policy, self.folder)
+    self.memory = opened(self.policy, self.folder, self.capacity)
     self.agent = Agent(self.policy, self.memory)
     self.log = EpisodeLog(self.folder / session.LOG_NAME)
     self.keeper = None if self.keep is None else kept.Keeper(self.keep, self.policy, under_way=list(self.log.open))
@@ -187,7 +189,7 @@ def test_undo_takes_the_last_episode_back_and_of_others_the_records(policy, play
     assert len(memory) == 0
 
 
-def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, played, tmp_path):
+def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, played, tmp_path, capsys):
   """Every fourth message meets a new process, and is sent to the next one again."""
   folder = tmp_path / "kept"
   for name, (trace, kind) in zip("ab", played[0]):
@@ -212,6 +214,8 @@ def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, playe
       np.testing.assert_array_equal(found["state"], np.float32(step.observation["state"]))
       for camera, picture in step.observation["image"].items():
         np.testing.assert_array_equal(found["image"][camera], picture)
+  assert main(["explain", str(tmp_path), "--episode=a", "--decision=1"]) == 0  # of the server's log
+  assert "decision 1, tick 4: policy acted; 0 records were near" in capsys.readouterr().out
   with Server(policy, tmp_path, folder) as teachable:
     teachable.undo("b")
   assert [each.facts.episode for each in kept.read(folder)] == ["a"]
@@ -221,7 +225,10 @@ def test_what_the_policy_saw_is_kept_whenever_the_server_is_killed(policy, playe
 def test_who_is_taught_and_forgets_acts_as_if_never_taught(policy, played, tmp_path, rule, way):
   """The episode is replayed bit for bit, by the agent that was taught and by one that reads the memory anew."""
   (first, second), observations = played[0], [step.observation for step in played[0][1][0].steps]
-  with Server(policy, tmp_path / "never") as never, Server(policy, tmp_path / "forgot") as forgot:
+  # An undo brings back what was evicted, too.
+  capacity = len(played[1]) - 2 if way == "undo" else 10_000
+  with (Server(policy, tmp_path / "never", capacity=capacity) as never,
+        Server(policy, tmp_path / "forgot", capacity=capacity) as forgot):
     agents = [Agent(policy, each._memory, rule) for each in (never, forgot)]
     live_through(never, first, "a")
     live_through(forgot, first, "a")
@@ -229,6 +236,7 @@ def test_who_is_taught_and_forgets_acts_as_if_never_taught(policy, played, tmp_p
     ids = live_through(forgot, second, "b")
     assert any(not np.array_equal(*pair) for pair in zip(before, acted(agents[1], observations)))
     if way == "undo":
+      assert forgot._memory.statistics()["evicted"]
       forgot.undo("b")
     else:
       forgot.forget(ids)
