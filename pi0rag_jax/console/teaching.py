@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pi0rag_jax.console.operator import Operator
@@ -52,7 +53,8 @@ def plan(policy: str, checkpoint: str | None, world: str, task: str, condition: 
   return Plan(config, robot, spec.name, spec.execute_steps, abilities)
 
 
-def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed: int) -> None:
+def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed: int,
+        ready: Callable[[str], object]) -> None:
   """Serves the console until Ctrl-C.
 
   Args:
@@ -60,6 +62,7 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     reserved: of the page.
     token: of the policy server, which nobody else on this machine need know.
     seed: of the first episode.
+    ready: called with the page's address once it is there.
   """
   compiling.keep_programs()
   with contextlib.ExitStack() as opened:
@@ -83,8 +86,7 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
                        lambda raw: chosen.robot.observe(raw)["image"], films=FILMS in chosen.abilities)
     robot = TaughtRobot(world, client, operator, setting, site.show)
     opened.enter_context(beside(lambda ready: site.run(reserved, ready)))
-    address = f"http://{LOOPBACK[0]}:{reserved.getsockname()[1]}/"
-    print(f"Teach at {address} (Ctrl-C ends it)", flush=True)
+    ready(f"http://{LOOPBACK[0]}:{reserved.getsockname()[1]}/")
     try:
       robot.run(seed)
     finally:
