@@ -71,7 +71,7 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     server.warm_up(agent, example, all_prompts=False)
     taught = opened.enter_context(server.teachable(agent, values.memory))
     admission = Admission(token=token)
-    shown = opened.enter_context(contextlib.closing(MemoryPage(values.memory, admission, changes=taught)))
+    shown = opened.enter_context(contextlib.closing(MemoryPage(values.memory, admission, changes=taught, aside=True)))
     served = WebsocketPolicyServer(taught, LOOPBACK[0], metadata=agent.metadata, admission=admission, page=shown)
     port = served.port
     sys.setswitchinterval(server.SWITCH_S)  # between decisions, pictures and pages
