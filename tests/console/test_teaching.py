@@ -56,6 +56,7 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
                              kwargs={"token": "t", "seed": 100_000, "ready": addresses.put}, daemon=True)
   console.start()
   try:
+    tab.add_init_script("window.pad = null; navigator.getGamepads = () => [window.pad]")
     tab.goto(addresses.get(timeout=120))
     tab.wait_for_selector("#over:has-text('to begin')")
     tab.keyboard.press("n")
@@ -66,6 +67,10 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
     tab.wait_for_selector("#fingers:has-text('closed')")
     tab.keyboard.up("w")
     tab.keyboard.press("h")
+    tab.wait_for_selector("#who:has-text('the policy acts')")
+    tab.evaluate("() => { pad = {connected: true, axes: [0, 0, 0, -1], buttons: [{pressed: true}, {pressed: false}]} }")
+    tab.wait_for_selector("#who:has-text('you act')")
+    tab.evaluate("() => { pad = {connected: true, axes: [0, 0, 0, 0], buttons: [{pressed: false}, {pressed: true}]} }")
     tab.wait_for_selector("#who:has-text('the policy acts')")
     tab.click("#expert")
     tab.wait_for_selector("#over:has-text('Done, with help')", timeout=60_000)
