@@ -46,7 +46,6 @@ class Setting:
   tick_s: float
   execute_steps: int
   has_expert: bool = False
-  can_rewind: bool = False
 
 
 @dataclasses.dataclass
@@ -226,7 +225,7 @@ class TaughtRobot:
     """Lets act whom the person wants; who takes over has the episode's whole time, where the world can give it."""
     if self.operator.by == self.by:
       return
-    if self.by == POLICY and self.setting.can_rewind:
-      self.world.restore(self.world.snapshot(), fresh_clock=True)
+    if self.by == POLICY and self.setting.has_expert:
+      self.world.more_time()
     self.by, self._due_s = self.operator.by, self._clock()
     self.look()

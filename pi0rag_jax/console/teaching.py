@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pi0rag_jax.console.operator import Operator
@@ -19,7 +20,7 @@ from pi0rag_jax.serving.client import TeachingClient
 from pi0rag_jax.serving.memory_page import PATH, MemoryPage
 from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
 from pi0rag_jax.worlds import registry, rollout
-from pi0rag_jax.worlds.world import EXPERT, FILMS, REWINDS, WorldConfig
+from pi0rag_jax.worlds.world import EXPERT, FILMS, WorldConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ def plan(policy: str, checkpoint: str | None, world: str, task: str, condition: 
   return Plan(config, robot, spec.name, spec.execute_steps, abilities)
 
 
-def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed: int) -> None:
+def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed: int,
+        ready: Callable[[str], object]) -> None:
   """Serves the console until Ctrl-C.
 
   Args:
@@ -60,15 +62,16 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     reserved: of the page.
     token: of the policy server, which nobody else on this machine need know.
     seed: of the first episode.
+    ready: called with the page's address once it is there.
   """
   compiling.keep_programs()
   with contextlib.ExitStack() as opened:
     agent = opened.enter_context(server.open_agent(values, learn=True))
     example = server.example_of(agent, None)
     server.warm_up(agent, example, all_prompts=False)
-    taught = opened.enter_context(server.teachable(agent, values.memory))
+    taught = opened.enter_context(server.teachable(agent, values))
     admission = Admission(token=token)
-    shown = opened.enter_context(contextlib.closing(MemoryPage(values.memory, admission, changes=taught)))
+    shown = opened.enter_context(contextlib.closing(MemoryPage(values.memory, admission, changes=taught, aside=True)))
     served = WebsocketPolicyServer(taught, LOOPBACK[0], metadata=agent.metadata, admission=admission, page=shown)
     port = served.port
     sys.setswitchinterval(server.SWITCH_S)  # between decisions, pictures and pages
@@ -78,13 +81,12 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     operator = Operator(expert=EXPERT in chosen.abilities)
     setting = Setting(
       chosen.config.task_name, agent.policy.space, _teleop(chosen.robot), chosen.robot.tick_s, chosen.execute_steps,
-      EXPERT in chosen.abilities, REWINDS in chosen.abilities)
+      EXPERT in chosen.abilities)
     site = ConsoleSite(operator, facts(chosen, f"http://{LOOPBACK[0]}:{port}{PATH}#token={token}"),
                        lambda raw: chosen.robot.observe(raw)["image"], films=FILMS in chosen.abilities)
     robot = TaughtRobot(world, client, operator, setting, site.show)
     opened.enter_context(beside(lambda ready: site.run(reserved, ready)))
-    address = f"http://{LOOPBACK[0]}:{reserved.getsockname()[1]}/"
-    print(f"Teach at {address} (Ctrl-C ends it)", flush=True)
+    ready(f"http://{LOOPBACK[0]}:{reserved.getsockname()[1]}/")
     try:
       robot.run(seed)
     finally:

@@ -19,6 +19,7 @@ from pi0rag_jax.memory import codec, schema, seal
 from pi0rag_jax.memory.record import CORRECTION, KINDS
 from pi0rag_jax.memory.store import GROUPS
 
+QUESTIONS = ("overview", "episodes", "records", "record", "map")
 RECORDS_PER_PAGE, EPISODES_PER_PAGE = 50, 12
 SERIES_POINTS, MAP_POINTS, NEIGHBOURS, SEGMENTS = 200, 800, 10, 64
 # How an episode ended for the policy: by itself, with help, in vain, or nobody can say since its records are gone.
@@ -57,6 +58,15 @@ class Survey:
     self._known: dict[str, tuple[Any, Any]] = {}  # name -> (state of the file, what was made of it)
     with schema.snapshot(self.path) as connection:
       schema.read_header(connection, self.path)
+
+  def ask(self, name: str, **asked: Any) -> dict[str, Any]:
+    """Returns what the method of this name does, one of QUESTIONS."""
+    if name not in QUESTIONS:
+      raise unknown_name("question", name, QUESTIONS)
+    return getattr(self, name)(**asked)
+
+  def close(self) -> None:
+    """Does nothing: no file stays open."""
 
   def overview(self) -> dict[str, Any]:
     """Returns header, clock, counts by group, and how the episodes ended over time."""

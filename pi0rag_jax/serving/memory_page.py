@@ -1,7 +1,8 @@
 """The page of a memory: what it learned, from whom, and what of it helps; deleting and undo for those with the token.
 
 `python -m pi0rag_jax.memory serve DIR` serves it alone, a policy server at `/memory` beside its robots. The page asks
-for JSON of bounded size; all of it is read from the memory's file by a thread of its own, so that no decision waits.
+for JSON of bounded size. All of it is read from the memory's file, beside a policy by a process of its own, so that no
+decision waits.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import forgetting
+from pi0rag_jax.memory.aside import SurveyAside
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.survey import Survey
 from pi0rag_jax.pages import page
@@ -94,11 +96,13 @@ class MemoryPage:
     changes: None where nobody may change the memory.
     episodes: folder of kept episodes, whose pictures are shown.
     host: that the server listens at.
+    aside: whether the memory is read in another process: where this one serves a policy.
   """
 
   def __init__(self, directory: str, admission: Admission, *, changes: Changes | None = None,
-               episodes: str | None = None, host: str = LOOPBACK[0]):
-    self._survey, self._admission, self._changes, self._host = Survey(directory), admission, changes, host
+               episodes: str | None = None, host: str = LOOPBACK[0], aside: bool = False):
+    self._survey = SurveyAside(directory) if aside else Survey(directory)
+    self._admission, self._changes, self._host = admission, changes, host
     self._name, self._kept = Path(directory).expanduser().resolve().name, None
     if episodes is not None:
       from pi0rag_jax.serving.pictures import KeptEpisodes  # robot data take libraries that a memory does without
@@ -108,8 +112,9 @@ class MemoryPage:
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="memory page")
     self._waiting = 0
     self._acts: dict[str, Callable[[Asked], Mapping[str, Any]]] = {
-      "overview": self._overview, "episodes": lambda asked: self._survey.episodes(_number(asked, "page")),
-      "records": self._records, "record": lambda asked: self._survey.record(_number(asked, "id")), "map": self._map,
+      "overview": self._overview, "episodes": lambda asked: self._survey.ask("episodes", page=_number(asked, "page")),
+      "records": self._records, "map": self._map,
+      "record": lambda asked: self._survey.ask("record", identity=_number(asked, "id")),
       "pictures": self._pictures, "forget": lambda asked: self._allowed().forget(_ids(asked)),
       "undo": lambda asked: self._allowed().undo(asked.get("episode", ""))}
 
@@ -131,6 +136,7 @@ class MemoryPage:
   def close(self) -> None:
     """Ends the thread, after what it does now."""
     self._worker.shutdown(cancel_futures=True)
+    self._survey.close()
 
   def _answer(self, request: Request) -> Response:
     try:
@@ -179,16 +185,16 @@ class MemoryPage:
 
   def _overview(self, asked: Asked) -> dict[str, Any]:
     del asked
-    return {**self._survey.overview(), "name": self._name, "pictures": self._kept is not None,
+    return {**self._survey.ask("overview"), "name": self._name, "pictures": self._kept is not None,
             "read_only": self._why_not()}
 
   def _records(self, asked: Asked) -> dict[str, Any]:
     given = {name: asked[name] for name in ("kind", "task", "episode", "sort") if name in asked}
-    return self._survey.records(**given, page=_number(asked, "page"))
+    return self._survey.ask("records", **given, page=_number(asked, "page"))
 
   def _map(self, asked: Asked) -> dict[str, Any]:
     given = {name: asked[name] for name in ("kind", "task") if name in asked}
-    return self._survey.map(**given, chosen=_number(asked, "id") if "id" in asked else None)
+    return self._survey.ask("map", **given, chosen=_number(asked, "id") if "id" in asked else None)
 
   def _pictures(self, asked: Asked) -> dict[str, Any]:
     return {"moments": [] if self._kept is None else self._kept.strip(asked.get("episode", ""))}

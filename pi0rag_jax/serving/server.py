@@ -129,7 +129,8 @@ def memory_page(values, admitted: "Admission", served: "Agent | Teachable") -> I
   from pi0rag_jax.serving.session import Teachable
 
   changes = served if isinstance(served, Teachable) else None
-  with contextlib.closing(MemoryPage(values.memory, admitted, changes=changes, host=values.host)) as page:
+  with contextlib.closing(MemoryPage(values.memory, admitted, changes=changes, host=values.host, aside=True,
+                                     episodes=values.keep_episodes)) as page:
     yield page
 
 

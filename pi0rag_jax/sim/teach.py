@@ -40,9 +40,10 @@ def run(values) -> None:
   reserved = reserve(LOOPBACK[0], values.port)
   with memory_folder(values.memory) as memory:
     asked = types.SimpleNamespace(
-      policy=values.policy, config=None, checkpoint=values.checkpoint, memory=memory, key_name="", start=None,
-      default_prompt=None, denoising_steps=None, weights=None)
-    teaching.run(plan, asked, reserved, token=secrets.token_urlsafe(16), seed=values.seed)
+      policy=values.policy, config=None, checkpoint=values.checkpoint, memory=memory, keep_episodes=None,
+      key_name="", start=None, default_prompt=None, denoising_steps=None, weights=None)
+    teaching.run(plan, asked, reserved, token=secrets.token_urlsafe(16), seed=values.seed,
+                 ready=lambda address: print(f"Teach at {address} (Ctrl-C ends it)", flush=True))
 
 
 @contextlib.contextmanager
@@ -64,7 +65,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("condition", "camera_shift", "What differs from the policy's demonstrations; nominal: nothing.")
   flags.DEFINE_string("memory", None, "Folder of the memory that is taught, made if there is none; by default one that "
                       "is forgotten at the end.")
-  flags.DEFINE_integer("seed", 100_000, "Of the first episode's start.", lower_bound=0)
+  # From here panda_small fails by itself with the camera shifted, and does not once it was helped.
+  flags.DEFINE_integer("seed", 100_002, "Of the first episode's start.", lower_bound=0)
   flags.DEFINE_integer("port", 8090, "TCP port of the page, on this machine; 0 takes a free one.", lower_bound=0,
                        upper_bound=65535)
   app.run(main, argv=sys.argv, flags_parser=cli.flags_parser(COMMAND))

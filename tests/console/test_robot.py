@@ -40,11 +40,8 @@ class World:
   def plan(self, horizon):
     return PLAN_TA[:horizon]
 
-  def snapshot(self):
-    return self.ticks
-
-  def restore(self, snapshot, *, fresh_clock=False):
-    self.ticks, self.fresh = 0 if fresh_clock else snapshot, self.fresh + fresh_clock
+  def more_time(self):
+    self.fresh += 1
 
 
 class Teacher:
@@ -83,7 +80,7 @@ def robot():
 
   operator = Operator(expert=True, clock=lambda: now[0])
   operator.wait = sleep  # nobody else is there to wait for
-  setting = Setting("pick", panda.ACTIONS, panda.TELEOP, 0.05, 8, has_expert=True, can_rewind=True)
+  setting = Setting("pick", panda.ACTIONS, panda.TELEOP, 0.05, 8, has_expert=True)
   made = TaughtRobot(World(), Teacher(), operator, setting, lambda robot: None, clock=lambda: now[0], sleep=sleep)
   made.now = now
   return made

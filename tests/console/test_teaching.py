@@ -1,5 +1,6 @@
 """The command: what it refuses, and a person who teaches in a browser."""
 
+import queue
 import threading
 import types
 
@@ -46,17 +47,18 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
   robots = []
   made = TaughtRobot.__init__
   monkeypatch.setattr(TaughtRobot, "__init__", lambda self, *given: (made(self, *given), robots.append(self))[0])
-  reserved = reserve("127.0.0.1", 0)
-  port = reserved.getsockname()[1]
+  addresses = queue.Queue()
   values = types.SimpleNamespace(
-    policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"), key_name="", start=None,
+    policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"), keep_episodes=None,
+    key_name="", start=None,
     default_prompt=None, denoising_steps=None, weights=None)
   plan = teaching.plan(str(tiny_policy_dir), None, "panda", "", "nominal")
-  console = threading.Thread(target=teaching.run, args=[plan, values, reserved],
-                             kwargs={"token": "t", "seed": 100_000}, daemon=True)
+  console = threading.Thread(target=teaching.run, args=[plan, values, reserve("127.0.0.1", 0)],
+                             kwargs={"token": "t", "seed": 100_000, "ready": addresses.put}, daemon=True)
   console.start()
   try:
-    tab.goto(f"http://127.0.0.1:{port}/", timeout=60_000)
+    tab.add_init_script("window.pad = null; navigator.getGamepads = () => [window.pad]")
+    tab.goto(addresses.get(timeout=120))
     tab.wait_for_selector("#over:has-text('to begin')")
     tab.keyboard.press("n")
     tab.wait_for_selector("#who:has-text('the policy acts')")
@@ -66,6 +68,10 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
     tab.wait_for_selector("#fingers:has-text('closed')")
     tab.keyboard.up("w")
     tab.keyboard.press("h")
+    tab.wait_for_selector("#who:has-text('the policy acts')")
+    tab.evaluate("() => { pad = {connected: true, axes: [0, 0, 0, -1], buttons: [{pressed: true}, {pressed: false}]} }")
+    tab.wait_for_selector("#who:has-text('you act')")
+    tab.evaluate("() => { pad = {connected: true, axes: [0, 0, 0, 0], buttons: [{pressed: false}, {pressed: true}]} }")
     tab.wait_for_selector("#who:has-text('the policy acts')")
     tab.click("#expert")
     tab.wait_for_selector("#over:has-text('Done, with help')", timeout=60_000)
@@ -85,7 +91,8 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
       tab.wait_for_selector("#episodes tr[data-outcome='taken back']")
     tab.wait_for_selector("#undo[disabled]")
   finally:
-    robots[0].stopping = True
+    for robot in robots:
+      robot.stopping = True
     console.join(20)
   assert not console.is_alive()
   with Memory.load(tmp_path / "memory") as memory:

@@ -1,0 +1,78 @@
+"""A survey of a memory in a process of its own, so that who serves a policy does not share its time with browsers.
+
+`python -m pi0rag_jax.memory.aside DIR` answers lines of JSON, one for each, until its input ends, as it does with the
+process that started it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import IO, Any
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory.survey import Survey
+
+NICENESS = 10  # whoever decides goes first
+
+
+class SurveyAside:
+  """Asks a survey in another process, which is started when it is first needed. For one thread."""
+
+  def __init__(self, directory: str):
+    Survey(directory)  # what is no memory is told now
+    self._directory = directory
+    self._process: subprocess.Popen[str] | None = None
+
+  def ask(self, name: str, **asked: Any) -> dict[str, Any]:
+    """Returns what a method of `Survey` does. Errors: its own; RuntimeError where the process came to harm."""
+    process = self._running()
+    assert process.stdin is not None and process.stdout is not None, "as they were asked for"
+    try:
+      process.stdin.write(json.dumps([name, asked]) + "\n")
+      process.stdin.flush()
+      line = process.stdout.readline()
+    except OSError:
+      line = ""
+    if not line:
+      self.close()
+      raise RuntimeError("the survey's process has ended")
+    kind, answer = json.loads(line)
+    if kind == "error":
+      raise Pi0RagError(answer)
+    if kind == "bug":
+      raise RuntimeError(answer)
+    return answer
+
+  def close(self) -> None:
+    """Ends the process."""
+    process, self._process = self._process, None
+    if process is not None:
+      process.kill()
+      process.communicate()
+
+  def _running(self) -> "subprocess.Popen[str]":
+    if self._process is None:
+      # A session of its own: Ctrl-C is for the server.
+      command = [sys.executable, "-m", "pi0rag_jax.memory.aside", self._directory]
+      self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                       start_new_session=True)
+    return self._process
+
+
+def answer_all(survey: Survey, questions: IO[str], answers: IO[str]) -> None:
+  """Answers lines until there are no more."""
+  for line in questions:
+    name, asked = json.loads(line)
+    try:
+      said = "answer", survey.ask(name, **asked)
+    except Pi0RagError as error:
+      said = "error", str(error)
+    except Exception as error:  # told to who asked, who goes on
+      said = "bug", f"{type(error).__name__}: {error}"
+    print(json.dumps(said), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+  os.nice(NICENESS)
+  answer_all(Survey(sys.argv[1]), sys.stdin, sys.stdout)
