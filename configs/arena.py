@@ -9,10 +9,10 @@ together is evaluated in tasks that no stream ever met. Methods that change weig
 Sources, and what was chosen where they are silent:
 - `base` draws noise for each chunk, `base_z0` starts at zero: every gain is stated against the better of the two.
 - `memory`: ours. `noise_memory`: the same retrieval and weights; what is retrieved is FlowDAgger's noise.
-- `flowdagger` (2607.08877, and its published recipe): corrections inverted through the sampler's own steps, 5 fixed-point
-  iterations each; a network of two layers of 256 from the key (with proprioception) to noise within 3; Adam, 1e-4,
-  batches of 256, 100 steps per episode; successes in the same buffer. Chosen: trained once on the whole stream instead of
-  along it, on the memory's keys. It never abstains; `flowdagger_in_range` does where no record is near, as ours.
+- `flowdagger` (2607.08877, and its published recipe): corrections inverted through the sampler's own steps, 5
+  fixed-point iterations each; a network of two layers of 256 from the key (with proprioception) to noise within 3;
+  Adam, 1e-4, batches of 256, 100 steps per episode; successes in the same buffer. Chosen: trained once on the whole
+  stream, on the memory's keys. It never abstains; `flowdagger_in_range` does where no record is near, as ours.
 - `residual_dagger`: after the same paper's comparison; key and own path to the residual path, the same network.
 - `retrieve_then_steer` (2605.10094): nearest successes, injected halfway by how sure they are.
 - `traceflow` (2609.20646): successes attract, failures repel, bounded, the first half of the flow alone; bounds chosen.

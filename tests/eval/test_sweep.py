@@ -76,7 +76,7 @@ def test_a_finished_sweep_runs_nothing_again(finished, tiny_policy_dir, monkeypa
 
 @pytest.fixture(scope="module")
 def fitted(tiny_policy_dir, tmp_path_factory):
-  """A finished sweep of rules that are fitted, from a stream in which the policy acts alone: (folder, configuration)."""
+  """A finished sweep of fitted rules, the policy acting alone in its stream: (folder, configuration, summary)."""
   out = tmp_path_factory.mktemp("fitted")
   config = config_of(tiny_policy_dir, **{
     "stream.acting": "base", "stream.learning.taught_by": "takeover", "pool.conditions": ("nominal",),
