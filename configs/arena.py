@@ -4,15 +4,20 @@
 
 In each task the policy alone (from z = 0) works through the same 50 episodes while a supervisor takes over, so that all
 methods learn from one identical stream. Then each is frozen and meets the same unseen seeds; what all tasks taught
-together is evaluated in tasks that no stream ever met. Methods that change weights come after it: see `eval.taught`.
+together is evaluated in tasks that no stream ever met. Methods that change weights learn from the same records, and
+are then added to the same results:
+
+    python -m eval.taught --sweep=DIR --out=data/arena
+    python -m train.launch --config=configs/arena_retrained.py:lora --workdir=runs/lora
+    python -m eval.sweep --config=configs/arena.py:lora_dagger=runs/lora/policy --config.policy=POLICY --out=DIR
 
 Sources, and what was chosen where they are silent:
 - `base` draws noise for each chunk, `base_z0` starts at zero: every gain is stated against the better of the two.
 - `memory`: ours. `noise_memory`: the same retrieval and weights; what is retrieved is FlowDAgger's noise.
-- `flowdagger` (2607.08877, and its published recipe): corrections inverted through the sampler's own steps, 5 fixed-point
-  iterations each; a network of two layers of 256 from the key (with proprioception) to noise within 3; Adam, 1e-4,
-  batches of 256, 100 steps per episode; successes in the same buffer. Chosen: trained once on the whole stream instead of
-  along it, on the memory's keys. It never abstains; `flowdagger_in_range` does where no record is near, as ours.
+- `flowdagger` (2607.08877, and its published recipe): corrections inverted through the sampler's own steps, 5
+  fixed-point iterations each; a network of two layers of 256 from the key (with proprioception) to noise within 3;
+  Adam, 1e-4, batches of 256, 100 steps per episode; successes in the same buffer. Chosen: trained once on the whole
+  stream, on the memory's keys. It never abstains; `flowdagger_in_range` does where no record is near, as ours.
 - `residual_dagger`: after the same paper's comparison; key and own path to the residual path, the same network.
 - `retrieve_then_steer` (2605.10094): nearest successes, injected halfway by how sure they are.
 - `traceflow` (2609.20646): successes attract, failures repel, bounded, the first half of the flow alone; bounds chosen.
@@ -32,8 +37,12 @@ METHODS = {
 }
 
 
-def get_config() -> ConfigDict:
-  """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=25`."""
+def get_config(retrained: str = "") -> ConfigDict:
+  """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=25`.
+
+  Args:
+    retrained: further policies to evaluate, from z = 0, as NAME=DIR,NAME=DIR.
+  """
   config = metaworld.get_config().unlock()
   config.stream.acting = "base"
   config.stream.episodes, config.stream.checkpoints = 50, ()
@@ -43,6 +52,8 @@ def get_config() -> ConfigDict:
   config.evaluation.clips = 0
   config.evaluation.policies = (
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
-      *({"name": name, "steering": steering} for name, steering in METHODS.items()))
+      *({"name": name, "steering": steering} for name, steering in METHODS.items()),
+      *({"name": name, "start": "zero", "policy": folder} for name, _, folder in (
+        entry.partition("=") for entry in retrained.split(",") if entry)))
   config.pool.conditions = tuple(f"{task}/nominal" for task in metaworld_small.HELD_OUT)
   return config.lock()

@@ -145,6 +145,7 @@ class _Runner:
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
     _check_methods(config, self.policy)
+    self._others: dict[str, Policy] = {}
     self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None
@@ -344,7 +345,7 @@ class _Runner:
   def _agent_of(self, step: Evaluate, method: Method):
     """Yields the agent of a method; its memory, if it has one, is only read."""
     if method.steering is None:
-      yield Agent(self.policy)
+      yield Agent(self._other(method.policy) if method.policy else self.policy)
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
@@ -358,6 +359,18 @@ class _Runner:
         yield agent
       finally:
         agent.close()
+
+  def _other(self, policy: str) -> Policy:
+    """Returns a policy that is not the sweep's. Errors: Pi0RagError where it sees or does something else."""
+    if policy not in self._others:
+      other = directory.load(policy, execute_steps=self._config.execute_steps or None)
+      mine, its = self.policy.spec, other.spec
+      if (its.image_size, its.renderer, its.horizon) != (mine.image_size, mine.renderer, mine.horizon):
+        raise Pi0RagError(f"policy '{policy}' sees {its.image_size} pixels of '{its.renderer}' and plans {its.horizon} "
+                          f"actions, the sweep's {mine.image_size}, '{mine.renderer}' and {mine.horizon}: they cannot "
+                          "meet the same worlds")
+      self._others[policy] = other
+    return self._others[policy]
 
   def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
     c = self._config.memory

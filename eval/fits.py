@@ -142,10 +142,11 @@ def facts(out: pathlib.Path, steps: Iterable[Step]) -> list[dict[str, Any]]:
   """Returns what each policy's fits cost: `policy` and the fields of Facts."""
   found = []
   for step in steps:
-    for method in step.methods if isinstance(step, Evaluate) and step.stream else ():
-      rule = rules.preset(method.steering) if method.steering else None
-      path = _path(out, step.stream, step.after, rule).with_suffix(".json") if rule and rules.is_fitted(rule) else None
-      if path is not None and path.exists():
+    if not isinstance(step, Evaluate) or step.stream is None:
+      continue
+    for method in step.methods:
+      path = _path(out, step.stream, step.after, rules.preset(method.steering or "residual")).with_suffix(".json")
+      if method.steering and path.exists():
         found.append({"policy": method.name, **schema.read(path, dict[str, Any])})
   return list({(one["policy"], one["stream"], one["stream_episodes"]): one for one in found}.values())
 
@@ -164,6 +165,7 @@ def _load_table(path: pathlib.Path) -> dict[str, Inverted]:
 
 
 def _save_table(path: pathlib.Path, table: Mapping[str, Inverted]) -> None:
-  arrays = {"names_M": np.array(list(table)), "noise_MTX": np.stack([one.noise_TX for one in table.values()]),
-            "error_M": np.array([one.error for one in table.values()])}
+  arrays: dict[str, Any] = {"names_M": np.array(list(table)),
+                            "noise_MTX": np.stack([one.noise_TX for one in table.values()]),
+                            "error_M": np.array([one.error for one in table.values()])}
   files.write(path, lambda file: np.savez(file, **arrays))

@@ -43,6 +43,7 @@ class Method:
   name: str
   start: str | None = None  # where its flow starts, one of STARTS; None is the policy's own start
   steering: str | None = None  # preset; None is the policy without memory
+  policy: str | None = None  # another one than the sweep's, of the same robot: what was retrained on its corrections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +200,7 @@ def place(entry: str, task: str, worlds: Family) -> Place:
 
 
 def read_methods(policies: Iterable[Mapping]) -> tuple[Method, ...]:
-  """Returns the methods that dictionaries with a `name` and, unless the defaults are meant, `start` and `steering` say.
-  """
+  """Returns the methods that dictionaries with a `name` and, unless the defaults are meant, the other fields say."""
   known, found = [field.name for field in dataclasses.fields(Method)], []
   for values in policies:
     if not isinstance(values, Mapping) or "name" not in values:
@@ -214,6 +214,9 @@ def read_methods(policies: Iterable[Mapping]) -> tuple[Method, ...]:
       raise unknown_name("start of the flow", method.start, STARTS)
     if method.steering is not None:
       rules.preset(method.steering)
+      if method.policy is not None:
+        raise Pi0RagError(f"'{method.name}' is another policy, and its memory would be that of the sweep's: leave "
+                          "`steering` out")
     if not isinstance(method.name, str) or not method.name.strip() or "/" in method.name:
       raise Pi0RagError(f"a policy to evaluate has the name {method.name!r}; allowed: texts without '/'")
     if any(method.name == other.name for other in found):

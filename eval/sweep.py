@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 COMMAND = "eval.sweep"
 INTERRUPTED = 130
 CONFIG_NAME = "config.json"
+POLICIES = "evaluation.policies"  # the entry that may grow in a folder with results
 
 
 def main(_) -> None:
@@ -79,11 +80,16 @@ def require_same_config(config: "Config", out: pathlib.Path) -> None:
     raise Pi0RagError(f"{error}: it says of what configuration the results beside it are. Put it back, or use another "
                       "--out") from error
   now = _flat(values)
+  asked, more = before.get(POLICIES), now.get(POLICIES)
+  if isinstance(asked, list) and isinstance(more, list) and all(policy in more for policy in asked):
+    before[POLICIES] = more  # further policies change nothing of the others' results
   different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
   if different:
     name = different[0]
     raise Pi0RagError(f"{out} holds results of another configuration: {name} was {before.get(name)!r}, is "
                       f"{now.get(name)!r} ({len(different)} differ in all). Use another --out")
+  if asked != more:
+    files.write_json(path, values)
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

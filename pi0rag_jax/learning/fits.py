@@ -75,7 +75,7 @@ class _Inverter:
       lambda params, encoded, start_BTX, chunk_BTA: policy.flow_fn(params, encoded, start_BTX).to_model(chunk_BTA))
 
   def __call__(self, moments: Sequence[tuple[Mapping, Record]]) -> dict[str, Inverted]:
-    padded = [*moments, *moments[-1:] * (ROWS - len(moments))]
+    padded = [*moments, *[moments[-1]] * (ROWS - len(moments))]
     policy, records = self._policy, [record for _, record in padded]
     _, encoded = policy.encode(policy.start(ROWS), policy.prepare([raw for raw, _ in padded]))
     self._require_same(np.asarray(encoded.key_BE), records)

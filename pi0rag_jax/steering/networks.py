@@ -7,6 +7,7 @@ Letters beyond the project's key: `I` and `O` are what a network takes and gives
 import functools
 import itertools
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def apply(network: Network, inputs_BI):
   return x @ network[f"kernel_{last}"] + network[f"bias_{last}"]
 
 
-def fit(inputs_NI: np.ndarray, targets_NO: np.ndarray, *, steps: int, seed: int,
+def fit(inputs_NI: Array, targets_NO: Array, *, steps: int, seed: int,
         squash: Callable[[Array], Array] = lambda outputs: outputs) -> tuple[dict[str, np.ndarray], float]:
   """Returns (a network, its mean squared error over all rows), the same for the same rows and seed.
 
@@ -75,7 +76,7 @@ def _trained(network, inputs_NI, targets_NO, rng, steps: int, squash):
     rows_B = jax.random.randint(jax.random.fold_in(rng, number), (BATCH_SIZE,), 0, len(inputs_NI))
     loss = lambda layers: _error(statistics | layers, inputs_NI[rows_B], targets_NO[rows_B], squash)  # noqa: E731
     updates, moments = optimizer.update(jax.grad(loss)(layers), moments)
-    return (optax.apply_updates(layers, updates), moments), None
+    return (cast(dict, optax.apply_updates(layers, updates)), moments), None
 
   (layers, _), _ = jax.lax.scan(step, (layers, optimizer.init(layers)), jnp.arange(steps))
   return statistics | layers

@@ -102,7 +102,8 @@ def test_a_place_of_focus_has_more_streams_methods_and_a_way_back():
   ({"evaluation.policies": (("base", "gaussian", ""),)}, r"is \('base', 'gaussian', ''\); allowed: a dictionary"),
   ({"evaluation.policies": ({"name": "x", "begin": "zero"},)}, "entry of a policy to evaluate 'begin'.*start"),
   ({"evaluation.policies": ({"name": "x", "start": "gaussian"},)}, "unknown start of the flow 'gaussian'.*new, zero"),
-  ({"evaluation.policies": ({"name": "x", "steering": "magic"},)}, "steering preset 'magic'.*residual, residual_dagger"),
+  ({"evaluation.policies": ({"name": "x", "steering": "magic"},)}, "steering preset 'magic'.*residual, residual_da"),
+  ({"evaluation.policies": ({"name": "x", "steering": "raw", "policy": "p"},)}, "'x' is another policy, and"),
   ({"pool.conditions": ("tool_ofset",)}, "unknown condition 'tool_ofset'"),
   ({"stream.acting": "nobody"}, "who acts in a stream 'nobody'.*base, memory"),
 ])

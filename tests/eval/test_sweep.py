@@ -12,8 +12,10 @@ from rich.console import Console
 
 from configs import quickstart
 from eval import experiment, sweep
+from eval import taught as taught_frames
 from eval.records import key as record_key
 from eval.records import read_records
+from pi0rag_jax.data.episodes import read_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import PolicySpec
@@ -77,7 +79,7 @@ def test_a_finished_sweep_runs_nothing_again(finished, tiny_policy_dir, monkeypa
 
 @pytest.fixture(scope="module")
 def fitted(tiny_policy_dir, tmp_path_factory):
-  """A finished sweep of rules that are fitted, from a stream in which the policy acts alone: (folder, configuration)."""
+  """A finished sweep of fitted rules, the policy acting alone in its stream: (folder, configuration, summary)."""
   out = tmp_path_factory.mktemp("fitted")
   config = config_of(tiny_policy_dir, **{
     "stream.acting": "base", "stream.learning.taught_by": "takeover", "pool.conditions": ("nominal",),
@@ -116,6 +118,35 @@ def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
   again = {record_key(record): record for record in read_records(log)}
   for record in read_records(out / "records.jsonl"):
     assert dataclasses.replace(again[record_key(record)], latency_ms={}) == dataclasses.replace(record, latency_ms={})
+
+
+def test_a_retrained_policy_joins_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  config = config_of(tiny_policy_dir)
+  retrained = {"name": "lora_dagger", "start": "zero", "policy": str(tiny_policy_dir)}
+  with config.unlocked():
+    config.evaluation.policies = (*config.evaluation.policies, retrained)
+  sweep.sweep(config, tmp_path)
+  ended = {(r.policy, r.seed): (r.outcome, r.steps) for r in read_records(tmp_path / "records.jsonl") if not r.stream}
+  for seed in (200_000, 200_001):
+    assert ended["lora_dagger", seed] == ended["base_z0", seed], "here it is the same policy"
+  with pytest.raises(Pi0RagError, match=r"evaluation\.policies was"):
+    sweep.sweep(config_of(tiny_policy_dir), tmp_path)
+
+
+def test_what_streams_taught_is_a_data_set(fitted, tmp_path):
+  out, config, _ = fitted
+  with Memory.load(out / "memory" / "pick_and_place-camera_shift") as memory:
+    taught = {record.provenance["tick"]: record for _, record in memory.records()}
+  assert taught_frames.write(config, out, tmp_path) == len(taught)
+  (path,) = tmp_path.iterdir()
+  (episode,) = read_episodes(path)
+  corrected_FTA = np.stack([taught[tick].corrected_chunk for tick in sorted(taught)])
+  np.testing.assert_array_equal(episode.action_chunks, corrected_FTA)
+  assert episode.images["base_0_rgb"].shape == (len(taught), 64, 64, 3) and episode.task == "pick_and_place"
+  with pytest.raises(Pi0RagError, match="holds no stream's episodes"):
+    taught_frames.write(config, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

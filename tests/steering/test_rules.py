@@ -317,7 +317,8 @@ def test_what_worked_attracts_and_what_failed_repels():
   near["corrected_BKTA"][0, :, 0, 1] = 0.01, -0.01  # paths 1 cm to either side
   moved = lambda weights: np.asarray(targets.contrast(  # noqa: E731
     jnp.zeros((1, 16, 5)), near, jnp.asarray([weights]), config, ACTIONS))[0, :, 1].sum()
-  np.testing.assert_allclose([moved((1.0, 0.0)), moved((0.0, 1.0)), moved((1.0, 1.0))], [0.01, 0.005, 0.0075], rtol=1e-5)
+  found = [moved(weights) for weights in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))]
+  np.testing.assert_allclose(found, [0.01, 0.005, 0.0075], rtol=1e-5)
 
 
 def test_a_residual_network_moves_the_path_by_what_it_foresees():
