@@ -23,9 +23,9 @@ from absl import app, flags, logging
 from eval import provenance
 from pi0rag_jax import cli, files, statistics
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import lessons
 from pi0rag_jax.learning.kept import Keeper
 from pi0rag_jax.learning.supervisor import SupervisorConfig, Watch
+from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import compiling, directory
 from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable, TeachingSession
@@ -52,7 +52,7 @@ def teach(folder: pathlib.Path, values) -> int:
     keeper = opened.enter_context(contextlib.closing(Keeper(folder / "kept", policy, under_way=list(log.open))))
     robot = Teachable(agent, memory, log, keeper).session()
     for seed in range(FIRST_TAUGHT, FIRST_TAUGHT + values.episodes):
-      if lessons.token(str(seed)) not in memory.tokens():
+      if token_of(str(seed)) not in memory.tokens():
         helped += episode(robot, policy, world, seed, values)
   return helped
 
