@@ -85,7 +85,7 @@ def observations():
   } for colour in ("red", "blue")]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the tests that want it
 def browser():
   """A Chromium without a window."""
   api = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")

@@ -37,7 +37,7 @@ ALLOWED = {
               "pi0rag_jax.steering"},
     # Recorded training steps.
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.memory",
-             "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.sim",
+             "pi0rag_jax.data", "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.sim",
              "pi0rag_jax.curation", "pi0rag_jax.pages", "pi0rag_jax.serving", "train"},
 }
 # They show all: the names that users import, and the commands that look after a memory.

@@ -20,11 +20,11 @@ class World:
   """Counts ticks; an episode succeeds where the tool has gone far enough."""
 
   def __init__(self, goal=1.0):
-    self.goal, self.ticks, self.way, self.seeds, self.fresh = goal, 0, 0.0, [], 0
+    self.goal, self.ticks, self.way, self.seeds, self.fresh, self.deadline = goal, 0, 0.0, [], 0, LIMIT
     self.after = {}  # tick -> what happens then
 
   def begin(self, seed):
-    self.ticks, self.way = 0, 0.0
+    self.ticks, self.way, self.deadline = 0, 0.0, LIMIT
     self.seeds.append(seed)
 
   def observe(self):
@@ -35,13 +35,13 @@ class World:
     self.way += float(actions_NA[:, 0].sum())
     self.after.pop(self.ticks, lambda: None)()
     success = self.way >= self.goal
-    return Progress(self.ticks, success, success or self.ticks >= LIMIT)
+    return Progress(self.ticks, success, success or self.ticks >= self.deadline)
 
   def plan(self, horizon):
     return PLAN_TA[:horizon]
 
   def more_time(self):
-    self.fresh += 1
+    self.fresh, self.deadline = self.fresh + 1, self.ticks + LIMIT
 
 
 class Teacher:
@@ -97,7 +97,7 @@ def test_the_policy_alone_until_time_is_up(robot):
 
 def test_take_over_and_hand_back_in_the_middle_of_a_chunk(robot):
   def take_over():
-    robot.world.after = {2: lambda: robot.operator.tell({"by": "policy"})}
+    robot.world.after = {5: lambda: robot.operator.tell({"by": "policy"})}
     robot.operator.tell({"drive": {"right": 1.0}})
 
   robot.world.after = {3: take_over}
@@ -119,7 +119,7 @@ def test_time_stands_still_under_a_hand_that_does_nothing(robot):
 
   robot.operator.wait = wait
   robot.live(5)
-  assert set(waits) == {0} and robot._teacher.told[1:] == [("policy", 1), ("human", 0), ("end", False, "judged")]
+  assert set(waits) == {1} and robot._teacher.told[1:] == [("policy", 1), ("human", 0), ("end", False, "judged")]
 
 
 def test_the_expert_helps_to_success(robot):

@@ -151,7 +151,8 @@ def test_what_streams_taught_is_a_data_set(fitted, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"stream.steering": "flowdagger"}, "stream.steering 'flowdagger' is fitted to what a stream has taught"),
-    ({"evaluation.policies": ({"name": "x", "steering": "noise_memory"},)}, "taught_by='takeover' and no retries"),
+    ({"stream.learning.taught_by": "rewind", "evaluation.policies": ({"name": "x", "steering": "noise_memory"},)},
+     "taught_by='takeover' and no retries"),
     ({"stream.acting": "base", "stream.learning.trust.share": 0.2}, "with stream.acting='base' the memory never acts"),
 ])
 def test_rules_are_fitted_only_where_that_can_be(tiny_policy_dir, tmp_path, changes, message):
