@@ -182,8 +182,7 @@ def _taught(condition: str, flags: argparse.Namespace) -> dict:
       unequal = sum(_told(robot, trace, kind) for trace, kind in traces)
       with (_serving(root, root / "wire") as alone,
             contextlib.closing(WebsocketClientPolicy(HOST, alone)) as unlearned):
-        same = all(_plain(other.infer(step.observation)) == _plain(unlearned.infer(step.observation))
-                   for step in traces[0][0].steps)
+        same = all(_plain(other.infer(seen)) == _plain(unlearned.infer(seen)) for seen in _seen(traces[0][0]))
     records = {name: _said(root / name) for name in ("in_process", "wire")}
     succeeded = {name: _evaluated(policy, condition, root / name if name else None, flags.evaluated)
                  for name in ("", "wire")}
@@ -216,12 +215,16 @@ def _told(robot: TeachingClient, trace: Trace, kind: str) -> int:
   """Teaches an episode as the robot lived it; returns how many of the answers differ from what it acted on."""
   robot.begin(f"seed {trace.job.seed}", task=TASK)
   ends, unequal = [*(step.tick for step in trace.steps[1:]), trace.ticks], 0
-  for step, end in zip(trace.steps, ends):
-    answer = robot.infer(step.observation)
+  for step, end, seen in zip(trace.steps, ends, _seen(trace)):
+    answer = robot.infer(seen)
     unequal += step.by == "policy" and not np.array_equal(answer["actions"], step.actions_TA.astype(np.float64))
     robot.did(step.actions_TA[: end - step.tick], by=step.by)
   robot.end(trace.outcome == "success", failure_kind=kind)
   return int(unequal)
+
+
+def _seen(trace: Trace) -> list[Mapping[str, Any]]:
+  return [step.observation for step in trace.steps if step.observation is not None]
 
 
 def _plain(answer: Mapping) -> dict:

@@ -83,9 +83,10 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
       actions_FA = own_units(seen, policy.robot, name)
       lessons.check_limits(actions_FA, policy.space, name)
       trace = _trace(policy, seen, frames, _actors(data, flag_F), actions_FA, config.batch)
-      context = RecordContext(task, trace.prompt, {"data": str(dataset.path), "episode": episode}, failure_kind)
+      context = RecordContext(task, "", {"data": str(dataset.path), "episode": episode}, failure_kind)
       records = lessons.of_episode(trace, policy.space, context, CorrectionConfig(
         path_before=config.before, anchors_between=recorded))
+      records = [dataclasses.replace(record, prompt=data.prompts[record.provenance["tick"]]) for record in records]
     if records:
       memory.add(records, token=f"{COMMAND} {dataset.fingerprint()} {config} {episode}")
     interventions = int((np.diff(flag_F.astype(int), prepend=0) == 1).sum())
@@ -148,10 +149,9 @@ def _trace(policy: Policy, seen: "_Seen", frames: np.ndarray, by: Sequence[str],
                 done_NA=actions_FA[frame:end].astype(np.float32))
            for (frame, key_E, base_TA), chunk_TA, end in zip(_decisions(policy, seen, frames, batch), chunks_NTA, ends)]
   # Where nobody says how it ended, what was recorded is to be learned from.
-  said = seen.data.extras.get("next.success")
-  success = seen.data.metadata.get("success", True) if said is None else np.any(said)
-  return Trace(Job(0, seen.episode), seen.data.prompts[frames[-1]], steps, outcome="success" if success else "failure",
-               ticks=len(actions_FA))
+  said = seen.data.extras.get("next.success", seen.data.metadata.get("success"))
+  outcome = "success" if said is None or np.any(said) else "failure"
+  return Trace(Job(0, seen.episode), steps=steps, outcome=outcome, ticks=len(actions_FA))
 
 
 def check_rate(fps: float, policy: Policy, path) -> None:
