@@ -70,13 +70,22 @@ def _observations(count: int = 16) -> list[dict[str, Any]]:
   return seen
 
 
+def _varied(look: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+  """Returns an observation like another one: no two looks of a robot are the same."""
+  images = {name: np.clip(picture + rng.integers(-4, 5, picture.shape), 0, 255).astype(np.uint8)
+            for name, picture in look["image"].items()}
+  return {**look, "image": images, "state": look["state"] + rng.normal(0, 1e-3, look["state"].shape).astype(np.float32)}
+
+
 def _live(robot: TeachingClient, name: str, seen: list[dict], pace_s: float, taken_ms: list[float]) -> list[int]:
   """Returns the records of an episode in which a person acts from the middle on."""
+  rng = np.random.default_rng(list(name.encode()))
   robot.begin(name, task=TASK, robot=name.split()[0])
   for decision in range(DECISIONS):
     due_s = time.perf_counter() + pace_s
+    look = _varied(seen[decision % len(seen)], rng)
     start_s = time.perf_counter()
-    chunk_TA = robot.infer(seen[decision % len(seen)])["actions"]
+    chunk_TA = robot.infer(look)["actions"]
     taken_ms.append(1000 * (time.perf_counter() - start_s))
     helped = decision > DECISIONS // 2
     robot.did(np.clip(0.5 * chunk_TA[:8], -1, 1) if helped else chunk_TA[:8], by="human" if helped else "policy")

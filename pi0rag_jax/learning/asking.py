@@ -65,6 +65,7 @@ class Asking:
   """A request for help that was fitted to a memory; see `fit`."""
 
   keys_NE: np.ndarray
+  squared_N: np.ndarray  # lengths of the keys
   center_E: np.ndarray
   parts_EF: np.ndarray
   mean_F: np.ndarray
@@ -74,7 +75,8 @@ class Asking:
 
   def score(self, key_E: np.ndarray, contradiction: float) -> float:
     """Returns the log odds that the policy needs help soon."""
-    novelty_N = _distances(key_E[None], self.keys_NE).min(axis=1)
+    nearest = (self.squared_N - 2 * (self.keys_NE @ key_E)).min() + key_E @ key_E
+    novelty_N = np.sqrt(np.maximum(nearest, 0.0))[None]
     features_NF = _features(key_E[None], novelty_N, np.array([contradiction]), self.center_E, self.parts_EF)
     return float(_standard(features_NF, self.mean_F, self.spread_F)[0] @ self.weights_F)
 
@@ -106,7 +108,8 @@ def fit(memory: Memory, space: ActionSpace, config: AskingConfig) -> Asking | No
     scores_N[out_N] = standard_NF[out_N] @ _logistic(standard_NF[~out_N], seen.wrong_N[~out_N])
   highest = [scores_N[seen.episode_N == episode].max() for episode in fine]
   threshold = float(np.quantile(highest, 1 - config.false_asks, method="higher"))
-  return Asking(seen.keys_NE, center_E, parts_EF, mean_F, spread_F, _logistic(standard_NF, seen.wrong_N), threshold)
+  return Asking(seen.keys_NE, (seen.keys_NE**2).sum(axis=1), center_E, parts_EF, mean_F, spread_F,
+                _logistic(standard_NF, seen.wrong_N), threshold)
 
 
 def contradiction(before: Step | None, step: Step, space: ActionSpace) -> float:
