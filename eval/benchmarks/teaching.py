@@ -114,21 +114,25 @@ def _on_and_off(root: pathlib.Path, seen: list[dict], repeats: int) -> list[dict
 
     taken = timing.interleaved({"off": lambda: plain.infer(seen[0])["actions"], "on": learning,
                                 "on_other_client": lambda: other.infer(seen[0])["actions"]}, repeats=20 * repeats)
-    found_ms = [_found_after(robot, other, f"found {i}", seen) for i in range(repeats)]
+    with contextlib.closing(TeachingClient(HOST, on)) as asking:
+      rng = np.random.default_rng(0)
+      found_ms = [_found_after(robot, asking, f"found {i}", _varied(seen[0], rng)) for i in range(repeats)]
   against = {name: timing.ratio(taken[name], taken["off"]) for name in ("on", "on_other_client")}
   rows = [{"decision": name, **timing.summary(ms), **against.get(name, {})} for name, ms in taken.items()]
   return [*rows, {"decision": "found after its acknowledgement", "episodes": repeats, **timing.summary(found_ms)}]
 
 
-def _found_after(robot: TeachingClient, other: WebsocketClientPolicy, name: str, seen: list[dict]) -> float:
-  """Returns ms from the acknowledgement of an episode until another client's answer rests on its records."""
-  unseen = [{**look, "state": look["state"] + np.float32(len(name) + hash(name) % 97)} for look in seen]
-  before = other.infer(unseen[-1])["neighbours_used"]
-  records = _live(robot, name, unseen[-1:], 0.0, [])
+def _found_after(robot: TeachingClient, other: TeachingClient, name: str, look: dict) -> float:
+  """Returns ms from the acknowledgement of an episode until another client's answer rests on its record most."""
+  robot.begin(name, task=TASK)
+  for _ in range(2):
+    chunk_TA = robot.infer(look)["actions"]
+    robot.did(np.clip(0.5 * chunk_TA[:8], -1, 1), by="human")
+  records = robot.end(True)["records"]
   acknowledged_s = time.perf_counter()
-  assert records, "the episode taught something"
-  while other.infer(unseen[-1])["neighbours_used"] <= before and time.perf_counter() - acknowledged_s < 10.0:
-    pass
+  other.begin(f"{name}, looked at")
+  while other.infer(look)["episode"].get("surest", {}).get("record") not in records:
+    other.did(ticks=0)
   return 1000 * (time.perf_counter() - acknowledged_s)
 
 
