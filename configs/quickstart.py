@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
   # A supervisor takes over while the episode runs, as a person would. Or 'rewind': a failure is taken back in time,
   # which only a simulator can do.
   config.stream.learning.taught_by = "takeover"
-  config.stream.learning.supervisor = ConfigDict({"delay_s": 1.0, "hold_s": 0.0, "misses": 0.0, "false_alarms": 0.0})
+  config.stream.learning.supervisor = ConfigDict({
+      "delay_s": 1.0, "hold_s": 0.0, "patience": 0.7, "misses": 0.0, "false_alarms": 0.0})
   # When the supervisor watches: 'always', 'asked' (once the policy asks for it) or 'random', which is the placebo.
   config.stream.learning.asking = ConfigDict({"when": "always", "false_asks": 0.2, "random_share": 0.3})
   config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked

@@ -7,6 +7,7 @@ the journal, and the first new decision finds the memory that it would have foun
 
 import collections
 import dataclasses
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,12 +79,14 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
-        steered: bool = True, executed: ExecutedLog | None = None) -> Iterator[EpisodeRecord]:
+        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None
+        ) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.
 
   Args:
+    time_limit: ticks of an episode, for a supervisor who loses patience.
     steered: False lets the policy act alone, so that the stream is the same whoever learns from it.
     executed: is told what was executed in each of these episodes.
   """
@@ -91,6 +94,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
   assert memory is not None, "a stream teaches a memory: give the agent one"
   learner = OnlineLearner(memory, agent.policy.space, task=cell.task, condition=cell.condition, config=config,
                           tick_s=tick_s,
+                          time_limit_s=time_limit * tick_s,
                           expert_plan=lambda snapshots: expert_plans(env, snapshots),
                           corrected=sum(record.corrected for record in part.before),
                           stream=cell.stream if part.exact else "")

@@ -7,6 +7,7 @@ done.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,15 +113,16 @@ class OnlineLearner:
   Args:
     expert_plan: returns the expert's chunks float32[N, T, A] at N snapshots.
     tick_s: between two actions of a chunk.
+    time_limit_s: of an episode.
     corrected: take-overs already spent, when a stream is resumed.
     stream: whose episodes' commits have the tokens of `tokens`; without one they have none.
   """
 
   def __init__(self, memory: Memory, space: ActionSpace, *, task: str, condition: str,
                expert_plan: Callable[[Sequence[Any]], np.ndarray], config: OnlineConfig, tick_s: float,
-               corrected: int = 0, stream: str = ""):
+               corrected: int = 0, stream: str = "", time_limit_s: float = math.inf):
     self._memory = memory
-    self._space, self._tick_s = space, tick_s
+    self._space, self._tick_s, self._time_limit_s = space, tick_s, time_limit_s
     self._task = task
     self._condition = condition
     self._expert_plan = expert_plan
@@ -144,7 +146,8 @@ class OnlineLearner:
     if not job.watched:
       return None
     asks = self._asker.episode(job.seed, self._decisions)
-    watch = self._watches[job.seed] = Watch(self._config.supervisor, self._space, self._tick_s, job.seed, asks)
+    watch = self._watches[job.seed] = Watch(self._config.supervisor, self._space, self._tick_s, job.seed, asks,
+                                            self._time_limit_s)
     return watch
 
   def learn(self, trace: Trace) -> Lesson:

@@ -28,12 +28,14 @@ class SupervisorConfig:
   # Of trouble until the take-over; as much time in which nothing is wrong undoes it.
   delay_s: float = 1.0
   hold_s: float = 0.0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
+  # Share of the time limit after which an episode is helped that has not succeeded; 1: however long it takes.
+  patience: float = 1.0
   misses: float = 0.0  # share of the troubles that are not noticed
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
 
   def __post_init__(self):
-    for name, high in (("cost", 1e6), ("band", 10**6), ("delay_s", 1e6), ("hold_s", 1e6), ("misses", 1.0),
-                       ("false_alarms", 1.0)):
+    for name, high in (("cost", 1e6), ("band", 10**6), ("delay_s", 1e6), ("hold_s", 1e6), ("patience", 1.0),
+                       ("misses", 1.0), ("false_alarms", 1.0)):
       schema.check_range(getattr(self, name), 0, high, f"supervisor.{name}")
 
 
@@ -41,9 +43,15 @@ class Watch:
   """A supervisor of one episode: called at each decision, it says whether the expert acts."""
 
   def __init__(self, config: SupervisorConfig, space: ActionSpace, tick_s: float, seed: int,
-               asks: Callable[[Step], bool] = lambda step: True):
-    """Takes the parts; `asks` says of a decision whether the supervisor is asked to watch, from then on."""
+               asks: Callable[[Step], bool] = lambda step: True, time_limit_s: float = math.inf):
+    """Takes the parts.
+
+    Args:
+      asks: whether the supervisor is asked to watch, from this decision on.
+      time_limit_s: of the episode.
+    """
     self._config, self._space, self._tick_s, self._asks = config, space, tick_s, asks
+    self._patience_s = config.patience * time_limit_s if config.patience < 1 else math.inf
     self.since_s: float | None = None  # the episode's time from which on somebody watches
     self._draws = np.random.default_rng([seed, _STREAM])
     self._looked_s, self._wrong = 0.0, False  # at the last decision
@@ -66,7 +74,7 @@ class Watch:
     if self._wrong and not self._trouble_s:
       self._noticed = not missed
     waited = self._wrong and self._trouble_s >= self._config.delay_s - _TINY_S
-    if not (alarmed or (waited and self._noticed)):
+    if not (alarmed or now_s >= self._patience_s or (waited and self._noticed)):
       return False
     self._trouble_s, self._wrong = 0.0, False
     self._acts_until_s = now_s + (self._config.hold_s or math.inf)

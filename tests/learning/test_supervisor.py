@@ -13,9 +13,9 @@ PLAN = np.zeros((16, 5), np.float32)
 TICK_S = 0.25  # a decision a second
 
 
-def acted(make_steps, wrong, **config):
+def acted(make_steps, wrong, time_limit_s=np.inf, **config):
   """Returns who acts at decisions that are wrong or right, as text: '.' the policy, 'x' the supervisor."""
-  watch = Watch(SupervisorConfig(**config), ACTIONS, TICK_S, seed=5)
+  watch = Watch(SupervisorConfig(**config), ACTIONS, TICK_S, seed=5, time_limit_s=time_limit_s)
   steps = make_steps([0.01 if sign == "w" else 0.0 for sign in wrong])
   return "".join("x" if watch(step, PLAN) else "." for step in steps)
 
@@ -25,6 +25,11 @@ def test_trouble_that_lasts_is_taken_over_after_a_reaction_time_and_kept_to_the_
   assert acted(make_steps, "wwrrwwrrww", delay_s=2) == ".........."
   assert acted(make_steps, "wwrwwwww", delay_s=3) == ".....xxx"  # a moment of agreement does not undo it all
   assert acted(make_steps, "rw", delay_s=0) == ".x"
+
+
+def test_who_does_not_get_done_is_helped_before_time_is_out(make_steps):
+  assert acted(make_steps, "rrrrrrrrrr", time_limit_s=10.0, patience=0.7) == ".......xxx"
+  assert acted(make_steps, "rrrrrrrrrr", time_limit_s=10.0) == acted(make_steps, "rrrrrrrrrr", patience=0.7) == "." * 10
 
 
 def test_the_policy_acts_again_after_a_while_and_may_be_helped_again(make_steps):
