@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from configs import quickstart
+from configs import learning as learning_config
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.rewind import RewindConfig
@@ -142,8 +142,8 @@ def test_a_crash_is_no_failure_of_the_policy(memory, played):
 
 def test_every_setting_of_a_supervisor_is_a_flag_of_a_sweep():
   known = {field.name for field in dataclasses.fields(SupervisorConfig)}
-  given = quickstart.get_config().stream.learning.supervisor
-  assert {"delay_s", "hold_s", "misses", "false_alarms"} <= set(given) <= known
+  given = learning_config.get_config().stream.learning.supervisor
+  assert {"delay_s", "hold_s", "patience", "misses", "false_alarms"} <= set(given) <= known
   assert OnlineConfig.from_dict({"supervisor": given.to_dict()}).supervisor == SupervisorConfig()
 
 
