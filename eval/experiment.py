@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 import time
 
 from absl import logging
@@ -22,7 +21,9 @@ from pi0rag_jax.learning import online
 from pi0rag_jax.learning.asking import ASKED
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
-from pi0rag_jax.memory import backup
+from pi0rag_jax.memory import anew, backup
+from pi0rag_jax.memory.anew import Batch
+from pi0rag_jax.memory.index import MAX_CAPACITY
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
@@ -42,7 +43,6 @@ RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
-MERGED_AT_ONCE = 256  # records
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 
 
@@ -238,19 +238,14 @@ class _Runner:
     place = self._memory_dir(step.pool)
     if place.exists():
       return
-    draft = place.with_name(f"{place.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    records = []
-    for source in step.pool.streams:
-      if not self._memory_dir(source).exists():  # of results that came without their memories
-        return
-      with self._open_memory(source, read_only=True) as memory:
-        records += [record for _, record in memory.records()]
-    with Memory.open(draft, **self.policy.memory_header(), capacity=max(len(records), 1)) as memory:
-      for first in range(0, len(records), MERGED_AT_ONCE):
-        memory.add(records[first : first + MERGED_AT_ONCE])
+    sources = [self._memory_dir(source) for source in step.pool.streams]
+    if not all(source.exists() for source in sources):  # of results that came without their memories
+      return
+    parts = [anew.read(source) for source in sources]
+    # Without the streams' tokens, which places may share: nobody learns here.
+    anew.write(place, parts[0].header, [Batch(None, (), batch.records) for part in parts for batch in part.batches])
+    with Memory.load(place, capacity=MAX_CAPACITY) as memory:
       sizes = _sizes(self._out) | {step.pool.name: memory.memory_bytes()}
-    draft.rename(place)
     files.write_json(self._out / MEMORY_SIZES_NAME, sizes)
 
   def _evaluate(self, step: Evaluate) -> None:

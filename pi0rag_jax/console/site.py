@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import http
-import io
 import json
 import logging
 import socket
@@ -13,7 +12,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -22,7 +20,7 @@ from pi0rag_jax.console.operator import Operator
 from pi0rag_jax.console.robot import TaughtRobot
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.pages import page
-from pi0rag_jax.serving import LOOPBACK, messages
+from pi0rag_jax.serving import LOOPBACK, messages, names_this_machine
 from pi0rag_jax.serving.admission import Admission, Client, Clients
 
 try:
@@ -33,14 +31,9 @@ except ImportError as error:
   raise Pi0RagError(f"the console needs websockets: {messages.EXTRA}") from error
 
 WIRE = "/wire"
-FILM_PX, CAMERA_PX, QUALITY = 192, 128, 80
+FILM_PX, CAMERA_PX = 192, 128
 MAX_VIEWERS, MAX_MESSAGE = 4, 1024
 _TEMPLATES = Path(__file__).parent / "templates"
-_HEADERS = {
-  "Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
-  "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
-                             "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-  "Connection": "close"}
 
 
 class ConsoleSite:
@@ -87,11 +80,7 @@ class ConsoleSite:
     """Returns the page, or why there is none; None lets the page's websocket in."""
     here = "".join(request.headers.get_all("Host")[:1])
     origins = set(request.headers.get_all("Origin"))
-    try:
-      local = urlsplit(f"//{here}").hostname in LOOPBACK
-    except ValueError:
-      local = False
-    if not local or not origins <= {f"http://{here}"}:
+    if not names_this_machine(here) or not origins <= {f"http://{here}"}:
       return connection.respond(http.HTTPStatus.FORBIDDEN, f"the console is at {LOOPBACK[0]} only\n")
     if request.path == WIRE:
       if not origins or len(self._viewers) >= MAX_VIEWERS:
@@ -99,7 +88,8 @@ class ConsoleSite:
       return None
     if request.path != "/":
       return connection.respond(http.HTTPStatus.NOT_FOUND, "there is only one page, at /\n")
-    headers = Headers(_HEADERS | {"Content-Length": str(len(self._html))})
+    headers = Headers(page.HEADERS | {"Content-Type": "text/html; charset=utf-8",
+                                      "Content-Length": str(len(self._html))})
     return Response(http.HTTPStatus.OK.value, http.HTTPStatus.OK.phrase, headers, self._html)
 
   async def _view(self, connection: Client) -> None:
@@ -186,6 +176,4 @@ def _jpeg(picture: np.ndarray, least_px: int) -> str:
   if picture.dtype != np.uint8:
     picture = np.clip(picture * 255.0 if picture.max(initial=0) <= 1 else picture, 0, 255).astype(np.uint8)
   scale = max(1, least_px // max(picture.shape[:2]))
-  buffer = io.BytesIO()
-  Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "JPEG", quality=QUALITY)
-  return page.data_uri(buffer.getvalue(), "image/jpeg")
+  return page.jpeg(Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1)))

@@ -8,14 +8,15 @@ other episodes (novelty), and by how far the policy's plan is from the one befor
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
 from pi0rag_jax import schema
 from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record
+from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record, origin
+from pi0rag_jax.policy import keys
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
@@ -97,7 +98,7 @@ def fit(memory: Memory, space: ActionSpace, config: AskingConfig) -> Asking | No
     return None
   center_E = seen.keys_NE.mean(axis=0)
   parts_EF = np.linalg.svd(seen.keys_NE - center_E, full_matrices=False)[2][:KEY_PARTS].T
-  distances_NN = _distances(seen.keys_NE, seen.keys_NE)
+  distances_NN = keys.distances(seen.keys_NE, seen.keys_NE)
   distances_NN[seen.episode_N[:, None] == seen.episode_N] = np.inf
   features_NF = _features(seen.keys_NE, distances_NN.min(axis=1), seen.contradiction_N, center_E, parts_EF)
   mean_F, spread_F = features_NF.mean(axis=0), features_NF.std(axis=0) + _TINY
@@ -163,24 +164,20 @@ def _seen(memory: Memory, space: ActionSpace) -> _Seen:
   for _, record in collections.deque(memory.records(), maxlen=RECORDS):
     # What a helper did is no decision of the policy's.
     if record.kind == ANCHOR or (record.kind == CORRECTION and record.outcome == "failure"):
-      episodes[_episode(record.provenance)].append(record)
-  keys, contradictions, numbers, wrong, helped = [], [], [], [], []
+      episodes[origin(record)].append(record)
+  found, contradictions, numbers, wrong, helped = [], [], [], [], []
   for number, records in enumerate(episodes.values()):
     records.sort(key=_tick)
     helped += [any(record.kind == CORRECTION for record in records)] * len(records)
     for before, record in zip([None, *records], records):
-      keys.append(record.key)
+      found.append(record.key)
       numbers.append(number)
       wrong.append(record.kind == CORRECTION)
       contradictions.append(0.0 if before is None else _contradiction(
           before.base_chunk, record.base_chunk, _tick(record) - _tick(before), space))
   width = memory.header.key_dim
-  return _Seen(np.array(keys, np.float32).reshape(-1, width), np.array(contradictions), np.array(numbers, int),
+  return _Seen(np.array(found, np.float32).reshape(-1, width), np.array(contradictions), np.array(numbers, int),
                np.array(wrong, bool), np.array(helped, bool))
-
-
-def _episode(provenance: Mapping) -> str:
-  return str([provenance.get(name) for name in ("data", "robot", "episode", "condition", "seed")])
 
 
 def _tick(record: Record) -> int:
@@ -205,11 +202,6 @@ def _standard(features_NF, mean_F, spread_F) -> np.ndarray:
   standard_NF = (features_NF - mean_F) / spread_F
   standard_NF[:, -1] = 1.0
   return standard_NF
-
-
-def _distances(keys_NE: np.ndarray, others_ME: np.ndarray) -> np.ndarray:
-  squared_NM = (keys_NE**2).sum(axis=1)[:, None] + (others_ME**2).sum(axis=1) - 2 * keys_NE @ others_ME.T
-  return np.sqrt(np.maximum(squared_NM, 0.0))
 
 
 def _logistic(features_NF: np.ndarray, wrong_N: np.ndarray) -> np.ndarray:

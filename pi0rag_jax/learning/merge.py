@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pi0rag_jax.memory.record import CORRECTION, Record
 from pi0rag_jax.policy import keys
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths, rules
+from pi0rag_jax.steering.retrieval import measured_unit
 
 KEEP, NEWEST, REFUSE = CONFLICTS = ("keep", "newest", "refuse")
 FROM = "memory"  # in the provenance, the memory that a record was in before
@@ -108,7 +108,7 @@ def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None)
   They are of one task, as near in key and in the policy's own plan as steering's kernels are wide, and what they ask
   for is further apart than the width of a mode.
   """
-  unit = _measured([place.record for place in places]) if unit is None else unit
+  unit = measured_unit(place.record for place in places) if unit is None else unit
   if not math.isfinite(unit):
     return
   rule = rules.preset("residual")
@@ -120,7 +120,7 @@ def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None)
     keys_ME = np.stack([place.record.key for place in group])
     memory_M = np.array([place.memory for place in group])
     for first in range(0, len(group), _ROWS):
-      block_RM = _distances(keys_ME[first : first + _ROWS], keys_ME) / unit
+      block_RM = keys.distances(keys_ME[first : first + _ROWS], keys_ME) / unit
       near_RM = (block_RM <= rule.tau) & (memory_M[first : first + _ROWS, None] < memory_M)
       for row, column in np.argwhere(near_RM).tolist():
         pair = sorted((group[first + row], group[column]), key=lambda place: place.record.created)
@@ -136,20 +136,6 @@ def _apart(first: Record, second: Record, space: ActionSpace) -> tuple[float, fl
     second.corrected_chunk.astype(np.float32) - second.base_chunk)
   length = lambda chunk_TA: float(np.linalg.norm(paths.scaled(paths.to_path(chunk_TA, space), space)))  # noqa: E731
   return length(base_TA), length(asked_TA)
-
-
-def _distances(rows_RE: np.ndarray, keys_ME: np.ndarray) -> np.ndarray:
-  squared_RM = np.square(rows_RE).sum(axis=1)[:, None] + np.square(keys_ME).sum(axis=1) - 2 * rows_RE @ keys_ME.T
-  return np.sqrt(np.maximum(squared_RM, 0.0))
-
-
-def _measured(records: Sequence[Record]) -> float:
-  """Returns the median distance from a key to the nearest one of another episode."""
-  names = [json.dumps([record.provenance.get(name) for name in ("data", "episode", "seed")]) for record in records]
-  episode_N = np.unique(names, return_inverse=True)[1] if names else np.zeros(0, int)
-  if not episode_N.any():
-    return math.inf
-  return max(keys.unit_distance(np.stack([record.key for record in records]), episode_N), 1e-9)
 
 
 def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, dict[str, str]]:

@@ -87,6 +87,11 @@ class Record:
       raise Pi0RagError(f"created is {self.created!r}, must be seconds since 1970")
 
 
+def origin(record: Record) -> str:
+  """Returns what tells the episode that a record comes from, in the world, on a robot or in a data set, from others."""
+  return json.dumps([record.provenance.get(name) for name in ("data", "robot", "episode", "condition", "seed")])
+
+
 @dataclasses.dataclass(frozen=True)
 class Header:
   """What all records of one memory have in common; another value needs another memory."""

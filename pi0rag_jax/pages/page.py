@@ -1,15 +1,24 @@
 """What the pages share: their templates, pictures that travel within a page, numbers as people read them."""
 
 import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+from PIL import Image
 
 from pi0rag_jax.files import write_text as write_text  # for eval.report
 from pi0rag_jax.pages import clips, panels
 
-TEMPLATES = Path(__file__).parent / "templates"  # report.css
+TEMPLATES = Path(__file__).parent / "templates"  # report.css, colors.css, dom.js
+# Of a page that a server answers with: nothing of it comes from elsewhere, and nobody keeps or frames it.
+HEADERS = {
+  "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+  "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+                             "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+  "Connection": "close"}
+_QUALITY = 80  # of JPEG
 
 
 def environment(templates: Path) -> jinja2.Environment:
@@ -42,6 +51,13 @@ def clip(*sides) -> dict[str, str]:
 def data_uri(content: bytes, kind: str) -> str:
   """Returns the content as a data URI of MIME type `kind`."""
   return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def jpeg(picture: Image.Image) -> str:
+  """Returns a picture as a data URI."""
+  buffer = io.BytesIO()
+  picture.save(buffer, "JPEG", quality=_QUALITY)
+  return data_uri(buffer.getvalue(), "image/jpeg")
 
 
 def percent(share: float | None, digits: int = 1) -> str:

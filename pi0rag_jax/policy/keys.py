@@ -274,6 +274,12 @@ def principal_components(standardized_ND: np.ndarray, dim: int) -> np.ndarray:
   return (components * np.sign(largest)).astype(np.float32)
 
 
+def distances(rows_RE: np.ndarray, keys_NE: np.ndarray) -> np.ndarray:
+  """Returns the distance of each of some keys from each of others, [R, N]."""
+  squared_RN = np.square(rows_RE).sum(axis=1)[:, None] + np.square(keys_NE).sum(axis=1) - 2 * rows_RE @ keys_NE.T
+  return np.sqrt(np.maximum(squared_RN, 0.0))
+
+
 def unit_distance(keys_NE: np.ndarray, episode_N: np.ndarray) -> float:
   """Returns the median distance from a key to the nearest key of another episode."""
   squared_N = np.square(keys_NE).sum(axis=1)

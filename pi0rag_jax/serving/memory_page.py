@@ -25,7 +25,7 @@ from pi0rag_jax.memory.aside import SurveyAside
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.survey import Survey
 from pi0rag_jax.pages import page
-from pi0rag_jax.serving import LOOPBACK, messages
+from pi0rag_jax.serving import LOOPBACK, messages, names_this_machine
 from pi0rag_jax.serving.admission import Admission, Client, Clients, health_check
 from pi0rag_jax.serving.websocket_server import reserve
 
@@ -38,11 +38,6 @@ except ImportError as error:
 PATH = "/memory"
 MAX_IDS, MAX_PAGE, MAX_WAITING = 500, 10**6, 16
 _TEMPLATES = Path(__file__).parent / "templates"
-_HEADERS = {
-  "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-  "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
-                             "'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-  "Connection": "close"}
 # What an action of the page is told: the request's parameters.
 Asked = Mapping[str, str]
 
@@ -169,7 +164,7 @@ class MemoryPage:
       raise Refused(http.HTTPStatus.FORBIDDEN, "requests from other web pages are refused")
     if self._admission.token is None and self._host not in LOOPBACK:
       raise Refused(http.HTTPStatus.FORBIDDEN, "beyond its machine the page asks for a server with a --token")
-    if self._admission.token is None and urlsplit(f"//{here}").hostname not in LOOPBACK:
+    if self._admission.token is None and not names_this_machine(here):
       raise Refused(http.HTTPStatus.FORBIDDEN, f"the page is at {LOOPBACK[0]} only")
 
   def _allowed(self) -> Changes:
@@ -250,7 +245,7 @@ def _json(status: http.HTTPStatus, values: Mapping[str, Any]) -> Response:
 
 
 def _response(status: http.HTTPStatus, kind: str, body: bytes, **more: str) -> Response:
-  headers = _HEADERS | {"Content-Type": kind, "Content-Length": str(len(body)), **more}
+  headers = page.HEADERS | {"Content-Type": kind, "Content-Length": str(len(body)), **more}
   return Response(status.value, status.phrase, Headers(headers), body)
 
 

@@ -1,6 +1,5 @@
 """Pictures of the episodes that a server kept, by the ids that robots gave them."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,4 @@ class KeptEpisodes:
 def _jpeg(picture: np.ndarray) -> str:
   image = Image.fromarray(picture)
   image.thumbnail((4 * HEIGHT_PX, HEIGHT_PX))
-  buffer = io.BytesIO()
-  image.save(buffer, "JPEG", quality=80)
-  return page.data_uri(buffer.getvalue(), "image/jpeg")
+  return page.jpeg(image)

@@ -3,13 +3,14 @@
 import itertools
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.placebo import ShuffledMemory
+from pi0rag_jax.memory.record import Record, origin
 from pi0rag_jax.policy import keys
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import credit, paths
@@ -40,19 +41,23 @@ class UnitDistance:
     return self._value
 
   def _measure(self) -> None:
-    self._value = math.inf
-    rows, episodes = [], set()
+    records, episodes = [], set()
     for _, record in itertools.islice(self._memory.records(), self.RECORDS):
-      episode = str({name: record.provenance.get(name) for name in ("data", "episode", "seed")})
-      episodes.add(episode)
+      episodes.add(origin(record))
       if len(episodes) > self.EPISODES:
         break
-      rows.append((record.key, episode))
-    episode_N = np.unique([episode for _, episode in rows], return_inverse=True)[1] if rows else np.zeros(0, int)
-    if len(episodes) > 1:
-      measured = keys.unit_distance(np.stack([key_E for key_E, _ in rows]), episode_N)
-      self._value = max(measured, _LEAST_UNIT)
-    self._settled = len(episodes) > self.EPISODES or len(rows) == self.RECORDS
+      records.append(record)
+    self._value = measured_unit(records)
+    self._settled = len(episodes) > self.EPISODES or len(records) == self.RECORDS
+
+
+def measured_unit(records: Iterable[Record]) -> float:
+  """Returns the median distance from a record's key to the nearest one of another episode; infinity without one."""
+  rows = [(record.key, origin(record)) for record in records]
+  episode_N = np.unique([episode for _, episode in rows], return_inverse=True)[1] if rows else np.zeros(0, int)
+  if not episode_N.any():
+    return math.inf
+  return max(keys.unit_distance(np.stack([key_E for key_E, _ in rows]), episode_N), _LEAST_UNIT)
 
 
 class Retriever:
