@@ -27,13 +27,16 @@ class CorrectionConfig:
   labels_before: int = 4  # of a failed episode's decisions that an expert's plans label, before the one to go back to
   labels_after: int = 60  # and from it on: where a lost policy ends up, it will end up again
   path_before: int = 3  # decisions before a take-over that learn the way to its path, less the policy's detour
+  # Of those, or of more, the last that whoever took over labels afterwards, with what should have been done from there:
+  # `Step.label_TA`, which a simulator's expert can always tell.
+  labelled: int = 0
   anchors_between: bool = True  # what the policy did right in an episode that was helped is kept too
   # Of a failed episode from that decision on, its last ones where nobody helped, or those before each take-over: for
   # steering that keeps away from what failed.
   failed_chunks: int = 0
 
   def __post_init__(self):
-    for name in ("labels_before", "labels_after", "path_before", "failed_chunks"):
+    for name in ("labels_before", "labels_after", "path_before", "labelled", "failed_chunks"):
       schema.check_range(getattr(self, name), 0, 10**6, f"corrections.{name}")
 
 
@@ -115,11 +118,16 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   horizon = len(steps[-1].actions_TA)
   helped_N = np.array([step.by != POLICY for step in steps])
   end = trace.ticks - first + horizon  # then nothing moves
-  starts_N, ends_N = stretches(helped_N, ticks_N, end, config.path_before)
+  starts_N, ends_N = stretches(helped_N, ticks_N, end, max(config.path_before, config.labelled))
+  labelled_N = ~helped_N & (stretches(helped_N, ticks_N, end, config.labelled)[0] >= 0)
+  labelled_N &= np.array([step.label_TA is not None for step in steps])
+  starts_N[(stretches(helped_N, ticks_N, end, config.path_before)[0] < 0) & ~labelled_N] = -1
   taught = np.flatnonzero(starts_N >= 0)
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
   corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
+  corrected_NTA = np.stack([steps[row].label_TA if labelled_N[row] else chunk_TA
+                            for row, chunk_TA in zip(taught, corrected_NTA)])
   # Before a take-over it is who takes over that teaches.
   helpers = {row: next(step.by for step in steps[row:] if step.by != POLICY) for row in taught}
   records = []

@@ -25,6 +25,7 @@ class Step:
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
   by: str = POLICY  # who acted, one of data.validation.ACTORS
   done_NA: np.ndarray | None = None  # what was executed until the next decision; None: the chunk's beginning
+  label_TA: np.ndarray | None = None  # what somebody who watched says should have been done from here on
 
 
 @dataclasses.dataclass(frozen=True)

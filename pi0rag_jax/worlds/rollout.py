@@ -186,6 +186,7 @@ def _acted(step: Step, one: _Running) -> Step:
     return step
   plan_TA = one.moment.plan_TA
   assert plan_TA is not None, "who watches is told the expert's plan"
+  step = dataclasses.replace(step, label_TA=plan_TA)
   return dataclasses.replace(step, actions_TA=plan_TA, by=EXPERT) if one.watch(step, plan_TA) else step
 
 
