@@ -154,7 +154,7 @@ class ScriptedAgent:
     mean_BTA = (weight_BK[..., None, None] * change_BKTA).sum(1) / (weight_BK.sum(1) + 0.05)[:, None, None]
     actions_BTA = (base_BTA + trust_B[:, None, None] * mean_BTA).astype(np.float32)
     return carry, Decision(actions_BTA, base_BTA, key_BE.astype(np.float32), (weight_BK > 0.01).sum(1),
-                           found.ids_BK.astype(np.int32), weight_BK, {})
+                           found.ids_BK.astype(np.int32), weight_BK, found.distances_BK, found.kind_BK, {})
 
 
 def play(out: pathlib.Path, plot: Plot = Plot(), *, log_type=records.RecordLog, memory_type=Memory,

@@ -55,7 +55,8 @@ class ScriptedAgent:
     rng = np.random.default_rng(np.asarray(observation["state"], np.uint32))
     chunk_BTA = rng.uniform(-0.01, 0.01, (1, HORIZON, ACTIONS.dim)).astype(np.float32)
     key_BE, nobody_BK = rng.standard_normal((1, 4)).astype(np.float32), np.full((1, 0), -1)
-    decision = Decision(chunk_BTA, chunk_BTA, key_BE, np.zeros(1, int), nobody_BK, nobody_BK.astype(np.float32), {})
+    decision = Decision(chunk_BTA, chunk_BTA, key_BE, np.zeros(1, int), nobody_BK, nobody_BK.astype(np.float32),
+                        nobody_BK.astype(np.float32), nobody_BK, {})
     return {"actions": chunk_BTA[0]}, decision
 
   def surest(self, decision: Decision) -> dict:

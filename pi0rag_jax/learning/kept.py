@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -98,7 +99,9 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 class Keeper:
-  """Keeps what the policy saw in the episodes that teach it. For one thread; files are written by another."""
+  """Keeps what the policy saw in the episodes that teach it. Threads may call everything at once, but for what they
+  say of one episode; files are written by another.
+  """
 
   def __init__(self, folder: str | os.PathLike, policy: Policy, *, under_way: Sequence[str] = ()):
     """Makes the folder, and finishes what a process that was killed had not.
@@ -111,6 +114,7 @@ class Keeper:
     self.folder, self._policy = pathlib.Path(folder).expanduser(), policy
     self._fps = policy.spec.control_hz
     self._open: collections.OrderedDict[str, files.LineLog] = collections.OrderedDict()
+    self._opening = threading.Lock()
     self._ended: set[str] = set()
     self._writing = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="keeper")
     try:
@@ -143,14 +147,14 @@ class Keeper:
     decisions = [decision_of(step, self._policy.space) for step in steps]
     line = _Line(episode, ending=ending, decisions=decisions, done=done, ended=time.time())
     self._file(episode).append(msgspec.json.encode(line))
-    self._open.pop(episode).close()
     self._submit(episode, path)
 
   def forget(self, episode: str) -> None:
     """Removes an episode, as if it had never been kept."""
     self._writing.submit(self._remove, episode).result()  # after it was written, if it ended
-    self._give_up(episode)
-    self._ended.discard(episode)
+    with self._opening:
+      self._give_up(episode)
+      self._ended.discard(episode)
 
   def close(self) -> None:
     """Returns once everything that ended is in the folder."""
@@ -159,15 +163,19 @@ class Keeper:
       self._open.popitem()[1].close()
 
   def _file(self, episode: str) -> files.LineLog:
-    if episode not in self._open:
-      if len(self._open) >= MAX_OPEN:
-        self._give_up(next(iter(self._open)))
-      self._open[episode] = files.LineLog(self._path(episode))
-    self._open.move_to_end(episode)
-    return self._open[episode]
+    with self._opening:
+      if episode not in self._open:
+        if len(self._open) >= MAX_OPEN:
+          self._give_up(next(iter(self._open)))
+        self._open[episode] = files.LineLog(self._path(episode))
+      self._open.move_to_end(episode)
+      return self._open[episode]
 
   def _submit(self, episode: str, path: pathlib.Path) -> None:
-    self._ended.add(episode)
+    with self._opening:
+      if episode in self._open:
+        self._open.pop(episode).close()
+      self._ended.add(episode)
     self._writing.submit(self._write, path)
 
   def _give_up(self, episode: str) -> None:

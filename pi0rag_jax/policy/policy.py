@@ -159,11 +159,11 @@ class Policy(abc.ABC):
     def decide(params, carry, inputs, start_BTX, trust_B):
       carry, encoded = self.encode_fn(params, carry, inputs)
       neighbours = dict(query(encoded.key_BE))
-      ids_BK = neighbours.pop("ids_BK")
+      ids_BK, distance_BK, kind_BK = neighbours.pop("ids_BK"), neighbours["distance_BK"], neighbours["kind_BK"]
       base_BTA = self.decode_fn(params, encoded, start_BTX)
       flow = self.flow_fn(params, encoded, start_BTX) if runs_again else None
       actions_BTA, used_B, weight_BK = steer(base_BTA, neighbours, flow=flow, trust_B=trust_B)
-      return carry, (actions_BTA, base_BTA, encoded.key_BE, used_B, ids_BK, weight_BK)
+      return carry, (actions_BTA, base_BTA, encoded.key_BE, used_B, ids_BK, weight_BK, distance_BK, kind_BK)
 
     return self.compiled(decide)
 

@@ -9,10 +9,12 @@ False and its bytes) and vla-eval's, which has openpi's keys as strings and pict
 "png", "data", "shape"}. A message is a stranger's: what it would become is bounded before anything is made of it.
 """
 
+import dataclasses
 import io
 import math
 import re
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,20 @@ MAX_AXES, MAX_AXIS = 32, 1 << 24  # numpy's own limit; elements
 # Of the pictures of a message, uncompressed.
 MAX_PICTURE_BYTES = 1 << 24
 _PICTURE_FORMATS = ("JPEG", "PNG")
+
+
+@dataclasses.dataclass(frozen=True)
+class Later:
+  """An answer that waits for a disk: `slow` is for another thread than the policy's, `then` for the policy's again."""
+
+  slow: Callable[[], Mapping]
+  then: Callable[[], object] = lambda: None  # once `slow` is done
+
+  def result(self) -> Mapping:
+    """Returns the answer, where one thread does everything."""
+    answer = self.slow()
+    self.then()
+    return answer
 
 
 def pack(message) -> bytes:

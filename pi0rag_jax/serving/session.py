@@ -8,9 +8,10 @@ a robot whose server was killed goes on in the same episode.
 
 import collections
 import dataclasses
+import functools
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -189,12 +190,15 @@ class EpisodeLog:
 
 
 class Teachable:
-  """An agent whose memory learns from the episodes of its clients, all of whom share it. For one thread."""
+  """An agent whose memory learns from the episodes of its clients, all of whom share it. For one thread, but for what
+  is to be done `Later`, and `undo` and `forget`.
+  """
 
   def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog, keeper: Keeper | None = None):
     self.agent, self._memory, self.log, self.keeper = agent, memory, log, keeper
     self._config = CorrectionConfig()
     self._asker = asking.Asker(memory, agent.policy.space, asking.AskingConfig(when=asking.ASKED))
+    self._asking = self._asker.asking()  # fitted anew by whoever changes the memory, not while a robot waits
     # Of the clients that are connected: a session lives as long as its connection.
     self._sessions: weakref.WeakValueDictionary[int, TeachingSession] = weakref.WeakValueDictionary()
     self._count = 0
@@ -215,29 +219,38 @@ class Teachable:
     """Returns the clients that are connected."""
     return sorted(self._sessions)
 
-  def learn(self, episode: Open, end: End) -> dict[str, Any]:
+  def learn(self, episode: Open, end: End) -> messages.Later:
     """Returns what an episode taught, once it is durable; a second time it teaches nothing more."""
-    trace = Trace(Job(0, 0), episode.prompt, episode.steps, outcome="success" if end.success else "failure",
-                  ticks=episode.ticks)
-    trace.steps = [step for step in trace.steps if len(_done(step))]  # the last one may have come to nothing
+    steps = list(episode.steps)
+    trace = Trace(Job(0, 0), episode.prompt, [step for step in steps if len(_done(step))],  # the last may have none
+                  outcome="success" if end.success else "failure", ticks=episode.ticks)
     origin = {"episode": episode.id, "robot": episode.robot, **({"note": end.note} if end.note else {})}
     context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
-    records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
-    counted = lessons.outcomes(trace)
-    ids = self._memory.add(records, token=token_of(episode.id), outcomes=counted) if records or counted else []
+    ending = None
     if self.keeper is not None:
       prompt = episode.prompt or self.agent.policy.spec.data.default_prompt or ""
-      self.keeper.ended(episode.id, Ending(episode.task, episode.robot, prompt, end.success, end.failure_kind,
-                                           end.note), episode.steps)
-    self.log.over(episode.id)
+      ending = Ending(episode.task, episode.robot, prompt, end.success, end.failure_kind, end.note)
+
+    def commit() -> dict[str, Any]:
+      records = lessons.of_episode(trace, self.agent.policy.space, context, self._config) if trace.steps else []
+      counted = lessons.outcomes(trace)
+      ids = self._memory.add(records, token=token_of(episode.id), outcomes=counted) if records or counted else []
+      if self.keeper is not None and ending is not None:
+        self.keeper.ended(episode.id, ending, steps)
+      self._asking = self._asker.asking()
+      return {"id": episode.id, "records": ids}
+
+    return messages.Later(commit, lambda: self._over(episode.id))
+
+  def _over(self, name: str) -> None:
+    self.log.over(name)
     for session in self._sessions.values():
-      if session.belongs_to == episode.id:
+      if session.belongs_to == name:
         session.belongs_to = ""
-    return {"id": episode.id, "records": ids}
 
   def asks(self, steps: list[Step]) -> bool | None:
     """Returns whether somebody should look, after the last of some decisions; None while too little is known."""
-    fitted, step = self._asker.asking(), steps[-1]
+    fitted, step = self._asking, steps[-1]
     before = steps[-2] if len(steps) > 1 else None
     return fitted and fitted(step.key_E, asking.contradiction(before, step, self.agent.policy.space))
 
@@ -252,11 +265,14 @@ class Teachable:
     forgotten = forgetting.undo_episode(self._memory, name)
     if self.keeper is not None:
       self.keeper.forget(name)
+    self._asking = self._asker.asking()
     return {"id": name, "forgotten": forgotten}
 
   def forget(self, ids: list[int]) -> dict[str, Any]:
     """Returns which records were removed. Errors: Pi0RagError for ids that are not there; nothing is removed then."""
-    return {"forgotten": forgetting.forget(self._memory, ids)}
+    forgotten = forgetting.forget(self._memory, ids)
+    self._asking = self._asker.asking()
+    return {"forgotten": forgotten}
 
 
 class TeachingSession:
@@ -272,6 +288,11 @@ class TeachingSession:
 
     Errors: Pi0RagError for what is wrong with the entry, and as `Agent.infer`.
     """
+    answer = self.begin(observation)
+    return answer.result() if isinstance(answer, messages.Later) else answer
+
+  def begin(self, observation: Mapping) -> Mapping | messages.Later:
+    """Returns as `infer`; or, where that waits for a disk, how the entry is answered later."""
     if ENTRY not in observation:
       if not self.belongs_to:
         return self._agent.infer(observation)
@@ -283,15 +304,17 @@ class TeachingSession:
     if seen and (not entry.id or entry.end is not None or entry.undo is not None or entry.forget or entry.sessions):
       raise Pi0RagError("an observation belongs to an episode that goes on: give its id, and ask nothing else")
     said = self._hear(entry)
+    if isinstance(said, messages.Later):
+      return dataclasses.replace(said, slow=lambda: {ENTRY: said.slow()})
     return self._decide(entry, seen, said) if seen else {ENTRY: said}
 
-  def _hear(self, entry: Entry) -> dict[str, Any]:
+  def _hear(self, entry: Entry) -> dict[str, Any] | messages.Later:
     """Returns the answer to what an entry says."""
     server = self._server
     if entry.undo is not None:
-      return server.undo(entry.undo)
+      return messages.Later(functools.partial(server.undo, entry.undo))
     if entry.forget:
-      return server.forget(entry.forget)
+      return messages.Later(functools.partial(server.forget, entry.forget))
     if entry.sessions:
       return {"sessions": server.numbers(), "yours": self._number}
     if not entry.id:

@@ -38,7 +38,7 @@ _silent = logging.Logger("websockets", logging.CRITICAL + 1)
 
 
 class Session(Protocol):
-  """A policy for one client."""
+  """A policy for one client. One that learns also has `begin`: it does as `infer`, or returns a `messages.Later`."""
 
   def infer(self, observation: Mapping, /) -> Mapping:
     """Returns `actions` [T, A] and whatever else clients are told, nothing but what `messages.pack` takes."""
@@ -87,6 +87,7 @@ class WebsocketPolicyServer:
     self._clients, self._log = Clients(self._admission), CalmLog(logger)
     # Its only thread infers; the event loop answers pings, health checks and new clients meanwhile.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
+    self._patient = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="disk")  # what waits for a disk
 
   @property
   def port(self) -> int:
@@ -116,7 +117,7 @@ class WebsocketPolicyServer:
     Errors: Pi0RagError when another server took the port meanwhile.
     """
     asyncio.get_running_loop().set_exception_handler(self._log_trouble)
-    with self._worker, contextlib.closing(self._socket):
+    with self._worker, self._patient, contextlib.closing(self._socket):
       try:
         # Pings keep idle connections open in routers, but a late pong closes none: a client may stop for long.
         server = await serve(
@@ -188,6 +189,11 @@ class WebsocketPolicyServer:
         request = await connection.recv()
       try:
         answer = await infer(self._worker, _answer, session, request, more_timing)
+        if not isinstance(answer, bytes):
+          later, told = answer
+          values = await infer(self._patient, later.slow)
+          await infer(self._worker, later.then)
+          answer = told(values)
       finally:
         connection.done(request)
         del request  # megabytes, until the next one comes
@@ -206,15 +212,19 @@ class WebsocketPolicyServer:
     return f"the inference failed with a {type(error).__name__}: the server's log says more"
 
 
-def _answer(session: Session, request, more_timing: dict[str, float]) -> bytes:
-  """Returns the packed answer to a packed observation (on the worker's thread)."""
+def _answer(session: Session, request, more_timing: dict[str, float]
+            ) -> bytes | tuple[messages.Later, Callable[[Mapping], bytes]]:
+  """Returns the packed answer to a packed observation (on the worker's thread), or how there will be one."""
   observation = messages.unpack(request)
   if not isinstance(observation, dict):
     raise Pi0RagError(f"a request is a map, the observation; got a {type(observation).__name__}")
   began = time.perf_counter()
-  answer = session.infer(observation)
-  timing = {"infer_ms": _since_ms(began), **more_timing}
-  return messages.pack({**answer, "server_timing": timing})
+  answer = getattr(session, "begin", session.infer)(observation)
+
+  def told(values: Mapping) -> bytes:
+    return messages.pack({**values, "server_timing": {"infer_ms": _since_ms(began), **more_timing}})
+
+  return (answer, told) if isinstance(answer, messages.Later) else told(answer)
 
 
 def reserve(host: str, port: int) -> socket.socket:

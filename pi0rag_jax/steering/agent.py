@@ -17,6 +17,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import bridge, store
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
 from pi0rag_jax.policy.spec import NEW, PolicySpec
@@ -43,6 +44,8 @@ class Decision:
   used_B: np.ndarray  # neighbours that had a say; 0: the base action, bit for bit
   ids_BK: np.ndarray  # records retrieved, -1 where none
   weight_BK: np.ndarray  # how much of a say each had, from 0 to 1, as Memory.record_outcome takes it
+  distance_BK: np.ndarray  # of their keys, in units of the policy's keys
+  kind_BK: np.ndarray  # of each, its place in record.KINDS
   latency_ms: Mapping[str, float]  # by stage, of the whole batch
   missed_deadline: bool = False
 
@@ -115,7 +118,7 @@ class Agent:
       clock.lap("policy")
       nobody_BK = np.full((batch, 0), -1)
       return carry, Decision(base_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
-                             nobody_BK.astype(np.float32), clock.stages_ms)
+                             nobody_BK.astype(np.float32), nobody_BK.astype(np.float32), nobody_BK, clock.stages_ms)
     pending = self._search.submit(encoded.key_BE, batch)
     rows = len(encoded.key_BE)
     start_BTX = self.policy.start_of_flow(rows, noise_BTX) if self._runs_again else None
@@ -130,7 +133,7 @@ class Agent:
     actions_BTA, used_B, weight_BK, base_BTA, key_BE = _fetched(*steered, base_BTA, encoded.key_BE)
     clock.lap("steer")
     return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], used_B[:batch], found["ids_BK"],
-                           weight_BK[:batch], clock.stages_ms, pending.missed)
+                           weight_BK[:batch], found["distance_BK"], found["kind_BK"], clock.stages_ms, pending.missed)
 
   def _in_one_call(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "_Clock") -> tuple[Carry, Decision]:
     rows = padded_size(batch)
@@ -205,10 +208,8 @@ class Agent:
     if self.memory is None or not decision.used_B[0]:
       return {}
     place = int(decision.weight_BK[0].argmax())
-    record_id, weight = int(decision.ids_BK[0, place]), float(decision.weight_BK[0, place])
-    (record,) = self.memory.get([record_id])
-    distance = float(np.linalg.norm(decision.key_BE[0] - record.key)) / self._retriever.unit_distance
-    return {"record": record_id, "kind": record.kind, "weight": weight, "distance": distance}
+    return {"record": int(decision.ids_BK[0, place]), "kind": KINDS[decision.kind_BK[0, place]],
+            "weight": float(decision.weight_BK[0, place]), "distance": float(decision.distance_BK[0, place])}
 
   def compile(self, observation: Mapping, *, all_prompts: bool = False) -> None:
     """Compiles what `infer` runs for observations with the cameras of this one, so that none waits for it.
