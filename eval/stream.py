@@ -199,9 +199,11 @@ def _extra(trace: Trace, lesson: Lesson, tick_s: float) -> dict[str, Any]:
   """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it, help.
 
   `again` are the decisions of each attempt and of the take-over; `helped_s` is how long somebody else acted in the
-  policy's own episode, `watched_s` how long somebody watched or acted.
+  policy's own episode, `watched_s` how long somebody watched or acted, and `looks` how often they began to.
   """
   values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
-            "helped_s": round(trace.helped_ticks * tick_s, 3), "watched_s": round(lesson.watched_s, 3)}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "helped_s": 0.0, "watched_s": 0.0}
+            "helped_s": round(trace.helped_ticks * tick_s, 3), "watched_s": round(lesson.watched_s, 3),
+            "looks": lesson.looks}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "helped_s": 0.0, "watched_s": 0.0,
+           "looks": 0}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -1,13 +1,12 @@
 """When a person should look: a request for help from what the memory knows of where the policy needed it.
 
 All that is learned here comes of the memory's records, nothing is kept beside them: a record that is deleted has no say
-in it any more. A decision is judged by its key (a logistic failure predictor), by how far the key is from those of
-other episodes (novelty), and by how far the policy's plan is from the one before (contradiction).
+in it any more. A logistic failure predictor judges a decision by its key, by how far the key is from those of other
+episodes (novelty), by how far the policy's plan is from the one before (contradiction), and by how late it is.
 """
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +20,7 @@ from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
 
-# When somebody watches: all the time, from when the policy asks on, or from a random decision on, which is the placebo.
+# When somebody looks: all the time, when the policy asks, or at random, which is the placebo.
 ALWAYS, ASKED, RANDOM = ASKING = ("always", "asked", "random")
 RECORDS = 2048  # the newest ones, from which is learned
 KEY_PARTS = 16  # principal ones of the keys
@@ -35,12 +34,12 @@ _STREAM = 4  # sets the draws of who is asked at random apart from an episode's 
 
 @dataclasses.dataclass(frozen=True)
 class AskingConfig:
-  """When somebody is asked to watch an episode, from then on to its end."""
+  """When somebody is asked to look at an episode; see SupervisorConfig for how long they do."""
 
   when: str = ALWAYS  # one of ASKING
   false_asks: float = 0.2  # share of the episodes that go well by themselves in which it asks all the same
   least: int = 5  # episodes that went well, and that did not, before which it always asks
-  random_share: float = 0.3  # of the episodes, with when='random'
+  random_share: float = 0.02  # of the decisions at which it asks, with when='random'
 
   def __post_init__(self):
     if self.when not in ASKING:
@@ -56,6 +55,7 @@ class _Seen:
 
   keys_NE: np.ndarray
   contradiction_N: np.ndarray
+  tick_N: np.ndarray  # of its episode
   episode_N: np.ndarray  # int
   wrong_N: np.ndarray  # bool: the policy needed help soon after
   helped_N: np.ndarray  # bool: somebody helped in its episode
@@ -74,16 +74,17 @@ class Asking:
   weights_F: np.ndarray
   threshold: float
 
-  def score(self, key_E: np.ndarray, contradiction: float) -> float:
-    """Returns the log odds that the policy needs help soon."""
+  def score(self, key_E: np.ndarray, contradiction: float, tick: int) -> float:
+    """Returns the log odds that the policy needs help soon, `tick` control ticks after its episode began."""
     nearest = (self.squared_N - 2 * (self.keys_NE @ key_E)).min() + key_E @ key_E
     novelty_N = np.sqrt(np.maximum(nearest, 0.0))[None]
-    features_NF = _features(key_E[None], novelty_N, np.array([contradiction]), self.center_E, self.parts_EF)
+    features_NF = _features(key_E[None], novelty_N, np.array([contradiction]), np.array([tick]), self.center_E,
+                            self.parts_EF)
     return float(_standard(features_NF, self.mean_F, self.spread_F)[0] @ self.weights_F)
 
-  def __call__(self, key_E: np.ndarray, contradiction: float) -> bool:
+  def __call__(self, key_E: np.ndarray, contradiction: float, tick: int) -> bool:
     """Returns whether somebody should look."""
-    return self.score(key_E, contradiction) > self.threshold
+    return self.score(key_E, contradiction, tick) > self.threshold
 
 
 def fit(memory: Memory, space: ActionSpace, config: AskingConfig) -> Asking | None:
@@ -100,7 +101,7 @@ def fit(memory: Memory, space: ActionSpace, config: AskingConfig) -> Asking | No
   parts_EF = np.linalg.svd(seen.keys_NE - center_E, full_matrices=False)[2][:KEY_PARTS].T
   distances_NN = keys.distances(seen.keys_NE, seen.keys_NE)
   distances_NN[seen.episode_N[:, None] == seen.episode_N] = np.inf
-  features_NF = _features(seen.keys_NE, distances_NN.min(axis=1), seen.contradiction_N, center_E, parts_EF)
+  features_NF = _features(seen.keys_NE, distances_NN.min(axis=1), seen.contradiction_N, seen.tick_N, center_E, parts_EF)
   mean_F, spread_F = features_NF.mean(axis=0), features_NF.std(axis=0) + _TINY
   standard_NF = _standard(features_NF, mean_F, spread_F)
   scores_N = np.empty(len(standard_NF))
@@ -134,19 +135,13 @@ class Asker:
       self._fitted_at, self._asking = count, fit(self._memory, self._space, self._config)
     return self._asking
 
-  def episode(self, seed: int, decisions: int) -> Callable[[Step], bool]:
-    """Returns what says of each decision of an episode whether somebody is to watch from there on.
-
-    Args:
-      decisions: that an episode has about, of which one is drawn where it is a matter of chance.
-    """
+  def episode(self, seed: int) -> Callable[[Step], bool]:
+    """Returns what says of each decision of an episode whether somebody is to look."""
     if self._config.when == ALWAYS:
       return lambda step: True
     if self._config.when == RANDOM:
       rng = np.random.default_rng([seed, _STREAM])
-      begin = int(rng.integers(max(decisions, 1))) if rng.random() < self._config.random_share else -1
-      count = itertools.count()
-      return lambda step: next(count) == begin
+      return lambda step: rng.random() < self._config.random_share
     asking, last = self.asking(), None
     if asking is None:
       return lambda step: True
@@ -154,7 +149,7 @@ class Asker:
     def asks(step: Step) -> bool:
       nonlocal last
       before, last = last, step
-      return asking(step.key_E, contradiction(before, step, self._space))
+      return asking(step.key_E, contradiction(before, step, self._space), step.tick)
 
     return asks
 
@@ -165,19 +160,20 @@ def _seen(memory: Memory, space: ActionSpace) -> _Seen:
     # What a helper did is no decision of the policy's.
     if record.kind == ANCHOR or (record.kind == CORRECTION and record.outcome == "failure"):
       episodes[origin(record)].append(record)
-  found, contradictions, numbers, wrong, helped = [], [], [], [], []
+  found, contradictions, ticks, numbers, wrong, helped = [], [], [], [], [], []
   for number, records in enumerate(episodes.values()):
     records.sort(key=_tick)
     helped += [any(record.kind == CORRECTION for record in records)] * len(records)
     for before, record in zip([None, *records], records):
       found.append(record.key)
+      ticks.append(_tick(record))
       numbers.append(number)
       wrong.append(record.kind == CORRECTION)
       contradictions.append(0.0 if before is None else _contradiction(
           before.base_chunk, record.base_chunk, _tick(record) - _tick(before), space))
   width = memory.header.key_dim
-  return _Seen(np.array(found, np.float32).reshape(-1, width), np.array(contradictions), np.array(numbers, int),
-               np.array(wrong, bool), np.array(helped, bool))
+  return _Seen(np.array(found, np.float32).reshape(-1, width), np.array(contradictions), np.array(ticks, int),
+               np.array(numbers, int), np.array(wrong, bool), np.array(helped, bool))
 
 
 def _tick(record: Record) -> int:
@@ -192,10 +188,10 @@ def _contradiction(before_TA: np.ndarray, after_TA: np.ndarray, ticks: int, spac
   return float(paths.disagreement(np.asarray(difference_TA, np.float32), space))
 
 
-def _features(keys_NE, novelty_N, contradiction_N, center_E, parts_EF) -> np.ndarray:
+def _features(keys_NE, novelty_N, contradiction_N, tick_N, center_E, parts_EF) -> np.ndarray:
   """Returns float[N, F], the last of them ones."""
   return np.column_stack([(keys_NE - center_E) @ parts_EF, np.log(novelty_N + _TINY), np.log1p(contradiction_N),
-                          np.ones(len(keys_NE))])
+                          np.log1p(tick_N), np.ones(len(keys_NE))])
 
 
 def _standard(features_NF, mean_F, spread_F) -> np.ndarray:

@@ -84,6 +84,7 @@ class Lesson:
   records_added: int = 0
   again: tuple[int, ...] = ()  # decisions of each attempt and of the take-over
   watched_s: float = 0.0  # of the episode, in which a supervisor watched or acted
+  looks: int = 0  # times that the supervisor began to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,6 @@ class OnlineLearner:
     self._waiting: dict[int, _Failure] = {}
     self._asker = Asker(memory, space, config.asking)
     self._watches: dict[int, Watch] = {}  # by seed
-    self._decisions = 1  # of the last episode
 
   def launch(self, job: Job) -> Job:
     """Returns a job with the supervisor's attention, where there is any left for it."""
@@ -145,7 +145,7 @@ class OnlineLearner:
     """Returns who may take over in an episode."""
     if not job.watched:
       return None
-    asks = self._asker.episode(job.seed, self._decisions)
+    asks = self._asker.episode(job.seed)
     watch = self._watches[job.seed] = Watch(self._config.supervisor, self._space, self._tick_s, job.seed, asks,
                                             self._time_limit_s)
     return watch
@@ -154,10 +154,10 @@ class OnlineLearner:
     """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""
     if trace.job.watched:
       self._settle(trace.job.seed, corrected=trace.helped)
-      self._decisions = len(trace.steps)
       watch = self._watches.pop(trace.job.seed, None)
-      if watch is not None and watch.since_s is not None:
-        return dataclasses.replace(self._learn(trace), watched_s=trace.ticks * self._tick_s - watch.since_s)
+      if watch is not None:
+        return dataclasses.replace(self._learn(trace), watched_s=watch.watched_s(trace.ticks * self._tick_s),
+                                   looks=watch.looks)
     return self._learn(trace)
 
   def _learn(self, trace: Trace) -> Lesson:

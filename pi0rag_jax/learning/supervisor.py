@@ -28,14 +28,15 @@ class SupervisorConfig:
   # Of trouble until the take-over; as much time in which nothing is wrong undoes it.
   delay_s: float = 1.0
   hold_s: float = 0.0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
+  look_s: float = 0.0  # that somebody looks who was asked, where nothing is wrong; 0: to the episode's end
   # Share of the time limit after which an episode is helped that has not succeeded; 1: however long it takes.
   patience: float = 1.0
   misses: float = 0.0  # share of the troubles that are not noticed
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
 
   def __post_init__(self):
-    for name, high in (("cost", 1e6), ("band", 10**6), ("delay_s", 1e6), ("hold_s", 1e6), ("patience", 1.0),
-                       ("misses", 1.0), ("false_alarms", 1.0)):
+    for name, high in (("cost", 1e6), ("band", 10**6), ("delay_s", 1e6), ("hold_s", 1e6), ("look_s", 1e6),
+                       ("patience", 1.0), ("misses", 1.0), ("false_alarms", 1.0)):
       schema.check_range(getattr(self, name), 0, high, f"supervisor.{name}")
 
 
@@ -47,28 +48,38 @@ class Watch:
     """Takes the parts.
 
     Args:
-      asks: whether the supervisor is asked to watch, from this decision on.
+      asks: whether the supervisor is asked to look, at each decision.
       time_limit_s: of the episode.
     """
     self._config, self._space, self._tick_s, self._asks = config, space, tick_s, asks
     self._patience_s = config.patience * time_limit_s if config.patience < 1 else math.inf
-    self.since_s: float | None = None  # the episode's time from which on somebody watches
     self._draws = np.random.default_rng([seed, _STREAM])
-    self._looked_s, self._wrong = 0.0, False  # at the last decision
+    self._now_s, self._wrong = 0.0, False  # at the last decision
     self._trouble_s = 0.0
-    self._acts_until_s = -math.inf
+    self._looks_until_s = self._acts_until_s = -math.inf
     self._noticed = True
+    self._watching, self._watched_s = False, 0.0
+    self.looks = 0  # times that somebody began to watch
+
+  def watched_s(self, end_s: float) -> float:
+    """Returns for how long somebody watched or acted in an episode that ended at `end_s`."""
+    return self._watched_s + (end_s - self._now_s if self._watching else 0.0)
 
   def __call__(self, step: Step, plan_TA: np.ndarray) -> bool:
-    if self.since_s is None:
-      if not self._asks(step):
-        return False
-      self.since_s = self._looked_s = step.tick * self._tick_s
+    now_s, before_s, watched = step.tick * self._tick_s, self._now_s, self._watching
+    self._watched_s, self._now_s = self.watched_s(now_s), now_s
+    if self._asks(step):
+      self._looks_until_s = now_s + (self._config.look_s or math.inf)
+    acts = now_s < self._acts_until_s - _TINY_S
+    self._watching = acts or self._wrong or now_s < self._looks_until_s - _TINY_S
+    self.looks += self._watching and not watched
+    if not self._watching:
+      self._trouble_s = 0.0
+      return False
     missed, alarmed = self._draws.random(2) < (self._config.misses, self._config.false_alarms)
-    now_s = step.tick * self._tick_s
-    passed_s, self._looked_s = now_s - self._looked_s, now_s
-    if now_s < self._acts_until_s - _TINY_S:
+    if acts:
       return True
+    passed_s = now_s - before_s if watched else 0.0
     self._trouble_s = max(self._trouble_s + (passed_s if self._wrong else -passed_s), 0.0)
     self._wrong = self._cost(step.actions_TA, plan_TA) > self._config.cost
     if self._wrong and not self._trouble_s:

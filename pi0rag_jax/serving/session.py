@@ -252,7 +252,8 @@ class Teachable:
     """Returns whether somebody should look, after the last of some decisions; None while too little is known."""
     fitted, step = self._asking, steps[-1]
     before = steps[-2] if len(steps) > 1 else None
-    return fitted and fitted(step.key_E, asking.contradiction(before, step, self.agent.policy.space))
+    return fitted and fitted(step.key_E, asking.contradiction(before, step, self.agent.policy.space),
+                            step.tick)
 
   def taught(self, name: str) -> bool:
     """Returns whether an episode was learned from and not taken back."""

@@ -57,3 +57,13 @@ def test_what_cannot_be_is_refused(wrong):
   with pytest.raises(Pi0RagError, match=next(iter(wrong))):
     SupervisorConfig(**wrong)
   assert dataclasses.asdict(SupervisorConfig())["delay_s"] == 1.0
+
+
+def test_who_is_asked_looks_for_a_while_and_stays_where_something_is_wrong(make_steps):
+  asked = iter("a....a...." + "a.....")
+  watch = Watch(SupervisorConfig(delay_s=2, look_s=3), ACTIONS, TICK_S, seed=5, asks=lambda step: next(asked) == "a")
+  steps = make_steps([0.01 if sign == "w" else 0.0 for sign in "rrrwwrrwww" + "rrrrrr"])
+  acts = "".join("x" if watch(step, PLAN) else "." for step in steps)
+  # Nobody sees the first trouble, which begins when they have looked away; the second is seen at the third's end.
+  assert acts == "." * 9 + "x" * 7 and watch.looks == 2
+  assert watch.watched_s(16.0) == 3 + 11
