@@ -12,7 +12,6 @@ from configs import quickstart
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = quickstart.get_config().unlock()
-  config.stream.learning.supervisor.patience = 1.0  # results/ has none with patience yet, but the quickstart's
   config.policy, config.start = "aloha_small", "zero"
   config.world = ConfigDict({"id": "aloha"})
   config.task = "transfer_cube"

@@ -34,7 +34,6 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant not in ("", "rewind"):
     raise unknown_name("variant of the configuration", variant, ("rewind",))
   config = quickstart.get_config().unlock()
-  config.stream.learning.supervisor.patience = 1.0  # results/ has none with patience yet, but the quickstart's
   config.stream.learning.taught_by = variant or "takeover"
   config.policy = "panda_tasks"
   config.conditions = tuple(f"{task}/{condition}" for task, names in CONDITIONS.items() for condition in names)

@@ -25,7 +25,6 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant not in ("", *VARIANTS):
     raise unknown_name("variant of the configuration", variant, VARIANTS)
   config = quickstart.get_config().unlock()
-  config.stream.learning.supervisor.patience = 1.0  # results/ has none with patience yet, but the quickstart's
   config.policy = "pi05_libero"
   config.world = ConfigDict({"id": "libero"})
   config.task = ""

@@ -11,7 +11,6 @@ from configs import metaworld_small, quickstart
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = quickstart.get_config().unlock()
-  config.stream.learning.supervisor.patience = 1.0  # results/ has none with patience yet, but the quickstart's
   config.policy = "metaworld_small"
   config.world = ConfigDict({"id": "metaworld"})
   config.task = ""

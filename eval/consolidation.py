@@ -36,13 +36,14 @@ from pi0rag_jax.worlds.episode import Job, Step
 
 COMMAND = "eval.consolidation"
 RESULT = "consolidation.json"
+WORLD = "panda"
 FIRST_TAUGHT, FIRST_EVALUATED, FIRST_TUNED = 100_000, 200_000, 300_000
 
 
 def teach(folder: pathlib.Path, values) -> int:
   """Returns in how many episodes the supervisor took over; those that were taught before are left out."""
   policy = directory.load(values.policy)
-  world = registry.make_world(rollout.world_config(policy.spec, values.task, values.condition))
+  world = registry.make_world(rollout.world_config(policy.spec, values.task, values.condition, world=WORLD))
   helped = 0
   with contextlib.ExitStack() as opened:
     memory = opened.enter_context(Memory.open(folder / "memory", **policy.memory_header()))
@@ -60,7 +61,9 @@ def teach(folder: pathlib.Path, values) -> int:
 def episode(robot: TeachingSession, policy, world, seed: int, values) -> bool:
   """Returns whether the supervisor took over in an episode, as a robot's program would let it."""
   world.begin(seed)
-  watch = Watch(SupervisorConfig(), policy.space, 1 / policy.spec.control_hz, seed)
+  tick_s = 1 / policy.spec.control_hz
+  watch = Watch(SupervisorConfig(), policy.space, tick_s, seed,
+                time_limit_s=registry.family(WORLD).time_limit(values.task) * tick_s)
   said: dict[str, Any] = {"id": str(seed), "task": values.task, "robot": "simulation"}
   decisions, ticks, helped = 0, 0, False
   entry, nothing = {**said, "decision": 0}, np.zeros(0)
@@ -89,7 +92,7 @@ def evaluate(policy_name: str, memory_dir: pathlib.Path | None, values) -> list[
     memory = None if memory_dir is None else opened.enter_context(Memory.load(memory_dir))
     agent = Agent(policy, memory)
     opened.callback(agent.close)
-    config = rollout.world_config(policy.spec, values.task, values.condition)
+    config = rollout.world_config(policy.spec, values.task, values.condition, world=WORLD)
     env = opened.enter_context(BatchEnv(config, slots=values.slots, processes=values.processes))
     jobs = collections.deque(Job(first + index, index) for index in range(values.evaluated))
     ended = {trace.job.index: trace.outcome for trace in rollout.run(env, agent, jobs)}

@@ -209,7 +209,7 @@ class _Runner:
       learner = self._agent(memory, rule)
       corrected = sum(record.corrected for record in done)
       for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
-                               time_limit=plan.time_limit(self._config, source.place.task),
+                               time_limit=plan.family(self._config).time_limit(source.place.task),
                                steered=c.acting == "memory", executed=executed):
         self.log.append(record)
         corrected += record.corrected

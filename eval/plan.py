@@ -9,7 +9,6 @@ where nothing was taught.
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from pi0rag_jax import schema
@@ -189,12 +188,6 @@ def check_values(config: Config) -> None:
 def family(config: Config) -> Family:
   """Returns the family of worlds that a sweep runs in."""
   return registry.family(*registry.read(config.world))
-
-
-def time_limit(config: Config, task: str) -> float:
-  """Returns the ticks of an episode of a task; infinity where its family does not say."""
-  limit = family(config).time_limit
-  return math.inf if limit is None else limit(task)
 
 
 def place(entry: str, task: str, worlds: Family) -> Place:

@@ -214,9 +214,10 @@ def _in_process(policy: Policy, condition: str, seeds: range, learning: OnlineCo
   """Returns the episodes of a stream, one at a time, and what kind of failure each was."""
   with (Memory.open(folder, **policy.memory_header()) as memory,
         BatchEnv(rollout.world_config(policy.spec, TASK, condition), slots=1, processes=0) as env):
-    agent = Agent(policy, memory)
+    agent, tick_s = Agent(policy, memory), 1 / policy.spec.control_hz
     learner = OnlineLearner(memory, policy.space, task=TASK, condition=condition, config=learning, stream="s",
-                            tick_s=1 / policy.spec.control_hz, expert_plan=lambda moments: np.zeros((0, 0, 0)))
+                            tick_s=tick_s, time_limit_s=registry.family("panda").time_limit(TASK) * tick_s,
+                            expert_plan=lambda moments: np.zeros((0, 0, 0)))
     jobs = collections.deque(Job(seed, i) for i, seed in enumerate(seeds))
     traces = [(trace, learner.learn(trace).failure_kind) for trace in rollout.run(
         env, agent, jobs, launch=learner.launch, watch=learner.watch, keep_observations=True)]

@@ -30,7 +30,7 @@ class SupervisorConfig:
   hold_s: float = 0.0  # that a take-over lasts, after which the policy acts again; 0: to the episode's end
   look_s: float = 0.0  # that somebody looks who was asked, where nothing is wrong; 0: to the episode's end
   # Share of the time limit after which an episode is helped that has not succeeded; 1: however long it takes.
-  patience: float = 1.0
+  patience: float = 0.7
   misses: float = 0.0  # share of the troubles that are not noticed
   false_alarms: float = 0.0  # share of the decisions at which the supervisor takes over though nothing is wrong
 

@@ -247,7 +247,6 @@ def run(values) -> None:
   if values.episodes < 1 or seeds[0] not in DEMONSTRATION_SEEDS or seeds[-1] not in DEMONSTRATION_SEEDS:
     raise Pi0RagError(f"demonstrations have seeds 0..{DEMONSTRATION_SEEDS[-1]}; --seed={values.seed} "
                       f"--episodes={values.episodes} leaves them")
-  assert family.time_limit, "a family with an expert says how long an episode may last"
   robot = make_robot(DataConfig(robot=family.robot), "pi0")
   if robot.actions is None:
     raise Pi0RagError(f"the robot '{robot.name}' does not say what its actions mean, which disturbances need")

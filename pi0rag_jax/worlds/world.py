@@ -6,6 +6,7 @@ refused by name.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -138,7 +139,7 @@ class Family:
   make: Callable[[WorldConfig], World]
   # Raises Pi0RagError for what is missing for (task, condition), such as a package, without making a world.
   require: Callable[[str, str], None] = lambda task, condition: None
-  time_limit: Callable[[str], int] | None = None  # ticks of a task's episode
+  time_limit: Callable[[str], float] = lambda task: math.inf  # ticks of a task's episode; infinite where nobody says
   facts: Callable[[str], Mapping[str, Any]] = lambda task: {}  # of a task, for failure detectors: such as put_height_m
   renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice
   abilities: tuple[str, ...] = ()  # of ABILITIES
