@@ -87,12 +87,12 @@ class Collection:
   space: ActionSpace
   tick_s: float
   folder: str
-  time_limits: Mapping[str, int]
+  time_limits: Mapping[str, float]
   disturbance: Disturbance | None
   tells: bool = False  # whether it is kept where things are
 
 
-def record_episode(world, seed: int, collection: Collection, time_limit: int) -> WrittenEpisode:
+def record_episode(world, seed: int, collection: Collection, time_limit: float) -> WrittenEpisode:
   """Returns one disturbed demonstration, a success or not. Errors: Pi0RagError where the simulation fails."""
   world.begin(seed)
   rng, disturbance = np.random.default_rng([_DISTURBANCES, seed]), collection.disturbance
