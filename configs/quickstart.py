@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
   # alone.
   config.stream.learning.rewind = ConfigDict({"rule": "privileged"})
   # Decisions before a take-over that learn the way to its path; what failed is kept for other ways of steering.
-  config.stream.learning.corrections = ConfigDict({"path_before": 3, "failed_chunks": 0})
+  config.stream.learning.corrections = ConfigDict({"path_before": 3, "labelled": 0, "failed_chunks": 0})
   config.stream.learning.trust = ConfigDict({"share": 0.0})  # of the episodes that check whether the memory helps
 
   # The memory, frozen, against the policies without it, on the same seeds.
