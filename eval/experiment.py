@@ -145,6 +145,7 @@ class _Runner:
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
     _check_methods(config, self.policy)
+    self._loop = plan.loop(config, self.policy)
     self._others: dict[str, Policy] = {}
     self.log = RecordLog(out / RECORDS_NAME)
     self._envs = contextlib.ExitStack()
@@ -210,7 +211,7 @@ class _Runner:
       corrected = sum(record.corrected for record in done)
       for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
                                time_limit=plan.family(self._config).time_limit(source.place.task),
-                               steered=c.acting == "memory", executed=executed):
+                               steered=c.acting == "memory", executed=executed, loop=self._loop):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
@@ -301,7 +302,7 @@ class _Runner:
   def _traces(self, env: BatchEnv, step: Evaluate, method: Method, seeds) -> dict[int, Trace]:
     jobs = collections.deque(Job(seed, index) for index, seed in enumerate(seeds))
     with self._agent_of(step, method) as agent:
-      return {t.job.seed: t for t in rollout.run(env, agent, jobs, start=method.start)}
+      return {t.job.seed: t for t in rollout.run(env, agent, jobs, start=method.start, loop=self._loop)}
 
   def _episodes(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False):
     """Yields the records of a frozen policy's episodes, each once it is in the log."""
@@ -311,7 +312,7 @@ class _Runner:
     detectors = online_config(self._config, step.place.task).detectors
     with self._agent_of(step, method) as agent:
       records = 0 if agent.memory is None else len(agent.memory)
-      for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start):
+      for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start, loop=self._loop):
         failed = trace.outcome == "failure"
         kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
         record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,

@@ -14,21 +14,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory.index import MAX_CAPACITY
+from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import NEW, ZERO, check_start
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import FEEDING
 from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.rollout import Loop
 from pi0rag_jax.worlds.world import EVALUATION_SEEDS, NOMINAL, STREAM_SEEDS, Family
 
 STARTS = (ZERO, NEW)
 # Between the first seeds of two streams in the same place.
 STREAM_SPACING = 10_000
 ACTING = ("memory", "base")  # in a stream: the policy as its memory steers it, or alone
-PARTS = ("stream", "evaluation", "focus", "pool", "memory")  # of a configuration
+PARTS = ("loop", "stream", "evaluation", "focus", "pool", "memory")  # of a configuration
 # The least and the most of its numbers; whole ones, where these are.
 RANGES = {
-  "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000), "memory.capacity": (1, MAX_CAPACITY),
+  "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000), "loop.delay_ms": (0.0, 1e5), "memory.capacity": (1, MAX_CAPACITY),
   "memory.deadline_ms": (0.0, 1e6), "stream.first_seed": (0, 2**31), "evaluation.first_seed": (0, 2**31),
   "stream.corrected_max": (0, 10**6), "evaluation.latency_episodes": (0, 10**6), "evaluation.clips": (0, 10**6),
   **dict.fromkeys(("evaluation.episodes", "focus.streams"), (1, 10**6)),
@@ -188,6 +190,13 @@ def check_values(config: Config) -> None:
 def family(config: Config) -> Family:
   """Returns the family of worlds that a sweep runs in."""
   return registry.family(*registry.read(config.world))
+
+
+def loop(config: Config, policy: Policy) -> Loop:
+  """Returns how the robot's loop waits for the policy. Errors: Pi0RagError where the policy cannot keep up with it."""
+  found = Loop(round(config.loop.delay_ms / 1000 * policy.spec.control_hz), config.loop.real_time)
+  found.check(policy)
+  return found
 
 
 def place(entry: str, task: str, worlds: Family) -> Place:

@@ -79,8 +79,8 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
-        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None
-        ) -> Iterator[EpisodeRecord]:
+        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None,
+        loop: rollout.Loop = rollout.Loop()) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.
@@ -103,7 +103,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
     _observe(trust, record)
   queue = collections.deque(part.jobs)
   launch = lambda job: learner.launch(trust.launch(job) if steered else dataclasses.replace(job, trust=0.0))  # noqa: E731
-  for trace in rollout.run(env, agent, queue, launch=launch, watch=learner.watch, journal=journal):
+  for trace in rollout.run(env, agent, queue, launch=launch, watch=learner.watch, journal=journal, loop=loop):
     record = part.logged.get(trace.job.seed)
     if record is None:
       journal.sync()

@@ -5,6 +5,7 @@ Flow time runs as in openpi: t = 1 is noise, t = 0 is the action.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,18 @@ def posemb_sincos(time_B, width, *, min_period=MIN_PERIOD, max_period=MAX_PERIOD
   return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None):
+# Bound on how much of the way to a guide a step may be sent, as real-time chunking chose it: early steps would go astray.
+GUIDE_MAX = 5.0
+
+
+class Guide(NamedTuple):
+  """A chunk that a flow is led to, ticks of weight 0 excepted."""
+
+  target_BTA: Array  # normalized
+  weight_BT: Array  # in [0, 1]
+
+
+def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None, guide: Guide | None = None):
   """Returns the chunk [B, T, A] at t = 0, from the noise at t = 1, by equal steps along the velocity.
 
   Args:
@@ -57,16 +69,35 @@ def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None):
     num_steps: static count of steps from t = 1 to t = 0, at least 1.
     first, last: static; of these steps only those from `first` up to, but without, `last` are taken.
     correct: function of the clean chunk [B, T, A] that a step foresees, x - t v, to the one that it shall go to.
+    guide: leads the flow by the gradient of how far what a step foresees is from it. Source: real-time chunking
+      (arXiv 2506.07339), equations 2 to 4, where flow time runs the other way.
   """
   time_N, dt = jnp.asarray(times(num_steps)), -1.0 / num_steps
 
   def advance(step, x_BTA):
-    v_BTA = velocity(x_BTA, step)
+    if guide is None:
+      v_BTA = velocity(x_BTA, step)
+    else:
+      v_BTA = _guided(velocity, x_BTA, step, time_N[step], guide)
     if correct is not None:
       v_BTA = (x_BTA - correct(x_BTA - time_N[step] * v_BTA)) / time_N[step]
     return x_BTA + dt * v_BTA
 
   return jax.lax.fori_loop(first, num_steps if last is None else last, advance, noise_BTA)
+
+
+def _guided(velocity, x_BTA, step, time, guide: Guide):
+  """Returns the velocity [B, T, A] at flow time `time` that also leads to the guide."""
+
+  def foreseen(x_BTA):
+    v_BTA = velocity(x_BTA, step)
+    return x_BTA - time * v_BTA, v_BTA
+
+  clean_BTA, pull, v_BTA = jax.vjp(foreseen, x_BTA, has_aux=True)
+  (lead_BTA,) = pull(guide.weight_BT[..., None] * (guide.target_BTA - clean_BTA))
+  # At the first step, t = 1, the paper's factor is infinite, and its bound holds.
+  factor = (jnp.square(1 - time) + jnp.square(time)) / jnp.maximum(time * (1 - time), 1e-6)
+  return v_BTA - jnp.minimum(factor, GUIDE_MAX) * lead_BTA
 
 
 def invert(velocity, chunk_BTA, *, num_steps, iterations):

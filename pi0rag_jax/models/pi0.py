@@ -202,7 +202,7 @@ def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BT
   """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise.
 
   Args:
-    steps: `first`, `last` and `correct` of `flow.euler`, for those who interfere.
+    steps: `first`, `last`, `correct` and `guide` of `flow.euler`, for those who interfere.
   """
   return flow.euler(_velocity_fn(model, params, prefix, state_BP, num_steps), noise_BTA, num_steps=num_steps, **steps)
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import packing, pi0, pi0_fast
-from pi0rag_jax.models.flow import Ode
+from pi0rag_jax.models.flow import Guide, Ode
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.policy import compiling, keys
 from pi0rag_jax.policy.policy import PROMPT_BUCKET, Carry, Encoded, Policy, params_digest, stacked
+from pi0rag_jax.policy.realtime import Lead
 from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.robots.normalize import EPSILON, NormStats, affine
 from pi0rag_jax.robots.robot import ActionMap, ActionSpace, Robot
@@ -175,6 +176,12 @@ class FlowPolicy(NetworkPolicy):
     return Ode(self._run(params, encoded), start_BTX, self.spec.denoising_steps,
                to_model=functools.partial(self._units.to_model, state_BP=encoded.state_BP),
                to_robot=functools.partial(self._units.to_robot, state_BP=encoded.state_BP))
+
+  def go_on_fn(self, params: Params, encoded: Encoded, start_BTX, lead: Lead) -> Array:
+    flow = self.flow_fn(params, encoded, start_BTX)
+    target_BTX = flow.to_model(lead.previous_BTA)
+    chunk_BTA = flow.to_robot(flow.run(start_BTX, guide=Guide(target_BTX, lead.weight_BT)))
+    return jnp.where(lead.weight_BT[..., None] == 1, lead.previous_BTA, chunk_BTA)
 
   def invert_fn(self, params: Params, encoded: Encoded, chunk_BTA, *, iterations: int) -> Array:
     if self._units is None:

@@ -21,6 +21,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.flow import Ode
 from pi0rag_jax.policy import compiling
+from pi0rag_jax.policy.realtime import Lead
 from pi0rag_jax.policy.spec import NEW, PolicySpec, draw_seed
 from pi0rag_jax.robots.robot import ActionSpace, Robot
 from pi0rag_jax.typing import Array, Params
@@ -63,7 +64,7 @@ class Policy(abc.ABC):
     self._fixed_TX = None if seed_of_start is None else np.asarray(
       np.random.default_rng(seed_of_start).standard_normal(self.noise_shape), np.float32)
     self._encode, self._decode = self.compiled(self.encode_fn), self.compiled(self.decode_fn)
-    self._sample = self.compiled(self.sample_fn)
+    self._sample, self._go_on = self.compiled(self.sample_fn), self.compiled(self.go_on_fn)
 
   @property
   def fingerprint(self) -> str:
@@ -131,6 +132,24 @@ class Policy(abc.ABC):
       noise_BTX: float[B, T, X], where the flow starts; None is the start of the spec.
     """
     return self._decode(encoded, self.start_of_flow(len(encoded.key_BE), noise_BTX))
+
+  def go_on(self, encoded: Encoded, lead: Lead, noise_BTX=None) -> Array:
+    """Returns the policy's own chunk float32[B', T, A] that goes on from another one (asynchronous, B' padded).
+
+    The ticks of weight 1 are that chunk's own.
+
+    Args:
+      lead: of the batch, or its padded rows.
+      noise_BTX: as in `decode`.
+    Errors: Pi0RagError for a policy without a flow, or one whose units only the host can convert.
+    """
+    rows = len(encoded.key_BE)
+    return self._go_on(encoded, self.start_of_flow(rows, noise_BTX), lead.padded(rows))
+
+  def go_on_fn(self, params: Params, encoded: Encoded, start_BTX, lead: Lead) -> Array:
+    """Returns as `go_on`; pure."""
+    del params, encoded, start_BTX, lead
+    raise Pi0RagError(f"real-time chunking leads a flow elsewhere, which a {self.spec.family} policy has none of")
 
   def sample(self, carry: Carry, inputs: dict, noise_BTX=None) -> tuple[Carry, Array]:
     """Returns (the next carry, the policy's own chunk) by one program (asynchronous); see `decode`."""

@@ -18,8 +18,9 @@ from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import bridge, store
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
-from pi0rag_jax.policy import compiling
+from pi0rag_jax.policy import compiling, realtime
 from pi0rag_jax.policy.policy import Carry, Policy, padded_size
+from pi0rag_jax.policy.realtime import Lead, Overlap, Pace
 from pi0rag_jax.policy.spec import NEW, PolicySpec
 from pi0rag_jax.robots import transforms
 from pi0rag_jax.robots.robot import ActionSpace
@@ -54,7 +55,8 @@ class Agent:
   """A policy with or without a memory; everything else treats both alike."""
 
   def __init__(self, policy: Policy, memory: Memory | None = None, rule: rules.SteeringConfig | str | None = None, *,
-               feeding: str = "overlap", deadline_ms: float | None = None, fit: Fit = UNFITTED):
+               feeding: str = "overlap", deadline_ms: float | None = None, fit: Fit = UNFITTED,
+               real_time: bool = False):
     """Takes the parts.
 
     Args:
@@ -63,12 +65,17 @@ class Agent:
       feeding: 'overlap' searches on the host while the device decodes; 'callback' inside the compiled policy.
       deadline_ms: a search (overlap only) that takes longer is given up and the base action is used; None waits.
       fit: what was worked out from the memory, for a rule that needs it.
+      real_time: `answer` and `infer` go on from the chunk before, see `policy.realtime`: for robots that execute it
+        until the new one is there.
     Errors: Pi0RagError for a memory of another policy, a rule or a feeding that the policy's kind cannot have.
     """
     if feeding not in FEEDING:
       raise unknown_name("feeding", feeding, FEEDING)
     self.policy, self.memory, self._feeding = policy, memory, feeding
-    self._carry = policy.start(1)
+    self._real_time = real_time
+    self.reset()
+    if real_time and not policy.has_flow:
+      raise Pi0RagError(f"real-time chunking leads a flow elsewhere, which a {policy.spec.family} policy has none of")
     if memory is None:
       return
     rule = rules.preset(rule or "residual") if isinstance(rule, str) or rule is None else rule
@@ -89,7 +96,8 @@ class Agent:
     else:
       self._steer = compiling.in_one_thread(steer)
 
-  def decide(self, carry: Carry, raws: Sequence[Mapping], noise_BTX=None, *, trust_B=None) -> tuple[Carry, Decision]:
+  def decide(self, carry: Carry, raws: Sequence[Mapping], noise_BTX=None, *, trust_B=None,
+             overlaps: Sequence[Overlap | None] | None = None) -> tuple[Carry, Decision]:
     """Returns (the next carry, the decision) for a batch of raw observations.
 
     Args:
@@ -98,31 +106,41 @@ class Agent:
       noise_BTX: see Policy.decode; None is the policy's own start.
       trust_B: float[B] in [0, 1], how much of the memory's change is made; 0 is the base policy, bit for bit. None is
         all of it.
+      overlaps: of each row with the chunk that is still being executed, which the new one goes on from; see
+        `policy.realtime`. What the memory changes grows as the weight of that chunk falls.
     """
     clock = _Clock()
     with np.errstate(over="ignore"):  # of what is refused in the next line
       inputs, batch = self.policy.prepare(raws), len(raws)
     _check_state(inputs.get("state", ()))
     clock.lap("prepare")
+    lead = None
+    if overlaps is not None and any(overlap is not None for overlap in overlaps):
+      lead = realtime.lead(overlaps, *self.policy.chunk_shape)
+      self._check_can_go_on()
     if self.memory is not None and self._feeding == "callback":
       carry, decision = self._in_one_call(carry, inputs, batch, noise_BTX, trust_B, clock)
     else:
-      carry, decision = self._overlapped(carry, inputs, batch, noise_BTX, trust_B, clock)
+      carry, decision = self._overlapped(carry, inputs, batch, noise_BTX, trust_B, lead, clock)
     clock.stop("total")
     return carry, decision
 
-  def _overlapped(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "_Clock") -> tuple[Carry, Decision]:
+  def _overlapped(self, carry, inputs, batch: int, noise_BTX, trust_B, lead: Lead | None, clock: "_Clock"
+                  ) -> tuple[Carry, Decision]:
     carry, encoded = self.policy.encode(carry, inputs)
     if self.memory is None:
-      base_BTA, key_BE = _fetched(self.policy.decode(encoded, noise_BTX), encoded.key_BE)
+      base_BTA = self.policy.decode(encoded, noise_BTX)
+      going_BTA = base_BTA if lead is None else self.policy.go_on(encoded, lead, noise_BTX)
+      actions_BTA, base_BTA, key_BE = _fetched(going_BTA, base_BTA, encoded.key_BE)
       clock.lap("policy")
       nobody_BK = np.full((batch, 0), -1)
-      return carry, Decision(base_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
+      return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], np.zeros(batch, int), nobody_BK,
                              nobody_BK.astype(np.float32), nobody_BK.astype(np.float32), nobody_BK, clock.stages_ms)
     pending = self._search.submit(encoded.key_BE, batch)
     rows = len(encoded.key_BE)
     start_BTX = self.policy.start_of_flow(rows, noise_BTX) if self._runs_again else None
     base_BTA = self.policy.decode(encoded, noise_BTX if start_BTX is None else start_BTX)
+    going_BTA = None if lead is None else self.policy.go_on(encoded, lead, noise_BTX)
     found = pending.result()
     clock.lap("search")
     neighbours = self._with_network(_without_ids(_padded(found, self._retriever, rows - batch)), encoded.key_BE)
@@ -131,6 +149,8 @@ class Agent:
     else:
       steered = self._steer(base_BTA, neighbours, trust_B=_padded_trust(trust_B, rows))
     actions_BTA, used_B, weight_BK, base_BTA, key_BE = _fetched(*steered, base_BTA, encoded.key_BE)
+    if lead is not None:
+      actions_BTA = realtime.changed(np.asarray(going_BTA), actions_BTA - base_BTA, lead.padded(rows), self.policy.space)
     clock.lap("steer")
     return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], used_B[:batch], found["ids_BK"],
                            weight_BK[:batch], found["distance_BK"], found["kind_BK"], clock.stages_ms, pending.missed)
@@ -142,6 +162,11 @@ class Agent:
     arrays = [array[:batch] for array in _fetched(*outputs)]
     clock.lap("device")
     return carry, Decision(*arrays, latency_ms=clock.stages_ms)
+
+  def _check_can_go_on(self) -> None:
+    if self.memory is not None and (self._runs_again or self._feeding == "callback"):
+      raise Pi0RagError("real-time chunking needs steering after the flow (such as the preset 'residual') and feeding "
+                        "'overlap': with a rule that runs the flow again two would lead it")
 
   def _with_network(self, neighbours: dict, key_BE) -> dict:
     """Returns neighbours with what a rule reads that asks a network."""
@@ -173,6 +198,7 @@ class Agent:
   def reset(self) -> None:
     """Forgets what was seen: the next observation is the first of an episode."""
     self._carry = self.policy.start(1)
+    self._pace = Pace(1 / self.policy.spec.control_hz) if self._real_time else None
 
   def infer(self, observation: Mapping, *, noise=None) -> dict:
     """Returns the decision for one robot.
@@ -193,9 +219,15 @@ class Agent:
     if noise is not None:
       noise = np.asarray(noise)
       noise = noise[None] if noise.ndim == len(self.policy.noise_shape) else noise
-    carry, decision = self.decide(self._carry, [observation], noise)
+    overlaps = None
+    if self._pace is not None:
+      observation, told = realtime.split(observation)
+      overlaps = [self._pace.seen(told)]
+    carry, decision = self.decide(self._carry, [observation], noise, overlaps=overlaps)
     check_actions(decision.actions_BTA, self.policy.space)
     self._carry = carry
+    if self._pace is not None:
+      self._pace.answered(decision.actions_BTA[0])
     stages = dict(decision.latency_ms)
     timing = {"infer_ms": stages.pop("total"), **{f"{stage}_ms": ms for stage, ms in stages.items()}}
     used = {} if self.memory is None else {"neighbours_used": int(decision.used_B[0])}
@@ -224,8 +256,14 @@ class Agent:
         self._once(inputs)
 
   def _once(self, inputs: dict) -> None:
-    decide = self._in_one_call if self.memory is not None and self._feeding == "callback" else self._overlapped
-    decide(self.policy.start(1), inputs, 1, None, None, _Clock())
+    start = self.policy.start(1)
+    if self.memory is not None and self._feeding == "callback":
+      self._in_one_call(start, inputs, 1, None, None, _Clock())
+    else:
+      self._overlapped(start, inputs, 1, None, None, None, _Clock())
+      if self._real_time:
+        nothing = realtime.lead([None], *self.policy.chunk_shape)
+        self._overlapped(start, inputs, 1, None, None, nothing, _Clock())
 
   def close(self) -> None:
     """Stops the thread that a deadline needs; the memory stays open, it is its owner's."""

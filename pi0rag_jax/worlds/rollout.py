@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from pi0rag_jax.data.validation import EXPERT
+from pi0rag_jax.data.validation import EXPERT, POLICY
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy.policy import Carry, Policy
+from pi0rag_jax.policy.realtime import Overlap
 from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec
 from pi0rag_jax.robots.registry import make_robot
 from pi0rag_jax.steering.agent import Agent, Decision
@@ -36,6 +37,24 @@ GROUP = 8
 FlowStart = str | Callable[[Trace], np.ndarray] | None
 # Whether the expert acts: of an episode's next step, as the agent would have it, and the expert's plan float32[T, A].
 Watch = Callable[[Step, np.ndarray], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+  """How a robot's loop waits for its policy."""
+
+  delay: int = 0  # ticks from an observation until its chunk is there; the one before is executed meanwhile
+  real_time: bool = False  # a chunk goes on from that one, see `policy.realtime`
+
+  def check(self, policy: Policy) -> None:
+    """Raises Pi0RagError where a policy cannot keep up with the loop."""
+    count, horizon = policy.spec.execute_steps, policy.spec.horizon
+    if not 0 <= self.delay <= count:
+      raise Pi0RagError(f"a chunk is there after {self.delay} ticks, and after {count} the next one is asked for; "
+                        f"allowed: a delay of 0 to {count}, or more execute_steps")
+    if self.delay + count > horizon:
+      raise Pi0RagError(f"after {count} actions of a chunk of {horizon} a delay of {self.delay} ticks is longer than "
+                        "what is left: fewer execute_steps are needed")
 
 
 @dataclasses.dataclass
@@ -122,7 +141,7 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
         launch: Callable[[Job], Job] = lambda job: job, watch: Callable[[Job], Watch | None] = lambda job: None,
-        keep_observations: bool = False, journal: Journal | None = None) -> Iterator[Trace]:
+        keep_observations: bool = False, journal: Journal | None = None, loop: Loop = Loop()) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   What a policy carries between decisions begins anew with each job, also with one that rewinds.
@@ -134,7 +153,11 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
     watch: of a job that begins, who says at each of its decisions whether the expert acts; None where nobody does.
     keep_observations: every step carries what the policy saw, pictures and all.
     journal: keeps every decision; those that it has are not made again.
+    loop: an episode's first chunk is waited for, and so is the first after a take-over.
+  Errors: Pi0RagError for a loop that the policy cannot keep up with.
   """
+  if loop != Loop():
+    loop.check(agent.policy)
   rows = group_size(env.slots)
   groups = [_Group(range(first, min(first + rows, env.slots)), agent.policy.start(rows))
             for first in range(0, env.slots, rows)]
@@ -143,7 +166,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
       yield from group.finished()
       begun = group.started(jobs, launch, watch)
       deciding = group.deciding(begun)
-      decided = _decide(agent, group, list(deciding.values()), rows, start, journal, keep_observations)
+      decided = _decide(agent, group, list(deciding.values()), rows, start, journal, keep_observations, loop)
       group.answers = env.submit(begun | dict(zip(deciding, decided)))
 
 
@@ -155,7 +178,7 @@ def group_size(slots: int) -> int:
 
 
 def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, start: FlowStart,
-            journal: Journal | None, keep_observations: bool) -> list[Advance]:
+            journal: Journal | None, keep_observations: bool, loop: Loop) -> list[Advance]:
   """Returns what each episode executes, and books the decision in its trace."""
   if not running:
     return []
@@ -163,7 +186,7 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
   known = [journal.recall(one.trace.job.seed) if journal is not None else None for one in running]
   steps = [step for step in known if step is not None]
   if len(steps) < len(known) or jax.tree.leaves(group.carry):
-    asked = _ask(agent, group, running, rows, noise_BTX)
+    asked = _ask(agent, group, running, rows, noise_BTX, loop)
     if journal is not None:
       journal.note({one.trace.job.seed: new for one, old, new in zip(running, known, asked) if old is None})
     steps = [old or new for old, new in zip(known, asked)]
@@ -173,6 +196,7 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
     one.row = row
     one.trace.prompt = str(one.moment.observation.get("prompt", ""))
     seen = one.moment.observation if keep_observations else None
+    step = _late(step, one, loop)
     step = _acted(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen), one)
     first_help = one.trace.job.watched and step.by == EXPERT and not one.trace.helped
     one.trace.steps.append(step)
@@ -195,14 +219,34 @@ def _always(step: Step, plan_TA: np.ndarray) -> bool:
   return True
 
 
-def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_BTX: np.ndarray | None) -> list[Step]:
+def _overlap(one: _Running, loop: Loop) -> Overlap | None:
+  """Returns the chunk that is still being executed when an episode's next decision is made."""
+  before = one.trace.steps[-1] if one.trace.steps else None
+  if not loop.delay or before is None or before.by != POLICY:
+    return None
+  return Overlap(before.actions_TA, one.moment.ticks - before.tick, loop.delay)
+
+
+def _late(step: Step, one: _Running, loop: Loop) -> Step:
+  """Returns a step whose chunk begins with what was executed until it was there."""
+  overlap = _overlap(one, loop)
+  if overlap is None:
+    return step
+  actions_TA = step.actions_TA.copy()
+  actions_TA[: overlap.delay] = overlap.chunk_TA[overlap.passed :][: overlap.delay]
+  return dataclasses.replace(step, actions_TA=actions_TA)
+
+
+def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_BTX: np.ndarray | None, loop: Loop
+         ) -> list[Step]:
   """Returns what the agent decides for each episode, without snapshots, and books its latencies."""
   # Always the same program: another one, of fewer rows, rounds otherwise, and must be compiled.
   padded = [*running, *running[-1:] * (rows - len(running))]
   observations, trust_B = [r.moment.observation for r in padded], [r.trace.job.trust for r in padded]
   carry = _carried(agent.policy, group.carry, padded)
+  overlaps = {"overlaps": [_overlap(one, loop) for one in padded]} if loop.real_time else {}
   group.carry, decision = agent.decide(
-    carry, observations, noise_BTX, trust_B=np.array(trust_B, np.float32))
+    carry, observations, noise_BTX, trust_B=np.array(trust_B, np.float32), **overlaps)
   base_BTA = _own_chunks(agent.policy, carry, running, observations, decision)
   for one in running:
     for stage, latency_ms in decision.latency_ms.items():
