@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
   config.checkpoint = ""  # of an openpi configuration; '' is its release
   config.start = ""  # where the flow starts; '' is the policy's own. A memory needs 'zero', or 'draw:SEED'
   config.execute_steps = 0  # actions of a chunk before the next decision; 0: the policy's own
-  # The robot executes the chunk before while it waits that long for the next one, which with `real_time` goes on from it.
+  # How long a robot waits for a chunk, and executes the one before; with `real_time` the new one goes on from that.
   config.loop = ConfigDict({"delay_ms": 0.0, "real_time": False})
   config.world = ConfigDict({"id": "panda"})  # or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
   config.task = "pick_and_place"

@@ -80,7 +80,7 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
         time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None,
-        loop: rollout.Loop = rollout.Loop()) -> Iterator[EpisodeRecord]:
+        loop: rollout.Loop = rollout.AT_ONCE) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.

@@ -49,7 +49,7 @@ def posemb_sincos(time_B, width, *, min_period=MIN_PERIOD, max_period=MAX_PERIOD
   return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
 
 
-# Bound on how much of the way to a guide a step may be sent, as real-time chunking chose it: early steps would go astray.
+# Bound on how strongly a step is sent to a guide, as real-time chunking chose it: early steps would go astray.
 GUIDE_MAX = 5.0
 
 

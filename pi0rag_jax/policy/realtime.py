@@ -1,7 +1,7 @@
 """Real-time chunking: a chunk that goes on where the one before it is still being executed.
 
-A robot that does not stop while its policy thinks executes the old chunk meanwhile. What of it will be over when the new
-one arrives is frozen; the rest of the overlap is what the new one is led to, less and less.
+A robot that does not stop while its policy thinks executes the old chunk meanwhile. What of it will be over when the
+new one arrives is frozen; the rest of the overlap is what the new one is led to, less and less.
 Source: Black et al., real-time execution of action chunking flow policies (arXiv 2506.07339), soft masking.
 """
 
@@ -90,8 +90,8 @@ def split(observation: Mapping) -> tuple[Mapping, Mapping | None]:
     return observation, None
   told = observation[ENTRY]
   if not isinstance(told, Mapping) or set(told) != {"passed", "delay"} or not all(map(_is_count, told.values())):
-    raise Pi0RagError(f"'{ENTRY}' is a map of two numbers of ticks, 0 or more: passed (of the chunk before, executed by "
-                      "the time of this observation) and delay (still to be executed before the answer is there)")
+    raise Pi0RagError(f"'{ENTRY}' is a map of two numbers of ticks, 0 or more: passed (of the chunk before, executed "
+                      "by the time of this observation) and delay (still to be executed before the answer is there)")
   return {name: value for name, value in observation.items() if name != ENTRY}, told
 
 

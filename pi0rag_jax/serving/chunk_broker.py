@@ -1,11 +1,16 @@
 """One action at a time from a policy that answers with chunks of them."""
 
+import collections
+import concurrent.futures
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
+
+ENTRY = "real_time"  # of an observation; `policy.realtime`, which a client has no use for, reads it
+REMEMBERED = 10  # delays, of which the longest is expected next
 
 
 class ChunkPolicy(Protocol):
@@ -74,3 +79,73 @@ class ActionChunkBroker:
     elif isinstance(node, np.ndarray) and (node.ndim == 0 or len(node) < self._action_horizon):
       raise Pi0RagError(f"{name} has shape {node.shape} and is cut along its first axis, one entry per step: too short "
                         f"for action_horizon {self._action_horizon}")
+
+
+class RealTimeChunkBroker:
+  """Hands out one action a tick and asks for the next chunk meanwhile, so that the robot never stands still.
+
+  A chunk's action of the tick at which it arrives is the first of it that is executed. With `real_time` the server is
+  told how far the old one has come and how long the answer will take, in ticks: the longest of the last `REMEMBERED`
+  times, so that the new chunk goes on from what was executed until then.
+  """
+
+  def __init__(self, policy: ChunkPolicy, execute_steps: int, *, real_time: bool = True):
+    """Takes the parts.
+
+    Args:
+      execute_steps: ticks after which the next chunk is asked for, if the last one is there.
+      real_time: the server was started with `--real_time`; another one knows no such entry.
+    """
+    if execute_steps < 1:
+      raise Pi0RagError(f"execute_steps is {execute_steps}, must be 1 or more")
+    self._policy, self._execute_steps, self._real_time = policy, execute_steps, real_time
+    self._asking = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="chunks")
+    self.waits = 0  # ticks at which a chunk was used up before the next one was there
+    self.delays: collections.deque[int] = collections.deque(maxlen=REMEMBERED)  # of the last chunks, in ticks
+    self._begin()
+
+  def _begin(self) -> None:
+    self._tick, self._chunk_TA, self._from = 0, np.zeros((0, 0)), 0
+    self._pending: concurrent.futures.Future[dict] | None = None
+    self._asked = 0  # tick of the observation that is being answered
+
+  def infer(self, obs: Mapping) -> np.ndarray:
+    """Returns the action [A] of this tick; `obs` is sent where the next chunk is due.
+
+    Waits where there is none: at an episode's beginning, and when the policy is too slow. Errors: as the policy's.
+    """
+    if self._pending is None and (not len(self._chunk_TA) or self._tick - self._from >= self._execute_steps):
+      self._ask(obs)
+    used_up = self._tick - self._from >= len(self._chunk_TA)
+    self.waits += used_up and self._tick > 0
+    if self._pending is not None and (used_up or self._pending.done()):
+      self._take()
+    action_A = self._chunk_TA[min(self._tick - self._from, len(self._chunk_TA) - 1)]
+    self._tick += 1
+    return action_A
+
+  def _ask(self, obs: Mapping) -> None:
+    if self._real_time and len(self._chunk_TA):
+      passed = self._tick - self._from
+      delay = min(max(self.delays, default=0), max(len(self._chunk_TA) - passed, 0))
+      obs = {**obs, ENTRY: {"passed": min(passed, len(self._chunk_TA)), "delay": delay}}
+    self._asked, self._pending = self._tick, self._asking.submit(self._policy.infer, obs)
+
+  def _take(self) -> None:
+    assert self._pending is not None
+    pending, self._pending = self._pending, None
+    chunk_TA = np.asarray(pending.result()["actions"])
+    if len(self._chunk_TA):
+      self.delays.append(self._tick - self._asked)
+    self._chunk_TA, self._from = chunk_TA, self._asked
+
+  def reset(self) -> None:
+    """Begins another episode: what is under way is waited for and dropped."""
+    if self._pending is not None:
+      concurrent.futures.wait([self._pending])
+    self._policy.reset()
+    self._begin()
+
+  def close(self) -> None:
+    """Ends the thread, after what it does now."""
+    self._asking.shutdown()

@@ -171,7 +171,7 @@ def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iter
     memory = None if not values.memory else opened.enter_context(Memory.open(
       pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn,
       capacity=capacity))
-    agent = Agent(policy, memory)
+    agent = Agent(policy, memory, real_time=values.real_time)
     opened.callback(agent.close)
     print(f"Loaded {name} in {time.perf_counter() - began:.1f} s", flush=True)
     yield agent
@@ -249,6 +249,9 @@ if __name__ == "__main__":
                        "what fewer cost.", lower_bound=1)
   flags.DEFINE_string("weights", None, "int8: matrices take half the memory of bfloat16; docs/speed.md says what that "
                       "costs.")
+  flags.DEFINE_bool("real_time", False, "Chunks go on from the one before, for robots that execute it until the new "
+                    "one is there (real-time chunking). How long that takes clients say (serving.chunk_broker), or "
+                    "the server's clock.")
   flags.DEFINE_bool("all_prompts", False, "Compile for prompts of every length, not only of about --default_prompt's: "
                     "no request waits for that, the start takes longer.")
   flags.DEFINE_string("host", "127.0.0.1", "Address to listen at: by default only this machine is let in. 0.0.0.0 is "

@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--weights", choices=("int8",), help="how the matrices are stored")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
   parser.add_argument("--port", type=int, default=8000, help="TCP port")
-  parser.set_defaults(config=None)
+  parser.set_defaults(config=None, real_time=False)
   return parser
 
 

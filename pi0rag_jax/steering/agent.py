@@ -150,7 +150,8 @@ class Agent:
       steered = self._steer(base_BTA, neighbours, trust_B=_padded_trust(trust_B, rows))
     actions_BTA, used_B, weight_BK, base_BTA, key_BE = _fetched(*steered, base_BTA, encoded.key_BE)
     if lead is not None:
-      actions_BTA = realtime.changed(np.asarray(going_BTA), actions_BTA - base_BTA, lead.padded(rows), self.policy.space)
+      change_BTA = actions_BTA - base_BTA
+      actions_BTA = realtime.changed(np.asarray(going_BTA), change_BTA, lead.padded(rows), self.policy.space)
     clock.lap("steer")
     return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], used_B[:batch], found["ids_BK"],
                            weight_BK[:batch], found["distance_BK"], found["kind_BK"], clock.stages_ms, pending.missed)

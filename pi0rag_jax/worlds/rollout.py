@@ -57,6 +57,9 @@ class Loop:
                         "what is left: fewer execute_steps are needed")
 
 
+AT_ONCE = Loop()
+
+
 @dataclasses.dataclass
 class _Running:
   """An episode that occupies a slot."""
@@ -141,7 +144,7 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
         launch: Callable[[Job], Job] = lambda job: job, watch: Callable[[Job], Watch | None] = lambda job: None,
-        keep_observations: bool = False, journal: Journal | None = None, loop: Loop = Loop()) -> Iterator[Trace]:
+        keep_observations: bool = False, journal: Journal | None = None, loop: Loop = AT_ONCE) -> Iterator[Trace]:
   """Yields the trace of every job, in the order in which the episodes end.
 
   What a policy carries between decisions begins anew with each job, also with one that rewinds.
@@ -156,7 +159,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
     loop: an episode's first chunk is waited for, and so is the first after a take-over.
   Errors: Pi0RagError for a loop that the policy cannot keep up with.
   """
-  if loop != Loop():
+  if loop != AT_ONCE:
     loop.check(agent.policy)
   rows = group_size(env.slots)
   groups = [_Group(range(first, min(first + rows, env.slots)), agent.policy.start(rows))

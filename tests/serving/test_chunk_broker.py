@@ -1,10 +1,13 @@
 """The chunk broker does what openpi's was recorded to do."""
 
+import concurrent.futures
+import queue
+
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.serving.chunk_broker import ActionChunkBroker
+from pi0rag_jax.serving.chunk_broker import ActionChunkBroker, RealTimeChunkBroker
 
 from .conftest import as_arrays
 
@@ -53,3 +56,54 @@ def test_what_is_too_short_is_named():
     ActionChunkBroker(Counting(), 4).infer({})
   with pytest.raises(Pi0RagError, match="action_horizon is 0, must be 1 or more"):
     ActionChunkBroker(Counting(), 0)
+
+
+class Slow:
+  """Answers once it is let, with chunks of twelve actions: a hundred per call, and the tick."""
+
+  def __init__(self):
+    self.seen, self.let = [], queue.Queue()
+
+  def infer(self, obs):
+    self.seen.append(obs)
+    if len(self.seen) > 1:
+      self.let.get(timeout=10)
+    return {"actions": 100 * len(self.seen) + np.arange(12)[:, None]}
+
+  def reset(self):
+    pass
+
+
+def test_a_robot_goes_on_while_its_policy_thinks():
+  policy = Slow()
+  broker = RealTimeChunkBroker(policy, 4)
+  ticks = [int(broker.infer({"tick": tick})[0]) for tick in range(6)]
+  assert ticks == [100, 101, 102, 103, 104, 105] and broker._pending is not None
+  policy.let.put(None)
+  concurrent.futures.wait([broker._pending], timeout=10)
+  # Asked for at tick 4, there at tick 6: its first two actions are in the past.
+  assert [int(broker.infer({"tick": tick})[0]) for tick in (6, 7)] == [202, 203]
+  policy.let.put(None)
+  assert int(broker.infer({"tick": 8})[0]) == 204
+  concurrent.futures.wait([broker._pending], timeout=10)
+  broker.infer({"tick": 9})
+  assert policy.seen == [{"tick": 0}, {"tick": 4, "real_time": {"passed": 4, "delay": 0}},
+                         {"tick": 8, "real_time": {"passed": 4, "delay": 2}}]
+  assert list(broker.delays) == [2, 1] and broker.waits == 0
+  broker.close()
+
+
+def test_a_chunk_that_is_used_up_is_waited_for():
+  policy = Slow()
+  broker = RealTimeChunkBroker(policy, 4, real_time=False)
+  for tick in range(12):
+    broker.infer({"tick": tick})
+  policy.let.put(None)
+  assert int(broker.infer({"tick": 12})[0]) == 208 and broker.waits == 1
+  assert policy.seen[1] == {"tick": 4}
+  broker.reset()
+  policy.let.put(None)
+  assert int(broker.infer({"tick": 0})[0]) == 300
+  broker.close()
+  with pytest.raises(Pi0RagError, match="execute_steps is 0"):
+    RealTimeChunkBroker(policy, 0)

@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import directory
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.steering.agent import Agent
@@ -163,3 +165,16 @@ def test_the_last_word_on_a_job_is_its_launchers(agent):
     traces = rollout.run(env, agent, collections.deque([Job(3, 0)]),
                          launch=lambda job: dataclasses.replace(job, trust=0.0))
     assert [trace.job.trust for trace in traces] == [0.0]
+
+
+@pytest.mark.parametrize("real_time", [False, True])
+def test_a_late_chunk_begins_with_what_was_executed_meanwhile(agent, real_time):
+  loop = rollout.Loop(delay=2, real_time=real_time)
+  late, plain = run(agent, [Job(3, 0)], slots=1, loop=loop)[3], run(agent, [Job(3, 0)], slots=1)[3]
+  np.testing.assert_array_equal(late.steps[0].actions_TA, plain.steps[0].actions_TA)
+  for before, after in itertools.pairwise(late.steps):
+    np.testing.assert_array_equal(after.actions_TA[:2], before.actions_TA[4:6])
+    assert np.array_equal(after.actions_TA[2:], after.base_TA[2:]) != real_time
+  for delay, why in ((5, "allowed: a delay of 0 to 4"), (-1, "allowed: a delay of 0 to 4")):
+    with pytest.raises(Pi0RagError, match=why):
+      run(agent, [Job(3, 0)], slots=1, loop=rollout.Loop(delay))
