@@ -96,7 +96,7 @@ def split(observation: Mapping) -> tuple[Mapping, Mapping | None]:
 
 
 def _is_count(value: Any) -> bool:
-  return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+  return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0
 
 
 class Pace:
