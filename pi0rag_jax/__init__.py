@@ -24,7 +24,7 @@ if TYPE_CHECKING:
   from pi0rag_jax.memory.record import Record
   from pi0rag_jax.policy.directory import load
   from pi0rag_jax.robots.robot import ActionSpace, Robot
-  from pi0rag_jax.serving.chunk_broker import ActionChunkBroker
+  from pi0rag_jax.serving.chunk_broker import ActionChunkBroker, RealTimeChunkBroker
   from pi0rag_jax.serving.client import TeachingClient, WebsocketClientPolicy
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
   from pi0rag_jax.steering.agent import Agent, Decision
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _HOMES = {
   "ActionChunkBroker": "serving.chunk_broker", "ActionSpace": "robots.robot", "Agent": "steering.agent",
   "Decision": "steering.agent", "EpisodeWriter": "data.recorder", "Fields": "data.dataset", "Loader": "data.loader",
-  "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors", "Record": "memory.record",
+  "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors",
+  "RealTimeChunkBroker": "serving.chunk_broker", "Record": "memory.record",
   "Robot": "robots.robot", "Sampler": "data.sampling", "Schema": "data.validation", "Source": "data.sampling",
   "TeachingClient": "serving.client",
   "WebsocketClientPolicy": "serving.client", "WebsocketPolicyServer": "serving.websocket_server",
@@ -42,7 +43,7 @@ _HOMES = {
 
 __all__ = [
   "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
-  "Pi0RagError", "Record", "Robot", "Sampler", "Schema", "Source", "TeachingClient", "WebsocketClientPolicy",
+  "Pi0RagError", "RealTimeChunkBroker", "Record", "Robot", "Sampler", "Schema", "Source", "TeachingClient", "WebsocketClientPolicy",
   "WebsocketPolicyServer",
   "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
