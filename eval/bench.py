@@ -11,6 +11,7 @@
 `sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
 `teaching`: decisions of a server that learns against one that does not; how soon a record is found; robots that teach
   one memory at the same time; needs the simulator, as `wire` does.
+`clients`: several clients of one server, decided for one at a time or together; needs the simulator.
 `wire`: a memory taught over the wire against one taught in process, and what it is good for.
 `options`: fewer steps, warm starts and int8 weights, by success rate and time of a decision; needs the simulator.
 """
@@ -19,6 +20,7 @@ import argparse
 import importlib
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -31,7 +33,7 @@ BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
   "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"), "memory": ("memory", "memory"),
   "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options"),
-  "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
+  "clients": ("clients", "clients"), "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
 
 
 # Of `benchmarks.models`, which imports jax: a wrong flag is answered before that.
@@ -53,6 +55,13 @@ def number(text: str) -> int:
   if value < 1:
     raise argparse.ArgumentTypeError(f"invalid number {text}: must be 1 or more")
   return value
+
+
+def windows(text: str) -> tuple[int, ...]:
+  """Returns the numbers of 0 or more of a list such as '0,2,5'."""
+  if not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", text):
+    raise argparse.ArgumentTypeError(f"invalid windows {text}: must be numbers from 0 on, as 0,2")
+  return tuple(map(int, text.split(",")))
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -103,8 +112,9 @@ def make_parser() -> argparse.ArgumentParser:
   add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")
   add("--evaluated", type=number, default=100, help="wire: episodes with and without the memory")
-  add("--robots", type=number, default=8, help="teaching: that teach at the same time")
-  add("--minutes", type=float, default=10.0, help="teaching: for how long")
+  add("--robots", type=number, default=8, help="teaching, clients: that ask at the same time")
+  add("--minutes", type=float, default=10.0, help="teaching, clients: for how long")
+  add("--windows", type=windows, default=(0, 2), help="clients: ms that the server waits for others; 0 is one at a time")
   return parser
 
 

@@ -34,17 +34,17 @@ _HOMES = {
   "ActionChunkBroker": "serving.chunk_broker", "ActionSpace": "robots.robot", "Agent": "steering.agent",
   "Decision": "steering.agent", "EpisodeWriter": "data.recorder", "Fields": "data.dataset", "Loader": "data.loader",
   "Memory": "memory.memory", "Mixture": "data.sampling", "Pi0RagError": "errors",
-  "RealTimeChunkBroker": "serving.chunk_broker", "Record": "memory.record",
-  "Robot": "robots.robot", "Sampler": "data.sampling", "Schema": "data.validation", "Source": "data.sampling",
-  "TeachingClient": "serving.client",
-  "WebsocketClientPolicy": "serving.client", "WebsocketPolicyServer": "serving.websocket_server",
+  "RealTimeChunkBroker": "serving.chunk_broker", "Record": "memory.record", "Robot": "robots.robot",
+  "Sampler": "data.sampling", "Schema": "data.validation", "Source": "data.sampling",
+  "TeachingClient": "serving.client", "WebsocketClientPolicy": "serving.client",
+  "WebsocketPolicyServer": "serving.websocket_server",
   "build_cache": "data.cache", "compute_norm_stats": "data.running_stats", "load": "policy.directory",
   "open_dataset": "data.formats"}
 
 __all__ = [
   "ActionChunkBroker", "ActionSpace", "Agent", "Decision", "EpisodeWriter", "Fields", "Loader", "Memory", "Mixture",
-  "Pi0RagError", "RealTimeChunkBroker", "Record", "Robot", "Sampler", "Schema", "Source", "TeachingClient", "WebsocketClientPolicy",
-  "WebsocketPolicyServer",
+  "Pi0RagError", "RealTimeChunkBroker", "Record", "Robot", "Sampler", "Schema", "Source", "TeachingClient",
+  "WebsocketClientPolicy", "WebsocketPolicyServer",
   "build_cache", "compute_norm_stats", "load", "open_dataset"]
 
 

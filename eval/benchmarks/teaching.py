@@ -39,7 +39,7 @@ def teaching(flags: argparse.Namespace) -> list[dict]:
   record is found; and what robots meet that teach one memory at the same time.
   """
   with tempfile.TemporaryDirectory() as folder:
-    root, seen = pathlib.Path(folder), _observations()
+    root, seen = pathlib.Path(folder), observations()
     rows = _on_and_off(root, seen, flags.repeats)
     return [*rows, _fleet(root, seen, flags.robots, 60.0 * flags.minutes)]
 
@@ -52,13 +52,13 @@ def wire(flags: argparse.Namespace) -> list[dict]:
 
 
 @contextlib.contextmanager
-def _serving(root: pathlib.Path, memory: pathlib.Path | None, *options: str) -> Iterator[int]:
+def serving(root: pathlib.Path, memory: pathlib.Path | None, *options: str) -> Iterator[int]:
   """Yields the port of a server."""
   with Server(POLICY, memory, root / f"{time.monotonic_ns()}.log", *options) as server:
     yield server.port()
 
 
-def _observations(count: int = 16) -> list[dict[str, Any]]:
+def observations(count: int = 16) -> list[dict[str, Any]]:
   """Returns what the robot sees in an episode of the expert's."""
   spec, _ = directory.describe(POLICY)
   with contextlib.closing(registry.make_world(rollout.world_config(spec, TASK, CONDITIONS[0]))) as world:
@@ -96,11 +96,11 @@ def _live(robot: TeachingClient, name: str, seen: list[dict], pace_s: float, tak
 def _on_and_off(root: pathlib.Path, seen: list[dict], repeats: int) -> list[dict]:
   """Returns the rows of a decision with teaching on and off, taken in turn, and of when a record is found."""
   taught, same = root / "taught", root / "same"
-  with _serving(root, taught, "--learn") as port, contextlib.closing(TeachingClient(HOST, port)) as robot:
+  with serving(root, taught, "--learn") as port, contextlib.closing(TeachingClient(HOST, port)) as robot:
     for i in range(8):
       _live(robot, f"before {i}", seen, 0.0, [])
   shutil.copytree(taught, same)
-  with (_serving(root, taught, "--learn") as on, _serving(root, same) as off,
+  with (serving(root, taught, "--learn") as on, serving(root, same) as off,
         contextlib.closing(TeachingClient(HOST, on)) as robot,
         contextlib.closing(WebsocketClientPolicy(HOST, off)) as plain,
         contextlib.closing(WebsocketClientPolicy(HOST, on)) as other):
@@ -161,7 +161,7 @@ class _Robot(threading.Thread):
 def _fleet(root: pathlib.Path, seen: list[dict], count: int, seconds: float) -> dict:
   """Returns the row of robots that teach one memory at the same time."""
   folder = root / "fleet"
-  with _serving(root, folder, "--learn", "--capacity=1000000") as port:
+  with serving(root, folder, "--learn", "--capacity=1000000") as port:
     robots = [_Robot(port, number, seen, time.perf_counter() + seconds) for number in range(count)]
     for robot in robots:
       robot.start()
@@ -190,10 +190,10 @@ def _taught(condition: str, flags: argparse.Namespace) -> dict:
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     traces = _in_process(policy, condition, seeds, learning, root / "in_process")
-    with (_serving(root, root / "wire", "--learn") as port, contextlib.closing(TeachingClient(HOST, port)) as robot,
+    with (serving(root, root / "wire", "--learn") as port, contextlib.closing(TeachingClient(HOST, port)) as robot,
           contextlib.closing(WebsocketClientPolicy(HOST, port)) as other):
       unequal = sum(_told(robot, trace, kind) for trace, kind in traces)
-      with (_serving(root, root / "wire") as alone,
+      with (serving(root, root / "wire") as alone,
             contextlib.closing(WebsocketClientPolicy(HOST, alone)) as unlearned):
         same = all(_plain(other.infer(seen)) == _plain(unlearned.infer(seen)) for seen in _seen(traces[0][0]))
     records = {name: _said(root / name) for name in ("in_process", "wire")}

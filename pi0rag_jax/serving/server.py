@@ -70,13 +70,14 @@ def run(values) -> None:
   compiling.keep_programs()
   with open_agent(values, learn=values.learn, capacity=values.capacity) as agent, contextlib.ExitStack() as opened:
     example = example_of(agent, values.default_prompt)
-    warm_up(agent, example, all_prompts=values.all_prompts)
+    warm_up(agent, example, all_prompts=values.all_prompts, together=bool(values.batch_window_ms))
     if _terminated.is_set():
       raise KeyboardInterrupt
     admitted = admission(values, token, example)
     served = opened.enter_context(teachable(agent, values)) if values.learn else agent
     page = None if not values.memory else opened.enter_context(memory_page(values, admitted, served))
-    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, page=page)
+    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, page=page,
+                                   window_s=values.batch_window_ms / 1000)
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
@@ -185,8 +186,12 @@ def example_of(agent: "Agent", default_prompt: str | None) -> dict | None:
   return {**agent.policy.robot.example(), **({"prompt": prompt} if prompt else {})}
 
 
-def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool) -> None:
-  """Compiles the policy, so that no client waits for that."""
+def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool, together: bool = False) -> None:
+  """Compiles the policy, so that no client waits for that.
+
+  Args:
+    together: for several clients at once too, of prompts about as long as the example's.
+  """
   if example is None:
     print("Not compiled yet: the first request will wait for that. A configuration file with example_observation() "
           "is compiled before it is served", flush=True)
@@ -197,6 +202,12 @@ def warm_up(agent: "Agent", example: dict | None, *, all_prompts: bool) -> None:
   began = time.perf_counter()
   with compiling.counted() as programs:
     agent.compile(example, all_prompts=all_prompts)
+    if together:
+      from pi0rag_jax.serving.batching import SIZES
+
+      with transforms.made_up():
+        for size in SIZES:
+          agent.decide(agent.policy.start(size), [example] * size)
   compiled = time.perf_counter()
   with transforms.made_up():
     agent.session().decide(agent.policy.start(1), [example])
@@ -252,6 +263,8 @@ if __name__ == "__main__":
   flags.DEFINE_bool("real_time", False, "Chunks go on from the one before, for robots that execute it until the new "
                     "one is there (real-time chunking). How long that takes clients say (serving.chunk_broker), or "
                     "the server's clock.")
+  flags.DEFINE_float("batch_window_ms", 0.0, "How long a client may wait for others, for whom it is decided at once; 0 "
+                     "decides for one at a time.", lower_bound=0.0, upper_bound=1000.0)
   flags.DEFINE_bool("all_prompts", False, "Compile for prompts of every length, not only of about --default_prompt's: "
                     "no request waits for that, the start takes longer.")
   flags.DEFINE_string("host", "127.0.0.1", "Address to listen at: by default only this machine is let in. 0.0.0.0 is "

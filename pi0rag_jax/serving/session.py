@@ -27,8 +27,10 @@ from pi0rag_jax.memory import forgetting
 from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import DamagedError
+from pi0rag_jax.policy import realtime
 from pi0rag_jax.serving import messages
-from pi0rag_jax.steering.agent import Agent, Decision
+from pi0rag_jax.steering import together
+from pi0rag_jax.steering.agent import Agent, Decision, Talk
 from pi0rag_jax.worlds import journal
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 
@@ -289,16 +291,17 @@ class TeachingSession:
 
     Errors: Pi0RagError for what is wrong with the entry, and as `Agent.infer`.
     """
-    answer = self.begin(observation)
+    answer = together.alone(self.talk(observation))
     return answer.result() if isinstance(answer, messages.Later) else answer
 
-  def begin(self, observation: Mapping) -> Mapping | messages.Later:
-    """Returns as `infer`; or, where that waits for a disk, how the entry is answered later."""
+  def talk(self, observation: Mapping) -> Talk:
+    """Asks for the decision that an answer needs; returns as `infer`, or, where that waits for a disk, how an entry is
+    answered later.
+    """
     if ENTRY not in observation:
-      if not self.belongs_to:
-        return self._agent.infer(observation)
-      answer, decision = self._agent.answer(observation)
-      self._decided(self._server.log.episode(self.belongs_to), observation, decision)
+      answer, decision = yield self._agent, observation
+      if self.belongs_to:
+        self._decided(self._server.log.episode(self.belongs_to), observation, decision)
       return answer
     seen = {name: value for name, value in observation.items() if name != ENTRY}
     entry = read(observation[ENTRY])
@@ -307,7 +310,10 @@ class TeachingSession:
     said = self._hear(entry)
     if isinstance(said, messages.Later):
       return dataclasses.replace(said, slow=lambda: {ENTRY: said.slow()})
-    return self._decide(entry, seen, said) if seen else {ENTRY: said}
+    if not seen:
+      return {ENTRY: said}
+    answer, decision = yield self._agent, seen
+    return self._told(entry, seen, said, answer, decision)
 
   def _hear(self, entry: Entry) -> dict[str, Any] | messages.Later:
     """Returns the answer to what an entry says."""
@@ -354,9 +360,9 @@ class TeachingSession:
       lessons.check_limits(done_NA, space, f"done, in the episode '{messages.shown(episode.id)}'")
     self._server.log.came_of_it(episode, entry.by, done_NA)
 
-  def _decide(self, entry: Entry, observation: Mapping, said: dict[str, Any]) -> dict[str, Any]:
+  def _told(self, entry: Entry, observation: Mapping, said: dict[str, Any], answer: Mapping, decision: Decision
+            ) -> dict[str, Any]:
     episode = self._server.log.episode(entry.id)
-    answer, decision = self._agent.answer(observation)
     self._decided(episode, observation, decision)
     told = {"surest": self._agent.surest(decision) or None, "asks": self._server.asks(episode.steps)}
     told = {name: value for name, value in told.items() if value is not None}
@@ -369,6 +375,7 @@ class TeachingSession:
     if episode.steps and episode.steps[-1].done_NA is None:  # a client that says nothing of what it did
       self._server.log.came_of_it(episode, POLICY,
                                   episode.steps[-1].actions_TA[: self._agent.policy.spec.execute_steps])
+    observation, _ = realtime.split(observation)
     prompt = observation.get("prompt")
     episode.prompt = prompt if isinstance(prompt, str) else episode.prompt
     step = Step(episode.ticks, None, decision.key_BE[0], decision.base_BTA[0], decision.actions_BTA[0],

@@ -15,17 +15,19 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol, cast
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
 from pi0rag_jax.serving.admission import Admission, CalmLog, Client, Clients, health_check
+from pi0rag_jax.serving.batching import Batches, Turn
 
 try:
   from websockets.asyncio.server import Request, Response, ServerConnection, serve
   from websockets.exceptions import ConnectionClosed
   from websockets.frames import CloseCode
+  from websockets.protocol import State
 except ImportError as error:
   raise Pi0RagError(f"a policy server needs websockets: {messages.EXTRA}") from error
 
@@ -38,7 +40,9 @@ _silent = logging.Logger("websockets", logging.CRITICAL + 1)
 
 
 class Session(Protocol):
-  """A policy for one client. One that learns also has `begin`: it does as `infer`, or returns a `messages.Later`."""
+  """A policy for one client. `steering.agent.Agent` and `serving.session.TeachingSession` also have `talk`, which lets
+  several be decided for at once, and may answer with a `messages.Later`.
+  """
 
   def infer(self, observation: Mapping, /) -> Mapping:
     """Returns `actions` [T, A] and whatever else clients are told, nothing but what `messages.pack` takes."""
@@ -70,7 +74,7 @@ class WebsocketPolicyServer:
 
   def __init__(self, policy: ServablePolicy, host: str = "127.0.0.1", port: int | None = None,
                metadata: Mapping | None = None, *, admission: Admission | None = None,
-               reserved: socket.socket | None = None, page: Page | None = None):
+               reserved: socket.socket | None = None, page: Page | None = None, window_s: float = 0.0):
     """Reserves the port; clients are refused, and try again, until `serve_forever`.
 
     Args:
@@ -79,6 +83,7 @@ class WebsocketPolicyServer:
       metadata: told to each client first.
       reserved: what `reserve` gave, instead of host and port.
       page: for browsers.
+      window_s: how long a client waits for others, whose observations are then decided together.
     Errors: Pi0RagError when address or port cannot be had.
     """
     self._policy, self._admission, self._page = policy, admission or Admission(), page
@@ -87,6 +92,7 @@ class WebsocketPolicyServer:
     self._clients, self._log = Clients(self._admission), CalmLog(logger)
     # Its only thread infers; the event loop answers pings, health checks and new clients meanwhile.
     self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
+    self._window_s, self._batches = window_s, None
     self._patient = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="disk")  # what waits for a disk
 
   @property
@@ -126,9 +132,22 @@ class WebsocketPolicyServer:
           create_connection=cast(Any, functools.partial(Client, clients=self._clients)))
       except OSError as error:
         raise Pi0RagError(f"cannot listen at port {self.port}: {error.strerror}; choose another port") from error
-      async with server:
+      async with server, self._batching():
         ready()
         await server.serve_forever()
+
+  @contextlib.asynccontextmanager
+  async def _batching(self) -> AsyncIterator[None]:
+    """Decides for several clients at once inside the block, where there is a window for it."""
+    if not self._window_s:
+      yield
+      return
+    self._batches = Batches(self._worker, self._window_s)
+    deciding = asyncio.create_task(self._batches.run())
+    try:
+      yield
+    finally:
+      deciding.cancel()
 
   def _log_trouble(self, loop, context: Mapping) -> None:
     """Logs what asyncio reports, such as used-up descriptors, many times a second."""
@@ -187,13 +206,17 @@ class WebsocketPolicyServer:
       began = time.perf_counter()  # the client's own time counts in prev_total_ms, as in openpi
       async with asyncio.timeout(self._admission.idle_s):
         request = await connection.recv()
+      turn = Turn(session, more_timing, wanted=lambda: connection.state is State.OPEN)
       try:
-        answer = await infer(self._worker, _answer, session, request, more_timing)
-        if not isinstance(answer, bytes):
-          later, told = answer
-          values = await infer(self._patient, later.slow)
-          await infer(self._worker, later.then)
-          answer = told(values)
+        if self._batches is None:
+          await infer(self._worker, turn.alone, request)
+        elif not await self._batches.answer(turn, request):
+          return  # the client has gone
+        answer = turn.answer
+        if isinstance(answer, messages.Later):
+          values = await infer(self._patient, answer.slow)
+          await infer(self._worker, answer.then)
+          answer = turn.packed(values)
       finally:
         connection.done(request)
         del request  # megabytes, until the next one comes
@@ -210,21 +233,6 @@ class WebsocketPolicyServer:
     places = [f"{place.name}:{place.lineno}" for place in traceback.extract_tb(error.__traceback__)]
     self._log(logging.ERROR, "It is a bug, %s at %s", type(error).__name__, " < ".join(places[:-8:-1]))
     return f"the inference failed with a {type(error).__name__}: the server's log says more"
-
-
-def _answer(session: Session, request, more_timing: dict[str, float]
-            ) -> bytes | tuple[messages.Later, Callable[[Mapping], bytes]]:
-  """Returns the packed answer to a packed observation (on the worker's thread), or how there will be one."""
-  observation = messages.unpack(request)
-  if not isinstance(observation, dict):
-    raise Pi0RagError(f"a request is a map, the observation; got a {type(observation).__name__}")
-  began = time.perf_counter()
-  answer = getattr(session, "begin", session.infer)(observation)
-
-  def told(values: Mapping) -> bytes:
-    return messages.pack({**values, "server_timing": {"infer_ms": _since_ms(began), **more_timing}})
-
-  return (answer, told) if isinstance(answer, messages.Later) else told(answer)
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,11 @@ class Decision:
   kind_BK: np.ndarray  # of each, its place in record.KINDS
   latency_ms: Mapping[str, float]  # by stage, of the whole batch
   missed_deadline: bool = False
+
+
+# What a session says until it has its answer: it asks an agent's for one observation's, and is given that.
+Ask = tuple["Agent", Mapping]
+Talk = Generator[Ask, tuple[dict, Decision], Any]
 
 
 class Agent:
@@ -109,10 +114,15 @@ class Agent:
       overlaps: of each row with the chunk that is still being executed, which the new one goes on from; see
         `policy.realtime`. What the memory changes grows as the weight of that chunk falls.
     """
-    clock = _Clock()
+    clock = Clock()
     with np.errstate(over="ignore"):  # of what is refused in the next line
-      inputs, batch = self.policy.prepare(raws), len(raws)
+      inputs = self.policy.prepare(raws)
     _check_state(inputs.get("state", ()))
+    return self.decided(carry, inputs, len(raws), overlaps, clock, noise_BTX, trust_B)
+
+  def decided(self, carry: Carry, inputs: dict, batch: int, overlaps: Sequence[Overlap | None] | None,
+              clock: "Clock", noise_BTX=None, trust_B=None) -> tuple[Carry, Decision]:
+    """Returns as `decide`, of the model's inputs of a padded batch."""
     clock.lap("prepare")
     lead = None
     if overlaps is not None and any(overlap is not None for overlap in overlaps):
@@ -125,7 +135,7 @@ class Agent:
     clock.stop("total")
     return carry, decision
 
-  def _overlapped(self, carry, inputs, batch: int, noise_BTX, trust_B, lead: Lead | None, clock: "_Clock"
+  def _overlapped(self, carry, inputs, batch: int, noise_BTX, trust_B, lead: Lead | None, clock: "Clock"
                   ) -> tuple[Carry, Decision]:
     carry, encoded = self.policy.encode(carry, inputs)
     if self.memory is None:
@@ -156,7 +166,7 @@ class Agent:
     return carry, Decision(actions_BTA[:batch], base_BTA[:batch], key_BE[:batch], used_B[:batch], found["ids_BK"],
                            weight_BK[:batch], found["distance_BK"], found["kind_BK"], clock.stages_ms, pending.missed)
 
-  def _in_one_call(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "_Clock") -> tuple[Carry, Decision]:
+  def _in_one_call(self, carry, inputs, batch: int, noise_BTX, trust_B, clock: "Clock") -> tuple[Carry, Decision]:
     rows = padded_size(batch)
     carry, outputs = self._decide_in_one(carry, inputs, self.policy.start_of_flow(rows, noise_BTX),
                                          _padded_trust(trust_B, rows))
@@ -198,7 +208,7 @@ class Agent:
 
   def reset(self) -> None:
     """Forgets what was seen: the next observation is the first of an episode."""
-    self._carry = self.policy.start(1)
+    self.carry = self.policy.start(1)
     self._pace = Pace(1 / self.policy.spec.control_hz) if self._real_time else None
 
   def infer(self, observation: Mapping, *, noise=None) -> dict:
@@ -224,15 +234,35 @@ class Agent:
     if self._pace is not None:
       observation, told = realtime.split(observation)
       overlaps = [self._pace.seen(told)]
-    carry, decision = self.decide(self._carry, [observation], noise, overlaps=overlaps)
+    carry, decision = self.decide(self.carry, [observation], noise, overlaps=overlaps)
+    return self.answered(carry, decision)
+
+  def answered(self, carry: Carry, decision: Decision) -> tuple[dict, Decision]:
+    """Returns what one robot is told of its decision."""
     check_actions(decision.actions_BTA, self.policy.space)
-    self._carry = carry
+    self.carry = carry
     if self._pace is not None:
       self._pace.answered(decision.actions_BTA[0])
     stages = dict(decision.latency_ms)
     timing = {"infer_ms": stages.pop("total"), **{f"{stage}_ms": ms for stage, ms in stages.items()}}
     used = {} if self.memory is None else {"neighbours_used": int(decision.used_B[0])}
     return {"actions": decision.actions_BTA[0].astype(np.float64), **used, "policy_timing": timing}, decision
+
+  def prepared(self, observation: Mapping) -> tuple[dict, Overlap | None]:
+    """Returns the model's entries of an observation, and what its chunk goes on from. Errors: as `infer`."""
+    overlap = None
+    if self._pace is not None:
+      observation, told = realtime.split(observation)
+      overlap = self._pace.seen(told)
+    with np.errstate(over="ignore"):
+      sample = self.policy.model_input(observation)
+    _check_state(sample.get("state", ()))
+    return sample, overlap
+
+  def talk(self, observation: Mapping) -> Talk:
+    """Asks for an answer to an observation, which others may be decided with; see `steering.together`."""
+    answer, _ = yield self, observation
+    return answer
 
   def surest(self, decision: Decision) -> dict[str, Any]:
     """Returns the record that had most of a say in a decision for one robot: its id, how much, and its distance in
@@ -259,12 +289,12 @@ class Agent:
   def _once(self, inputs: dict) -> None:
     start = self.policy.start(1)
     if self.memory is not None and self._feeding == "callback":
-      self._in_one_call(start, inputs, 1, None, None, _Clock())
+      self._in_one_call(start, inputs, 1, None, None, Clock())
     else:
-      self._overlapped(start, inputs, 1, None, None, None, _Clock())
+      self._overlapped(start, inputs, 1, None, None, None, Clock())
       if self._real_time:
         nothing = realtime.lead([None], *self.policy.chunk_shape)
-        self._overlapped(start, inputs, 1, None, None, nothing, _Clock())
+        self._overlapped(start, inputs, 1, None, None, nothing, Clock())
 
   def close(self) -> None:
     """Stops the thread that a deadline needs; the memory stays open, it is its owner's."""
@@ -342,7 +372,7 @@ def _without_ids(neighbours: dict) -> dict:
   return {name: array for name, array in neighbours.items() if name != "ids_BK"}
 
 
-class _Clock:
+class Clock:
   """Wall-clock by stage of one decision, ms."""
 
   def __init__(self):

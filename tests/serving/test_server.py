@@ -59,7 +59,8 @@ def flags(**changes):
     "policy": None, "config": None, "checkpoint": None, "memory": None, "keep_episodes": None, "key_name": "",
     "start": None, "capacity": 100, "default_prompt": None, "denoising_steps": None, "weights": None, "token": None,
     "real_time": False,
-    "allow_origin": [], "max_clients": 8, "idle_s": 60.0, "max_message_mb": None, "columns": None, "fps": None,
+    "allow_origin": [], "max_clients": 8, "idle_s": 60.0,
+    "batch_window_ms": 0.0, "max_message_mb": None, "columns": None, "fps": None,
     "state": None, "actions": None, "cameras": None, "prompt": None, "flag": "intervention", "stride": 1, "before": 1,
     "task": "", "failure_kind": "", "skip_bad": False, **changes})
 
