@@ -114,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--evaluated", type=number, default=100, help="wire: episodes with and without the memory")
   add("--robots", type=number, default=8, help="teaching, clients: that ask at the same time")
   add("--minutes", type=float, default=10.0, help="teaching, clients: for how long")
-  add("--windows", type=windows, default=(0, 2), help="clients: ms that the server waits for others; 0 is one at a time")
+  add("--windows", type=windows, default=(0, 2), help="clients: ms that the server waits; 0: one at a time")
   return parser
 
 

@@ -14,13 +14,13 @@ from pi0rag_jax.serving.client import WebsocketClientPolicy
 
 def clients(flags: argparse.Namespace) -> list[dict]:
   """Returns a row for one client, and for `--robots` of them with each of `--windows`, ms; 0 is one at a time."""
-  seen, rows = observations(), []
+  seen = observations()
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
     ports = {window: opened.enter_context(serving(pathlib.Path(folder), None, f"--batch_window_ms={window}"))
              for window in flags.windows}
-    for count, windows in ((1, flags.windows[:1]), (flags.robots, flags.windows)):
-      for window in windows:
-        rows.append(_row(ports[window], count, window, seen, 60.0 * flags.minutes / (1 + len(flags.windows))))
+    seconds = 60.0 * flags.minutes / (1 + len(flags.windows))
+    rows = [_row(ports[window], count, window, seen, seconds) for count, window in (
+      (1, flags.windows[0]), *((flags.robots, window) for window in flags.windows))]
   alone = rows[1]["per_second"] if flags.windows[0] == 0 else rows[0]["per_second"]
   return [{**row, "against_one_at_a_time": round(row["per_second"] / alone, 3)} for row in rows]
 
