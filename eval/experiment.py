@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Generator
 
+import numpy as np
 from absl import logging
 from rich.console import Console
 
-from eval import clips, fits, plan, provenance, report, stream
+from eval import clips, fits, overall, plan, provenance, report, stopping, stream
 from eval.fits import EXECUTED_NAME, Fits
 from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Stream
 from eval.progress import SweepProgress
@@ -123,24 +125,34 @@ def online_config(config: Config, task: str) -> OnlineConfig:
   return OnlineConfig.from_dict(learning)
 
 
-def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
-  """Returns (summary, clips) of all steps; episodes that the log already has are not run again."""
+def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False) -> tuple[dict, list[dict]]:
+  """Returns (summary, clips) of all steps; episodes that the log already has are not run again.
+
+  Args:
+    stop_early: a policy's evaluation ends once it is decided, see `stopping`.
+  """
   started = time.monotonic()
   films = []
   steps = plan.steps(config)
-  with SweepProgress(console) as progress, _Runner(config, out, progress) as runner:
+  with SweepProgress(console) as progress, _Runner(config, out, progress, stop_early) as runner:
     for step in steps:
       films += runner.carry_out(step)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps)), films
+  planned: dict[overall.CellName, int] = {}
+  for step in (step for step in steps if isinstance(step, Evaluate)):
+    for method in step.methods:
+      name = runner.name(step, method)
+      planned[name] = max(len(step.seeds), planned.get(name, 0))
+  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
+                          planned=planned, stop_early=stop_early), films
 
 
 class _Runner:
   """Carries out steps one after the other; environments are kept while the place stays the same."""
 
-  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
-    self._config, self._out, self._progress = config, out, progress
+  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress, stop_early: bool):
+    self._config, self._out, self._progress, self._stop_early = config, out, progress, stop_early
     self.policy = directory.load(
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
@@ -167,6 +179,8 @@ class _Runner:
     elif isinstance(step, Merge):
       self._merge(step)
     else:
+      if step.shown and self._stop_early:  # the first seeds come first
+        self._time_decisions(step)
       self._evaluate(step)
       if step.shown:
         self._time_decisions(step)
@@ -254,15 +268,44 @@ class _Runner:
     seeds = step.seeds[c.latency_episodes if step.shown else 0 :]
     for method in step.methods:
       cell = self._cell(step, method)
+      label = f"{step.stream.name} after {step.after}" if step.stream else step.place.name
+      controls = self._controls(step, method)
+      if controls:
+        self._evaluate_until_decided(step, method, controls, f"{label}: {method.name}")
+        continue
       jobs, done = self._missing(cell, seeds)
       if not jobs:
         continue
-      label = f"{step.stream.name} after {step.after}" if step.stream else step.place.name
       stage = self._progress.stage(f"{label}: {method.name}", len(seeds), done=len(done))
       successes = sum(record.outcome == "success" for record in done)
       for count, record in enumerate(self._episodes(self._env(step.place), step, method, jobs), len(done) + 1):
         successes += record.outcome == "success"
         stage.advance(note=f"{100 * successes / count:.0f} % success")
+
+  def _controls(self, step: Evaluate, method: Method) -> list[list[EpisodeRecord]]:
+    """Returns the episodes of each control with which a policy is compared until that is decided."""
+    if not self._stop_early or method.name in report.CONTROLS:
+      return []
+    ran = [self._records(Cell("eval", name, step.place.task, step.place.condition)) for name in report.CONTROLS]
+    return [records for records in ran if set(step.seeds) <= {record.seed for record in records}]
+
+  def _evaluate_until_decided(self, step: Evaluate, method: Method, controls, label: str) -> None:
+    """Runs a policy on the evaluation seeds in their order until the test against each control has decided."""
+    jobs, logged = self._missing(self._cell(step, method), step.seeds)
+    done = {record.seed: record for record in logged}
+    decision, ended, stage = stopping.Decision(controls), [], None
+    with contextlib.closing(self._ran(self._env(step.place), step, method, jobs)) as new:
+      for record in stopping.in_order(step.seeds, done, new):
+        ended.append(record)
+        if record.seed not in done:
+          stage = stage or self._progress.stage(label, len(step.seeds), done=len(ended) - 1)
+          self.log.append(record)
+          stage.advance(note=f"{100 * np.mean([r.policy_succeeded for r in ended]):.0f} % success")
+        if decision.add(record) and len(ended) < len(step.seeds):
+          if stage is not None:
+            self._progress.log(f"{label}: stopped early after {len(ended)} of {len(step.seeds)} episodes, "
+                               f"{report.anytime_words([r.policy_succeeded for r in ended if not r.crashed])}")
+          return
 
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
@@ -305,6 +348,13 @@ class _Runner:
 
   def _episodes(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False):
     """Yields the records of a frozen policy's episodes, each once it is in the log."""
+    for record in self._ran(env, step, method, jobs, keep_latency=keep_latency):
+      self.log.append(record)
+      yield record
+
+  def _ran(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False
+           ) -> Generator[EpisodeRecord]:
+    """Yields the records of a frozen policy's episodes as they end."""
     if not jobs:
       return
     cell = self._cell(step, method)
@@ -314,10 +364,13 @@ class _Runner:
       for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start):
         failed = trace.outcome == "failure"
         kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
-        record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
-                                       tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
-        self.log.append(record)
-        yield record
+        yield stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
+                                    tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
+
+  def name(self, step: Evaluate, method: Method) -> overall.CellName:
+    """Returns what a summary calls a cell."""
+    cell = self._cell(step, method)
+    return cell.task, cell.condition, cell.policy, cell.stream, cell.stream_episodes
 
   def _records(self, cell: Cell) -> list[EpisodeRecord]:
     """Returns what the log has of a cell."""
