@@ -86,9 +86,9 @@ def _check_fitted(config: Config) -> None:
   if rules.is_fitted(steering):
     raise Pi0RagError(f"stream.steering '{config.stream.steering}' is fitted to what a stream has taught, and cannot "
                       "steer it: use another one, such as 'residual', or stream.acting='base'")
-  if config.stream.acting == "base" and learning.trust.get("share", 0.0):
-    raise Pi0RagError("stream.learning.trust.share compares the memory with the policy alone, and with "
-                      "stream.acting='base' the memory never acts: set one of them back")
+  if config.stream.acting == "base" and OnlineConfig.from_dict({"trust": learning.trust.to_dict()}).trust.promises:
+    raise Pi0RagError("stream.learning.trust.broken_max is a promise of what the memory breaks, and with "
+                      "stream.acting='base' it never acts: set one of them back")
   for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
     noise = method.steering is not None and rules.asks_for_noise(rules.preset(method.steering))
     if noise and (learning.taught_by != online.TAKEOVER or learning.get("retries", 0)):
@@ -212,7 +212,7 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    rule, how = rules.preset(c.steering), online_config(self._config, source.place.task)
+    rule, how = self._rule(c.steering), online_config(self._config, source.place.task)
     with (self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal,
           ExecutedLog(self._out / EXECUTED_NAME) as executed):
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
@@ -398,7 +398,7 @@ class _Runner:
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
-    rule = rules.preset(method.steering)
+    rule = self._rule(method.steering)
     with self._open_memory(step.stream, read_only=True) as memory:
       if rules.is_fitted(rule) and not any(memory.counts()[kind] for kind in rule.kinds):
         yield Agent(self.policy)  # nothing to be fitted to: nobody would have a say
@@ -420,6 +420,12 @@ class _Runner:
                           "meet the same worlds")
       self._others[policy] = other
     return self._others[policy]
+
+  def _rule(self, name: str) -> rules.SteeringConfig:
+    """Returns a way of steering in which records are silenced that break what the sweep promises not to."""
+    trust = OnlineConfig.from_dict({"trust": self._config.stream.learning.trust.to_dict()}).trust
+    return rules.preset(name, silenced_at=trust.silenced_at, harmless=trust.broken_max) if trust.promises else (
+      rules.preset(name))
 
   def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
     c = self._config.memory

@@ -27,6 +27,8 @@ from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.replay import Executed, ExecutedLog
 
+ALONE = "alone"  # entry of a record's `extra`: how the policy's repetition without the memory ended
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -109,7 +111,8 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
       journal.sync()
       lesson = learner.learn(trace)
     else:
-      lesson = learner.pass_over(trace.job, _decisions(record), corrected=record.corrected)
+      lesson = learner.pass_over(trace.job, _decisions(record), corrected=record.corrected,
+                                 repeated=ALONE in record.extra)
     if lesson.next_job is not None:
       queue.appendleft(lesson.next_job)
       continue
@@ -124,8 +127,20 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
 
 
 def _observe(trust: Trust, record: EpisodeRecord) -> None:
-  if not record.crashed:
-    trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
+  if record.crashed:
+    trust.crashed(record.seed)
+  else:
+    trust.observe(record.seed, had_a_say=had_a_say(record), success=record.policy_succeeded, alone=alone(record))
+
+
+def had_a_say(record: EpisodeRecord) -> bool:
+  """Returns whether the memory had a say in an episode of a stream."""
+  return record.extra.get("trust", 1.0) > 0 and record.abstained < record.decisions
+
+
+def alone(record: EpisodeRecord) -> bool | None:
+  """Returns whether the policy alone did an episode when it was repeated; None where that is not known."""
+  return {"success": True, "failure": False}.get(record.extra.get(ALONE, ""))
 
 
 def _decisions(record: EpisodeRecord) -> list[int]:
@@ -135,7 +150,7 @@ def _decisions(record: EpisodeRecord) -> list[int]:
 
 def _can_be_passed_over(record: EpisodeRecord, tokens: Container[str]) -> bool:
   """Returns whether it is known how long an episode took and what it taught; older code did not tell."""
-  known = ("again" in record.extra) == ("rewind" in record.extra)
+  known = ("again" in record.extra) == ("rewind" in record.extra or ALONE in record.extra)
   return known and (not record.records_added or online.tokens(record.stream, record.seed)[0] in tokens)
 
 
@@ -196,12 +211,14 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
 
 
 def _extra(trace: Trace, lesson: Lesson, tick_s: float) -> dict[str, Any]:
-  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it, help.
+  """Returns what only some episodes have: less than full trust in the memory, a repetition without it, a rewind,
+  attempts after it, help.
 
-  `again` are the decisions of each attempt and of the take-over; `helped_s` is how long somebody else acted in the
-  policy's own episode, `watched_s` how long somebody watched or acted.
+  `again` are the decisions of the repetition, of each attempt and of the take-over; `helped_s` is how long somebody
+  else acted in the policy's own episode, `watched_s` how long somebody watched or acted.
   """
   values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
-            "helped_s": round(trace.helped_ticks * tick_s, 3), "watched_s": round(lesson.watched_s, 3)}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "helped_s": 0.0, "watched_s": 0.0}
+            ALONE: lesson.alone, "helped_s": round(trace.helped_ticks * tick_s, 3),
+            "watched_s": round(lesson.watched_s, 3)}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], ALONE: "", "helped_s": 0.0, "watched_s": 0.0}
   return {name: value for name, value in values.items() if value != usual[name]}

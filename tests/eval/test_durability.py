@@ -96,7 +96,8 @@ def test_streams_learn_in_all_ways(whole):
   logged = records.read_records(whole / "records.jsonl")
   assert {record.outcome for record in logged} == set(records.OUTCOMES)
   assert any(record.corrected for record in logged)
-  assert any(record.extra.get("trust") == 0 for record in logged)
+  assert {record.extra.get("trust") for record in logged} == {0, None}
+  assert {record.extra.get("alone") for record in logged} >= {"failure", None}
   assert durability.content(whole)["evicted"]
 
 

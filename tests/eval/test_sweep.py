@@ -155,7 +155,7 @@ def test_what_streams_taught_is_a_data_set(fitted, tmp_path):
     ({"stream.steering": "flowdagger"}, "stream.steering 'flowdagger' is fitted to what a stream has taught"),
     ({"stream.learning.taught_by": "rewind", "evaluation.policies": ({"name": "x", "steering": "noise_memory"},)},
      "taught_by='takeover' and no retries"),
-    ({"stream.acting": "base", "stream.learning.trust.share": 0.2}, "with stream.acting='base' the memory never acts"),
+    ({"stream.acting": "base", "stream.learning.trust.broken_max": 0.2}, "with stream.acting='base' it never acts"),
 ])
 def test_rules_are_fitted_only_where_that_can_be(tiny_policy_dir, tmp_path, changes, message):
   with pytest.raises(Pi0RagError, match=message):
