@@ -16,7 +16,7 @@ from rich.text import Text
 
 from eval import figures, overall
 from eval.provenance import in_words, without_paths
-from eval.records import EpisodeRecord
+from eval.records import ALONE, EpisodeRecord
 from pi0rag_jax import anytime
 from pi0rag_jax.pages import page, panels
 from pi0rag_jax.pages.page import interval, percent
@@ -189,7 +189,20 @@ def _stream(group: list[EpisodeRecord], block: int, memory_bytes: Mapping[str, i
     "records_added": sum(r.records_added for r in group),
     "memory_bytes": memory_bytes.get(last.stream, last.extra.get("memory_bytes")),
     "crashed": len(group) - len(ended),
+    "promise": _promise(ended),
   }
+
+
+def _promise(ended: list[EpisodeRecord]) -> dict[str, int] | None:
+  """Returns what a stream's memory broke for certain, of how much; None where nothing was promised."""
+  if not any(r.extra.get("trust") == 0 or ALONE in r.extra for r in ended):
+    return None
+  said = [r for r in ended if r.had_a_say]
+  worked = [r for r in said if r.worked_alone]
+  return {"had_a_say": len(said), "repeated": sum(ALONE in r.extra for r in ended),
+          "worked_at_least": len(worked) + sum(r.policy_succeeded for r in ended if not r.had_a_say),
+          "broken": sum(not r.policy_succeeded for r in worked),
+          "mended": sum(r.policy_succeeded and r.worked_alone is False for r in said)}
 
 
 def _block(block, ended: list[EpisodeRecord]) -> dict[str, Any]:

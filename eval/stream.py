@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.records import EpisodeRecord
+from eval.records import ALONE, EpisodeRecord
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import online
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
@@ -26,8 +26,6 @@ from pi0rag_jax.worlds.batch import BatchEnv, Plan
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.replay import Executed, ExecutedLog
-
-ALONE = "alone"  # entry of a record's `extra`: how the policy's repetition without the memory ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +128,7 @@ def _observe(trust: Trust, record: EpisodeRecord) -> None:
   if record.crashed:
     trust.crashed(record.seed)
   else:
-    trust.observe(record.seed, had_a_say=had_a_say(record), success=record.policy_succeeded, alone=alone(record))
-
-
-def had_a_say(record: EpisodeRecord) -> bool:
-  """Returns whether the memory had a say in an episode of a stream."""
-  return record.extra.get("trust", 1.0) > 0 and record.abstained < record.decisions
-
-
-def alone(record: EpisodeRecord) -> bool | None:
-  """Returns whether the policy alone did an episode when it was repeated; None where that is not known."""
-  return {"success": True, "failure": False}.get(record.extra.get(ALONE, ""))
+    trust.observe(record.seed, had_a_say=record.had_a_say, success=record.policy_succeeded, alone=record.worked_alone)
 
 
 def _decisions(record: EpisodeRecord) -> list[int]:

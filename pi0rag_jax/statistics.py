@@ -37,6 +37,7 @@ class PairedComparison:
   p_value_anytime: float  # The same claim, tested at every pair: it holds wherever the comparison stopped.
   failures_removed: Estimate  # Net, as a fraction of the baseline's failures.
   regressions: Estimate  # Fraction of the baseline's successes that were lost.
+  regressions_at_most: float  # Bound of that fraction which holds at every look, see docs/guarantee.md.
   difference: Estimate  # Success rate of the treatment minus the baseline's.
   better_of_changed: Estimate  # Share of the pairs that differ in which the treatment succeeded; holds at every look.
 
@@ -93,6 +94,7 @@ def paired_comparison(
     p_value_anytime=anytime.fair_p_value(treatment_N[baseline_N != treatment_N]),
     failures_removed=failures_removed(*counts, rng, resamples=resamples),
     regressions=wilson(regressed, regressed + both_succeeded),
+    regressions_at_most=anytime.upper_bound(regressed, both_succeeded),
     difference=paired_difference(*counts),
     better_of_changed=anytime_rate(fixed, regressed),
   )

@@ -26,7 +26,7 @@ class TrustConfig:
 
   broken_max: float = 1.0  # share of what the policy alone would have finished; 1 promises nothing
   forgiven: int = 0  # broken episodes besides, so that the memory may speak from the beginning
-  share: float = 0.2  # of the successes with a say of the memory that are repeated as well; 1: nothing is chance
+  share: float = 0.2  # of the successes with a say of the memory that are repeated too; 1: nothing is chance
   confidence: float = 0.95
   # Evidence that a record breaks more than that share, as an e-value, at which it loses its say; 0: it never does.
   silenced_at: float = 20.0
@@ -38,7 +38,8 @@ class TrustConfig:
       raise Pi0RagError(f"trust.share is {self.share} and trust.confidence {self.confidence}, allowed: above 0, the "
                         "share to 1, the confidence below")
     if self.forgiven < 0 or self.silenced_at < 0:
-      raise Pi0RagError(f"trust.forgiven is {self.forgiven} and trust.silenced_at {self.silenced_at}, allowed: 0 or more")
+      raise Pi0RagError(f"trust.forgiven is {self.forgiven} and trust.silenced_at {self.silenced_at}, allowed: 0 or "
+                        "more")
 
   @property
   def promises(self) -> bool:

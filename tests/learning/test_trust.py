@@ -83,7 +83,7 @@ def test_whatever_happens_the_promise_is_kept_if_all_is_repeated():
 
 
 def test_with_draws_the_promise_is_kept_but_for_its_confidence():
-  """The memory breaks nothing until little is left of the policy's own ability, which few draws show; then everything."""
+  """The memory breaks nothing until few draws show what is left of the policy's own ability; then everything."""
   config, kept = TrustConfig(broken_max=0.1, share=0.3, confidence=0.8), []
   for stream in range(200):
     episodes = [(True, True)] * 30 + [(False, True)] * 60 + [(True, False)] * 10
