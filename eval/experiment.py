@@ -221,10 +221,12 @@ class _Runner:
         self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
                            "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
       learner = self._agent(memory, rule)
+      elsewhere = [record for record in self.log.records if record.phase == "stream" and record.stream != source.name]
       corrected = sum(record.corrected for record in done)
       for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
                                time_limit=plan.time_limit(self._config, source.place.task),
-                               steered=c.acting == "memory", executed=executed):
+                               steered=c.acting == "memory", executed=executed,
+                               elsewhere=elsewhere):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")

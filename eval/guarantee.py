@@ -23,33 +23,59 @@ from pi0rag_jax.statistics import bounds, wilson
 from pi0rag_jax.worlds.episode import Job
 
 COMMAND = "eval.guarantee"
+SPACING = 10**6  # of the seeds of two streams
 ALONE, MEMORY = ("base_z0", "base"), "memory"
-# (episodes, rng) to bool[N, 2]: whether each episode succeeds without the memory, and with what it is by then.
-Draw = Callable[[int, np.random.Generator], np.ndarray]
 
 
-def made_up(base: Any, broken: Any, mended: Any) -> Draw:
-  """Returns episodes of given rates, each a number or a function of how much of the stream has passed, in [0, 1).
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+  """What would come of the episodes of a stream, or of several that share an account."""
+
+  pairs_N2: np.ndarray  # bool: whether each succeeds without the memory, and with what it is by then
+  stream_N: np.ndarray  # int, which it belongs to
+
+
+Draw = Callable[[int, np.random.Generator], Episodes]  # of so many episodes, each stream
+
+
+# Of what has passed of a stream, in [0, 1): float[N] to float[N].
+Rate = float | Callable[[np.ndarray], np.ndarray]
+
+
+def made_up(base: Rate, broken: Rate, mended: Rate) -> Draw:
+  """Returns episodes of given rates.
 
   Args:
     base: rate of success of the policy alone.
     broken: of what it finishes alone, what fails with the memory.
     mended: of what it does not, what succeeds.
   """
-  def draw(episodes: int, rng: np.random.Generator) -> np.ndarray:
-    base_N, broken_N, mended_N = (
-      np.broadcast_to(rate(np.arange(episodes) / episodes) if callable(rate) else rate, episodes)
-      for rate in (base, broken, mended))
+  def draw(episodes: int, rng: np.random.Generator) -> Episodes:
+    passed_N = np.arange(episodes) / episodes
+    base_N, broken_N, mended_N = (rate(passed_N) if callable(rate) else np.full(episodes, rate)
+                                  for rate in (base, broken, mended))
     alone_N = rng.random(episodes) < base_N
     changed_N = rng.random(episodes) < np.where(alone_N, broken_N, mended_N)
-    return np.stack([alone_N, alone_N ^ changed_N], axis=1)
+    return Episodes(np.stack([alone_N, alone_N ^ changed_N], axis=1), np.zeros(episodes, int))
 
   return draw
 
 
-def recorded(pairs_N2: np.ndarray) -> Draw:
-  """Returns episodes that are drawn from pairs, with replacement."""
-  return lambda episodes, rng: pairs_N2[rng.integers(len(pairs_N2), size=episodes)]
+def recorded(places: Sequence[np.ndarray], *, mixed: bool = False) -> Draw:
+  """Returns episodes that are drawn with replacement from the pairs of each place; several share an account.
+
+  Args:
+    places: bool[N, 2] of each.
+    mixed: places take turns at random, as the robots of a fleet do; else one comes after the other, in a random order.
+  """
+  def draw(episodes: int, rng: np.random.Generator) -> Episodes:
+    stream_N = np.repeat(rng.permutation(len(places)), episodes)
+    if mixed:
+      rng.shuffle(stream_N)
+    drawn = [places[stream][rng.integers(len(places[stream]))] for stream in stream_N.tolist()]
+    return Episodes(np.array(drawn), stream_N)
+
+  return draw
 
 
 SCENARIOS: Mapping[str, Draw] = {
@@ -89,14 +115,15 @@ class Stream:
     return bool((np.cumsum(self.broken_N) <= allowed_N + 1e-9).all())
 
 
-def play(pairs_N2: np.ndarray, first_seed: int, config: TrustConfig) -> Stream:
+def play(episodes: Episodes, first_seed: int, config: TrustConfig) -> Stream:
   """Returns how a stream goes whose account decides when the memory speaks."""
   trust, rows = Trust(config), []
-  for seed, (alone, steered) in enumerate(pairs_N2.tolist(), first_seed):
-    spoke = trust.launch(Job(seed, 0)).trust > 0
+  for seed, (alone, steered) in enumerate(episodes.pairs_N2.tolist(), first_seed):
+    stream = str(episodes.stream_N[seed - first_seed])
+    spoke = trust.launch(Job(seed, 0), stream).trust > 0
     repeated = config.promises and spoke and (not steered or config.drawn(seed))
     succeeded = steered if spoke else alone
-    trust.observe(seed, had_a_say=spoke, success=succeeded, alone=alone if repeated else None)
+    trust.observe(seed, had_a_say=spoke, success=succeeded, alone=alone if repeated else None, stream=stream)
     rows.append((alone, spoke, succeeded, repeated))
   return Stream(*np.array(rows, bool).T)
 
@@ -109,7 +136,7 @@ def measure(draw: Draw, config: TrustConfig, *, streams: int, episodes: int, see
     config: of the account.
     promise: which is checked, that of an account or not.
   """
-  played = [play(draw(episodes, np.random.default_rng([seed, stream])), stream * episodes, config)
+  played = [play(draw(episodes, np.random.default_rng([seed, stream])), stream * SPACING, config)
             for stream in range(streams)]
   kept = wilson(sum(stream.kept(promise) for stream in played), streams)
   worked, spoke, succeeded, repeated, broken = (
@@ -167,7 +194,11 @@ def run(*, broken_max: float, confidence: float, share: float, forgiven: int, st
               f"{share:g} repeated, {forgiven} forgiven": dataclasses.replace(promise, share=share, forgiven=forgiven)}
   draws = dict(SCENARIOS)
   for folder in map(pathlib.Path, sweep):
-    draws |= {f"recorded: {place}": recorded(found) for place, found in pairs(folder, after).items()}
+    found = pairs(folder, after)
+    draws |= {f"recorded: {place}": recorded([found[place]]) for place in found}
+    if len(found) > 1:
+      draws |= {f"all {len(found)} places of {folder.name}, one after the other": recorded([*found.values()]),
+                f"all {len(found)} places of {folder.name}, in turns": recorded([*found.values()], mixed=True)}
   rows = []
   for name, draw in draws.items():
     for account, config in accounts.items():

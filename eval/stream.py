@@ -79,8 +79,8 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
-        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None
-        ) -> Iterator[EpisodeRecord]:
+        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None,
+        elsewhere: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.
@@ -89,6 +89,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
     time_limit: ticks of an episode, for a supervisor who loses patience.
     steered: False lets the policy act alone, so that the stream is the same whoever learns from it.
     executed: is told what was executed in each of these episodes.
+    elsewhere: episodes of the streams that ran before, for an account that is theirs too.
   """
   memory, tick_s = agent.memory, 1 / agent.policy.spec.control_hz
   assert memory is not None, "a stream teaches a memory: give the agent one"
@@ -99,10 +100,13 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
                           corrected=sum(record.corrected for record in part.before),
                           stream=cell.stream if part.exact else "")
   trust = Trust(config.trust)
-  for record in part.before:
+  for record in [*(elsewhere if config.trust.shared else ()), *part.before]:
     _observe(trust, record)
   queue = collections.deque(part.jobs)
-  launch = lambda job: learner.launch(trust.launch(job) if steered else dataclasses.replace(job, trust=0.0))  # noqa: E731
+
+  def launch(job: Job) -> Job:
+    return learner.launch(trust.launch(job, cell.stream) if steered else dataclasses.replace(job, trust=0.0))
+
   for trace in rollout.run(env, agent, queue, launch=launch, watch=learner.watch, journal=journal):
     record = part.logged.get(trace.job.seed)
     if record is None:
@@ -126,9 +130,10 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
 
 def _observe(trust: Trust, record: EpisodeRecord) -> None:
   if record.crashed:
-    trust.crashed(record.seed)
+    trust.crashed(record.seed, record.stream)
   else:
-    trust.observe(record.seed, had_a_say=record.had_a_say, success=record.policy_succeeded, alone=record.worked_alone)
+    trust.observe(record.seed, had_a_say=record.had_a_say, success=record.policy_succeeded, alone=record.worked_alone,
+                  stream=record.stream)
 
 
 def _decisions(record: EpisodeRecord) -> list[int]:

@@ -6,6 +6,7 @@ successes. What the policy finishes alone earns the memory the right to break a 
 while it could not break more, whatever happens next. docs/guarantee.md states what this promises, and proves it.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -28,6 +29,7 @@ class TrustConfig:
   forgiven: int = 0  # broken episodes besides, so that the memory may speak from the beginning
   share: float = 0.2  # of the successes with a say of the memory that are repeated too; 1: nothing is chance
   confidence: float = 0.95
+  shared: bool = False  # one account for all streams of a sweep: what is promised is so of all of them together
   # Evidence that a record breaks more than that share, as an e-value, at which it loses its say; 0: it never does.
   silenced_at: float = 20.0
 
@@ -58,38 +60,69 @@ class TrustConfig:
     return bool(np.random.default_rng([seed, _STREAM]).random() < self.share)
 
 
+@dataclasses.dataclass
+class _Account:
+  """What has come of episodes."""
+
+  known: int = 0  # that the policy is known to finish alone, but for those drawn
+  drawn: int = 0  # successes with the memory's say that were drawn and that the policy finished alone too
+  broken: int = 0
+
+  def book(self, *, had_a_say: bool, success: bool, alone: bool | None) -> None:
+    """See `Trust.observe`."""
+    if not had_a_say:
+      self.known += success
+    elif success:
+      self.drawn += alone is True
+    else:
+      self.known += alone is True
+      self.broken += alone is not False
+
+
 class Trust:
-  """Keeps the account of a stream, and says in which episodes the memory has a say."""
+  """Keeps the account of a stream, or of several together, and says in which episodes the memory has a say."""
 
   def __init__(self, config: TrustConfig = TrustConfig()):
     self._config = config
-    self._known = 0  # episodes that the policy is known to finish alone, but for those drawn
-    self._drawn = 0  # of successes with the memory's say, that were drawn and that the policy finished alone too
-    self._under_way: set[int] = set()  # seeds of episodes with a say of the memory, any of which may be broken
-    self.broken = 0
+    self._all = _Account()
+    self._of: collections.defaultdict[str, _Account] = collections.defaultdict(_Account)  # by stream
+    self._under_way: set[tuple[str, int]] = set()  # episodes with a say of the memory, any of which may be broken
+
+  @property
+  def broken(self) -> int:
+    """Episodes so far that the policy alone would have finished, and that the memory broke."""
+    return self._all.broken
 
   @property
   def worked(self) -> int:
     """Episodes so far that the policy alone would have finished, at least."""
-    return self._known + least_total(self._drawn, self._config.share, 1 - self._config.confidence)
+    return self._worked(self._all)
 
-  @property
-  def speaks(self) -> bool:
-    """Whether the memory may have a say in one more episode."""
-    at_worst = self.broken + len(self._under_way) + 1
+  def _worked(self, account: _Account) -> int:
+    return account.known + least_total(account.drawn, self._config.share, 1 - self._config.confidence)
+
+  def speaks(self, stream: str = "") -> bool:
+    """Returns whether the memory may have a say in one more episode of a stream.
+
+    Where several share the account, one that has broken more than it earned itself waits until the others have earned
+    that once more: they have the better use for it.
+    """
+    config, own = self._config, self._of[stream]
+    excess = max(0.0, own.broken - config.broken_max * self._worked(own) - config.forgiven)
+    at_worst = self.broken + len(self._under_way) + 1 + excess
     # Not a hair below the limit by rounding, say of 0.02 * 150.
-    return at_worst <= self._config.broken_max * self.worked + self._config.forgiven + 1e-9
+    return at_worst <= config.broken_max * self.worked + config.forgiven + 1e-9
 
-  def launch(self, job: Job) -> Job:
+  def launch(self, job: Job, stream: str = "") -> Job:
     """Returns the job with `trust` 1 where the memory has a say and 0 where the policy acts alone."""
     if not self._config.promises or job.rewind is not None or job.attempt or job.repeat:
       return job
-    speaks = self.speaks
+    speaks = self.speaks(stream)
     if speaks:
-      self._under_way.add(job.seed)
+      self._under_way.add((stream, job.seed))
     return dataclasses.replace(job, trust=float(speaks))
 
-  def observe(self, seed: int, *, had_a_say: bool, success: bool, alone: bool | None = None) -> None:
+  def observe(self, seed: int, *, had_a_say: bool, success: bool, alone: bool | None = None, stream: str = "") -> None:
     """Takes note of how an episode ended. A resumed stream tells all of its logged ones again, in their order.
 
     Args:
@@ -97,18 +130,13 @@ class Trust:
       success: of the policy, with what the memory said and without a helper.
       alone: whether it succeeded alone when the episode was repeated; None if that is not known.
     """
-    self._under_way.discard(seed)
-    if not had_a_say:
-      self._known += success
-    elif success:
-      self._drawn += alone is True
-    else:
-      self._known += alone is True
-      self.broken += alone is not False
+    self._under_way.discard((stream, seed))
+    for account in (self._all, self._of[stream]):
+      account.book(had_a_say=had_a_say, success=success, alone=alone)
 
-  def crashed(self, seed: int) -> None:
+  def crashed(self, seed: int, stream: str = "") -> None:
     """Takes note of an episode that says nothing."""
-    self._under_way.discard(seed)
+    self._under_way.discard((stream, seed))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,8 +15,8 @@ PROMISE = TrustConfig(broken_max=0.1, share=0.5)
 
 
 def test_a_stream_by_hand():
-  pairs_N2 = np.array([(True, False)] * 12)
-  stream = guarantee.play(pairs_N2, 0, dataclasses.replace(PROMISE, share=1.0))
+  episodes = guarantee.Episodes(np.array([(True, False)] * 12), np.zeros(12, int))
+  stream = guarantee.play(episodes, 0, dataclasses.replace(PROMISE, share=1.0))
   assert stream.spoke_N.tolist() == [False] * 10 + [True, False]
   assert stream.broken_N.sum() == stream.repeated_N.sum() == 1 and stream.succeeded_N.sum() == 11
   assert stream.kept(PROMISE)
@@ -39,10 +39,23 @@ def test_promises_are_kept_and_the_memory_alone_keeps_none(scenario):
 
 def test_made_up_episodes_have_their_rates():
   draw = guarantee.made_up(lambda t: np.where(t < 0.5, 0.9, 0.1), 0.5, 0.0)
-  alone_N, steered_N = draw(4000, np.random.default_rng(0)).T
+  alone_N, steered_N = draw(4000, np.random.default_rng(0)).pairs_N2.T
   assert alone_N[:2000].mean() == pytest.approx(0.9, abs=0.03) and alone_N[2000:].mean() == pytest.approx(0.1, abs=0.03)
   assert (alone_N & ~steered_N).sum() / alone_N.sum() == pytest.approx(0.5, abs=0.05)
   assert not (~alone_N & steered_N).any()
+
+
+def test_places_that_share_an_account_keep_one_promise():
+  good, bad = np.array([(True, True), (False, True)]), np.array([(True, False), (False, False)])
+  draws = {mixed: guarantee.recorded([good, bad], mixed=mixed) for mixed in (False, True)}
+  one = draws[False](50, np.random.default_rng(2))
+  assert np.diff(one.stream_N).astype(bool).sum() == 1 and len(one.pairs_N2) == 100
+  assert one.pairs_N2[one.stream_N == 0][:, 1].all(), "a stream's pairs are those of its place"
+  assert np.diff(draws[True](50, np.random.default_rng(2)).stream_N).astype(bool).sum() > 30
+  sizes = {"streams": 10, "episodes": 150, "seed": 1, "promise": PROMISE}
+  found = [guarantee.measure(draw, PROMISE, **sizes) for draw in (guarantee.recorded([good]), draws[True])]
+  assert found[1]["promise_kept"] == 1
+  assert found[1]["broken"] > found[0]["broken"] == 0
 
 
 def test_pairs_are_those_of_the_same_seed(tmp_path):

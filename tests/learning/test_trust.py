@@ -34,22 +34,22 @@ def test_nothing_is_promised_unless_asked():
 def test_it_speaks_once_it_has_earned_an_episode():
   trust = Trust(CONFIG)
   play(trust, CONFIG, [(True, True)] * 9)
-  assert not trust.speaks and trust.worked == 9
+  assert not trust.speaks() and trust.worked == 9
   play(trust, CONFIG, [(False, True)] * 5, 9)
-  assert not trust.speaks, "what fails anyway earns nothing"
+  assert not trust.speaks(), "what fails anyway earns nothing"
   play(trust, CONFIG, [(True, True)], 14)
-  assert trust.speaks and trust.launch(Job(99, 0)).trust == 1
-  assert not trust.speaks, "another one under way might be broken as well"
+  assert trust.speaks() and trust.launch(Job(99, 0)).trust == 1
+  assert not trust.speaks(), "another one under way might be broken as well"
   trust.crashed(99)
-  assert trust.speaks
+  assert trust.speaks()
 
 
 def test_what_is_broken_is_paid_for():
   trust = Trust(CONFIG)
   play(trust, CONFIG, [(True, True)] * 10 + [(True, False)])
-  assert trust.broken == 1 and trust.worked == 11 and not trust.speaks
+  assert trust.broken == 1 and trust.worked == 11 and not trust.speaks()
   play(trust, CONFIG, [(True, False)] * 9, 20)
-  assert trust.broken == 1 and trust.worked == 20 and trust.speaks
+  assert trust.broken == 1 and trust.worked == 20 and trust.speaks()
 
 
 def test_what_fails_alone_too_is_not_broken_and_what_is_not_known_is():
@@ -64,9 +64,26 @@ def test_what_fails_alone_too_is_not_broken_and_what_is_not_known_is():
 
 def test_forgiven_episodes_let_it_speak_from_the_beginning():
   trust = Trust(dataclasses.replace(CONFIG, forgiven=1))
-  assert trust.speaks
+  assert trust.speaks()
   play(trust, CONFIG, [(True, False)])
-  assert trust.broken == 1 and not trust.speaks
+  assert trust.broken == 1 and not trust.speaks()
+
+
+def test_streams_that_share_an_account_earn_for_each_other_but_who_broke_more_waits_longer():
+  trust = Trust(CONFIG)
+  for seed in range(20):
+    trust.observe(seed, had_a_say=False, success=True, stream="good")
+  assert trust.speaks("good") and trust.speaks("bad")
+  trust.observe(1, had_a_say=True, success=False, alone=True, stream="bad")
+  assert trust.worked == 21 and trust.speaks("good"), "2.1 may be broken, and one is"
+  assert not trust.speaks("bad"), "0.9 more than it earned itself"
+  for seed in range(20, 29):
+    trust.observe(seed, had_a_say=False, success=True, stream="good")
+  assert trust.speaks("bad"), "2.9 of 3"
+  trust.launch(Job(7, 0), "good")
+  assert not trust.speaks("bad")
+  trust.crashed(7, "bad")
+  assert not trust.speaks("bad"), "another stream's episode of the same seed"
 
 
 def test_jobs_that_go_on_with_an_episode_are_left_alone():
