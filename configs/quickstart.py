@@ -42,7 +42,10 @@ def get_config() -> ConfigDict:
   config.stream.learning.rewind = ConfigDict({"rule": "privileged"})
   # Decisions before a take-over that learn the way to its path; what failed is kept for other ways of steering.
   config.stream.learning.corrections = ConfigDict({"path_before": 3, "labelled": 0, "failed_chunks": 0})
-  config.stream.learning.trust = ConfigDict({"share": 0.0})  # of the episodes that check whether the memory helps
+  # The promise that at most so much is broken of what works without the memory (docs/guarantee.md), in each stream or
+  # in all together; 1 promises nothing.
+  config.stream.learning.trust = ConfigDict({
+      "broken_max": 1.0, "forgiven": 0, "share": 0.2, "shared": False, "silenced_at": 20.0})
 
   # The memory, frozen, against the policies without it, on the same seeds.
   config.evaluation = ConfigDict()

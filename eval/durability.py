@@ -37,8 +37,9 @@ HORIZON, EXECUTED, TICKS = 6, 4, 32
 STEP, NEAR = 0.01, 0.02  # longest move per tick, and how near the goal an episode succeeds
 NEIGHBOURS = 4
 CELL = Cell("stream", "memory", "reach", "scripted", "reach/scripted")
-# All that makes one episode depend on others: attempts, take-overs, comparisons without the memory, evictions.
-_SETTINGS = {"corrected_max": 6, "corrections": {"failed_chunks": 2}, "trust": {"share": 0.3, "window": 12, "least": 2}}
+# All that makes one episode depend on others: attempts, take-overs, repetitions without the memory, evictions.
+_SETTINGS = {"corrected_max": 6, "corrections": {"failed_chunks": 2},
+             "trust": {"broken_max": 0.1, "forgiven": 2, "share": 0.5}}
 REWOUND = OnlineConfig.from_dict({"taught_by": "rewind", "retries": 1, **_SETTINGS})
 WATCHED = OnlineConfig.from_dict({"taught_by": "takeover", **_SETTINGS,
                                   "supervisor": {"delay_s": 1.0, "hold_s": 1.0, "false_alarms": 0.1}})
@@ -135,7 +136,7 @@ class ScriptedAgent:
       spec=types.SimpleNamespace(start="zero", execute_steps=EXECUTED, control_hz=EXECUTED), start=lambda rows: (),
       prepare=lambda raws: raws, encode=lambda carry, raws: (carry, raws), start_of_flow=lambda rows: np.zeros(
         (rows, HORIZON, ACTIONS.dim)), decode=lambda raws: np.stack([self._own(raw, None) for raw in raws]))
-    self._rule = rules.preset("residual", utility=True, half_life=30.0)
+    self._rule = rules.preset("residual", utility=True, half_life=30.0, silenced_at=20.0, harmless=0.1)
 
   def _own(self, raw, noise_TX) -> np.ndarray:
     position_A, goal_A = np.split(raw["state"], 2)

@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Generator
 
+import numpy as np
 from absl import logging
 from rich.console import Console
 
-from eval import clips, fits, plan, provenance, report, stream
+from eval import clips, fits, overall, plan, provenance, report, stopping, stream
 from eval.fits import EXECUTED_NAME, Fits
 from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Stream
 from eval.progress import SweepProgress
@@ -84,9 +86,9 @@ def _check_fitted(config: Config) -> None:
   if rules.is_fitted(steering):
     raise Pi0RagError(f"stream.steering '{config.stream.steering}' is fitted to what a stream has taught, and cannot "
                       "steer it: use another one, such as 'residual', or stream.acting='base'")
-  if config.stream.acting == "base" and learning.trust.get("share", 0.0):
-    raise Pi0RagError("stream.learning.trust.share compares the memory with the policy alone, and with "
-                      "stream.acting='base' the memory never acts: set one of them back")
+  if config.stream.acting == "base" and OnlineConfig.from_dict({"trust": learning.trust.to_dict()}).trust.promises:
+    raise Pi0RagError("stream.learning.trust.broken_max is a promise of what the memory breaks, and with "
+                      "stream.acting='base' it never acts: set one of them back")
   for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
     noise = method.steering is not None and rules.asks_for_noise(rules.preset(method.steering))
     if noise and (learning.taught_by != online.TAKEOVER or learning.get("retries", 0)):
@@ -123,24 +125,34 @@ def online_config(config: Config, task: str) -> OnlineConfig:
   return OnlineConfig.from_dict(learning)
 
 
-def run(config: Config, out: pathlib.Path, console: Console) -> tuple[dict, list[dict]]:
-  """Returns (summary, clips) of all steps; episodes that the log already has are not run again."""
+def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False) -> tuple[dict, list[dict]]:
+  """Returns (summary, clips) of all steps; episodes that the log already has are not run again.
+
+  Args:
+    stop_early: a policy's evaluation ends once it is decided, see `stopping`.
+  """
   started = time.monotonic()
   films = []
   steps = plan.steps(config)
-  with SweepProgress(console) as progress, _Runner(config, out, progress) as runner:
+  with SweepProgress(console) as progress, _Runner(config, out, progress, stop_early) as runner:
     for step in steps:
       films += runner.carry_out(step)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
-  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps)), films
+  planned: dict[overall.CellName, int] = {}
+  for step in (step for step in steps if isinstance(step, Evaluate)):
+    for method in step.methods:
+      name = runner.name(step, method)
+      planned[name] = max(len(step.seeds), planned.get(name, 0))
+  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
+                          planned=planned, stop_early=stop_early), films
 
 
 class _Runner:
   """Carries out steps one after the other; environments are kept while the place stays the same."""
 
-  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress):
-    self._config, self._out, self._progress = config, out, progress
+  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress, stop_early: bool):
+    self._config, self._out, self._progress, self._stop_early = config, out, progress, stop_early
     self.policy = directory.load(
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
@@ -168,6 +180,8 @@ class _Runner:
     elif isinstance(step, Merge):
       self._merge(step)
     else:
+      if step.shown and self._stop_early:  # the first seeds come first
+        self._time_decisions(step)
       self._evaluate(step)
       if step.shown:
         self._time_decisions(step)
@@ -199,7 +213,7 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    rule, how = rules.preset(c.steering), online_config(self._config, source.place.task)
+    rule, how = self._rule(c.steering), online_config(self._config, source.place.task)
     with (self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal,
           ExecutedLog(self._out / EXECUTED_NAME) as executed):
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
@@ -208,10 +222,12 @@ class _Runner:
         self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
                            "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
       learner = self._agent(memory, rule)
+      elsewhere = [record for record in self.log.records if record.phase == "stream" and record.stream != source.name]
       corrected = sum(record.corrected for record in done)
       for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
                                time_limit=plan.family(self._config).time_limit(source.place.task),
-                               steered=c.acting == "memory", executed=executed, loop=self._loop):
+                               steered=c.acting == "memory", executed=executed, loop=self._loop,
+                               elsewhere=elsewhere):
         self.log.append(record)
         corrected += record.corrected
         stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
@@ -255,15 +271,44 @@ class _Runner:
     seeds = step.seeds[c.latency_episodes if step.shown else 0 :]
     for method in step.methods:
       cell = self._cell(step, method)
+      label = f"{step.stream.name} after {step.after}" if step.stream else step.place.name
+      controls = self._controls(step, method)
+      if controls:
+        self._evaluate_until_decided(step, method, controls, f"{label}: {method.name}")
+        continue
       jobs, done = self._missing(cell, seeds)
       if not jobs:
         continue
-      label = f"{step.stream.name} after {step.after}" if step.stream else step.place.name
       stage = self._progress.stage(f"{label}: {method.name}", len(seeds), done=len(done))
       successes = sum(record.outcome == "success" for record in done)
       for count, record in enumerate(self._episodes(self._env(step.place), step, method, jobs), len(done) + 1):
         successes += record.outcome == "success"
         stage.advance(note=f"{100 * successes / count:.0f} % success")
+
+  def _controls(self, step: Evaluate, method: Method) -> list[list[EpisodeRecord]]:
+    """Returns the episodes of each control with which a policy is compared until that is decided."""
+    if not self._stop_early or method.name in report.CONTROLS:
+      return []
+    ran = [self._records(Cell("eval", name, step.place.task, step.place.condition)) for name in report.CONTROLS]
+    return [records for records in ran if set(step.seeds) <= {record.seed for record in records}]
+
+  def _evaluate_until_decided(self, step: Evaluate, method: Method, controls, label: str) -> None:
+    """Runs a policy on the evaluation seeds in their order until the test against each control has decided."""
+    jobs, logged = self._missing(self._cell(step, method), step.seeds)
+    done = {record.seed: record for record in logged}
+    decision, ended, stage = stopping.Decision(controls), [], None
+    with contextlib.closing(self._ran(self._env(step.place), step, method, jobs)) as new:
+      for record in stopping.in_order(step.seeds, done, new):
+        ended.append(record)
+        if record.seed not in done:
+          stage = stage or self._progress.stage(label, len(step.seeds), done=len(ended) - 1)
+          self.log.append(record)
+          stage.advance(note=f"{100 * np.mean([r.policy_succeeded for r in ended]):.0f} % success")
+        if decision.add(record) and len(ended) < len(step.seeds):
+          if stage is not None:
+            self._progress.log(f"{label}: stopped early after {len(ended)} of {len(step.seeds)} episodes, "
+                               f"{report.anytime_words([r.policy_succeeded for r in ended if not r.crashed])}")
+          return
 
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
@@ -306,6 +351,13 @@ class _Runner:
 
   def _episodes(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False):
     """Yields the records of a frozen policy's episodes, each once it is in the log."""
+    for record in self._ran(env, step, method, jobs, keep_latency=keep_latency):
+      self.log.append(record)
+      yield record
+
+  def _ran(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False
+           ) -> Generator[EpisodeRecord]:
+    """Yields the records of a frozen policy's episodes as they end."""
     if not jobs:
       return
     cell = self._cell(step, method)
@@ -315,10 +367,13 @@ class _Runner:
       for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start, loop=self._loop):
         failed = trace.outcome == "failure"
         kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
-        record = stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
-                                       tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
-        self.log.append(record)
-        yield record
+        yield stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
+                                    tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
+
+  def name(self, step: Evaluate, method: Method) -> overall.CellName:
+    """Returns what a summary calls a cell."""
+    cell = self._cell(step, method)
+    return cell.task, cell.condition, cell.policy, cell.stream, cell.stream_episodes
 
   def _records(self, cell: Cell) -> list[EpisodeRecord]:
     """Returns what the log has of a cell."""
@@ -346,7 +401,7 @@ class _Runner:
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
-    rule = rules.preset(method.steering)
+    rule = self._rule(method.steering)
     with self._open_memory(step.stream, read_only=True) as memory:
       if rules.is_fitted(rule) and not any(memory.counts()[kind] for kind in rule.kinds):
         yield Agent(self.policy)  # nothing to be fitted to: nobody would have a say
@@ -368,6 +423,12 @@ class _Runner:
                           "meet the same worlds")
       self._others[policy] = other
     return self._others[policy]
+
+  def _rule(self, name: str) -> rules.SteeringConfig:
+    """Returns a way of steering in which records are silenced that break what the sweep promises not to."""
+    trust = OnlineConfig.from_dict({"trust": self._config.stream.learning.trust.to_dict()}).trust
+    return rules.preset(name, silenced_at=trust.silenced_at, harmless=trust.broken_max) if trust.promises else (
+      rules.preset(name))
 
   def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
     c = self._config.memory

@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from eval.records import EpisodeRecord
-from pi0rag_jax.statistics import CONFIDENCE, Estimate, bounds, number, pooled_percentiles
+from pi0rag_jax import anytime
+from pi0rag_jax.statistics import CONFIDENCE, Estimate, bounds, mcnemar_p_value, number, pooled_percentiles
 
 CellName = tuple[str, str, str, str, int]  # task, condition, policy, stream, stream_episodes
 OWN, POOLED, HELD_OUT = MEMORIES = ("own", "pooled", "held_out")
@@ -50,6 +52,39 @@ def compare(cells_C4: np.ndarray, rng: np.random.Generator, *, resamples: int = 
   return Overall(*(_estimate(value, values_R, n) for value, values_R in zip(observed, np.array(drawn).T)))
 
 
+def over_streams(cells_C4: np.ndarray, places_C: Sequence[Any], episodes: Overall) -> Overall | None:
+  """Returns the same means with intervals that redraw streams too; None where no place has several.
+
+  What streams of a place add is taken to be the same everywhere: a t-interval of their pooled variance, whose half
+  widths are added to those of the episodes as independent errors are. Streams share the evaluation's seeds, so that
+  neither of the two holds the other.
+
+  Args:
+    cells_C4: see `compare`.
+    places_C: where each cell's stream ran.
+    episodes: what `compare` returned for them.
+  """
+  shares_C4 = cells_C4 / cells_C4.sum(axis=1, keepdims=True)
+  groups = [np.flatnonzero([place == here for place in places_C]) for here in dict.fromkeys(places_C)]
+  freedom = len(places_C) - len(groups)
+  if not freedom:
+    return None
+  fixed_C, broken_C, worked_C, failed_C = shares_C4.T
+  ratios = ((fixed_C + worked_C, None), (broken_C + worked_C, None), (fixed_C - broken_C, fixed_C + failed_C),
+            (broken_C, broken_C + worked_C), (fixed_C - broken_C, None))
+  widen = student.ppf((1 + CONFIDENCE) / 2, freedom)
+  found = []
+  for (top_C, bottom_C), estimate in zip(ratios, (episodes.success, episodes.baseline, episodes.failures_removed,
+                                                  episodes.regressions, episodes.difference)):
+    # How much each cell moves the mean; of a ratio of means, to first order.
+    moves_C = top_C if bottom_C is None else (top_C - estimate.value * bottom_C) / max(bottom_C.mean(), 1e-12)
+    spread = sum(((moves_C[rows] - moves_C[rows].mean()) ** 2).sum() for rows in groups) / freedom
+    half = widen * np.sqrt(spread / len(places_C))
+    found.append(Estimate(estimate.value, estimate.value - np.hypot(estimate.value - estimate.low, half),
+                          estimate.value + np.hypot(estimate.high - estimate.value, half), estimate.n))
+  return Overall(*found)
+
+
 @dataclass(frozen=True)
 class _Cost:
   """What a stream took."""
@@ -60,7 +95,7 @@ class _Cost:
 
 def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[str], *,
          streams: Iterable[EpisodeRecord] = (), memory_bytes: Mapping[str, int] = MappingProxyType({}),
-         fits: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+         fits: Sequence[Mapping[str, Any]] = (), anytime_valid: bool = False) -> list[dict[str, Any]]:
   """Returns a row per policy, episodes learned from, kind of memory and baseline, over the places where both ran.
 
   Memories that were taken to another place than they learned in are left out. The controls have rows of their own
@@ -70,6 +105,7 @@ def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[
     streams: the records of all streams.
     memory_bytes: of each stream's memory.
     fits: see `eval.fits.facts`.
+    anytime_valid: cells were stopped by what they showed; their tests are ones that allow it.
   """
   taught, streamed = set(), {}
   for record in streams:
@@ -89,10 +125,10 @@ def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[
     if policy in CONTROLS and not streamed:
       continue
     for baseline in compared:
-      pairs = [(before, cells[name]) for name in names if (before := _baseline(cells, name, baseline))]
-      counts = [c for c in map(_counts, pairs) if c.sum()]
+      pairs = {name: (before, cells[name]) for name in names if (before := _baseline(cells, name, baseline))}
+      counts = {name: c for name, pair in pairs.items() if (c := _counts(pair)).sum()}
       if counts:
-        row = _row(policy, episodes, baseline, names, np.stack(counts))
+        row = _row(policy, episodes, baseline, counts, anytime_valid)
         costs = [_cost(streamed[name[3]], episodes) for name in names if name[3] in streamed]
         sizes = [memory_bytes[name[3]] for name in names if name[3] in memory_bytes]
         mine = [fit for fit in fits if fit["policy"] == policy and fit["stream_episodes"] == episodes
@@ -102,6 +138,10 @@ def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[
                       "fit_seconds": _mean([fit["seconds"] + fit["inversion_seconds"] for fit in mine]),
                       "inversion_error": _mean([fit["inversion_error"] for fit in mine if fit["inversion_error"]]),
                       "latency_ms": _latency([record for name in names for record in cells[name]])})
+  for baseline in {row["baseline"] for row in found}:
+    family = [row for row in found if row["baseline"] == baseline]
+    for row, p in zip(family, anytime.holm([row["p_value"] for row in family])):
+      row["p_holm"] = p
   return found
 
 
@@ -139,15 +179,18 @@ def _mean(values: Sequence[float]) -> float | None:
   return float(np.mean(values)) if values else None
 
 
-def _row(policy: str, episodes: int, baseline: str, names: list[CellName], counts_C4: np.ndarray) -> dict[str, Any]:
+def _row(policy: str, episodes: int, baseline: str, counts: Mapping[CellName, np.ndarray], anytime_valid: bool
+         ) -> dict[str, Any]:
+  counts_C4 = np.stack(list(counts.values()))
   result = compare(counts_C4, np.random.default_rng(SEED))
+  streams = over_streams(counts_C4, [name[:2] for name in counts], result)
   fixed, broken, *_ = counts_C4.sum(axis=0).tolist()
   return {
     "policy": policy,
     "stream_episodes": episodes,
     "baseline": baseline,
-    "tasks": len({name[0] for name in names}),
-    "places": len({name[:2] for name in names}),
+    "tasks": len({name[0] for name in counts}),
+    "places": len({name[:2] for name in counts}),
     "cells": len(counts_C4),
     "n": int(counts_C4.sum()),
     "success_rate": number(result.success.value),
@@ -161,7 +204,19 @@ def _row(policy: str, episodes: int, baseline: str, names: list[CellName], count
     "failures_removed_interval_95": bounds(result.failures_removed),
     "regressions": number(result.regressions.value),
     "regressions_interval_95": bounds(result.regressions),
+    "over_streams_interval_95": streams and {
+      name: bounds(getattr(streams, name)) for name in ("success", "difference", "failures_removed", "regressions")},
+    "p_value": _anytime_p_value(counts_C4) if anytime_valid else mcnemar_p_value(fixed, broken),
   }
+
+
+def _anytime_p_value(counts_C4: np.ndarray) -> float:
+  """Returns the p-value of "mending and breaking are equally likely everywhere", whenever each cell was stopped.
+
+  Cells run one after the other, so their capital is handed on from each to the next.
+  """
+  capital_C = anytime.log_e_value(counts_C4[:, 0], counts_C4[:, 1], 0.5)
+  return float(np.exp(-max(0.0, capital_C.sum())))
 
 
 def _counts(pair: tuple[Sequence[EpisodeRecord], Sequence[EpisodeRecord]]) -> np.ndarray:

@@ -1,8 +1,10 @@
 """One record per episode, in a `files.LineLog`: what a resumed sweep finds done is done."""
 
 import dataclasses
+import gzip
 import json
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -13,6 +15,7 @@ from pi0rag_jax.errors import Pi0RagError, cut
 
 PHASES = ("stream", "eval")
 OUTCOMES = ("success", "failure", "crashed")
+ALONE = "alone"  # entry of `extra`: how the policy's repetition of an episode without the memory ended
 
 RecordKey: TypeAlias = tuple[str, str, str, str, str, int, int]
 # Milliseconds of every decision (exact when pooled), or a summary of them: {"p50": , "p95": , "p99": }.
@@ -65,6 +68,16 @@ class EpisodeRecord:
     """True when the policy reached the goal alone: an episode that an expert finished is no success of it."""
     return self.outcome == "success" and not self.corrected
 
+  @property
+  def had_a_say(self) -> bool:
+    """True when the memory had a say in an episode of a stream."""
+    return self.extra.get("trust", 1.0) > 0 and self.abstained < self.decisions
+
+  @property
+  def worked_alone(self) -> bool | None:
+    """Whether the policy succeeded when it repeated an episode without the memory; None where that is not known."""
+    return {"success": True, "failure": False}.get(self.extra.get(ALONE, ""))
+
 
 def key(record: EpisodeRecord) -> RecordKey:
   """Returns what makes an episode the same episode when a sweep is resumed."""
@@ -113,9 +126,15 @@ class RecordLog:
 
 
 def read_records(path: str | os.PathLike) -> list[EpisodeRecord]:
-  """Returns the episodes of a log, the first of each key, and leaves the file as it is (a torn end too)."""
+  """Returns the episodes of a log, the first of each key, and leaves the file as it is (a torn end too).
+
+  Args:
+    path: of the log, or of a finished one that was packed (`.gz`).
+  """
   records = {}
-  for number, line in enumerate(files.whole_lines(path), start=1):
+  packed = os.fspath(path).endswith(".gz")
+  lines = gzip.decompress(pathlib.Path(path).read_bytes()).splitlines() if packed else files.whole_lines(path)
+  for number, line in enumerate(lines, start=1):
     record = _from_line(line, f"{path}, line {number}")
     records.setdefault(key(record), record)
   return list(records.values())

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jinja2
@@ -15,11 +16,13 @@ from rich.text import Text
 
 from eval import figures, overall
 from eval.provenance import in_words, without_paths
-from eval.records import EpisodeRecord
+from eval.records import ALONE, EpisodeRecord
+from pi0rag_jax import anytime
 from pi0rag_jax.pages import page, panels
 from pi0rag_jax.pages.page import interval, percent
 from pi0rag_jax.statistics import (
   PairedComparison,
+  anytime_rate,
   bounds,
   learning_curve,
   number,
@@ -52,6 +55,8 @@ def summarize(
   block: int = BLOCK_EPISODES,
   memory_bytes: Mapping[str, int] | None = None,
   fits: Sequence[Mapping[str, Any]] = (),
+  planned: Mapping[overall.CellName, int] = MappingProxyType({}),
+  stop_early: bool = False,
 ) -> Summary:
   """Returns the contents of summary.json; the same records give the same numbers.
 
@@ -62,20 +67,32 @@ def summarize(
     block: episodes per point of a learning curve.
     memory_bytes: size of each stream's memory; without it the last record's `extra["memory_bytes"]` counts.
     fits: see `eval.fits.facts`.
+    planned: episodes of each cell; one that has fewer was stopped early.
+    stop_early: comparisons were looked at after every pair, and are tested accordingly.
   """
   records = list(records)
   streams = _grouped((r for r in records if r.phase == "stream"), lambda r: (r.stream, r.policy))
   evaluated = [r for r in records if r.phase == "eval"]
   cells = _grouped(evaluated, lambda r: (r.task, r.condition, r.policy, r.stream, r.stream_episodes))
+  found = [_cell(cells, name, baselines, planned.get(name)) for name in _cell_order(cells)]
+  _adjust([pair for cell in found for pair in cell["paired_vs"].values()], stop_early)
   return {
-    "cells": [_cell(cells, name, baselines) for name in _cell_order(cells)],
+    "cells": found,
+    "stop_early": stop_early,
     "overall": overall.rows(cells, baselines, streams=[r for r in records if r.phase == "stream"],
-                            memory_bytes=memory_bytes or {}, fits=fits),
+                            memory_bytes=memory_bytes or {}, fits=fits, anytime_valid=stop_early),
     "streams": [_stream(group, block, memory_bytes or {}) for group in streams.values()],
     "latency": _latency_by_policy(evaluated),
     "crashes": [_crash(record) for record in records if record.crashed],
     "provenance": dict(provenance),
   }
+
+
+def _adjust(pairs: list[dict[str, Any]], stop_early: bool) -> None:
+  """Adds to the comparisons of a table the p-value of each among all of them."""
+  tested = [pair["p_value_anytime" if stop_early else "p_value"] for pair in pairs]
+  for pair, p in zip(pairs, anytime.holm(tested)):
+    pair["p_holm"] = p
 
 
 def _grouped(records, name: Callable[[EpisodeRecord], Name]) -> dict[Name, list[EpisodeRecord]]:
@@ -92,10 +109,11 @@ def _cell_order(cells) -> list[tuple]:
   return sorted(cells, key=lambda n: (places.index(n[:2]), figures.policy_rank(n[2]), arrival.index(n)))
 
 
-def _cell(cells, name: tuple, baselines: Sequence[str]) -> dict[str, Any]:
+def _cell(cells, name: tuple, baselines: Sequence[str], planned: int | None) -> dict[str, Any]:
   """Returns one cell of the contract, with the paired details, stages and costs beside it."""
   task, condition, policy, stream, stream_episodes = name
   ended = [r for r in cells[name] if not r.crashed]
+  successes = sum(r.policy_succeeded for r in ended)
   rate = success_rate([r.policy_succeeded for r in ended])
   failures = Counter(r.failure_kind or "unspecified" for r in ended if not r.policy_succeeded)
   paired = _paired_with_baselines(cells, name, baselines)
@@ -109,9 +127,12 @@ def _cell(cells, name: tuple, baselines: Sequence[str]) -> dict[str, Any]:
     "stream_episodes": stream_episodes,
     "came_from": cells[name][0].came_from,
     "n": rate.n,
-    "successes": sum(r.policy_succeeded for r in ended),
+    "planned": planned,
+    "stopped_early": planned is not None and len(cells[name]) < planned,
+    "successes": successes,
     "success_rate": number(rate.value),
     "interval_95": bounds(rate),
+    "interval_anytime_95": bounds(anytime_rate(successes, rate.n - successes)),
     "failures_removed_vs": {baseline: pair["failures_removed"] for baseline, pair in paired.items()},
     "regressions_vs": {baseline: pair["regressions"] for baseline, pair in paired.items()},
     "paired_vs": paired,
@@ -145,7 +166,7 @@ def _compare(baseline: list[EpisodeRecord], treatment: list[EpisodeRecord]) -> P
   """Returns the comparison on the seeds that neither side crashed on; the bootstrap repeats exactly."""
   before = {r.seed: r.policy_succeeded for r in baseline if not r.crashed}
   after = {r.seed: r.policy_succeeded for r in treatment if not r.crashed}
-  seeds = sorted(before.keys() & after.keys())
+  seeds = sorted(before.keys() & after.keys())  # not as they ended: a failure takes longer
   rng = np.random.default_rng(BOOTSTRAP_SEED)
   return paired_comparison([before[seed] for seed in seeds], [after[seed] for seed in seeds], rng)
 
@@ -168,7 +189,20 @@ def _stream(group: list[EpisodeRecord], block: int, memory_bytes: Mapping[str, i
     "records_added": sum(r.records_added for r in group),
     "memory_bytes": memory_bytes.get(last.stream, last.extra.get("memory_bytes")),
     "crashed": len(group) - len(ended),
+    "promise": _promise(ended),
   }
+
+
+def _promise(ended: list[EpisodeRecord]) -> dict[str, int] | None:
+  """Returns what a stream's memory broke for certain, of how much; None where nothing was promised."""
+  if not any(r.extra.get("trust") == 0 or ALONE in r.extra for r in ended):
+    return None
+  said = [r for r in ended if r.had_a_say]
+  worked = [r for r in said if r.worked_alone]
+  return {"had_a_say": len(said), "repeated": sum(ALONE in r.extra for r in ended),
+          "worked_at_least": len(worked) + sum(r.policy_succeeded for r in ended if not r.had_a_say),
+          "broken": sum(not r.policy_succeeded for r in worked),
+          "mended": sum(r.policy_succeeded and r.worked_alone is False for r in said)}
 
 
 def _block(block, ended: list[EpisodeRecord]) -> dict[str, Any]:
@@ -240,10 +274,12 @@ def terminal_table(summary: Summary) -> Table:
       table.add_section()
       table.add_row(Text(where, style="bold"))
     previous = where
-    rate = f"{percent(cell['success_rate'])} {interval(cell['interval_95'])}"
+    bounds_95 = cell["interval_anytime_95" if cell["stopped_early"] else "interval_95"]
+    rate = f"{percent(cell['success_rate'])} {interval(bounds_95)}"
     label = f"  {figures.cell_label(cell, summary['cells'])}"
     latency = milliseconds(cell["latency_ms"]["p50"])
-    row = [label, cell["n"], rate, _removed_text(cell), latency, cell["crashed"] or ""]
+    count = f"{cell['n']} of {cell['planned']}" if cell["stopped_early"] else cell["n"]
+    row = [label, count, rate, _removed_text(cell), latency, cell["crashed"] or ""]
     table.add_row(*(Text(str(item)) for item in row))
   return table
 
@@ -257,7 +293,7 @@ def method_table(summary: Summary) -> Table | None:
   table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False,
                 collapse_padding=True)
   table.add_column("method", overflow="fold")
-  for name in ("success %", "removed %", "fixed, broken", "ms", "fit s"):
+  for name in ("success %", "removed %", "fixed, broken", "p Holm", "ms", "fit s"):
     table.add_column(name, justify="right", no_wrap=True)
   previous = None
   for row in found:
@@ -271,7 +307,7 @@ def method_table(summary: Summary) -> Table | None:
     seconds = "" if row["fit_seconds"] is None else f"{row['fit_seconds']:.0f}"
     label = f"  {figures.policy_label(row['policy'])}" + f" ({row['stream_episodes']})" * bool(row["stream_episodes"])
     cells = [label, percent(row["success_rate"]), removed, f"+{row['fixed']} -{row['regressed']}",
-             milliseconds(row["latency_ms"]), seconds]
+             p_value(row["p_holm"]), milliseconds(row["latency_ms"]), seconds]
     table.add_row(*(Text(str(item)) for item in cells))
   return table
 
@@ -295,6 +331,12 @@ def p_value(value: float) -> str:
   return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
+def anytime_words(succeeded_N: Sequence[bool]) -> str:
+  """Returns '87.1 % [70.2, 96.1] success', the interval being one that holds wherever one stops."""
+  rate = anytime_rate(sum(succeeded_N), len(succeeded_N) - sum(succeeded_N))
+  return f"{percent(number(rate.value))} % {interval(bounds(rate))} success"
+
+
 def milliseconds(value: float | None) -> str:
   """Returns three significant digits, '-' where nothing was timed."""
   return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
@@ -303,7 +345,8 @@ def milliseconds(value: float | None) -> str:
 def findings(summary: Summary) -> list[dict[str, Any]]:
   """Returns, per setting, what the memory did to the harder control there: a verdict and its numbers.
 
-  Of a memory that was evaluated several times while it learned, the last evaluation counts.
+  Of a memory that was evaluated several times while it learned, the last evaluation counts. What is called clear holds
+  for all settings together.
   """
   policies = sorted({c["policy"] for c in summary["cells"]} - set(CONTROLS), key=figures.policy_rank)
   policy = HEADLINE_POLICY if HEADLINE_POLICY in policies else next(iter(policies), None)
@@ -317,9 +360,11 @@ def findings(summary: Summary) -> list[dict[str, Any]]:
       continue
     control = next((c for c in CONTROLS if c in cell["paired_vs"]), None)
     if cell["policy"] == policy and control and cell["paired_vs"][control]["n"]:
-      pair = cell["paired_vs"][control]
-      outcome = verdict(pair["fixed"], pair["regressed"], pair["both_failed"])
-      found.append({"cell": cell, "control": control, "pair": pair, "verdict": outcome})
+      found.append({"cell": cell, "control": control, "pair": cell["paired_vs"][control]})
+  tested = [item["pair"]["p_value_anytime" if summary["stop_early"] else "p_value"] for item in found]
+  for item, p in zip(found, anytime.holm(tested)):
+    pair = item["pair"]
+    item["verdict"] = verdict(pair["fixed"], pair["regressed"], pair["both_failed"], p)
   return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.records import EpisodeRecord
+from eval.records import ALONE, EpisodeRecord
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import online
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
@@ -80,7 +80,7 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
         time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None,
-        loop: rollout.Loop = rollout.AT_ONCE) -> Iterator[EpisodeRecord]:
+        loop: rollout.Loop = rollout.AT_ONCE, elsewhere: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
   """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
 
   It is to be logged before the next one is asked for.
@@ -89,6 +89,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
     time_limit: ticks of an episode, for a supervisor who loses patience.
     steered: False lets the policy act alone, so that the stream is the same whoever learns from it.
     executed: is told what was executed in each of these episodes.
+    elsewhere: episodes of the streams that ran before, for an account that is theirs too.
   """
   memory, tick_s = agent.memory, 1 / agent.policy.spec.control_hz
   assert memory is not None, "a stream teaches a memory: give the agent one"
@@ -99,17 +100,21 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
                           corrected=sum(record.corrected for record in part.before),
                           stream=cell.stream if part.exact else "")
   trust = Trust(config.trust)
-  for record in part.before:
+  for record in [*(elsewhere if config.trust.shared else ()), *part.before]:
     _observe(trust, record)
   queue = collections.deque(part.jobs)
-  launch = lambda job: learner.launch(trust.launch(job) if steered else dataclasses.replace(job, trust=0.0))  # noqa: E731
+
+  def launch(job: Job) -> Job:
+    return learner.launch(trust.launch(job, cell.stream) if steered else dataclasses.replace(job, trust=0.0))
+
   for trace in rollout.run(env, agent, queue, launch=launch, watch=learner.watch, journal=journal, loop=loop):
     record = part.logged.get(trace.job.seed)
     if record is None:
       journal.sync()
       lesson = learner.learn(trace)
     else:
-      lesson = learner.pass_over(trace.job, _decisions(record), corrected=record.corrected)
+      lesson = learner.pass_over(trace.job, _decisions(record), corrected=record.corrected,
+                                 repeated=ALONE in record.extra)
     if lesson.next_job is not None:
       queue.appendleft(lesson.next_job)
       continue
@@ -124,8 +129,11 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
 
 
 def _observe(trust: Trust, record: EpisodeRecord) -> None:
-  if not record.crashed:
-    trust.observe(steered=record.extra.get("trust", 1.0) > 0, success=record.outcome == "success")
+  if record.crashed:
+    trust.crashed(record.seed, record.stream)
+  else:
+    trust.observe(record.seed, had_a_say=record.had_a_say, success=record.policy_succeeded, alone=record.worked_alone,
+                  stream=record.stream)
 
 
 def _decisions(record: EpisodeRecord) -> list[int]:
@@ -135,7 +143,7 @@ def _decisions(record: EpisodeRecord) -> list[int]:
 
 def _can_be_passed_over(record: EpisodeRecord, tokens: Container[str]) -> bool:
   """Returns whether it is known how long an episode took and what it taught; older code did not tell."""
-  known = ("again" in record.extra) == ("rewind" in record.extra)
+  known = ("again" in record.extra) == ("rewind" in record.extra or ALONE in record.extra)
   return known and (not record.records_added or online.tokens(record.stream, record.seed)[0] in tokens)
 
 
@@ -196,14 +204,16 @@ def episode_record(cell: Cell, trace: Trace, lesson: Lesson, *, memory_records: 
 
 
 def _extra(trace: Trace, lesson: Lesson, tick_s: float) -> dict[str, Any]:
-  """Returns what only some episodes have: less than full trust in the memory, a rewind, attempts after it, help.
+  """Returns what only some episodes have: less than full trust in the memory, a repetition without it, a rewind,
+  attempts after it, help.
 
-  `again` are the decisions of each attempt and of the take-over; `helped_s` is how long somebody else acted in the
-  policy's own episode, `watched_s` how long somebody watched or acted, and `looks` how often they began to.
+  `again` are the decisions of the repetition, of each attempt and of the take-over; `helped_s` is how long somebody
+  else acted in the policy's own episode, `watched_s` how long somebody watched or acted, and `looks` how often they
+  began to.
   """
   values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
-            "helped_s": round(trace.helped_ticks * tick_s, 3), "watched_s": round(lesson.watched_s, 3),
-            "looks": lesson.looks}
-  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], "helped_s": 0.0, "watched_s": 0.0,
+            ALONE: lesson.alone, "helped_s": round(trace.helped_ticks * tick_s, 3),
+            "watched_s": round(lesson.watched_s, 3), "looks": lesson.looks}
+  usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], ALONE: "", "helped_s": 0.0, "watched_s": 0.0,
            "looks": 0}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -30,7 +30,7 @@ def main(_) -> None:
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
     with cli.user_errors(COMMAND):
-      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out))
+      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out), stop_early=flags.FLAGS.stop_early)
   except KeyboardInterrupt:
     print(f"\n{COMMAND}: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
           file=sys.stderr)
@@ -38,8 +38,11 @@ def main(_) -> None:
     os._exit(INTERRUPTED)
 
 
-def sweep(config: "Config", out: pathlib.Path) -> dict:
+def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False) -> dict:
   """Returns the summary of a sweep, run from the start or from where it stopped.
+
+  Args:
+    stop_early: see `experiment.run`; without it the same folder is run to its end.
 
   Errors: Pi0RagError for a wrong configuration, or a folder with the results of another one.
   """
@@ -52,7 +55,7 @@ def sweep(config: "Config", out: pathlib.Path) -> dict:
   experiment.validate(config)
   out.mkdir(parents=True, exist_ok=True)
   require_same_config(config, out)
-  summary, clips = experiment.run(config, out, console)
+  summary, clips = experiment.run(config, out, console, stop_early=stop_early)
   report.write_report(out, summary, clips)
   console.print(report.terminal_table(summary))
   if (methods := report.method_table(summary)) is not None:
@@ -103,5 +106,7 @@ def _flat(values: dict, prefix: str = "") -> dict:
 if __name__ == "__main__":
   cli.define_config(example="configs/quickstart.py")
   flags.DEFINE_string("out", None, "Folder of the results; an interrupted sweep in it is continued.")
+  flags.DEFINE_bool("stop_early", False, "End a policy's evaluation once it is clearly better or worse than every "
+                    "policy without memory.")
   flags.mark_flag_as_required("out")
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

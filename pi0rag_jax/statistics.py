@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from pi0rag_jax import anytime
+
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05  # Below it a change is called clear.
 
@@ -32,9 +34,12 @@ class PairedComparison:
   both_succeeded: int
   both_failed: int
   p_value: float  # Exact McNemar, two-sided.
+  p_value_anytime: float  # The same claim, tested at every pair: it holds wherever the comparison stopped.
   failures_removed: Estimate  # Net, as a fraction of the baseline's failures.
   regressions: Estimate  # Fraction of the baseline's successes that were lost.
+  regressions_at_most: float  # Bound of that fraction which holds at every look, see docs/guarantee.md.
   difference: Estimate  # Success rate of the treatment minus the baseline's.
+  better_of_changed: Estimate  # Share of the pairs that differ in which the treatment succeeded; holds at every look.
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def paired_comparison(
   """Returns what the treatment fixed and broke on shared seeds.
 
   Args:
-    baseline_N: bool[N], success of the baseline, by seed.
+    baseline_N: bool[N], success of the baseline, by seed, in the order in which the pairs were seen.
     treatment_N: bool[N], success of the treatment on the same seeds in the same order.
     rng: draws the bootstrap of `failures_removed`.
     resamples: of that bootstrap.
@@ -86,10 +91,19 @@ def paired_comparison(
     baseline_N.size,
     *counts,
     p_value=mcnemar_p_value(fixed, regressed),
+    p_value_anytime=anytime.fair_p_value(treatment_N[baseline_N != treatment_N]),
     failures_removed=failures_removed(*counts, rng, resamples=resamples),
     regressions=wilson(regressed, regressed + both_succeeded),
+    regressions_at_most=anytime.upper_bound(regressed, both_succeeded),
     difference=paired_difference(*counts),
+    better_of_changed=anytime_rate(fixed, regressed),
   )
+
+
+def anytime_rate(successes: int, failures: int) -> Estimate:
+  """Returns a rate with an interval that holds at every look (`anytime.interval`)."""
+  n = successes + failures
+  return Estimate(successes / n if n else math.nan, *anytime.interval(successes, failures), n)
 
 
 def mcnemar_p_value(fixed: int, regressed: int) -> float:
@@ -182,9 +196,9 @@ def learning_curve(index_N, succeeded_N, *, block: int = 50) -> list[Block]:
   return blocks
 
 
-def verdict(fixed: int, regressed: int, both_failed: int) -> str:
-  """Returns 'better' or 'worse' where the exact test is below SIGNIFICANCE, else 'unclear' or 'nothing' to fix."""
-  if mcnemar_p_value(fixed, regressed) < SIGNIFICANCE:
+def verdict(fixed: int, regressed: int, both_failed: int, p_value: float) -> str:
+  """Returns 'better' or 'worse' where a test is below SIGNIFICANCE, else 'unclear' or 'nothing' to fix."""
+  if p_value < SIGNIFICANCE:
     return "better" if fixed > regressed else "worse"
   return "unclear" if fixed + both_failed else "nothing"
 

@@ -128,10 +128,10 @@ def test_learning_curve_blocks():
 
 
 def test_verdict_is_clear_only_below_the_threshold():
-  assert verdict(fixed=6, regressed=0, both_failed=0) == "better"
-  assert verdict(fixed=0, regressed=6, both_failed=0) == "worse"
-  assert verdict(fixed=5, regressed=0, both_failed=0) == "unclear"
-  assert verdict(fixed=0, regressed=1, both_failed=0) == "nothing"
+  assert verdict(fixed=6, regressed=0, both_failed=0, p_value=0.03) == "better"
+  assert verdict(fixed=0, regressed=6, both_failed=0, p_value=0.03) == "worse"
+  assert verdict(fixed=5, regressed=0, both_failed=0, p_value=0.06) == "unclear"
+  assert verdict(fixed=0, regressed=1, both_failed=0, p_value=1.0) == "nothing"
 
 
 def test_percentiles_pool_decisions_and_summaries():

@@ -73,13 +73,18 @@ def of_episode(trace: Trace, space: ActionSpace, context: RecordContext, config:
   return shared(trace, space, context, config) + failed_before(trace, context, config)
 
 
-def outcomes(trace: Trace) -> list:
-  """Returns, as Memory.add takes it, how an episode ended in which the memory had a say; helped is not succeeded."""
+def outcomes(trace: Trace, *, broken: bool | None = None) -> list:
+  """Returns, as Memory.add takes it, how an episode ended in which the memory had a say; helped is not succeeded.
+
+  Args:
+    broken: whether the policy alone does it, where that is known: records are not to blame for what fails without them.
+  """
   steps = [step for step in trace.steps if step.by == POLICY]
   if trace.job.trust == 0 or not steps:
     return []
   ids, says = (np.stack([getattr(step, name) for step in steps]) for name in ("ids_K", "weight_K"))
-  return [(ids, says, trace.outcome == "success" and not trace.helped)]
+  succeeded = trace.outcome == "success" and not trace.helped
+  return [(ids, says, succeeded if broken is None else not broken)]
 
 
 def anchors(trace: Trace, context: RecordContext) -> list[Record]:

@@ -82,7 +82,8 @@ class Lesson:
   attempts: int = 0  # of the policy to do better by itself
   corrected: bool = False  # an expert took over
   records_added: int = 0
-  again: tuple[int, ...] = ()  # decisions of each attempt and of the take-over
+  again: tuple[int, ...] = ()  # decisions of the repetition, of each attempt and of the take-over
+  alone: str = ""  # how the policy's repetition without the memory ended; '': there was none
   watched_s: float = 0.0  # of the episode, in which a supervisor watched or acted
   looks: int = 0  # times that the supervisor began to
 
@@ -132,12 +133,14 @@ class OnlineLearner:
     self._corrected = corrected
     self._reserved: set[int] = set()  # seeds of episodes that an expert may take over: others end in between
     self._waiting: dict[int, _Failure] = {}
+    self._unsettled: dict[int, Trace] = {}  # by seed, episodes that the policy alone does again
+    self._repetitions: dict[int, Trace] = {}  # by seed, of episodes that are not over
     self._asker = Asker(memory, space, config.asking)
     self._watches: dict[int, Watch] = {}  # by seed
 
   def launch(self, job: Job) -> Job:
     """Returns a job with the supervisor's attention, where there is any left for it."""
-    new = job.rewind is None and not job.attempt
+    new = job.rewind is None and not job.attempt and not job.repeat
     watched = new and self._config.taught_by == TAKEOVER and self._reserve(job.seed)
     return dataclasses.replace(job, watched=watched)
 
@@ -152,13 +155,27 @@ class OnlineLearner:
 
   def learn(self, trace: Trace) -> Lesson:
     """Returns what an episode (the policy's, an attempt or a take-over) teaches; records are durable on return."""
-    if trace.job.watched:
-      self._settle(trace.job.seed, corrected=trace.helped)
-      watch = self._watches.pop(trace.job.seed, None)
-      if watch is not None:
-        return dataclasses.replace(self._learn(trace), watched_s=watch.watched_s(trace.ticks * self._tick_s),
-                                   looks=watch.looks)
-    return self._learn(trace)
+    seed, again = trace.job.seed, trace.job.rewind is not None or trace.job.attempt > 0
+    if trace.job.repeat:
+      self._repetitions[seed] = trace
+      trace = self._unsettled.pop(seed)
+    elif not again and self._config.trust.repeats(trace):
+      self._unsettled[seed] = trace  # what it teaches, and whom it blames, is one step with what comes of it
+      return Lesson(next_job=Job(seed, trace.job.index, trust=0.0, repeat=True))
+    lesson = self._watched(trace) if trace.job.watched else self._learn(trace)
+    if lesson.trace is not None and seed in self._repetitions:
+      alone = self._repetitions.pop(seed)
+      lesson = dataclasses.replace(lesson, again=(len(alone.steps), *lesson.again), alone=alone.outcome)
+    return lesson
+
+  def _watched(self, trace: Trace) -> Lesson:
+    """Returns what an episode teaches in which a supervisor might have taken over."""
+    self._settle(trace.job.seed, corrected=trace.helped)
+    watch = self._watches.pop(trace.job.seed, None)
+    lesson = self._learn(trace)
+    if watch is None:
+      return lesson
+    return dataclasses.replace(lesson, watched_s=watch.watched_s(trace.ticks * self._tick_s), looks=watch.looks)
 
   def _learn(self, trace: Trace) -> Lesson:
     if trace.job.by_expert:
@@ -169,7 +186,7 @@ class OnlineLearner:
       return Lesson(trace=trace, corrected=trace.helped)
     if trace.helped or trace.outcome == "success":
       return self._learn_whole(trace)
-    self._add(trace.job.seed, [], lessons.outcomes(trace))
+    self._add(trace.job.seed, [], self._outcomes(trace))
     return self._learn_failure(trace, detect(trace.sensors, self._config.detectors, timed_out=True))
 
   def _learn_whole(self, trace: Trace) -> Lesson:
@@ -178,17 +195,26 @@ class OnlineLearner:
     kind = detect(trace.sensors, self._config.detectors, timed_out=failed).kind if trace.helped else ""
     records = lessons.of_episode(trace, self._space, self._context(trace, kind), self._config.corrections)
     return Lesson(trace=trace, failure_kind=kind, corrected=trace.helped,
-                  records_added=self._add(trace.job.seed, records, lessons.outcomes(trace)))
+                  records_added=self._add(trace.job.seed, records, self._outcomes(trace)))
 
-  def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool) -> Lesson:
+  def _outcomes(self, trace: Trace) -> list:
+    """Returns what the memory is told of an episode's end."""
+    alone = self._repetitions.get(trace.job.seed)
+    if alone is None or alone.outcome == "crashed":
+      return lessons.outcomes(trace)
+    failed = trace.outcome != "success" or trace.helped
+    return lessons.outcomes(trace, broken=failed and alone.outcome == "success")
+
+  def pass_over(self, job: Job, decisions: Sequence[int], *, corrected: bool, repeated: bool = False) -> Lesson:
     """Returns what comes next of an episode that was learned from before the stream was interrupted.
 
     Args:
       job: the one that is over; its `attempt` counts the jobs of the episode.
       decisions: of each of them, the policy's own first.
+      repeated: the second of them is the policy's own repetition.
     """
     self._watches.pop(job.seed, None)
-    if len(decisions) > 1 and not job.attempt:
+    if len(decisions) > 1 + repeated and job.attempt == repeated:
       self._reserve(job.seed)
     if job.attempt + 1 < len(decisions):
       return Lesson(next_job=dataclasses.replace(job, attempt=job.attempt + 1, past=decisions[job.attempt + 1]))

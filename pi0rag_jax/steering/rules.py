@@ -50,6 +50,10 @@ class SteeringConfig:
   utility: bool = False  # trust records by how the episodes ended in which they had a say (policy.utility)
   utility_prior: float = 4.0  # episodes of average outcome that every record is granted
   utility_min: float = 0.5  # a record that succeeds less than this share of the average is ignored
+  # Evidence, as an e-value, that more than `harmless` of the episodes in which a record has a say are hurt, at which it
+  # loses it; 0: never.
+  silenced_at: float = 0.0
+  harmless: float = 0.02
   half_life: float = 0.0  # episodes without helping after which a record is trusted half as much; 0: never
 
 

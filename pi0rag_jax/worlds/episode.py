@@ -39,6 +39,7 @@ class Job:
   watched: bool = False  # the expert may take over
   attempt: int = 0  # from 1 on the policy tries again by itself, each attempt with its own noise
   trust: float = 1.0  # in [0, 1], how much of the memory's change is made; 0: the policy alone
+  repeat: bool = False  # the policy alone does again what it did with the memory's say, for what that has changed
   past: int | None = None  # decisions that it took when it ran before: it is not run again, but keeps its slot as long
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from eval import durability, records
 from eval.durability import Plot
+from pi0rag_jax.learning.online import OnlineConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.worlds.journal import Journal
 
@@ -96,8 +97,27 @@ def test_streams_learn_in_all_ways(whole):
   logged = records.read_records(whole / "records.jsonl")
   assert {record.outcome for record in logged} == set(records.OUTCOMES)
   assert any(record.corrected for record in logged)
-  assert any(record.extra.get("trust") == 0 for record in logged)
+  assert {record.extra.get("trust") for record in logged} == {0, None}
+  assert {record.extra.get("alone") for record in logged} >= {"failure", None}
   assert durability.content(whole)["evicted"]
+
+
+def test_streams_keep_their_promise_and_repeat_what_the_policy_alone_does(whole, plot, tmp_path):
+  silent = OnlineConfig.from_dict({"corrected_max": 0, "trust": {"broken_max": 1e-6}})
+  durability.play(tmp_path, dataclasses.replace(plot, pauses=(14,), learning=silent))
+  alone = {record.seed: record.policy_succeeded for record in records.read_records(tmp_path / "records.jsonl")}
+  promise, worked, broken, repeated = plot.learning.trust, 0, 0, 0
+  for record in records.read_records(whole / "records.jsonl"):
+    if record.had_a_say and not record.crashed and (
+        not record.policy_succeeded or promise.drawn(record.seed)):
+      assert record.worked_alone == alone[record.seed]
+      repeated += 1
+    elif not record.crashed:
+      assert record.worked_alone is None
+    worked += alone[record.seed]
+    broken += record.had_a_say and alone[record.seed] and not record.policy_succeeded
+    assert broken <= promise.broken_max * worked + promise.forgiven
+  assert repeated > 1
 
 
 @pytest.mark.parametrize("power_cut", [False, True])

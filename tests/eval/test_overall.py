@@ -73,6 +73,44 @@ def test_the_better_control_is_chosen_in_each_place_and_what_a_person_gave_is_co
   assert found["base", "held_out"]["success_rate"] == 1 and found["memory", "held_out"]["corrected_episodes"] is None
 
 
+def test_streams_of_a_place_widen_the_intervals():
+  cells_C4 = np.array([[20, 0, 20, 10], [10, 0, 20, 20], [15, 5, 20, 10]])
+  episodes = overall.compare(cells_C4, np.random.default_rng(0))
+  assert overall.over_streams(cells_C4, ["a", "b", "c"], episodes) is None
+  streams = overall.over_streams(cells_C4, ["a", "a", "b"], episodes)
+  assert streams is not None
+  # Place a has success 0.8 and 0.6: pooled variance 0.02 with one degree of freedom, over three cells.
+  half = 12.7062 * np.sqrt(0.02 / 3)
+  assert streams.success.high - streams.success.value == pytest.approx(
+    np.hypot(half, episodes.success.high - episodes.success.value), rel=1e-4)
+  same = overall.over_streams(cells_C4[[0, 0, 2]], ["a", "a", "b"], episodes)
+  assert same is not None and same.difference.low == pytest.approx(episodes.difference.low)
+
+
+def test_intervals_over_streams_hold_what_they_promise():
+  rng, hits = np.random.default_rng(3), 0
+  for _ in range(60):
+    rates_S = 0.5 + 0.2 * rng.standard_normal(3).clip(-2, 2)  # streams differ far more than 200 episodes would say
+    mended_S = rng.binomial(200, rates_S)
+    cells_C4 = np.stack([mended_S, 0 * mended_S, 0 * mended_S, 200 - mended_S], axis=1)
+    alone = overall.compare(cells_C4, rng, resamples=100)
+    streams = overall.over_streams(cells_C4, "aaa", alone)
+    assert streams is not None
+    hits += streams.success.low <= 0.5 <= streams.success.high
+  assert hits >= 54
+
+
+def test_rows_are_tested_together():
+  s, f = "success", "failure"
+  cells = {("task", "a", "base_z0", "", 0): episodes("a", "base_z0", [f] * 8)}
+  for method, outcomes in (("memory", [s] * 8), ("other", [s] * 4 + [f] * 4)):
+    cells["task", "a", method, "task/a", 5] = episodes("a", method, outcomes, stream="task/a", after=5)
+  for anytime_valid, p in ((False, 2 / 2**8), (True, 0.019891)):
+    memory, other = overall.rows(cells, ("base_z0",), anytime_valid=anytime_valid)[::2]
+    assert memory["p_value"] == pytest.approx(p, rel=1e-4) and memory["p_holm"] == pytest.approx(2 * p, rel=1e-4)
+    assert other["p_holm"] == other["p_value"] > 0.1
+
+
 def test_a_baseline_that_never_fails_leaves_nothing_to_remove():
   result = overall.compare(np.array([[0, 1, 9, 0]]), np.random.default_rng(0))
   assert np.isnan(result.failures_removed.value) and result.regressions.value == pytest.approx(0.1)

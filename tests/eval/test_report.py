@@ -122,11 +122,46 @@ def test_the_headline_tells_how_it_went(before, after, words):
 
 def test_the_headline_of_several_settings_counts_both_sides():
   records = []
-  for condition, after in (("a", "s" * 12), ("b", "f" * 12)):
-    records += episodes("base_z0", "ffffffssssss", condition=condition)
+  for condition, after in (("a", "s" * 14), ("b", "f" * 14)):
+    records += episodes("base_z0", "fffffffsssssss", condition=condition)
     records += episodes("memory", after, condition=condition)
   expected = "The memory clearly helped in 1 of 2 settings and clearly hurt in 1, compared with base (z=0)."
   assert headline(summarize(records, {})) == expected
+
+
+def test_what_is_clear_is_so_for_all_settings_together():
+  records = []
+  for condition in "ab":  # 6 of 6 mended: 0.03 each, 0.06 among two
+    records += episodes("base_z0", "f" * 6, condition=condition) + episodes("memory", "s" * 6, condition=condition)
+  summary = summarize(records, {})
+  assert headline(summary).startswith("The memory made no clear difference in any of 2 settings")
+  pair = cell_of(summary, "memory", "a")["paired_vs"]["base_z0"]
+  assert (pair["p_value"], pair["p_holm"]) == (pytest.approx(2 / 64), pytest.approx(4 / 64))
+
+
+def test_a_cell_that_was_stopped_says_so(tmp_path):
+  records = episodes("base_z0", "f" * 30) + episodes("memory", "s" * 8, stream="a", stream_episodes=5)
+  planned = {("place", "shift", "base_z0", "", 0): 30, ("place", "shift", "memory", "a", 5): 30}
+  summary = summarize(records, {}, planned=planned, stop_early=True)
+  base, memory = cell_of(summary, "base_z0"), cell_of(summary, "memory")
+  assert not base["stopped_early"] and memory["stopped_early"] and memory["planned"] == 30
+  low, high = memory["interval_anytime_95"]
+  assert low < memory["interval_95"][0] and high == 1, "watching costs width"
+  pair = memory["paired_vs"]["base_z0"]
+  assert pair["p_holm"] == pair["p_value_anytime"] < 0.05 and pair["p_value"] < pair["p_value_anytime"]
+  assert pair["better_of_changed"] == 1 and pair["better_of_changed_interval_95"][0] > 0.5
+  console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+  console.print(terminal_table(summary))
+  assert "8 of 30" in console.export_text()
+  write_html(tmp_path / "report.html", summary)
+  text = (tmp_path / "report.html").read_text()
+  assert "of 30: stopped early" in text and "p values that hold at every look" in text
+  assert "stopped early</span>" not in _html(tmp_path, summarize(records, {}))
+
+
+def _html(folder, summary) -> str:
+  write_html(folder / "other.html", summary)
+  return (folder / "other.html").read_text()
 
 
 def test_bad_news_comes_first():

@@ -17,11 +17,13 @@ from eval.records import key as record_key
 from eval.records import read_records
 from pi0rag_jax.data.episodes import read_episodes
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.online import Lesson
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.steering import networks
 from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv
+from pi0rag_jax.worlds.episode import Trace
 
 
 def config_of(policy_dir, **changes):
@@ -153,7 +155,7 @@ def test_what_streams_taught_is_a_data_set(fitted, tmp_path):
     ({"stream.steering": "flowdagger"}, "stream.steering 'flowdagger' is fitted to what a stream has taught"),
     ({"stream.learning.taught_by": "rewind", "evaluation.policies": ({"name": "x", "steering": "noise_memory"},)},
      "taught_by='takeover' and no retries"),
-    ({"stream.acting": "base", "stream.learning.trust.share": 0.2}, "with stream.acting='base' the memory never acts"),
+    ({"stream.acting": "base", "stream.learning.trust.broken_max": 0.2}, "with stream.acting='base' it never acts"),
 ])
 def test_rules_are_fitted_only_where_that_can_be(tiny_policy_dir, tmp_path, changes, message):
   with pytest.raises(Pi0RagError, match=message):
@@ -314,6 +316,56 @@ def test_results_whose_configuration_cannot_be_read_are_left_alone(finished, tin
   (tmp_path / "config.json").unlink()
   with pytest.raises(Pi0RagError, match=r"has records.jsonl and no config.json"):
     sweep.sweep(config_of(tiny_policy_dir), tmp_path)
+
+
+def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(finished, tiny_policy_dir, tmp_path,
+                                                                                monkeypatch):
+  """Episodes come as they end, in another order; a run that is interrupted goes on to the same ones."""
+  changes = {"evaluation.episodes": 30, "evaluation.latency_episodes": 0, "evaluation.clips": 0}
+  config = config_of(tiny_policy_dir, **changes)
+  left = [1000]
+
+  def ran(runner, env, step, method, jobs, *, keep_latency=False):
+    groups = [jobs[i : i + 5][::-1] for i in range(0, len(jobs), 5)]
+    for job in (job for group in groups for job in group):
+      left[0] -= 1
+      if not left[0]:
+        raise KeyboardInterrupt
+      won = method.name == "memory" and job.seed % 7 > 0
+      yield experiment.stream.episode_record(
+        runner._cell(step, method), Trace(job, outcome="success" if won else "failure"), Lesson(), memory_records=1,
+        tick_s=0.1)
+
+  def swept(name, **options):
+    out = tmp_path / name
+    shutil.copytree(finished[0], out)
+    log = out / "records.jsonl"
+    log.write_text("".join(f"{line}\n" for line in log.read_text().splitlines() if '"phase": "stream"' in line))
+    (out / "config.json").write_text(config.to_json_best_effort())
+    return out, lambda: sweep.sweep(config, out, **options)
+
+  monkeypatch.setattr(experiment._Runner, "_ran", ran)
+  whole, run_whole = swept("whole")
+  stopped, run_stopped = swept("stopped", stop_early=True)
+  killed, run_killed = swept("killed", stop_early=True)
+  run_whole()
+  summary = run_stopped()
+  left[0] = 34  # the fourth of the memory's episodes
+  with pytest.raises(KeyboardInterrupt):
+    run_killed()
+  left[0] = 1000
+  run_killed()
+  lines = {out: (out / "records.jsonl").read_text().splitlines() for out in (whole, stopped, killed)}
+  assert lines[killed] == lines[stopped]
+  of_memory = [record.seed for record in read_records(stopped / "records.jsonl") if record.policy == "memory"
+               and record.phase == "eval"]
+  assert of_memory == list(range(200_000, 200_000 + len(of_memory))) and 8 <= len(of_memory) < 15
+  assert set(lines[stopped]) < set(lines[whole])
+  cell = summary["cells"][-1]
+  assert cell["policy"] == "memory" and cell["stopped_early"] and (cell["n"], cell["planned"]) == (len(of_memory), 30)
+  assert not summary["cells"][0]["stopped_early"] and summary["cells"][0]["n"] == 30
+  sweep.sweep(config, stopped)
+  assert set((stopped / "records.jsonl").read_text().splitlines()) == set(lines[whole]), "without the flag it goes on"
 
 
 def test_results_of_another_configuration_are_not_mixed(finished, tiny_policy_dir):

@@ -10,6 +10,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.rewind import RewindConfig
 from pi0rag_jax.learning.supervisor import SupervisorConfig
+from pi0rag_jax.learning.trust import TrustConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.worlds.episode import Job, Trace
@@ -64,6 +65,30 @@ def test_a_success_leaves_anchors_and_tells_the_memory(memory, played):
   assert lesson.records_added == 6 and memory.counts()["anchor"] == 6 and memory.episodes == 1
   learner.learn(dataclasses.replace(played(Job(6, 1, trust=0.0), "success")))
   assert memory.episodes == 1  # nothing of the memory was in it
+
+
+@pytest.mark.parametrize(("alone", "blamed"), [("success", True), ("failure", False)])
+def test_a_failure_with_a_say_of_the_memory_is_repeated_without_it_before_anything_is_learned(memory, played, alone,
+                                                                                             blamed):
+  learner, _ = make_learner(memory, trust=TrustConfig(broken_max=0.02), rewind=DETECTED)
+  own = played(Job(5, 0), "failure")
+  repetition = next_job(learner.learn(own))
+  assert repetition == Job(5, 0, trust=0.0, repeat=True) == learner.launch(repetition)
+  assert memory.episodes == 0 and not learner.watch(repetition)
+  expert = next_job(learner.learn(played(repetition, alone)))
+  assert (memory.episodes, memory.successes) == (1, not blamed)
+  lesson = learner.learn(played(expert, "success"))
+  assert lesson.trace is own and lesson.alone == alone and lesson.again == (6, 6) and lesson.corrected
+  assert learner.learn(played(Job(6, 1, trust=0.0), "failure")).next_job.by_expert, "the policy's own needs none"
+
+
+def test_an_episode_that_is_over_keeps_the_slots_of_its_repetition(memory):
+  learner, _ = make_learner(memory, trust=TrustConfig(broken_max=0.02), corrected_max=1)
+  jobs = [Job(5, 0, past=9)]
+  while (lesson := learner.pass_over(jobs[-1], [9, 8, 7], corrected=True, repeated=True)).next_job:
+    jobs.append(lesson.next_job)
+  assert [job.past for job in jobs] == [9, 8, 7]
+  assert not learner._reserve(6), "the expert was there"
 
 
 def test_the_expert_takes_over_where_the_policy_noticed_that_it_was_lost(memory, played):

@@ -33,6 +33,30 @@ def test_a_record_is_compared_with_the_average_episode(found):
   np.testing.assert_allclose(hard, 1, rtol=1e-5)
 
 
+def test_a_record_is_silenced_once_there_is_evidence_that_it_harms(found):
+  config = rules.preset("residual", silenced_at=20.0, harmless=0.02)
+  assert credit.trust(found, config, episodes=100, successes=90).tolist() == [[1, 0, 1]]
+  for helped, hurt, trusted in ((0, 1, 0), (1, 1, 1), (0, 0.5, 1), (40, 2, 1), (4, 3, 0)):
+    one = dataclasses.replace(found, helped_BK=np.full((1, 3), helped), hurt_BK=np.full((1, 3), hurt))
+    assert credit.trust(one, config, episodes=100, successes=90)[0, 0] == trusted, (helped, hurt)
+
+
+def test_harmless_records_are_silenced_as_rarely_as_promised(found):
+  """Over all ways in which 40 episodes end, one of ten of which is hurt."""
+  config = rules.preset("residual", silenced_at=10.0, harmless=0.1)
+  hurt_K = np.arange(41)[None]
+  chance_K, silenced = np.zeros(41), 0.0
+  chance_K[0] = 1.0
+  for episodes in range(1, 41):
+    chance_K = 0.9 * chance_K + 0.1 * np.append(0.0, chance_K[:-1])
+    counts = {"helped_BK": np.maximum(episodes - hurt_K, 0), "hurt_BK": hurt_K, "mask_BK": np.ones((1, 41), bool)}
+    quiet_K = credit.trust(dataclasses.replace(found, **counts), config, episodes=100, successes=90)[0] == 0
+    quiet_K &= hurt_K[0] <= episodes
+    silenced += chance_K[quiet_K].sum()
+    chance_K[quiet_K] = 0.0
+  assert 0.01 < silenced <= 0.1
+
+
 def test_trust_halves_with_every_half_life_without_help(found):
   config = rules.preset("residual", half_life=10.0)
   np.testing.assert_allclose(credit.trust(found, config, episodes=100, successes=0), [[0.5, 0.5**5, 0.25]])
