@@ -72,14 +72,12 @@ class Kernel:
 
   def over_segments(self, q_BTNH, segments, mask_BTS):
     """Returns what `attend` does."""
-    if self.joined:
-      k_BSKH, v_BSKH = (jnp.concatenate(parts, axis=1) for parts in zip(*segments))
-      if self.implementation == "xla":
-        return attend_in_rows(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
-      segments, q_BTNH = [(k_BSKH, v_BSKH)], q_BTNH.astype(k_BSKH.dtype)
-    if len(segments) == 1:
-      return self.over_all(q_BTNH, *segments[0], mask_BTS, scale=1.0)
-    return attend(q_BTNH, segments, mask_BTS)
+    if len(segments) > 1 and not self.joined:
+      return attend(q_BTNH, segments, mask_BTS)
+    k_BSKH, v_BSKH = (parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1) for parts in zip(*segments))
+    if self.joined and self.implementation == "xla":
+      return attend_in_rows(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+    return self.over_all(q_BTNH.astype(k_BSKH.dtype), k_BSKH, v_BSKH, mask_BTS, scale=1.0)
 
 
 def attend(q_BTNH, segments, mask_BTS):

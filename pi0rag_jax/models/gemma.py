@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import attention, remat
+from pi0rag_jax.models import attention, placement, remat
 from pi0rag_jax.models.dense import Dense
 from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
 from pi0rag_jax.typing import Array
@@ -242,6 +242,7 @@ class Block(nn.Module):
       modulations: of this layer, as `modulate` returns them.
       keys_only: static; nothing but keys and values is computed, and all streams that come out are None.
     """
+    xs = placement.by_example(xs)
     live = [i for i, x in enumerate(xs) if x is not None]
     of_attention, of_feed_forward = ([None if m is None else m[:, i] for m in modulations] for i in range(2))
     normed: list[Array | None] = [None] * len(xs)
@@ -255,7 +256,7 @@ class Block(nn.Module):
     for i in live:
       normed_BTD, gate = self.feed_forward_norms[i](xs[i], of_feed_forward[i])
       xs[i] = _residual(xs[i], self.feed_forwards[i](normed_BTD), gate)
-    return tuple(xs), kv
+    return placement.by_example(tuple(xs)), kv
 
 
 class Embedder(nn.Module):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import remat
+from pi0rag_jax.models import placement, remat
 from pi0rag_jax.models.attention import Kernel
 from pi0rag_jax.models.dense import Dense
 
@@ -96,6 +96,7 @@ class EncoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x_BSD, _):
+    x_BSD = placement.by_example(x_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
     if self.packed:
       x_BSD = x_BSD + PackedAttention(self.config.num_heads, self.kernel, name=ATTENTION)(y_BSD)
@@ -105,7 +106,7 @@ class EncoderBlock(nn.Module):
         deterministic=True, name=ATTENTION)
       x_BSD = x_BSD + attention(y_BSD, y_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
-    return x_BSD + MlpBlock(self.config.mlp_dim, name=MLP)(y_BSD), None
+    return placement.by_example(x_BSD + MlpBlock(self.config.mlp_dim, name=MLP)(y_BSD)), None
 
 
 class Encoder(nn.Module):
