@@ -35,8 +35,8 @@ class Instruction:
 
   def called(self, *kinds: str) -> list[str]:
     """Returns the computations that the instruction names as one of some kinds, such as `body`."""
-    return [name for kind in kinds for group in re.findall(rf"\b{kind}=\{{?([%\w.\-, ]+)", self.rest)
-            for name in re.findall(r"[\w.\-]+", group)]
+    named = [re.findall(rf"\b{kind}=(%?[\w.\-]+|\{{[^}}]*\}})", self.rest) for kind in kinds]
+    return [name for groups in named for group in groups for name in re.findall(r"[\w.\-]+", group)]
 
   @property
   def arrays(self) -> list[tuple[int, int]]:
