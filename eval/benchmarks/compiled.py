@@ -132,11 +132,12 @@ def _counts(program: hlo.Program, lowered: Lowered, target: targets.Gpu | target
   entry, *loops = program.runs
   row: dict[str, Any] = {"kernels": sum(run.times * program.kernels(run) for run in program.runs),
                          "kernels_before": program.kernels(entry)}
-  if lowered.weights:  # one loop: the flow's
-    sizes = {x.size for x in jax.tree.leaves(lowered.weights) if x.size >= _LARGE}
-    moves = program.moves(sizes)
-    row |= {"kernels_a_step": sum(map(program.kernels, loops)), "trip_counts": program.trip_counts,
-            "weight_moves_in_loop": sum(move.startswith("loop") for move in moves), "weight_moves": len(moves)}
+  if lowered.weights:
+    moves = program.moves({x.size for x in jax.tree.leaves(lowered.weights) if x.size >= _LARGE})
+    row |= {"trip_counts": program.trip_counts, "weight_moves": len(moves),
+            "weight_moves_in_loop": sum(move.in_loop for move in moves)}
+  if len(loops) == 1:  # the flow's
+    row["kernels_a_step"] = program.kernels(loops[0])
   if target.compute_capability:
     return row | {"graphs": program.graphs}
   expected_ms = {run.name: run.times * program.cycles(run) / target.clock_GHz / 1e6 for run in program.runs}

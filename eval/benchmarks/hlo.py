@@ -54,6 +54,14 @@ class Run:
   instructions: tuple[Instruction, ...]  # those of computations that it calls among them
 
 
+@dataclasses.dataclass(frozen=True)
+class Move:
+  """An instruction that moves an array."""
+
+  name: str
+  in_loop: bool
+
+
 class Program:
   """The text, by computation."""
 
@@ -94,10 +102,10 @@ class Program:
       total += run.times * len([stretch for stretch in marks.split("|") if stretch])
     return total
 
-  def moves(self, entries: Collection[int]) -> list[str]:
+  def moves(self, entries: Collection[int]) -> list[Move]:
     """Returns what moves or converts an array of so many entries, as a weight has, and computes nothing."""
-    return [f"{'loop' if run.in_loop else 'before'}: {each.name} {each.shape}" for run in self.runs
-            for each in run.instructions if self._moves(each) and any(count in entries for count, _ in each.arrays)]
+    return [Move(each.name, run.in_loop) for run in self.runs for each in run.instructions
+            if self._moves(each) and any(count in entries for count, _ in each.arrays)]
 
   def collectives(self) -> dict[str, tuple[int, int]]:
     """Returns (how many, their bytes) by kind in one call; of what is gathered or reduced the whole counts."""

@@ -63,7 +63,7 @@ def test_a_program_is_read_by_hand():
   entry, body = program.runs
   assert (program.kernels(entry), program.kernels(body), body.times) == (5, 3, 10)
   assert program.trip_counts == [10] and program.graphs == 1 + 10 + 1
-  assert program.moves({32}) == ["before: first bf16[8,4]{1,0}", "loop: turned bf16[4,8]{1,0}"]
+  assert program.moves({32}) == [hlo.Move("first", in_loop=False), hlo.Move("turned", in_loop=True)]
   assert program.moves({31}) == []
   assert (program.cycles(entry), program.cycles(body)) == (0, 100)
   assert program.collectives()["all-gather"] == (10, 10 * 4 * 64)  # of float32, ten turns
