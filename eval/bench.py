@@ -7,6 +7,8 @@
 `loop`: control cycles at a fixed rate, from pictures to action, with retrieval at 10,000 records.
 `retrieval`: one search by the number of records and key dims, and what search and steering add to one decision.
 `memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
+`compile`: what a compiler makes of sampling or training for an accelerator that is not here, from shapes alone: memory,
+  kernels, loops, moved weights, bytes between devices. Needs the extra `aot`.
 `train`: a training step of everything, of adapters and of heads: samples per second and share of the matrix peak.
 `sweep`: episodes per minute by the number of environments that run at once; needs the simulator.
 `teaching`: decisions of a server that learns against one that does not; how soon a record is found; robots that teach
@@ -26,12 +28,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from eval import provenance
+from eval.benchmarks import targets
 from pi0rag_jax.errors import Pi0RagError
 
 # Module and function; imported when asked for, so that most of them run where only jax is installed.
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
-  "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"), "memory": ("memory", "memory"),
+  "compile": ("compiled", "compile_for"), "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"),
+  "memory": ("memory", "memory"),
   "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options"),
   "clients": ("clients", "clients"), "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
 
@@ -40,6 +44,9 @@ BENCHMARKS = {
 SIZES = ("midsize", "dummy", "pi0", "pi05_midsize", "pi05_dummy", "pi05")
 VARIANTS = ("full", "full_remat", "lora", "lora_frozen_images", "lora_frozen_images_remat", "heads")
 CAMERAS = 3
+# Of `benchmarks.targets` and `benchmarks.compiled`.
+TARGETS = ("a100", "b200", "h100", "h200", "rtx4090", "tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e")
+PROGRAMS = ("infer", "openpi", "lora", "fsdp")
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,16 +99,21 @@ def make_parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("name", choices=sorted(BENCHMARKS))
   add("--out", required=True, type=pathlib.Path, help="JSON file to write")
-  add("--size", default="midsize", choices=SIZES, help="of the model")
+  add("--size", choices=SIZES, help="of the model; compile takes pi0, the others midsize")
   add("--repeats", type=number, default=15, help="turns of what is timed in turn")
-  add("--cameras", type=cameras, default=(1, 2, 3), help="latency, loop, memory: cameras present, as 1,2,3")
+  add("--cameras", type=cameras, default=(1, 2, 3),
+      help="latency, loop, memory: cameras present, as 1,2,3; compile: the last")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
-  add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate: of our attention over the prefix")
-  add("--weights", choices=("int8",), help="latency, ablate: how our matrices are stored, see models/packing.py")
+  add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, compile: of our attention")
+  add("--weights", choices=("int8",),
+      help="latency, ablate, compile: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
   add("--openpi", type=pathlib.Path, help="latency: a checkout of openpi, which is then timed too")
   add("--openpi-python", type=pathlib.Path, help="latency: its environment's interpreter (.venv/bin/python in it)")
-  add("--batch", type=number, default=2, help="train: batch size")
+  add("--batch", type=number, help="train: batch size, 2; compile: of all devices, 8 for each")
+  add("--target", choices=TARGETS, help="compile: the accelerator")
+  add("--program", default="infer", choices=PROGRAMS, help="compile: sampling, ours or openpi's structure, or a step")
+  add("--devices", type=number, default=1, help="compile: of the training")
   add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
   add("--records", type=number, default=10_000, help="memory, loop: records")
   add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6), help="retrieval: records, as 1000,10000")
@@ -120,6 +132,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def measure(flags: argparse.Namespace) -> list[dict]:
   """Returns the rows of a benchmark."""
+  compiles = flags.name == "compile"
+  flags.size = flags.size or ("pi0" if compiles else "midsize")
+  if compiles:
+    if flags.target is None:
+      raise Pi0RagError(f"compile needs --target=NAME: {', '.join(TARGETS)}")
+    targets.prepare()
   import jax  # not above: a wrong flag is answered before
 
   module, function = BENCHMARKS[flags.name]

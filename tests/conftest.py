@@ -6,6 +6,7 @@ without LLVM's optimizations or XLA's fusion emitters, and share one cache of ex
 
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -115,3 +116,16 @@ def text_tokenizer():
   """A sentencepiece model of 1024 pieces, laid out like PaliGemma's."""
   return tokenizer.SentencePieceTokenizer(
     pathlib.Path(__file__).parent / "robots" / "recorded" / "tokenizer" / "tiny_paligemma_like.model")
+
+
+@pytest.fixture(scope="session")
+def rounded_products():
+  """Returns a function of (function, *args): the program's float32 products whose factors a device may round."""
+
+  def find(function, *args) -> list[str]:
+    text = jax.jit(function).lower(*args).as_text()
+    products = re.findall(r".*stablehlo\.(?:dot_general|dot|convolution)\b.*xf32>.*", text)
+    assert products, "the program has no product"
+    return [line for line in products if line.count("HIGHEST") != 2]
+
+  return find

@@ -7,7 +7,10 @@ model. A step never asks which: it averages with the `mean` that it is given, an
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +19,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.models import placement
 
-AXIS = "batch"
+AXIS = placement.BATCH
 # openpi's: smaller arrays stay whole on every device.
 MIN_SHARDED_BYTES = 4 * 2**20
 
@@ -25,8 +29,10 @@ MIN_SHARDED_BYTES = 4 * 2**20
 class Replicated:
   """Data parallelism by `pmap`, with state and frozen parameters one plain tree without a device axis."""
 
-  def __init__(self):
-    self._sharding = NamedSharding(_mesh(), PartitionSpec())
+  def __init__(self, devices: Sequence[Any] | None = None):
+    """Takes the devices of all processes; None are those that there are."""
+    self._mesh = _mesh(devices)
+    self._sharding = NamedSharding(self._mesh, PartitionSpec())
 
   def compile_train(self, step: Callable) -> Callable:
     """Returns `step(state, frozen, batch)` for every device; the state passed in is given up."""
@@ -37,8 +43,15 @@ class Replicated:
     return self._compile(step, donated=())
 
   def _compile(self, step: Callable, *, donated: tuple[int, ...]) -> Callable:
-    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=donated)
-    return _one_at_a_time(compiled)
+    if jax.process_count() == 1:
+      compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=donated,
+                          devices=list(self._mesh.devices.flat))
+      return _OneAtATime(compiled, self._mesh)
+    # What `pmap` compiles to. On several hosts it would copy what is given up, and so hold the state twice.
+    one_device = lambda state, frozen, batch: step(state, frozen, jax.tree.map(lambda x: x[0], batch))  # noqa: E731
+    split = jax.shard_map(one_device, mesh=self._mesh, out_specs=PartitionSpec(), check_vma=False,
+                          in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)))
+    return _OneAtATime(jax.jit(split, donate_argnums=donated), self._mesh)
 
   def place(self, tree):
     """Returns the tree with a copy of every array on each device and no stacked axis."""
@@ -49,35 +62,58 @@ class Replicated:
     return jax.jit(make, out_shardings=self._sharding)(*args)
 
   def place_batch(self, batch):
-    """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]."""
-    count = jax.local_device_count()
-    return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+    """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]; global on several hosts.
+    """
+    stacked = jax.tree.map(functools.partial(_stacked, count=len(self._mesh.local_devices)), batch)
+    return stacked if jax.process_count() == 1 else _global(stacked, self._mesh)
 
   def mean(self, tree):
     """Returns the tree averaged over all devices; only inside a step."""
     return jax.lax.pmean(tree, AXIS)
 
+  def shapes(self, tree):
+    """Returns the shapes of a tree as `place` lays it out, to compile with."""
+    return _shapes(tree, lambda x: self._sharding)
+
+  def batch_shapes(self, batch):
+    """Returns the shapes of a global batch as `place_batch` lays it out."""
+    stacked = jax.tree.map(lambda x: jax.eval_shape(functools.partial(_stacked, count=self._mesh.size), x), batch)
+    return _shapes(stacked, lambda x: NamedSharding(self._mesh, PartitionSpec(AXIS)))
+
 
 class Sharded:
-  """FSDP by `jit`: every large array of state and frozen parameters is split over the devices, as the batch is."""
+  """FSDP by `jit`: every large array of state and frozen parameters is split over the devices, as the batch is.
 
-  def __init__(self, *, min_bytes: int = MIN_SHARDED_BYTES):
-    self._mesh = _mesh()
+  In the layers every device computes its own examples alone, with weights that it gathers as it goes.
+  """
+
+  def __init__(self, devices: Sequence[Any] | None = None, *, min_bytes: int = MIN_SHARDED_BYTES):
+    """Takes the devices of all processes; None are those that there are."""
+    self._mesh = _mesh(devices)
     self._min_bytes = min_bytes
 
   def compile_train(self, step: Callable) -> Callable:
     """Returns `step(state, frozen, batch)` over all devices; the state passed in is given up and keeps its layout."""
 
     def pinned(state, frozen, batch):
-      next_state, metrics = step(state, frozen, batch)
+      next_state, metrics = self._by_example(step)(state, frozen, batch)
       layout = jax.tree.map(self._sharding, next_state)
       return jax.lax.with_sharding_constraint(next_state, layout), metrics
 
-    return _one_at_a_time(jax.jit(pinned, donate_argnums=0))
+    return _OneAtATime(jax.jit(pinned, donate_argnums=0), self._mesh)
 
   def compile_validation(self, step: Callable) -> Callable:
     """Returns `step(params, frozen, batch)` over all devices."""
-    return _one_at_a_time(jax.jit(step))
+    return _OneAtATime(jax.jit(self._by_example(step)), self._mesh)
+
+  def _by_example(self, step: Callable) -> Callable:
+    """Returns the step whose models know the mesh, see `placement.by_example`."""
+
+    def in_mesh(*args):
+      with jax.sharding.use_abstract_mesh(self._mesh.abstract_mesh):
+        return step(*args)
+
+    return in_mesh
 
   def place(self, tree):
     """Returns the tree with its arrays split over the devices along their largest divisible axis."""
@@ -90,12 +126,19 @@ class Sharded:
 
   def place_batch(self, batch):
     """Returns this process's arrays [B, ...] as parts of global ones."""
-    layout = NamedSharding(self._mesh, PartitionSpec(AXIS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), batch)
+    return _global(batch, self._mesh)
 
   def mean(self, tree):
     """Returns the tree: under `jit` a batch is the global one, and means are over all of it."""
     return tree
+
+  def shapes(self, tree):
+    """Returns the shapes of a tree as `place` lays it out, to compile with."""
+    return _shapes(tree, self._sharding)
+
+  def batch_shapes(self, batch):
+    """Returns the shapes of a global batch as `place_batch` lays it out."""
+    return _shapes(batch, lambda x: NamedSharding(self._mesh, PartitionSpec(AXIS)))
 
   def _sharding(self, array) -> NamedSharding:
     """Returns where an array's parts go."""
@@ -167,18 +210,43 @@ def fetch(tree):
   return jax.tree.map(one, tree)
 
 
-def _mesh() -> Mesh:
-  return Mesh(np.asarray(jax.devices()), (AXIS,))
+def _mesh(devices: Sequence[Any] | None = None) -> Mesh:
+  return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
 
 
-def _one_at_a_time(compiled: Callable) -> Callable:
-  """Returns the compiled step, made to wait for its end where forced host devices share one thread pool.
+def _stacked(x, count: int):
+  """Returns an array [B, ...] as [count, B / count, ...]."""
+  return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+
+def _global(batch, mesh: Mesh):
+  """Returns this process's arrays as parts of global ones, split along their first axis."""
+  layout = NamedSharding(mesh, PartitionSpec(AXIS))
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), batch)
+
+
+def _shapes(tree, sharding: Callable):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(x)), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneAtATime:
+  """A compiled step that waits for its end where forced host devices share one thread pool.
 
   There two steps in flight starve each other's collectives for ever.
   """
-  if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
-    return compiled
-  return lambda *args: jax.block_until_ready(compiled(*args))
+
+  compiled: Any
+  mesh: Mesh
+
+  def __call__(self, *args):
+    done = self.compiled(*args)
+    shared = self.mesh.devices.flat[0].platform == "cpu" and len(self.mesh.local_devices) > 1
+    return jax.block_until_ready(done) if shared else done
+
+  def lower(self, *args):
+    """Returns what `jax.jit` does, for those who compile a step that they do not run."""
+    return self.compiled.lower(*args)
 
 
 def draw_keys(rng, index_B):

@@ -17,6 +17,7 @@ from train.step import LossFn
 # Dense bf16 FLOP/s of one device, by the beginning of what jax calls its kind; the first that fits counts.
 PEAK_FLOPS = {
   # NVIDIA's data sheets, of which the numbers with sparsity are twice these.
+  "NVIDIA B200": 2250e12,
   "NVIDIA H200 NVL": 835e12,
   "NVIDIA H200": 989e12,
   "NVIDIA H100 NVL": 835e12,

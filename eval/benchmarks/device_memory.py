@@ -10,30 +10,47 @@ import argparse
 import dataclasses
 import functools
 import time
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from eval.benchmarks import models
 from pi0rag_jax.models import packing, pi0
 from pi0rag_jax.models.pi0_config import Pi0Config
+from pi0rag_jax.policy import compiling
 
 
 def rows(flags: argparse.Namespace) -> list[dict]:
   """Returns a row for each number of cameras, in rising order since the most in use is of all before."""
-  config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel)
+  config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel, packed=True,
+                               aligned=compiling.aligns())
   return [_row(config, cameras, flags) for cameras in sorted(flags.cameras)]
 
 
-def packed_shapes(config: Pi0Config):
-  """Returns the shapes and types of a model's parameters as `packing.pack` lays them out."""
-  packed = dataclasses.replace(config, packed=True)
-  shapes = jax.eval_shape(functools.partial(pi0.init, packed), jax.random.key(0))
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, config.compute_dtype), shapes)
+def shapes_of(config: Pi0Config) -> dict[str, Any]:
+  """Returns the shapes and types of a model's parameters, packed as `packing.pack` lays them out where it is."""
+  shapes = jax.eval_shape(functools.partial(pi0.init, config), jax.random.key(0))
+  stored = lambda tree, dtype: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)  # noqa: E731
+  projections = "float32" if config.aligned else config.compute_dtype
+  return {name: stored(part, config.compute_dtype if name == "PaliGemma" else projections)
+          for name, part in shapes.items()}
+
+
+def int8_shapes(params: dict[str, Any], *, in_layers: bool = False) -> dict[str, Any]:
+  """Returns the shapes of packed parameters with the matrices of the layers in int8."""
+  if in_layers and "kernel" in params and params["kernel"].ndim == 2:
+    kernel = params["kernel"]
+    return {**params, "kernel": jax.ShapeDtypeStruct(kernel.shape, jnp.int8),
+            "scale": jax.ShapeDtypeStruct(kernel.shape[1:], jnp.float32)}
+  layers = ("layers_", "encoderblock_")
+  return {name: int8_shapes(part, in_layers=in_layers or name.startswith(layers)) if isinstance(part, dict) else part
+          for name, part in params.items()}
 
 
 def _row(config: Pi0Config, cameras: int, flags: argparse.Namespace) -> dict:
   config, obs = models.with_cameras(config, models.observation(config, batch=1), cameras)
-  noise_BTA, params = models.chunk(config, batch=1), packed_shapes(config)
+  noise_BTA, params = models.chunk(config, batch=1), shapes_of(config)
   start = time.perf_counter()
   compiled_config = dataclasses.replace(config, dtype="float32") if jax.default_backend() == "cpu" else config
   compiled = _compile(compiled_config, obs, noise_BTA, flags.steps[0])
@@ -48,16 +65,17 @@ def _row(config: Pi0Config, cameras: int, flags: argparse.Namespace) -> dict:
          "backend": jax.default_backend(), **{f"{name}_MB": round(size / 1e6, 3) for name, size in parts.items()},
          "compiled_in": compiled_config.dtype, "compile_s": round(compile_s, 1)}
   if peak_bytes() is not None:
-    packed, _ = packing.pack(models.params(config), config)
+    plain = dataclasses.replace(config, packed=False, aligned=False)
+    packed, _ = packing.pack(models.params(plain), plain, aligned=config.aligned)
     jax.block_until_ready(compiled(jax.device_put(packed), obs, noise_BTA))
     row["peak_MB"] = round((peak_bytes() or 0) / 1e6, 3)
   return row
 
 
 def _compile(config: Pi0Config, obs, noise_BTA, steps: int):
-  model = pi0.Pi0(dataclasses.replace(config, packed=True))
+  model = pi0.Pi0(config)
   sample = jax.jit(functools.partial(pi0.sample_actions, model, num_steps=steps))
-  return sample.lower(packed_shapes(config), obs, noise_BTA).compile()
+  return sample.lower(shapes_of(config), obs, noise_BTA).compile()
 
 
 def _nbytes(tree) -> int:

@@ -18,6 +18,7 @@ from eval.benchmarks import models, openpi_latency, peak, timing
 from pi0rag_jax.models import packing, pi0
 from pi0rag_jax.models.paligemma import apply
 from pi0rag_jax.models.pi0_config import Pi0Config
+from pi0rag_jax.policy import compiling
 from pi0rag_jax.typing import Params
 
 # What is timed: its name, and the steps of the flow; 0 for what comes before them.
@@ -87,8 +88,9 @@ def ablate(flags: argparse.Namespace) -> list[dict]:
 
 
 def _packed(params: Params, config: Pi0Config, flags: argparse.Namespace) -> tuple[Params, Pi0Config]:
-  packed, packed_config = packing.pack(params, config, weights=flags.weights)
-  return jax.device_put(packed), dataclasses.replace(packed_config, attention_kernel=flags.kernel)
+  config = dataclasses.replace(config, attention_kernel=flags.kernel)
+  packed, packed_config = packing.pack(params, config, weights=flags.weights, aligned=compiling.aligns())
+  return jax.device_put(packed), packed_config
 
 
 def _call(sample: Callable, model: pi0.Pi0, params: Params, obs, noise_BTA, steps: int) -> Callable:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,17 @@ def observation(config: Pi0Config, *, batch: int, cameras: int | None = None) ->
     "state": jnp.asarray(rng.standard_normal((batch, config.state_size)), jnp.float32),
     "tokenized_prompt": jnp.ones((batch, config.max_token_len), jnp.int32),
     "tokenized_prompt_mask": jnp.ones((batch, config.max_token_len), bool)})
+
+
+def input_shapes(config: Pi0Config, *, batch: int) -> dict[str, Any]:
+  """Returns the shapes of a batch as a policy's transforms make it, pictures in bytes, with `actions`."""
+  height, width = config.image_size
+  shape = lambda *dims, dtype=jnp.float32: jax.ShapeDtypeStruct((batch, *dims), dtype)  # noqa: E731
+  return {
+    "image": {name: shape(height, width, 3, dtype=jnp.uint8) for name in config.image_keys},
+    "state": shape(config.state_size), "tokenized_prompt": shape(config.max_token_len, dtype=jnp.int32),
+    "tokenized_prompt_mask": shape(config.max_token_len, dtype=jnp.bool_),
+    "actions": shape(config.action_horizon, config.action_dim)}
 
 
 def with_cameras(config: Pi0Config, obs: Observation, cameras: int) -> tuple[Pi0Config, Observation]:

@@ -25,9 +25,10 @@ from pi0rag_jax.typing import Params
 from train import heads, optimizer, partition, policy, policy_loss, step, utilization
 from train.task import POLICY
 
+BATCH = 2  # where `--batch` says nothing
 # As in openpi's gemma_2b_lora and gemma_300m_lora.
 RANKS = {"paligemma": 16, "expert": 32}
-FULL = "full"
+FULL, HEADS = "full", "heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Training:
 
 def train(flags: argparse.Namespace) -> list[dict]:
   """Returns a row for each variant: time, samples per second, utilization and memory of a step."""
-  trainings = {name: training for variant in flags.variants for name, training in _trainings(variant, flags)}
+  flags.batch = flags.batch or BATCH
+  trainings = {title: training for name in flags.variants for title, training in _trainings(name, flags)}
   calls, rows = {}, {}
   for name, training in trainings.items():
     calls[name], rows[name] = _step(training)
@@ -66,9 +68,17 @@ def _rates(model_tflop: float, step_ms: float, batch: int, dtype: str) -> dict[s
   return {name: float(f"{rate:.4g}") for name, rate in rates.items()}  # of small models too
 
 
-def _trainings(variant: str, flags: argparse.Namespace) -> list[tuple[str, Training]]:
+def _trainings(name: str, flags: argparse.Namespace) -> list[tuple[str, Training]]:
   """Returns (name, training) of what a value of `--variants` stands for."""
-  config = models.SIZES[flags.size]
+  if name == HEADS:
+    return [(f"head {preset}", _head(preset, flags.batch)) for preset in presets.PRESETS]
+  title, config, is_trainable = variant(name, flags.size)
+  return [(title, _policy(config, is_trainable, flags.batch))]
+
+
+def variant(name: str, size: str) -> tuple[str, Pi0Config, Callable[[str], bool]]:
+  """Returns (title, model, which paths train) of a policy's training."""
+  config = models.SIZES[size]
   adapted = dataclasses.replace(config, **{
     tower: dataclasses.replace(getattr(config, tower), lora_attn=lora, lora_ffn=lora)
     for tower, lora in ((tower, LoraConfig(rank=rank, alpha=float(rank))) for tower, rank in RANKS.items())})
@@ -76,18 +86,17 @@ def _trainings(variant: str, flags: argparse.Namespace) -> list[tuple[str, Train
   is_adapter = lambda path: adapters.is_trainable(path, adapted)  # noqa: E731
   # What openpi trains, less the image tower.
   is_language = lambda path: is_adapter(path) and not path.startswith(policy.IMAGE_TOWER)  # noqa: E731
-  match variant:
-    case "full":
-      return [(FULL, _policy(config, lambda path: True, flags.batch))]
-    case "full_remat":
-      return [("full, remat", _policy(remat(config), lambda path: True, flags.batch))]
-    case "lora":
-      return [("lora", _policy(adapted, is_adapter, flags.batch))]
-    case "lora_frozen_images":
-      return [("lora, image tower frozen", _policy(adapted, is_language, flags.batch))]
-    case "lora_frozen_images_remat":
-      return [("lora, image tower frozen, remat", _policy(remat(adapted), is_language, flags.batch))]
-  return [(f"head {preset}", _head(preset, flags.batch)) for preset in presets.PRESETS]
+  everything = lambda path: True  # noqa: E731
+  return {
+    "full": (FULL, config, everything), "full_remat": ("full, remat", remat(config), everything),
+    "lora": ("lora", adapted, is_adapter),
+    "lora_frozen_images": ("lora, image tower frozen", adapted, is_language),
+    "lora_frozen_images_remat": ("lora, image tower frozen, remat", remat(adapted), is_language)}[name]
+
+
+def policy_loss_of(config: Pi0Config) -> step.LossFn:
+  """Returns the loss of a model, without augmentation."""
+  return functools.partial(policy_loss.batch_loss, pi0.Pi0(config), options=None)
 
 
 def _policy(config: Pi0Config, is_trainable: Callable[[str], bool], batch: int) -> Training:
@@ -95,9 +104,8 @@ def _policy(config: Pi0Config, is_trainable: Callable[[str], bool], batch: int) 
   data = {"image": obs.images, "state": obs.state, "tokenized_prompt": obs.tokenized_prompt,
           "tokenized_prompt_mask": obs.tokenized_prompt_mask, "actions": models.chunk(config, batch=batch)}
   trainable, frozen = partition.split(models.params(config), is_trainable)
-  loss = functools.partial(policy_loss.batch_loss, pi0.Pi0(config), options=None)
   return Training({POLICY: partition.cast(trainable, jnp.float32)}, {POLICY: partition.cast(frozen, jnp.bfloat16)},
-                  loss, data, config.dtype)
+                  policy_loss_of(config), data, config.dtype)
 
 
 def _head(preset: str, batch: int) -> Training:

@@ -1,5 +1,8 @@
 """The attention arithmetic of Gemma: masks, rotary positions, grouped heads over several key segments."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +55,31 @@ def rotate(x_BTNH, angles, *, dtype=None):
   return rotated.astype(dtype or x_BTNH.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """How packed layers attend: the same mathematics, by the operations that suit a device."""
+
+  implementation: Any = "xla"  # of jax.nn.dot_product_attention
+  # Keys and values that are cached are joined with the new ones, and heads that share keys are rows of one product: an
+  # accelerator, which mostly waits for kernels to start, then has half as many.
+  joined: bool = False
+
+  def over_all(self, q_BTNH, k_BSKH, v_BSKH, mask_BTS=None, *, scale: float | None = None):
+    """Returns the attention output [B, T, N, H] over one segment; `scale` None is the root of the head's width."""
+    return jax.nn.dot_product_attention(
+      q_BTNH, k_BSKH, v_BSKH, mask=None if mask_BTS is None else mask_BTS[:, None], scale=scale,
+      implementation=self.implementation)
+
+  def over_segments(self, q_BTNH, segments, mask_BTS):
+    """Returns what `attend` does."""
+    if len(segments) > 1 and not self.joined:
+      return attend(q_BTNH, segments, mask_BTS)
+    k_BSKH, v_BSKH = (parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1) for parts in zip(*segments))
+    if self.joined and self.implementation == "xla":
+      return attend_in_rows(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+    return self.over_all(q_BTNH.astype(k_BSKH.dtype), k_BSKH, v_BSKH, mask_BTS, scale=1.0)
+
+
 def attend(q_BTNH, segments, mask_BTS):
   """Returns the attention output [B, T, N, H] over several key/value segments, as if they were concatenated.
 
@@ -78,3 +106,18 @@ def attend(q_BTNH, segments, mask_BTS):
     out_BTKGH += jnp.einsum("BKGTS,BSKH->BTKGH", part_BKGTS, v_BSKH)
     start += v_BSKH.shape[1]
   return out_BTKGH.reshape(B, T, N, H)
+
+
+def attend_in_rows(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+  """Returns what `attend` does over one segment, with all queries of the heads that share keys as rows of one matrix.
+
+  With one key head, as Gemma has, nothing is transposed. R counts the rows.
+  """
+  B, T, N, H = q_BTNH.shape
+  S, K = k_BSKH.shape[1:3]
+  q_BKRH = q_BTNH.reshape(B, T, K, -1, H).transpose(0, 2, 1, 3, 4).reshape(B, K, -1, H)
+  logits_BKRS = jnp.einsum("BKRH,BSKH->BKRS", q_BKRH, k_BSKH, preferred_element_type=jnp.float32)
+  logits_BKTGS = jnp.where(mask_BTS[:, None, :, None], logits_BKRS.reshape(B, K, T, -1, S), MASKED_LOGIT)
+  weights_BKRS = jax.nn.softmax(logits_BKTGS, axis=-1).astype(v_BSKH.dtype).reshape(B, K, -1, S)
+  out_BKRH = jnp.einsum("BKRS,BSKH->BKRH", weights_BKRS, v_BSKH)
+  return out_BKRH.reshape(B, K, T, -1, H).transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)

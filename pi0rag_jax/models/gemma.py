@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import attention, remat
+from pi0rag_jax.models import attention, placement, remat
 from pi0rag_jax.models.dense import Dense
 from pi0rag_jax.models.lora import Einsum, LoraConfig, adapter_params
 from pi0rag_jax.typing import Array
@@ -106,7 +106,7 @@ class Attention(nn.Module):
   configs: tuple[GemmaConfig, ...]
   rotary_dtype: jnp.dtype | None = None
   packed: bool = False
-  kernel: Any = "xla"
+  kernel: attention.Kernel = attention.Kernel()
 
   @nn.compact
   def __call__(self, xs, angles, mask_BTS, cache, *, keys_only: bool = False):
@@ -117,12 +117,9 @@ class Attention(nn.Module):
     if keys_only:
       return [None] * len(xs), (k_BTKH, v_BTKH)
     q_BTNH = attention.rotate(q_BTNH, angles, dtype=self.rotary_dtype) * self.configs[0].head_dim**-0.5
-    if cache is None and self.packed:
-      encoded_BTNH = jax.nn.dot_product_attention(
-        q_BTNH, k_BTKH, v_BTKH, mask=mask_BTS[:, None], scale=1.0, implementation=self.kernel)
-    else:
-      segments = ([] if cache is None else [cache]) + [(k_BTKH, v_BTKH)]
-      encoded_BTNH = attention.attend(q_BTNH, segments, mask_BTS)
+    segments = ([] if cache is None else [cache]) + [(k_BTKH, v_BTKH)]
+    attend = self.kernel.over_segments if self.packed else attention.attend
+    encoded_BTNH = attend(q_BTNH, segments, mask_BTS)
     outputs, start = [], 0
     for i, x in enumerate(xs):
       if x is None:
@@ -221,7 +218,7 @@ class Block(nn.Module):
   dtype: jnp.dtype
   rotary_dtype: jnp.dtype | None = None
   packed: bool = False
-  kernel: Any = "xla"
+  kernel: attention.Kernel = attention.Kernel()
 
   def setup(self):
     self.attention_norms, self.feed_forward_norms = (
@@ -245,6 +242,7 @@ class Block(nn.Module):
       modulations: of this layer, as `modulate` returns them.
       keys_only: static; nothing but keys and values is computed, and all streams that come out are None.
     """
+    xs = placement.by_example(xs)
     live = [i for i, x in enumerate(xs) if x is not None]
     of_attention, of_feed_forward = ([None if m is None else m[:, i] for m in modulations] for i in range(2))
     normed: list[Array | None] = [None] * len(xs)
@@ -258,7 +256,7 @@ class Block(nn.Module):
     for i in live:
       normed_BTD, gate = self.feed_forward_norms[i](xs[i], of_feed_forward[i])
       xs[i] = _residual(xs[i], self.feed_forwards[i](normed_BTD), gate)
-    return tuple(xs), kv
+    return placement.by_example(tuple(xs)), kv
 
 
 class Embedder(nn.Module):
@@ -295,7 +293,7 @@ class Gemma(nn.Module):
   rotary_dtype: jnp.dtype | None = None
   remat: str = "none"
   packed: bool = False
-  kernel: Any = "xla"  # of packed attention, see PaliGemmaConfig
+  kernel: attention.Kernel = attention.Kernel()  # of packed attention
 
   def setup(self):
     depth = self.configs[0].depth

@@ -26,13 +26,15 @@ INT8_MAX = 127
 Store = Callable[[Array], Params]
 
 
-def pack(params: Params, config: Config, *, dtype=None, weights: str | None = None) -> tuple[Params, Config]:
+def pack(params: Params, config: Config, *, dtype=None, weights: str | None = None,
+         aligned: bool = False) -> tuple[Params, Config]:
   """Returns (parameters, configuration) of the model laid out for inference.
 
   Args:
     params: in openpi's tree, of a model of `config`, with adapters or without.
     dtype: of all floating parameters; None keeps each one's own.
     weights: of the layers' matrices, one of WEIGHTS; None stores them in `dtype`.
+    aligned: for an accelerator, see PaliGemmaConfig.
   Raises:
     Pi0RagError: the parameters are packed already, their adapters are not those of the configuration, or `weights` is
       unknown.
@@ -46,7 +48,10 @@ def pack(params: Params, config: Config, *, dtype=None, weights: str | None = No
   store = _as_it_is if weights is None else WEIGHTS[weights]
   packed = {"img": _image_tower(towers["img"], config.siglip.depth, store),
             "llm": _language_model(towers["llm"], config.experts, store)}
-  return {**params, "PaliGemma": packed}, dataclasses.replace(config, packed=True)
+  rest = {name: part for name, part in params.items() if name != "PaliGemma"}
+  if aligned:  # multiplied in float32: else each step of the flow converts them
+    rest = jax.tree.map(lambda x: np.asarray(x, np.float32), rest)
+  return {**rest, "PaliGemma": packed}, dataclasses.replace(config, packed=True, aligned=aligned)
 
 
 def quantize(kernel_DF) -> Params:

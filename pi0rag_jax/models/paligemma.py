@@ -34,9 +34,9 @@ class PaliGemma(nn.Module):
 
   def setup(self):
     c = self.config
-    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll, c.remat, c.packed, c.attention_kernel)
+    self.img = Siglip(c.siglip, c.paligemma.width, c.compute_dtype, c.unroll, c.remat, c.packed, c.kernel)
     self.llm = Gemma(c.experts, c.vocab_size, c.compute_dtype, c.unroll, self.rotary_dtype, c.remat, c.packed,
-                     c.attention_kernel)
+                     c.kernel)
 
   def embed_images(self, obs: Observation):
     """Returns {camera: [B, tokens, D]}; the cameras go through the tower as one batch."""

@@ -4,6 +4,8 @@
 callers compile: `init`, `loss`, `loss_draws`, `encode_prefix`, `denoise`, `sample_actions`. All are pure.
 """
 
+import functools
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -112,28 +114,42 @@ class Pi0(nn.Module):
 
     pi0's state token sees the prefix and itself, never the actions: it is the same at every step of the flow.
     """
-    if self.config.pi05:
-      return Context(prefix.kv_cache, prefix.mask_BS)
+    kv_cache, mask_BS = (prefix.kv_cache, prefix.mask_BS) if self.config.pi05 else self._with_state(prefix, state_BP)
+    S = padded_size(self.config, mask_BS.shape[1])
+    return Context(jax.tree.map(lambda x: _longer(x, S, axis=-3), kv_cache), _longer(mask_BS, S, axis=1))
+
+  def _with_state(self, prefix: PrefixOutput, state_BP) -> tuple[KeysValues, Array]:
+    """Returns keys and values of the prefix and the state behind it, and their mask.
+
+    Where rows are padded the state fills a block of them, so that no product is of a vector; the first one counts.
+    """
+    rows = padded_size(self.config, 1)
     state_B1D = self.state_proj(state_BP)[:, None]
+    state_BTD = jnp.broadcast_to(state_B1D, (len(state_B1D), rows, state_B1D.shape[-1]))
     mask_BS = jnp.pad(prefix.mask_BS, ((0, 0), (0, 1)), constant_values=True)
+    mask_BS = _longer(mask_BS, mask_BS.shape[1] - 1 + rows, axis=1)
     positions_B1 = prefix.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None]
     _, state_kv = self.PaliGemma.llm(
-      (None, state_B1D), positions_B1, mask_BS[:, None], cache=prefix.kv_cache, keys_only=True)
+      (None, state_BTD), jnp.broadcast_to(positions_B1, (len(positions_B1), rows)),
+      jnp.broadcast_to(mask_BS[:, None], (len(mask_BS), rows, mask_BS.shape[1])), cache=prefix.kv_cache, keys_only=True)
     behind = lambda prefix, state: jnp.concatenate([prefix, state], axis=-3)  # noqa: E731
-    return Context(jax.tree.map(behind, prefix.kv_cache, state_kv), mask_BS)
+    return jax.tree.map(behind, prefix.kv_cache, state_kv), mask_BS
 
   def velocity(self, context: Context, x_BTA, time: Array | Modulations):
     """Returns the velocity [B, T, A] of a noisy chunk: one pass of the expert.
 
     Args:
+      x_BTA: of the model's horizon; steps behind it are padding, which no other step sees.
       time: of each row, or of all in a batch of 1, as `embed_time` returns it.
     """
     B, T = x_BTA.shape[:2]
     tokens_BTD = self.embed_actions(x_BTA, time)
     positions_BT = context.mask_BS.sum(axis=1, dtype=jnp.int32)[:, None] + jnp.arange(T)
     to_context_BTS = jnp.broadcast_to(context.mask_BS[:, None], (B, T, context.mask_BS.shape[1]))
+    own = min(T, self.config.action_horizon)
+    to_own_BTS = jnp.pad(to_context_BTS, ((0, 0), (0, 0), (0, own)), constant_values=True)
     (_, suffix_BTD), _ = self.PaliGemma.llm(
-      (None, tokens_BTD), positions_BT, jnp.pad(to_context_BTS, ((0, 0), (0, 0), (0, T)), constant_values=True),
+      (None, tokens_BTD), positions_BT, jnp.pad(to_own_BTS, ((0, 0), (0, 0), (0, T - own))),
       modulations=time if isinstance(time, Modulations) else None, cache=context.kv_cache)
     return self.action_out_proj(suffix_BTD)
 
@@ -198,19 +214,40 @@ def encode_prefix(model: Pi0, params: Params, obs: Observation, *, keys_only: bo
   return apply(model, params, Pi0.prefix, obs, keys_only=keys_only)
 
 
-def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10, **steps):
+def denoise(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, noise_BTA, *, num_steps: int = 10,
+            correct=None, guide: flow.Guide | None = None, **steps):
   """Returns the action chunk [B, T, A], normalized, that `num_steps` steps make of the noise.
 
   Args:
-    steps: `first`, `last`, `correct` and `guide` of `flow.euler`, for those who interfere.
+    correct, guide, steps: `correct`, `guide`, and `first` and `last`, of `flow.euler`, for those who interfere.
   """
-  return flow.euler(_velocity_fn(model, params, prefix, state_BP, num_steps), noise_BTA, num_steps=num_steps, **steps)
+  T = noise_BTA.shape[1]
+  padded = functools.partial(_longer, length=padded_size(model.config, T), axis=1)
+  of_rows = None if correct is None else lambda clean_BTA: padded(correct(clean_BTA[:, :T]))
+  if guide is not None:
+    guide = flow.Guide(padded(guide.target_BTA), padded(guide.weight_BT))
+  velocity = _velocity_fn(model, params, prefix, state_BP, num_steps)
+  return flow.euler(velocity, padded(noise_BTA), num_steps=num_steps, correct=of_rows, guide=guide, **steps)[:, :T]
 
 
 def invert(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, chunk_BTA, *, num_steps: int, iterations: int):
   """Returns the noise [B, T, A] of which `denoise` makes a normalized chunk; see `flow.invert`."""
-  return flow.invert(_velocity_fn(model, params, prefix, state_BP, num_steps), chunk_BTA, num_steps=num_steps,
-                     iterations=iterations)
+  T = chunk_BTA.shape[1]
+  padded_BTA = _longer(chunk_BTA, padded_size(model.config, T), axis=1)
+  velocity = _velocity_fn(model, params, prefix, state_BP, num_steps)
+  return flow.invert(velocity, padded_BTA, num_steps=num_steps, iterations=iterations)[:, :T]
+
+
+def padded_size(config: Pi0Config, count: int) -> int:
+  """Returns how many rows so many tokens of the flow's loop take."""
+  return -(-count // config.multiple) * config.multiple
+
+
+def _longer(x, length: int, *, axis: int):
+  """Returns an array with zeros (False) behind it along an axis."""
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, length - x.shape[axis])
+  return jnp.pad(x, widths) if length > x.shape[axis] else x
 
 
 def _velocity_fn(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, num_steps: int):
@@ -218,6 +255,9 @@ def _velocity_fn(model: Pi0, params: Params, prefix: PrefixOutput, state_BP, num
   context = apply(model, params, Pi0.context, prefix, state_BP)
   # The times are known: what depends on them alone is computed once for all steps.
   of_steps = apply(model, params, Pi0.embed_time, jnp.asarray(flow.times(num_steps)[:-1]))
+  if not model.config.pi05:  # the other half is of the time: no step shall cut this one out
+    mixing = params["action_time_mlp_in"]
+    params = {**params, "action_time_mlp_in": {**mixing, "kernel": mixing["kernel"][: model.config.expert.width]}}
 
   def velocity(x_BTA, step):
     time = jax.tree.map(lambda table: jax.lax.dynamic_slice_in_dim(table, step, 1), of_steps)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import remat
+from pi0rag_jax.models.attention import Kernel
 from pi0rag_jax.models.gemma import GemmaConfig
 from pi0rag_jax.models.siglip import SiglipConfig
 
 PALIGEMMA_VOCABULARY = 257_152
 DTYPES = ("float32", "bfloat16")
 KERNELS = ("xla", "cudnn")
+ALIGNED = 8  # rows of a TPU's registers; cuBLAS's and cuDNN's fast kernels want 16 bytes
 OPENPI_CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 # openpi's pi0-FAST takes whatever cameras an observation has, sorted by name; these are of its DROID policies.
 FAST_CAMERAS = ("base_0_rgb", "base_1_rgb", "wrist_0_rgb")
@@ -43,8 +45,11 @@ class PaliGemmaConfig:
   unroll: bool = False
   # Parameters as `packing.pack` lays them out for inference, instead of openpi's tree.
   packed: bool = False
-  # Of packed attention over images and prompt, one of KERNELS; 'cudnn' needs an NVIDIA GPU and bfloat16.
+  # Of packed attention, one of KERNELS; 'cudnn' needs an NVIDIA GPU and bfloat16.
   attention_kernel: str = "xla"
+  # Packed and for an accelerator: what the flow's loop reads is padded to multiples of ALIGNED and masked, and its
+  # attention joined. The same function by less than half of the kernels; a CPU is faster without.
+  aligned: bool = False
   # What training keeps of the forward pass, one of remat.POLICIES; changes memory and time alone.
   remat: str = "none"
 
@@ -55,6 +60,8 @@ class PaliGemmaConfig:
       raise unknown_name("remat", self.remat, remat.POLICIES)
     if self.attention_kernel not in KERNELS:
       raise unknown_name("attention_kernel", self.attention_kernel, KERNELS)
+    if self.aligned and not self.packed:
+      raise Pi0RagError("aligned is allowed for packed parameters alone: see packing.pack")
     if len(self.image_size) != 2:
       raise Pi0RagError(f"image_size must be (height, width) in pixels, got {self.image_size}")
     if not self.image_keys:
@@ -68,6 +75,16 @@ class PaliGemmaConfig:
   @property
   def compute_dtype(self):
     return jnp.dtype(self.dtype)
+
+  @property
+  def kernel(self) -> Kernel:
+    """How packed layers attend."""
+    return Kernel(self.attention_kernel, joined=self.aligned)
+
+  @property
+  def multiple(self) -> int:
+    """What numbers of tokens in the flow's loop are padded to a multiple of."""
+    return ALIGNED if self.aligned else 1
 
   @property
   def state_size(self) -> int:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.models import remat
+from pi0rag_jax.models import placement, remat
+from pi0rag_jax.models.attention import Kernel
 from pi0rag_jax.models.dense import Dense
 
 ATTENTION, MLP = "MultiHeadDotProductAttention_0", "MlpBlock_0"
@@ -76,14 +75,14 @@ class PackedAttention(nn.Module):
   """Self-attention whose queries, keys and values come from one matrix; see `packing`."""
 
   num_heads: int
-  kernel: Any
+  kernel: Kernel
 
   @nn.compact
   def __call__(self, x_BSD):
     B, S, D = x_BSD.shape
     qkv_BS3NH = Dense(3 * D, name="qkv")(x_BSD).reshape(B, S, 3, self.num_heads, -1)
     q_BSNH, k_BSNH, v_BSNH = (qkv_BS3NH[:, :, i] for i in range(3))
-    y_BSNH = jax.nn.dot_product_attention(q_BSNH, k_BSNH, v_BSNH, implementation=self.kernel)
+    y_BSNH = self.kernel.over_all(q_BSNH, k_BSNH, v_BSNH)
     return Dense(D, name="out")(y_BSNH.reshape(B, S, D))
 
 
@@ -93,10 +92,11 @@ class EncoderBlock(nn.Module):
   config: SiglipConfig
   dtype: jnp.dtype
   packed: bool = False
-  kernel: Any = "xla"
+  kernel: Kernel = Kernel()
 
   @nn.compact
   def __call__(self, x_BSD, _):
+    x_BSD = placement.by_example(x_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
     if self.packed:
       x_BSD = x_BSD + PackedAttention(self.config.num_heads, self.kernel, name=ATTENTION)(y_BSD)
@@ -106,7 +106,7 @@ class EncoderBlock(nn.Module):
         deterministic=True, name=ATTENTION)
       x_BSD = x_BSD + attention(y_BSD, y_BSD)
     y_BSD = nn.LayerNorm(dtype=self.dtype)(x_BSD)
-    return x_BSD + MlpBlock(self.config.mlp_dim, name=MLP)(y_BSD), None
+    return placement.by_example(x_BSD + MlpBlock(self.config.mlp_dim, name=MLP)(y_BSD)), None
 
 
 class Encoder(nn.Module):
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
   unroll: bool
   remat: str
   packed: bool
-  kernel: Any
+  kernel: Kernel
 
   @nn.compact
   def __call__(self, x_BSD):
@@ -145,7 +145,7 @@ class Siglip(nn.Module):
   unroll: bool = False
   remat: str = "none"
   packed: bool = False
-  kernel: Any = "xla"  # of packed attention, see PaliGemmaConfig
+  kernel: Kernel = Kernel()  # of packed attention
 
   @nn.compact
   def __call__(self, image_BHWC):

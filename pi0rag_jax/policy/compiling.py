@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.typing import Params
 
 # This pass moves what a loop converts before it, see `converts`.
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 _WITHOUT_SPLITTING = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+_CUDNN_HEAD_DIM = 128  # up to Ampere and Ada; wider heads came with Hopper
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
 # What jax reports of each program that it has to have, and of each that it finds on disk.
@@ -33,6 +36,29 @@ def converts(params: Params) -> bool:
   layers are not scanned, and 0.6 GB one layer after the other.
   """
   return jax.default_backend() == "cpu" and any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(params))
+
+
+def aligns() -> bool:
+  """Returns whether the backend is faster with what the flow's loop reads padded and joined, see PaliGemmaConfig."""
+  return jax.default_backend() != "cpu"
+
+
+def check_attention(model: PaliGemmaConfig, *, compute_capability: str | None) -> None:
+  """Raises Pi0RagError for cuDNN's attention on a device that has none for this model.
+
+  Args:
+    compute_capability: of an NVIDIA GPU, as '9.0'; None of another device.
+  """
+  if model.attention_kernel != "cudnn":
+    return
+  widest = max(model.paligemma.head_dim, model.siglip.width // model.siglip.num_heads)
+  needed = (8, 0) if widest <= _CUDNN_HEAD_DIM else (9, 0)
+  if compute_capability is None or tuple(map(int, compute_capability.split("."))) < needed:
+    seen = "no NVIDIA GPU" if compute_capability is None else f"one of compute capability {compute_capability}"
+    raise Pi0RagError(f"attention_kernel 'cudnn' with heads of {widest} needs a GPU of compute capability {needed[0]}."
+                      f"{needed[1]} or more, this is {seen}: use 'xla'")
+  if model.dtype != "bfloat16":
+    raise Pi0RagError(f"attention_kernel 'cudnn' needs a model in bfloat16, this one is in {model.dtype}: use 'xla'")
 
 
 def options(params: Params) -> dict[str, str]:

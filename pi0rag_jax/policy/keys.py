@@ -12,6 +12,7 @@ import pathlib
 import zipfile
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
@@ -215,7 +216,8 @@ def features(prefix: PrefixOutput, observation: Observation, recipe: KeyRecipe, 
   if recipe.source == LIGHT:
     some = next(iter(observation.images.values()))
     images = {name: observation.images.get(name, jnp.zeros_like(some)) for name in model.image_keys}
-    return light_encoder(recipe, model).encode(params["encoder"], observation.replace(images=images))
+    with jax.default_matmul_precision("highest"):  # as of the projection in `make_key`
+      return light_encoder(recipe, model).encode(params["encoder"], observation.replace(images=images))
   values_BSD = TOKEN_SOURCES[recipe.source](prefix)
   spans = embedding.prefix_spans(dataclasses.replace(model, image_keys=seen))
   # Prompts are cut to their length, so that the last span is what is left.
@@ -244,7 +246,8 @@ def make_key(pooled_BD, state_BP, stats: KeyStats, params):
   scale_D = 1.0 / np.maximum(stats.std, MIN_STD) / np.sqrt(len(stats.mean))
   key_BE = (pooled_BD.astype(jnp.float32) - stats.mean.astype(np.float32)) * scale_D.astype(np.float32)
   if recipe.projection_dim:
-    key_BE = key_BE @ params["projection"]
+    # In full: by default a GPU or TPU rounds the factors, and keys made there would be far from those of a CPU.
+    key_BE = jnp.matmul(key_BE, params["projection"], precision=jax.lax.Precision.HIGHEST)
   if recipe.state_weight == 0:
     return key_BE
   state_BP = state_BP.astype(jnp.float32)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from pi0rag_jax.steering.paths import EXACT
 from pi0rag_jax.typing import Array
 
 # FlowDAgger's published recipe for MetaWorld: two hidden layers, batches and steps for each episode of the stream.
@@ -30,8 +31,8 @@ def apply(network: Network, inputs_BI):
   x = (inputs_BI - network["mean_I"]) * network["scale_I"]
   last = len(HIDDEN)
   for layer in range(last):
-    x = jax.nn.relu(x @ network[f"kernel_{layer}"] + network[f"bias_{layer}"])
-  return x @ network[f"kernel_{last}"] + network[f"bias_{last}"]
+    x = jax.nn.relu(jnp.matmul(x, network[f"kernel_{layer}"], precision=EXACT) + network[f"bias_{layer}"])
+  return jnp.matmul(x, network[f"kernel_{last}"], precision=EXACT) + network[f"bias_{last}"]
 
 
 def fit(inputs_NI: Array, targets_NO: Array, *, steps: int, seed: int,

@@ -12,6 +12,9 @@ import numpy as np
 from pi0rag_jax.robots.robot import ActionSpace
 
 _LEAST_COST = np.float32(1e-12)
+# Of every float32 product that decides an action: by default a GPU rounds their factors to 10 bits, a TPU to 8, so that
+# votes would be close on one machine and far apart on another.
+EXACT = jax.lax.Precision.HIGHEST
 
 
 def to_path(chunk_BTA, space: ActionSpace):
@@ -23,7 +26,7 @@ def to_path(chunk_BTA, space: ActionSpace):
     return np.where(integrates_A, np.cumsum(chunk_BTA, axis=-2), chunk_BTA)
   # As a product with a triangle of ones: half the time of a cumulative sum on a CPU.
   ones_TU = jnp.tril(jnp.ones((chunk_BTA.shape[-2],) * 2, chunk_BTA.dtype))
-  summed_BTA = jnp.matmul(ones_TU, chunk_BTA, precision=jax.lax.Precision.HIGHEST)
+  summed_BTA = jnp.matmul(ones_TU, chunk_BTA, precision=EXACT)
   return jnp.where(integrates_A, summed_BTA, chunk_BTA)
 
 
@@ -89,7 +92,7 @@ def squared_length(path_BTA, space: ActionSpace):
     return squared_BTA.sum(axis=(-2, -1))
   # As a product with ones: a third of the time of a sum on a CPU.
   squared_BF = squared_BTA.reshape(*squared_BTA.shape[:-2], -1)
-  return jnp.matmul(squared_BF, jnp.ones(squared_BF.shape[-1]), precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(squared_BF, jnp.ones(squared_BF.shape[-1]), precision=EXACT)
 
 
 def _scale(path_BTA, space: ActionSpace) -> np.ndarray:

@@ -117,7 +117,7 @@ def values(candidates_NBTA, neighbours, weight_BK, space: ActionSpace):
   sign_BK = jnp.where(_failed(neighbours), -1.0, 1.0) * weight_BK * neighbours["trust_BK"]
   apart_NBKTA = (paths.to_path(candidates_NBTA, space)[:, :, None]
                  - paths.to_path(neighbours["corrected_BKTA"], space)[None])
-  return jnp.einsum("BK,NBK->NB", sign_BK, nearness(apart_NBKTA, space))
+  return jnp.einsum("BK,NBK->NB", sign_BK, nearness(apart_NBKTA, space), precision=paths.EXACT)
 
 
 def nearness(difference, space: ActionSpace):
@@ -148,7 +148,7 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
   if math.isfinite(config.mode_width):
     path_BKTA = paths.scaled(path_BKTA, space)
     near_BNN = jnp.exp(-_squared_distances(path_BKTA, weight_BN.shape[1], space) / (2 * config.mode_width**2))
-    mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN).argmax(axis=-1)
+    mode_B = jnp.einsum("BNM,BM->BN", near_BNN, weight_BN, precision=paths.EXACT).argmax(axis=-1)
     weight_BN *= jnp.take_along_axis(near_BNN, mode_B[:, None, None], axis=1)[:, 0]
     if same and not any(space.integrates):  # with both sums over one array, XLA makes no second one
       return paths.unscaled(_mean(path_BKTA, weight_BN), space)
@@ -158,7 +158,8 @@ def _agreed(vote_BKTA, path_BKTA, neighbours, weight_BK, config, space: ActionSp
 def _mean(vote_BKTA, weight_BN):
   """Returns the weighted mean of votes, float[B, T, A]; a vote that is missing at the end asks for nothing."""
   total_B = jnp.maximum(weight_BN.sum(axis=-1), _TINY)
-  return jnp.einsum("BK,BKTA->BTA", weight_BN[:, : vote_BKTA.shape[1]], vote_BKTA) / total_B[:, None, None]
+  sum_BTA = jnp.einsum("BK,BKTA->BTA", weight_BN[:, : vote_BKTA.shape[1]], vote_BKTA, precision=paths.EXACT)
+  return sum_BTA / total_B[:, None, None]
 
 
 def _squared_distances(path_BKTA, count: int, space: ActionSpace):
@@ -168,7 +169,8 @@ def _squared_distances(path_BKTA, count: int, space: ActionSpace):
   """
   points_BKF = path_BKTA.reshape(*path_BKTA.shape[:2], -1)
   missing = (0, count - points_BKF.shape[1])
-  product_BNN = jnp.pad(jnp.einsum("BKF,BMF->BKM", points_BKF, points_BKF), ((0, 0), missing, missing))
+  product_BKM = jnp.einsum("BKF,BMF->BKM", points_BKF, points_BKF, precision=paths.EXACT)
+  product_BNN = jnp.pad(product_BKM, ((0, 0), missing, missing))
   if any(space.integrates):  # rounded otherwise than the diagonal, as in the shipped policies' recorded chunks
     length_BN = jnp.pad(paths.squared_length(path_BKTA, space), ((0, 0), missing))
   else:

@@ -62,6 +62,16 @@ def test_query_heads_share_keys_in_order():
   np.testing.assert_allclose(out_BTNH[0, 0, :, 0], [1, 1, 2, 2])
 
 
+def test_heads_as_rows_are_as_good_as_heads_apart():
+  rng = np.random.default_rng(0)
+  q_BTNH = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
+  k_BSKH, v_BSKH = rng.normal(size=(2, 2, 7, 2, 8)).astype(np.float32)
+  mask_BTS = rng.random((2, 3, 7)) < 0.7
+  segments = [(k_BSKH[:, :5], v_BSKH[:, :5]), (k_BSKH[:, 5:], v_BSKH[:, 5:])]
+  joined_BTNH = attention.Kernel(joined=True).over_segments(q_BTNH, segments, mask_BTS)
+  np.testing.assert_allclose(joined_BTNH, attention.attend(q_BTNH, segments, mask_BTS), atol=1e-6)
+
+
 def test_a_row_without_keys_stays_finite():
   kv = (jnp.ones((1, 3, 1, 4)), jnp.ones((1, 3, 1, 4)))
   assert bool(jnp.isfinite(attention.attend(jnp.ones((1, 2, 1, 4)), [kv], jnp.zeros((1, 2, 3), bool))).all())

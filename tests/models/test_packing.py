@@ -6,6 +6,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -13,6 +14,7 @@ from flax import traverse_util
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import packing, pi0
 from pi0rag_jax.models.lora import LoraConfig
+from pi0rag_jax.models.pi0_config import ALIGNED
 
 SAMPLE = jax.jit(pi0.sample_actions, static_argnums=0, static_argnames="num_steps")
 GATE = 2e-5  # as of the stages against openpi, float32
@@ -49,6 +51,33 @@ def test_packed_parameters_are_the_same_function(config, random_params, obs, noi
   wanted_BTA = SAMPLE(pi0.Pi0(config), params, obs, noise_BTA, num_steps=3)
   np.testing.assert_allclose(chunk_BTA, wanted_BTA, atol=GATE * np.abs(wanted_BTA).max())
   assert np.abs(wanted_BTA - noise_BTA).max() > 0.1
+
+
+@pytest.mark.parametrize("pi05", [False, True])
+def test_aligned_parameters_are_the_same_function(config, random_params, obs, noise_BTA, pi05):
+  """Also for those who lead the flow elsewhere: they see none of the padding."""
+  config = dataclasses.replace(config, pi05=pi05)
+  params = random_params(functools.partial(pi0.init, config))
+  assert config.action_horizon % ALIGNED and (config.prefix_tokens + 1 - pi05) % ALIGNED, "nothing is padded"
+
+  def chunks(packed_params, packed_config):
+    model = pi0.Pi0(packed_config)
+    prefix = pi0.encode_prefix(model, packed_params, obs, keys_only=True)
+    led_BTA = pi0.denoise(model, packed_params, prefix, obs.state, noise_BTA, num_steps=3,
+                          correct=lambda clean_BTA: clean_BTA / 2 + jnp.ones_like(noise_BTA))
+    return led_BTA, pi0.invert(model, packed_params, prefix, obs.state, noise_BTA, num_steps=1, iterations=1)
+
+  aligned, plain = (
+    jax.jit(functools.partial(chunks, packed_config=packed_config))(packed_params)
+    for packed_params, packed_config in (packing.pack(params, config, aligned=aligned) for aligned in (True, False)))
+  for chunk_BTA, wanted_BTA in zip(aligned, plain):
+    np.testing.assert_allclose(chunk_BTA, wanted_BTA, atol=GATE * np.abs(wanted_BTA).max())
+    assert np.abs(wanted_BTA - noise_BTA).max() > 0.1
+
+
+def test_aligned_parameters_must_be_packed(config):
+  with pytest.raises(Pi0RagError, match=r"packed parameters alone: see packing\.pack"):
+    dataclasses.replace(config, aligned=True)
 
 
 @pytest.mark.parametrize("pi05", [False, True])

@@ -1,11 +1,15 @@
 """Programs that the next process finds on disk."""
 
+import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
 
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.models import registry
 from pi0rag_jax.policy import compiling
 
 # Counts what was compiled, and what was found instead.
@@ -54,3 +58,19 @@ def test_a_folder_that_cannot_be_written(environment):
   folder, compiled, found, log = run(environment | {compiling.CACHE_VARIABLE: "/dev/null/xla"})
   assert (folder, compiled, found) == ("None", 0, 0)
   assert log.startswith("compiled programs are not kept: cannot write to /dev/null/xla (") and log.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kernel", "head_dim", "dtype", "capability", "error"), [
+  ("xla", 256, "float32", None, ""),
+  ("cudnn", 256, "bfloat16", "9.0", ""),
+  ("cudnn", 128, "bfloat16", "8.0", ""),
+  ("cudnn", 256, "bfloat16", "8.9", "heads of 256 needs a GPU of compute capability 9.0 or more, .* 8.9"),
+  ("cudnn", 256, "bfloat16", None, "this is no NVIDIA GPU: use 'xla'"),
+  ("cudnn", 256, "float32", "10.0", "needs a model in bfloat16, this one is in float32"),
+])
+def test_cudnns_attention_is_refused_where_there_is_none(kernel, head_dim, dtype, capability, error):
+  model = registry.model("pi0")
+  towers = {name: dataclasses.replace(getattr(model, name), head_dim=head_dim) for name in ("paligemma", "expert")}
+  model = dataclasses.replace(model, attention_kernel=kernel, dtype=dtype, **towers)
+  with pytest.raises(Pi0RagError, match=error) if error else contextlib.nullcontext():
+    compiling.check_attention(model, compute_capability=capability)

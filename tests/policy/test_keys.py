@@ -1,5 +1,7 @@
 """Keys: what is pooled, how it is projected, and what is kept of it beside a policy."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,6 +83,24 @@ def test_a_whole_set_of_components_keeps_all_distances():
   apart = lambda e: np.linalg.norm(e[:, None] - e[None], axis=-1)  # noqa: E731
   np.testing.assert_allclose(apart(rotated_BE), apart(whole_BE), atol=1e-5)
   assert rotated_BE.shape[-1] == stats.key_dim(2) == 8
+
+
+@pytest.mark.parametrize("projection", keys.PROJECTIONS)
+def test_keys_are_projected_alike_on_every_machine(rounded_products, projection):
+  stats = keys.KeyStats(keys.KeyRecipe(projection=projection, projection_dim=2), np.zeros(6), np.ones(6), 1.0,
+                        np.ones((6, 2), np.float32))
+  assert not rounded_products(lambda *args: keys.make_key(*args, stats, stats.params), np.ones((1, 6), np.float32),
+                              np.ones((1, 3), np.float32))
+  assert rounded_products(jnp.matmul, np.ones((2, 2), np.float32), np.ones((2, 2), np.float32))  # else none is seen
+
+
+def test_the_light_encoder_sees_alike_on_every_machine(rounded_products, model, prefix, monkeypatch):
+  encoder = types.SimpleNamespace(encode=lambda params, obs: obs.state @ params)  # of the real one's 50 products, one
+  monkeypatch.setattr(keys, "light_encoder", lambda recipe, model: encoder)
+  features = lambda image, weight: keys.features(  # noqa: E731
+    prefix, Observation({"base_0_rgb": image}, {}, jnp.ones((1, 2))), keys.KeyRecipe("light"), model,
+    {"encoder": weight}, seen=model.image_keys)
+  assert not rounded_products(features, np.ones((1, 4, 4, 3), np.float32), np.ones((2, 2), np.float32))
 
 
 def test_several_kinds_of_keys_lie_beside_one_policy(tmp_path):

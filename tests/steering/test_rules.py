@@ -19,6 +19,7 @@ from pi0rag_jax.steering import networks, paths, rules, targets
 
 BASE = np.random.default_rng(0).uniform(ACTIONS.low, ACTIONS.high, (2, 16, 5)).astype(np.float32)
 STILL = np.zeros_like(BASE)
+PLACES = dataclasses.replace(ACTIONS, integrates=(False,) * 5)
 
 
 def neighbours(distance_BK, residual=0.0, mask=True, base_BTA=STILL):
@@ -82,6 +83,15 @@ def test_trust_in_the_memory_is_a_share_of_the_way(preset):
   np.testing.assert_array_equal(none, BASE)
   np.testing.assert_allclose(half, (whole + BASE) / 2, atol=1e-6)
   assert (steer(trust_B=jnp.zeros(2))[1] == 0).all()
+
+
+@pytest.mark.parametrize(("preset", "space"), [
+  *((preset, ACTIONS) for preset in rules.PRESETS), ("residual", PLACES), ("absolute", PLACES)])
+def test_votes_are_the_same_on_every_machine(rounded_products, preset, space):
+  config = rules.preset(preset, draws=2)
+  near = fitted(neighbours([[0.1, 0.2]] * 2), config)
+  steer = lambda base_BTA, near: rules.steer(base_BTA, near, config, space, flow=straight_flow(base_BTA))  # noqa: E731
+  assert not rounded_products(steer, BASE, near)
 
 
 def test_the_residual_is_the_kernel_weighted_mean():

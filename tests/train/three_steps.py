@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import tiny
 
+from eval.benchmarks import hlo
 from pi0rag_jax.models import pi0
 from train import optimizer, parallel, policy_loss, step
 
@@ -39,14 +40,17 @@ def train(kind: str) -> dict:
   take_step = devices.compile_train(functools.partial(
     step.train_step, loss_fn=loss, optimizer=optimize, seed=0, ema_decay=0.9, mean=devices.mean))
   losses = []
+  placed = devices.place_batch(jax.tree.map(parallel.local_rows, batch))
+  compiled = take_step.lower(state, {}, placed).compile()
+  moved = hlo.Program(compiled.as_text()).collectives().values()
   for _ in range(3):
-    local = jax.tree.map(parallel.local_rows, batch)
-    state, metrics = take_step(state, {}, devices.place_batch(local))
+    state, metrics = jax.block_until_ready(compiled(state, {}, placed))
     losses.append([float(metrics[name]) for name in ("loss", "grad_norm")])
   largest = max(jax.tree.leaves(state.params), key=lambda x: x.size)
   return {
     "devices": jax.device_count(), "losses": losses, "shapes": [list(x.shape) for x in jax.tree.leaves(state.params)],
     "ema": float(sum(np.abs(x).sum() for x in jax.tree.leaves(parallel.fetch(state.ema)))),
+    "moved": sum(nbytes for _, nbytes in moved) / sum(x.nbytes for x in jax.tree.leaves(params)),
     "local": largest.addressable_data(0).size / largest.size}
 
 
