@@ -26,6 +26,10 @@ from pi0rag_jax.worlds.mujoco_world import MujocoWorld
 from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, TELLS, Family, WorldConfig
 
 TIME_LIMIT = 300
+# Tasks whose expert closes its fingers around a thing that it has come down to. Openings of its fingers: when it sets
+# out, and at least while it closes them, further above the thing than where it has come down.
+GRASPED = ("push-v3", "pick-place-v3", "coffee-push-v3", "sweep-into-v3", "peg-insert-side-v3")
+_OPEN, _CLOSING, _DOWN_M = 0.9, 0.5, 0.05
 PROMPTS = {
   "assembly-v3": "put the ring of the wrench over the peg",
   "basketball-v3": "put the ball into the basket",
@@ -162,7 +166,8 @@ class MetaWorld(MujocoWorld):
   def _act(self) -> np.ndarray:
     with warnings.catch_warnings():  # of actions that are clipped
       warnings.simplefilter("ignore")
-      return np.clip(self._expert.get_action(self._seen), -1.0, 1.0)
+      action_A = np.clip(self._expert.get_action(self._seen), -1.0, 1.0)
+    return opened_first(action_A, self._seen) if self._config.task in GRASPED else action_A
 
   def _observation(self, pictures: list[np.ndarray]) -> dict[str, Any]:
     state_P = self._seen[: robot.STATE_DIM].astype(np.float32)
@@ -185,6 +190,24 @@ class MetaWorld(MujocoWorld):
                                for name, value in notes["environment"].items()})
     self.model.body_pos[:], self.model.site_pos[:] = notes["body_pos"], notes["site_pos"]
     self._seen = notes["seen"].copy()
+
+
+def opened_first(action_A: np.ndarray, seen: np.ndarray) -> np.ndarray:
+  """Returns the action of an expert that grasps, which takes its fingers to be open: after somebody else they may not be.
+
+  With nearly closed fingers it goes no further down before they are open; where it closes them over the thing, it
+  rises first. Its own demonstrations are as they were: their fingers are never that closed so far above the thing.
+
+  Args:
+    seen: MetaWorld's observation: hand, opening of the fingers from 0 to 1, the thing.
+  """
+  opening, above_m = seen[3], seen[2] - seen[6]
+  grasps = action_A[3] > 0
+  if above_m <= _DOWN_M or opening >= (_CLOSING if grasps else _OPEN):
+    return action_A
+  if grasps:
+    return np.array([0.0, 0.0, 1.0, -1.0])
+  return np.array([action_A[0], action_A[1], max(action_A[2], 0.0), -1.0])
 
 
 def _environment(task: str):
