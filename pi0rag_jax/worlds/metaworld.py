@@ -193,7 +193,7 @@ class MetaWorld(MujocoWorld):
 
 
 def opened_first(action_A: np.ndarray, seen: np.ndarray) -> np.ndarray:
-  """Returns the action of an expert that grasps, which takes its fingers to be open: after somebody else they may not be.
+  """Returns the action of an expert that grasps and takes its fingers to be open, though it may take over.
 
   With nearly closed fingers it goes no further down before they are open; where it closes them over the thing, it
   rises first. Its own demonstrations are as they were: their fingers are never that closed so far above the thing.
