@@ -192,19 +192,20 @@ def run(*, broken_max: float, confidence: float, share: float, forgiven: int, st
   accounts = {"none": TrustConfig(), "all repeated": promise,
               f"{share:g} of the successes repeated": dataclasses.replace(promise, share=share),
               f"{share:g} repeated, {forgiven} forgiven": dataclasses.replace(promise, share=share, forgiven=forgiven)}
-  draws = dict(SCENARIOS)
+  draws = {name: (draw, streams) for name, draw in SCENARIOS.items()}
   for folder in map(pathlib.Path, sweep):
     found = pairs(folder, after)
-    draws |= {f"recorded: {place}": recorded([found[place]]) for place in found}
-    if len(found) > 1:
-      draws |= {f"all {len(found)} places of {folder.name}, one after the other": recorded([*found.values()]),
-                f"all {len(found)} places of {folder.name}, in turns": recorded([*found.values()], mixed=True)}
+    draws |= {f"recorded: {place}": (recorded([found[place]]), streams) for place in found}
+    if len(found) > 1:  # of as many episodes in all
+      each = max(streams // len(found), 1)
+      draws |= {f"all {len(found)} places, {'in turns' if mixed else 'one by one'}, of {folder.name}": (
+        recorded([*found.values()], mixed=mixed), each) for mixed in (False, True)}
   rows = []
-  for name, draw in draws.items():
+  for name, (draw, count) in draws.items():
     for account, config in accounts.items():
       checked = config if config.promises else promise
-      rows.append({"scenario": name, "account": account, **measure(
-        draw, config, streams=streams, episodes=episodes, seed=seed, promise=checked)})
+      rows.append({"scenario": name, "account": account, "streams": count, **measure(
+        draw, config, streams=count, episodes=episodes, seed=seed, promise=checked)})
       print(_line(rows[-1]), flush=True)
   return {"rows": rows, "recorded": _means([row for row in rows if row["scenario"].startswith("recorded")]),
           "accounts": {name: dataclasses.asdict(config) for name, config in accounts.items()},
@@ -243,7 +244,7 @@ if __name__ == "__main__":
   flags.DEFINE_float("confidence", 0.95, "With which that is promised.")
   flags.DEFINE_float("share", 0.2, "Of the successes with a say of the memory that are repeated without it.")
   flags.DEFINE_integer("forgiven", 3, "Broken episodes besides, in the last account.")
-  flags.DEFINE_integer("streams", 300, "Of each kind.")
+  flags.DEFINE_integer("streams", 300, "Of each kind; of all places together, of which each has its episodes, fewer.")
   flags.DEFINE_integer("episodes", 500, "Of each stream.")
   flags.DEFINE_integer("seed", 0, "Of all draws.")
   flags.DEFINE_multi_string("sweep", [], "Folder of a sweep's results; may be given several times.")

@@ -4,11 +4,13 @@ import dataclasses
 import functools
 import itertools
 import os
+from typing import Any, cast
 
 import pytest
 
-from eval import durability, records
+from eval import durability, records, stream
 from eval.durability import Plot
+from eval.records import EpisodeRecord
 from pi0rag_jax.learning.online import OnlineConfig
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.worlds.journal import Journal
@@ -118,6 +120,19 @@ def test_streams_keep_their_promise_and_repeat_what_the_policy_alone_does(whole,
     broken += record.had_a_say and alone[record.seed] and not record.policy_succeeded
     assert broken <= promise.broken_max * worked + promise.forgiven
   assert repeated > 1
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_account_that_is_shared_has_what_the_streams_before_have_earned(tmp_path, shared):
+  before = [EpisodeRecord("stream", "memory", "reach", "other", "reach/other", seed, index, "success", decisions=1,
+                          extra={"trust": 0.0}) for index, seed in enumerate(range(300, 400))]
+  learning = OnlineConfig.from_dict({"trust": {"broken_max": 0.1, "shared": shared}, "taught_by": "takeover"})
+  with (Memory.open(tmp_path / "memory", key_dim=7, action_horizon=durability.HORIZON, action_dim=5, encoder="e",
+                    policy="p") as memory, Journal(tmp_path / "decisions.jsonl") as journal):
+    part = stream.take_up(memory, journal, durability.CELL.stream, range(100, 114), 0, [])
+    agent, world = (cast(Any, thing) for thing in (durability.ScriptedAgent(memory), durability.ScriptedWorld(3)))
+    ended = list(stream.run(world, agent, durability.CELL, part, learning, journal, elsewhere=before))
+  assert any(record.extra.get("trust", 1.0) > 0 for record in ended) == shared
 
 
 @pytest.mark.parametrize("power_cut", [False, True])

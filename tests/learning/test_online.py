@@ -79,7 +79,7 @@ def test_a_failure_with_a_say_of_the_memory_is_repeated_without_it_before_anythi
   assert (memory.episodes, memory.successes) == (1, not blamed)
   lesson = learner.learn(played(expert, "success"))
   assert lesson.trace is own and lesson.alone == alone and lesson.again == (6, 6) and lesson.corrected
-  assert learner.learn(played(Job(6, 1, trust=0.0), "failure")).next_job.by_expert, "the policy's own needs none"
+  assert next_job(learner.learn(played(Job(6, 1, trust=0.0), "failure"))).by_expert, "the policy's own needs none"
 
 
 def test_an_episode_that_is_over_keeps_the_slots_of_its_repetition(memory):
