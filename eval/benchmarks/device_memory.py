@@ -43,8 +43,9 @@ def int8_shapes(params: dict[str, Any], *, in_layers: bool = False) -> dict[str,
     kernel = params["kernel"]
     return {**params, "kernel": jax.ShapeDtypeStruct(kernel.shape, jnp.int8),
             "scale": jax.ShapeDtypeStruct(kernel.shape[1:], jnp.float32)}
-  layers = ("layers_", "encoderblock_")
-  return {name: int8_shapes(part, in_layers=in_layers or name.startswith(layers)) if isinstance(part, dict) else part
+  layers, norms = ("layers_", "encoderblock_"), ("pre_attention_norm", "pre_ffw_norm")
+  inside = lambda name: (in_layers or name.startswith(layers)) and not name.startswith(norms)  # noqa: E731
+  return {name: int8_shapes(part, in_layers=inside(name)) if isinstance(part, dict) else part
           for name, part in params.items()}
 
 

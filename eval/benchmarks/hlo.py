@@ -13,8 +13,9 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# What takes no launch of its own: names of data, and the ends of what was started before.
+# What takes no launch of its own: names of data, what a TPU fetches beside its work, and the ends of what was started.
 _FREE = frozenset({
+  "copy-start", "slice-start", "slice-done",
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "after-all",
   "opt-barrier", "partition-id", "replica-id", "copy-done", "async-done", "async-update", "all-gather-done",
   "all-reduce-done", "collective-permute-done"})
@@ -86,7 +87,7 @@ class Program:
   @property
   def trip_counts(self) -> list[int]:
     """Of each loop whose count is known; 0 for another one."""
-    return [_trips(loop) for run in self.runs for loop in run.instructions if loop.op == "while"]
+    return [self._trips(loop) for run in self.runs for loop in run.instructions if loop.op == "while"]
 
   def kernels(self, run: Run) -> int:
     """Returns how many operations the device is asked for, one launch each where nothing records them."""
@@ -132,7 +133,17 @@ class Program:
     for loop in instructions:
       if loop.op == "while":
         for body in loop.called("body"):
-          yield from self._runs(body, times * max(_trips(loop), 1), in_loop=True)
+          yield from self._runs(body, times * max(self._trips(loop), 1), in_loop=True)
+
+  def _trips(self, loop: Instruction) -> int:
+    """Returns how often a loop turns: as the compiler says, or up to the only number that its condition knows."""
+    found = _TRIPS.search(loop.rest)
+    if found:
+      return int(found[1])
+    condition = [each for name in loop.called("condition") for each in self._computations.get(name, ())]
+    limits = [each.rest.split(")")[0] for each in condition if each.op == "constant"]
+    counts_up = any(each.op == "compare" and "direction=LT" in each.rest for each in condition)
+    return int(limits[0]) if counts_up and len(limits) == 1 and limits[0].isdigit() else 0
 
   def _inlined(self, name: str) -> Iterator[Instruction]:
     for instruction in self._computations.get(name, ()):
@@ -151,11 +162,6 @@ class Program:
 
 def _is_kernel(instruction: Instruction) -> bool:
   return instruction.op not in _FREE and "ConcatBitcast" not in instruction.rest
-
-
-def _trips(loop: Instruction) -> int:
-  found = _TRIPS.search(loop.rest)
-  return int(found[1]) if found else 0
 
 
 def _size(dtype: str, dims: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from eval import bench
-from eval.benchmarks import compiled, device_memory, hlo, models, targets
+from eval.benchmarks import compiled, hlo, targets
 from pi0rag_jax.errors import Pi0RagError
 
 TEXT = """HloModule jit_sample, entry_computation_layout={(bf16[8,4]{1,0})->f32[8]{0}}
@@ -69,6 +69,14 @@ def test_a_program_is_read_by_hand():
   assert program.collectives()["all-gather"] == (10, 10 * 4 * 64)  # of float32, ten turns
 
 
+def test_a_loop_turns_as_often_as_its_condition_says():
+  known = TEXT.replace(', backend_config={"known_trip_count":{"n":"10"}}', "")
+  assert known != TEXT and hlo.Program(known).trip_counts == [0]
+  compared = known.replace("  %c = (s32[], bf16[8,4]{1,0}) parameter(0)", """  %limit = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT""")
+  assert hlo.Program(compared).trip_counts == [7]
+
+
 def test_what_is_scattered_counts_as_the_whole():
   assert hlo.Program(TEXT).collectives()["reduce-scatter"] == (1, 4 * (64 + 8) - 4 * 8)
 
@@ -106,24 +114,6 @@ def test_a_slice_of_a_tpu_has_as_many_devices_as_are_asked_for(monkeypatch):
   assert names == ["v5e:2x2", "v6e:2x4", "v5p:2x2x2"]
   with pytest.raises(Pi0RagError, match=r"--devices=65 of a TPU v5e: its largest slice here is 8x8"):
     targets.TARGETS["tpu-v5e"].devices(65)
-
-
-def test_shapes_of_int8_are_those_of_the_parameters(dummy):
-  assert jax.tree.map(_facts, device_memory.int8_shapes(device_memory.shapes_of(dummy[1]))) == jax.tree.map(
-    _facts, dummy[0])
-
-
-def _facts(x):
-  return x.shape, str(x.dtype)
-
-
-@pytest.fixture
-def dummy():
-  """Packed parameters in int8 and their configuration."""
-  from pi0rag_jax.models import packing
-
-  config = models.SIZES["dummy"]
-  return packing.pack(models.params(config), config, weights="int8")
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jax_cuda13_plugin"), reason="needs the extra aot")

@@ -1,5 +1,7 @@
 """Rows of `memory`: the device's bytes are those of the arrays there are, and more."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -22,8 +24,12 @@ def test_memory_of_the_device_is_that_of_packed_parameters_and_more(run, monkeyp
 
 
 @pytest.mark.parametrize("size", ["dummy", "pi05_dummy"])
-def test_shapes_of_packed_parameters_need_no_parameters(size):
-  config = models.SIZES[size]
-  packed, _ = packing.pack(models.params(config), config)
-  shape = lambda x: (x.shape, x.dtype)  # noqa: E731
-  assert jax.tree.map(shape, device_memory.packed_shapes(config)) == jax.tree.map(shape, packed)
+@pytest.mark.parametrize("aligned", [False, True])
+def test_shapes_of_packed_parameters_need_no_parameters(size, aligned):
+  config = dataclasses.replace(models.SIZES[size], dtype="bfloat16")
+  packed, packed_config = packing.pack(models.params(config), config, aligned=aligned)
+  shape = lambda x: (x.shape, str(x.dtype))  # noqa: E731
+  assert jax.tree.map(shape, device_memory.shapes_of(packed_config)) == jax.tree.map(shape, packed)
+  int8, _ = packing.pack(models.params(config), config, weights="int8", aligned=aligned)
+  found = device_memory.int8_shapes(device_memory.shapes_of(packed_config))
+  assert jax.tree.map(shape, found) == jax.tree.map(shape, int8)
