@@ -1,0 +1,152 @@
+"""Labels: what people say afterwards of a moment, as records over the wire, from the log or from what was kept."""
+
+import contextlib
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning import lessons
+from pi0rag_jax.memory import backup, forgetting
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.survey import Survey
+from pi0rag_jax.policy import directory
+from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.serving import client, episode_log
+from pi0rag_jax.serving.memory_page import FileChanges
+from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
+
+from .conftest import HOST, PROMPT, live_through, running, taught_server
+
+CHUNK = lessons.straight(np.array([0.08, -0.04, 0.0, 0.0, 1.0]), ACTIONS, 16)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_policy_dir):
+  return directory.load(tiny_policy_dir)
+
+
+@pytest.fixture(scope="module")
+def server(policy, observations, tmp_path_factory):
+  with taught_server(policy, tmp_path_factory.mktemp("taught"), observations) as teachable:
+    yield teachable
+
+
+@pytest.fixture
+def taught(server):
+  """See `taught_server`; the records of a test are gone after it."""
+  before = server._memory.of_episode("a") + server._memory.of_episode("b")
+  yield server
+  server._memory.remove(identity for identity, _ in list(server._memory.records()) if identity not in before)
+
+
+def labelled(teachable, tick=4, chunk=CHUNK, episode="a"):
+  answer = teachable.session().infer({"episode": {"label": {"episode": episode, "tick": tick, "chunk": chunk}}})
+  (identity,) = answer["episode"]["records"]
+  return identity, teachable._memory.get([identity])[0]
+
+
+def test_a_gesture_goes_straight_and_within_the_limits():
+  np.testing.assert_allclose(CHUNK[:, 0], 0.005, rtol=1e-6)
+  np.testing.assert_allclose(CHUNK.sum(axis=0)[:4], [0.08, -0.04, 0, 0], atol=1e-6)
+  assert (CHUNK[:, 4] == 1).all() and CHUNK.shape == (16, 5) and CHUNK.dtype == np.float32
+  assert lessons.straight(np.array([0.24, 0, 0, 0, 0]), ACTIONS, 16)[:, 0].max() <= np.float32(0.015)
+
+
+@pytest.mark.parametrize(("gesture", "message"), [
+  ([0.3, 0, 0, 0, 0], "entry 0 of the gesture is 0.3, allowed: -0.24 to 0.24 in the 16 ticks"),
+  ([0, 0, 0, 0, 1.5], "entry 4 of the gesture is 1.5, allowed: 0 to 1$"),
+  ([0, np.nan, 0, 0, 0], "entry 1 of the gesture is nan"), ([0, 0], "5 numbers.*got 2")])
+def test_gestures_that_the_robot_does_not_make(gesture, message):
+  with pytest.raises(Pi0RagError, match=message):
+    lessons.straight(np.array(gesture, float), ACTIONS, 16)
+
+
+def test_a_label_is_a_correction_of_its_decision_once(taught):
+  steps = episode_log.logged(taught.log.path, "a").steps
+  before = len(taught._memory)
+  identity, record = labelled(taught)
+  assert (record.kind, record.outcome, record.task, record.prompt) == ("correction", "failure", "pick", "move")
+  assert record.failure_kind == "drop" and record.provenance == {
+    "source": "human", "episode": "a", "robot": "r 1", "tick": 4, "labelled": "afterwards"}
+  np.testing.assert_array_equal(record.key, steps[1].key_E)
+  np.testing.assert_array_equal(record.base_chunk, steps[1].base_TA.astype(np.float16))
+  np.testing.assert_array_equal(record.corrected_chunk, CHUNK.astype(np.float16))
+  assert labelled(taught)[0] == identity and len(taught._memory) == before + 1
+  assert labelled(taught, chunk=CHUNK / 2)[0] == identity + 1
+  taught.forget([identity])
+  assert labelled(taught)[0] == identity + 2  # forgotten, it may be said again
+
+
+def test_what_was_kept_gives_the_same_record(taught, tmp_path, monkeypatch):
+  identity, wanted = labelled(taught)
+  taught.forget([identity])
+  monkeypatch.setattr(taught.labels, "_log", tmp_path / "none")
+  found = labelled(taught)[1]
+  for name in ("key", "base_chunk", "corrected_chunk"):
+    np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+  assert (found.provenance, found.task, found.prompt, found.failure_kind) == (
+    wanted.provenance, wanted.task, wanted.prompt, wanted.failure_kind)
+
+
+def test_an_episode_is_taken_back_with_its_labels(taught, observations):
+  memory = taught._memory
+  before = memory.episodes, len(memory), memory.tokens()
+  live_through(taught, observations, "d", {"success": True})
+  ids = memory.of_episode("d") + [labelled(taught, tick, episode="d")[0] for tick in (0, 4)]
+  assert taught.undo("d") == {"id": "d", "forgotten": ids} and len(ids) == 6
+  assert (memory.episodes, len(memory), memory.tokens()) == before
+  with pytest.raises(Pi0RagError, match="was not taught the episode 'd'"):
+    labelled(taught, episode="d")
+
+
+@pytest.mark.parametrize(("label", "message"), [
+  ({"episode": "zebra"}, "was not taught the episode 'zebra'"), ({"episode": "c"}, "it is still under way"),
+  ({"tick": 5}, "nothing was decided at tick 5 of the episode 'a': its 4 decisions are at 0 to 12"),
+  ({"tick": 8}, "at tick 8 of the episode 'a' human acted"),
+  ({"chunk": CHUNK[:3]}, r"has shape \[3, 5\], allowed: numbers \[16, 5\]"), ({"chunk": "far"}, r"has shape \[0\]"),
+  ({"chunk": CHUNK * np.nan}, "entry 0 of the action at frame 0 is nan"),
+  ({"chunk": CHUNK * 9}, "the label at tick 4 of the episode 'a': entry 0 .* takes -0.015 to 0.015"),
+  ({"tick": "4"}, "Expected `int`"), ({"when": 3}, "unknown field `when`"),
+])
+def test_what_is_wrong_with_a_label_is_said(taught, label, message):
+  before = len(taught._memory)
+  with pytest.raises(Pi0RagError, match=message):
+    taught.session().infer({"episode": {"label": {"episode": "a", "tick": 4, "chunk": CHUNK} | label}})
+  assert len(taught._memory) == before
+
+
+def test_people_see_a_labelled_failure_as_corrected(taught, observations):
+  survey = Survey(taught._memory._store.path.parent)
+  ends = lambda: {row["name"]: (row["end"], row["labels"]) for row in survey.episodes()["episodes"]}  # noqa: E731
+  live_through(taught, observations, "f", {"success": False})
+  assert ends()["f"] == ("failed", 0)
+  labelled(taught, episode="b"), labelled(taught, episode="f")
+  assert ends() == {"a": ("helped", 0), "b": ("alone", 1), "f": ("helped", 1)}
+  assert survey.records(episode="f")["records"][0]["labelled"] == "afterwards"
+
+
+def test_without_a_policy_it_takes_the_log(taught, tmp_path):
+  memory_dir = backup.backup(taught.log.path.parent, tmp_path / "memory")
+  log = shutil.copy(taught.log.path, memory_dir)
+  changes = FileChanges(str(memory_dir), str(taught.keeper.folder))
+  label = changes.labels.gesture("a", 4, [0.08, -0.04, 0.0, 0.0, 1.0])
+  assert changes.labels.moments("a")["moments"] == [[0, "policy"], [4, "policy"], [8, "human"], [12, "policy"]]
+  (identity,) = changes.label(label)["records"]
+  with Memory.load(memory_dir, read_only=False) as memory:
+    assert forgetting.forget(memory, [identity]) == [identity]
+  pathlib.Path(log).write_text("")
+  for ask in (lambda: changes.labels.moments("a"), lambda: changes.label(label)):
+    with pytest.raises(Pi0RagError, match="knows nothing of the episode 'a' any more, and no policy is here"):
+      ask()
+
+
+def test_the_client_labels_over_a_socket(taught):
+  with running(WebsocketPolicyServer(taught, HOST, admission=PROMPT)) as server, contextlib.closing(
+      client.TeachingClient(HOST, server.port)) as robot:
+    (identity,) = robot.label("a", 4, CHUNK)["records"]
+    with pytest.raises(client.ServerError, match="human acted"):
+      robot.label("a", 8, CHUNK)
+    assert robot.forget([identity])["forgotten"] == [identity]
