@@ -12,6 +12,7 @@ import pytest
 
 from pi0rag_jax.learning.kept import Keeper
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.policy import directory
 from pi0rag_jax.serving import client
 from pi0rag_jax.serving.admission import Admission
 from pi0rag_jax.serving.episode_log import LOG_NAME, EpisodeLog
@@ -104,11 +105,14 @@ def connect():
     yield start
 
 
-@contextlib.contextmanager
-def taught_server(policy, folder, observations):
-  """Yields a server that was taught three episodes: 'a' failed although a person acted at its third moment, 'b' worked,
-  'c' is under way.
-  """
+@pytest.fixture(scope="session")
+def policy(tiny_policy_dir):
+  return directory.load(tiny_policy_dir)
+
+
+@pytest.fixture(scope="session")
+def taught_server(policy, observations, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("taught")
   with contextlib.ExitStack() as opened:
     memory = opened.enter_context(Memory.open(folder / "memory", **policy.memory_header()))
     agent = opened.enter_context(contextlib.closing(Agent(policy, memory)))
@@ -119,6 +123,17 @@ def taught_server(policy, folder, observations):
     live_through(teachable, observations, "b", {"success": True})
     live_through(teachable, observations, "c")
     yield teachable
+
+
+@pytest.fixture
+def taught(taught_server):
+  """A server that was taught three episodes: 'a' failed although a person acted at its third moment, 'b' worked, 'c' is
+  under way. What else a test teaches it is gone afterwards.
+  """
+  memory = taught_server._memory
+  before = memory.of_episode("a") + memory.of_episode("b")
+  yield taught_server
+  memory.remove(identity for identity, _ in list(memory.records()) if identity not in before)
 
 
 def live_through(teachable, observations, name, end=None, *, helped=False):

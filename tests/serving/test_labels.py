@@ -12,34 +12,16 @@ from pi0rag_jax.learning import lessons
 from pi0rag_jax.memory import backup, forgetting
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.survey import Survey
-from pi0rag_jax.policy import directory
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.serving import client, episode_log
-from pi0rag_jax.serving.memory_page import FileChanges
-from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
+from pi0rag_jax.serving.admission import Admission
+from pi0rag_jax.serving.memory_page import FileChanges, MemoryPage, PageServer
+from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 
-from .conftest import HOST, PROMPT, live_through, running, taught_server
+from .conftest import HOST, PROMPT, live_through, running
+from .test_memory_page import ask
 
 CHUNK = lessons.straight(np.array([0.08, -0.04, 0.0, 0.0, 1.0]), ACTIONS, 16)
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_policy_dir):
-  return directory.load(tiny_policy_dir)
-
-
-@pytest.fixture(scope="module")
-def server(policy, observations, tmp_path_factory):
-  with taught_server(policy, tmp_path_factory.mktemp("taught"), observations) as teachable:
-    yield teachable
-
-
-@pytest.fixture
-def taught(server):
-  """See `taught_server`; the records of a test are gone after it."""
-  before = server._memory.of_episode("a") + server._memory.of_episode("b")
-  yield server
-  server._memory.remove(identity for identity, _ in list(server._memory.records()) if identity not in before)
 
 
 def labelled(teachable, tick=4, chunk=CHUNK, episode="a"):
@@ -138,9 +120,9 @@ def test_without_a_policy_it_takes_the_log(taught, tmp_path):
   with Memory.load(memory_dir, read_only=False) as memory:
     assert forgetting.forget(memory, [identity]) == [identity]
   pathlib.Path(log).write_text("")
-  for ask in (lambda: changes.labels.moments("a"), lambda: changes.label(label)):
+  for again in (lambda: changes.labels.moments("a"), lambda: changes.label(label)):
     with pytest.raises(Pi0RagError, match="knows nothing of the episode 'a' any more, and no policy is here"):
-      ask()
+      again()
 
 
 def test_the_client_labels_over_a_socket(taught):
@@ -150,3 +132,28 @@ def test_the_client_labels_over_a_socket(taught):
     with pytest.raises(client.ServerError, match="human acted"):
       robot.label("a", 8, CHUNK)
     assert robot.forget([identity])["forgotten"] == [identity]
+
+
+@contextlib.contextmanager
+def page_of(teachable, token="s3cret"):
+  """Serves the memory's page beside a policy; yields the port."""
+  admission = Admission(token=token)
+  with contextlib.closing(MemoryPage(str(teachable.log.path.parent), admission, changes=teachable,
+                                     episodes=str(teachable.keeper.folder))) as page:
+    reserved = reserve(HOST, 0)
+    with running(PageServer(page, admission, reserved)):
+      yield reserved.getsockname()[1]
+
+
+@pytest.mark.parametrize(("query", "status", "words"), [
+  ("episode=a&tick=4&gesture=0.1,0,0,0,x", 400, "a gesture is numbers"),
+  ("episode=a&tick=4&gesture=0.1,0,0", 409, "a gesture has 5 numbers, one for each entry of the action, got 3"),
+  ("episode=a&tick=4&gesture=inf,0,0,0,0", 409, "entry 0 of the gesture is inf"),
+  ("episode=a&tick=-4&gesture=0,0,0,0,0", 400, "tick is no number"),
+  ("episode=a&tick=8&gesture=0,0,0,0,0", 409, "human acted"), ("tick=8&gesture=0,0,0,0,0", 409, "not taught")])
+def test_what_the_page_refuses(taught, query, status, words):
+  before = len(taught._memory)
+  with page_of(taught) as port:
+    found, said = ask(port, f"/memory/label?{query}")
+    assert (found, len(taught._memory)) == (status, before) and words in said["error"]
+    assert ask(port, f"/memory/label?{query}", {})[0] == 401

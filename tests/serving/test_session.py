@@ -17,7 +17,6 @@ from pi0rag_jax.learning.supervisor import SupervisorConfig
 from pi0rag_jax.memory.__main__ import main
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.tokens import token_of
-from pi0rag_jax.policy import directory
 from pi0rag_jax.serving import client, episode_log, messages, server
 from pi0rag_jax.serving.episode_log import EpisodeLog
 from pi0rag_jax.serving.session import Teachable
@@ -29,11 +28,6 @@ from pi0rag_jax.worlds.episode import Job
 from pi0rag_jax.worlds.world import WorldConfig
 
 from .conftest import HOST, PROMPT, running
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_policy_dir):
-  return directory.load(tiny_policy_dir)
 
 
 def opened(policy, folder, capacity=10_000) -> Memory:
