@@ -46,8 +46,7 @@ class KeptEpisodes:
 
   def episode(self, name: str) -> KeptEpisode | None:
     """Returns an episode by its id, None where it was not kept. Errors: Pi0RagError for one that no server kept."""
-    if name not in self._numbers:
-      self._look()
+    self._look()  # it may have been taken back
     if self._dataset is None or name not in self._numbers:
       return None
     number = self._numbers[name]

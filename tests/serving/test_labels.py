@@ -30,23 +30,7 @@ def labelled(teachable, tick=4, chunk=CHUNK, episode="a"):
   return identity, teachable._memory.get([identity])[0]
 
 
-def test_a_gesture_goes_straight_and_within_the_limits():
-  np.testing.assert_allclose(CHUNK[:, 0], 0.005, rtol=1e-6)
-  np.testing.assert_allclose(CHUNK.sum(axis=0)[:4], [0.08, -0.04, 0, 0], atol=1e-6)
-  assert (CHUNK[:, 4] == 1).all() and CHUNK.shape == (16, 5) and CHUNK.dtype == np.float32
-  assert lessons.straight(np.array([0.24, 0, 0, 0, 0]), ACTIONS, 16)[:, 0].max() <= np.float32(0.015)
-
-
-@pytest.mark.parametrize(("gesture", "message"), [
-  ([0.3, 0, 0, 0, 0], "entry 0 of the gesture is 0.3, allowed: -0.24 to 0.24 in the 16 ticks"),
-  ([0, 0, 0, 0, 1.5], "entry 4 of the gesture is 1.5, allowed: 0 to 1$"),
-  ([0, np.nan, 0, 0, 0], "entry 1 of the gesture is nan"), ([0, 0], "5 numbers.*got 2")])
-def test_gestures_that_the_robot_does_not_make(gesture, message):
-  with pytest.raises(Pi0RagError, match=message):
-    lessons.straight(np.array(gesture, float), ACTIONS, 16)
-
-
-def test_a_label_is_a_correction_of_its_decision_once(taught):
+def test_a_label_is_a_correction_of_its_decision_once(taught, observations):
   steps = episode_log.logged(taught.log.path, "a").steps
   before = len(taught._memory)
   identity, record = labelled(taught)
@@ -56,6 +40,8 @@ def test_a_label_is_a_correction_of_its_decision_once(taught):
   np.testing.assert_array_equal(record.key, steps[1].key_E)
   np.testing.assert_array_equal(record.base_chunk, steps[1].base_TA.astype(np.float16))
   np.testing.assert_array_equal(record.corrected_chunk, CHUNK.astype(np.float16))
+  _, decision = taught.agent.session().answer({**observations[1], "prompt": "move"})
+  assert identity in decision.ids_BK[0]  # robots have it at their next decision
   assert labelled(taught)[0] == identity and len(taught._memory) == before + 1
   assert labelled(taught, chunk=CHUNK / 2)[0] == identity + 1
   taught.forget([identity])
@@ -73,15 +59,19 @@ def test_what_was_kept_gives_the_same_record(taught, tmp_path, monkeypatch):
     wanted.provenance, wanted.task, wanted.prompt, wanted.failure_kind)
 
 
-def test_an_episode_is_taken_back_with_its_labels(taught, observations):
+def test_an_episode_is_taken_back_with_its_labels(taught, observations, tmp_path, monkeypatch):
   memory = taught._memory
   before = memory.episodes, len(memory), memory.tokens()
   live_through(taught, observations, "d", {"success": True})
   ids = memory.of_episode("d") + [labelled(taught, tick, episode="d")[0] for tick in (0, 4)]
+  assert taught.labels.moments("d")["moments"][1] == [4, "policy"]
   assert taught.undo("d") == {"id": "d", "forgotten": ids} and len(ids) == 6
   assert (memory.episodes, len(memory), memory.tokens()) == before
   with pytest.raises(Pi0RagError, match="was not taught the episode 'd'"):
     labelled(taught, episode="d")
+  monkeypatch.setattr(taught.labels, "_log", tmp_path / "none")
+  with pytest.raises(Pi0RagError, match="the episode 'd' any more, and it was not kept"):
+    taught.labels.moments("d")
 
 
 @pytest.mark.parametrize(("label", "message"), [
