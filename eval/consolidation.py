@@ -25,10 +25,11 @@ from pi0rag_jax import cli, files, statistics
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.kept import Keeper
 from pi0rag_jax.learning.supervisor import SupervisorConfig, Watch
-from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.tokens import token_of
 from pi0rag_jax.policy import compiling, directory
-from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable, TeachingSession
+from pi0rag_jax.serving.episode_log import LOG_NAME, EpisodeLog
+from pi0rag_jax.serving.session import Teachable, TeachingSession
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv

@@ -29,8 +29,9 @@ import numpy as np
 from pi0rag_jax.memory import verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots.panda import ACTIONS
-from pi0rag_jax.serving import client, session
-from pi0rag_jax.serving.session import EpisodeLog, Teachable
+from pi0rag_jax.serving import client
+from pi0rag_jax.serving.episode_log import LOG_NAME, EpisodeLog
+from pi0rag_jax.serving.session import Teachable, TeachingSession
 from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 from pi0rag_jax.steering.agent import Agent, Decision
 
@@ -43,7 +44,8 @@ HEADER = {"key_dim": 4, "action_horizon": HORIZON, "action_dim": ACTIONS.dim, "e
 class ScriptedAgent:
   """Stands in for an Agent: what it decides follows from the observation alone."""
 
-  policy = types.SimpleNamespace(space=ACTIONS, spec=types.SimpleNamespace(execute_steps=EXECUTED))
+  policy = types.SimpleNamespace(space=ACTIONS, spec=types.SimpleNamespace(execute_steps=EXECUTED), robot=None,
+                                 chunk_shape=(HORIZON, ACTIONS.dim))
   metadata: dict[str, Any] = {}
 
   def session(self) -> "ScriptedAgent":
@@ -115,7 +117,7 @@ class _Teacher(threading.Thread):
 
 def _serve(folder: pathlib.Path, port: int) -> None:
   with Memory.open(folder, **HEADER, capacity=1 << 20, lock_timeout_s=10.0) as memory:
-    teachable = Teachable(cast(Agent, ScriptedAgent()), memory, EpisodeLog(folder / session.LOG_NAME))
+    teachable = Teachable(cast(Agent, ScriptedAgent()), memory, EpisodeLog(folder / LOG_NAME))
     asyncio.run(WebsocketPolicyServer(teachable, HOST, port).run())
 
 
@@ -191,7 +193,7 @@ def _differences(folder: pathlib.Path, learned: dict[str, list[int]]) -> list[st
       found[record.provenance["episode"]][identity] = _content(record)
   problems = [f"'{name}' was never told to be learned" for name in found if name not in learned]
   with (tempfile.TemporaryDirectory() as other, Memory.open(other, **HEADER, capacity=1 << 20) as memory):
-    teachable = Teachable(cast(Agent, ScriptedAgent()), memory, EpisodeLog(pathlib.Path(other) / session.LOG_NAME))
+    teachable = Teachable(cast(Agent, ScriptedAgent()), memory, EpisodeLog(pathlib.Path(other) / LOG_NAME))
     robot = _InProcess(teachable.session())
     for name, ids in learned.items():
       wanted = [_content(record) for record in memory.get(live(robot, name, int(name.split()[-1])))]
@@ -204,7 +206,7 @@ def _differences(folder: pathlib.Path, learned: dict[str, list[int]]) -> list[st
 class _InProcess(client.TeachingClient):
   """The client, without a socket."""
 
-  def __init__(self, teaching: session.TeachingSession):
+  def __init__(self, teaching: TeachingSession):
     self._teaching, self._episode, self._did, self._decisions = teaching, {}, {}, 0
 
   def _ask(self, message) -> dict:

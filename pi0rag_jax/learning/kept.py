@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
+import jax
 import msgspec
 import numpy as np
 
@@ -31,7 +32,7 @@ from pi0rag_jax.data.hdf5 import json_of
 from pi0rag_jax.data.recorder import EpisodeWriter
 from pi0rag_jax.data.validation import Schema
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.policy.policy import Policy
+from pi0rag_jax.policy.policy import Policy, padded_size
 from pi0rag_jax.robots import images
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths
@@ -269,7 +270,33 @@ def read(folder: str | os.PathLike) -> Iterator[KeptEpisode]:
   """Yields the episodes of a folder that a server kept. Errors: Pi0RagError for a folder of anything else."""
   dataset = open_dataset(pathlib.Path(folder))
   for number, data in dataset.iterate():
-    yield KeptEpisode(_facts_of(data.metadata, dataset.episode_name(number)), data, dataset, number)
+    yield as_kept(dataset, number, data)
+
+
+def as_kept(dataset: Dataset, number: int, data: EpisodeData) -> KeptEpisode:
+  """Returns an episode of a folder. Errors: Pi0RagError for one that no server kept."""
+  return KeptEpisode(_facts_of(data.metadata, dataset.episode_name(number)), data, dataset, number)
+
+
+def asked_again(policy: Policy, episode: KeptEpisode, ticks: Sequence[int], *, batch: int
+                ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+  """Yields (tick, key [E], the policy's own chunk [T, A]) of decisions, by their control ticks in rising order.
+
+  A policy that remembers is shown all that it saw until then, and more decisions come of it than were asked for.
+
+  Args:
+    batch: decisions at a time, a power of two: each size is compiled once.
+  """
+  remembers = bool(jax.tree.leaves(policy.start(1)))
+  decided = [decision.tick for decision in episode.facts.decisions]
+  carry = policy.start(padded_size(1)) if remembers else ()
+  asked = decided[: decided.index(ticks[-1]) + 1] if remembers else list(ticks)
+  size = 1 if remembers else batch
+  for part in (asked[first : first + size] for first in range(0, len(asked), size)):
+    filled = [*part, *part[-1:] * (size - len(part))]
+    carry, encoded = policy.encode(carry, policy.prepare(episode.observations(filled)))
+    base_BTA, key_BE = np.asarray(policy.decode(encoded)), np.asarray(encoded.key_BE)
+    yield from ((tick, key_BE[row], base_BTA[row]) for row, tick in enumerate(part))
 
 
 def split(observation: Mapping[str, Any]) -> tuple[dict, dict[str, np.ndarray], np.ndarray, dict]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pi0rag_jax import schema
 from pi0rag_jax.data.samples import action_chunks
-from pi0rag_jax.data.validation import POLICY
+from pi0rag_jax.data.validation import HUMAN, POLICY
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Record
 from pi0rag_jax.robots.robot import ActionSpace
@@ -18,6 +18,7 @@ from pi0rag_jax.worlds.episode import Step, Trace
 
 # What people drive a robot to beyond its limits, in shares of an action entry's range; other units are far beyond.
 _BEYOND_LIMITS = 0.1
+_ROUNDING = 1e-6  # of a gesture, which comes as text: likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
   corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
-  corrected_NTA = np.stack([labels.get(row, chunk_TA) for row, chunk_TA in zip(taught, corrected_NTA)])
+  corrected_NTA = np.stack([labels.get(int(row), chunk_TA) for row, chunk_TA in zip(taught, corrected_NTA)])
   # Before a take-over it is who takes over that teaches.
   helpers = {row: next(step.by for step in steps[row:] if step.by != POLICY) for row in taught}
   records = []
@@ -214,6 +215,32 @@ def failed_before(trace: Trace, context: RecordContext, config: CorrectionConfig
   starts_N, _ = stretches(helped_N, np.arange(len(helped_N)), len(helped_N), config.failed_chunks)
   return [context.record(step, step.actions_TA, kind=FAILURE, outcome="failure", source=POLICY)
           for step, start in zip(trace.steps, starts_N) if start >= 0 and step.by == POLICY]
+
+
+def afterwards(step: Step, chunk_TA: np.ndarray, context: RecordContext) -> Record:
+  """Returns the record of a decision of the policy's at which a person says later what should have been done."""
+  context = dataclasses.replace(context, provenance={**context.provenance, "labelled": "afterwards"})
+  return context.record(step, chunk_TA, kind=CORRECTION, outcome="failure", source=HUMAN)
+
+
+def straight(gesture_A: np.ndarray, space: ActionSpace, horizon: int) -> np.ndarray:
+  """Returns float32[T, A]: the chunk that goes straight to where a gesture points.
+
+  Args:
+    gesture_A: in the robot's units, how far entries that integrate go within the chunk; the others are there at once.
+  Errors: Pi0RagError for numbers that are not finite, or farther than the robot goes.
+  """
+  if gesture_A.shape != (space.dim,):
+    raise Pi0RagError(f"a gesture has {space.dim} numbers, one for each entry of the action, got {gesture_A.size}")
+  ticks_A = np.where(space.integrates, horizon, 1)
+  low_A, high_A = ticks_A * np.array(space.low), ticks_A * np.array(space.high)
+  slack_A = _ROUNDING * np.where(np.isfinite(high_A - low_A), high_A - low_A, 0.0)
+  beyond_A = ~((gesture_A >= low_A - slack_A) & (gesture_A <= high_A + slack_A) & np.isfinite(gesture_A))
+  if beyond_A.any():
+    entry = int(beyond_A.argmax())
+    raise Pi0RagError(f"entry {entry} of the gesture is {gesture_A[entry]:g}, allowed: {low_A[entry]:g} to "
+                      f"{high_A[entry]:g}" + (f" in the {horizon} ticks of a chunk" if ticks_A[entry] > 1 else ""))
+  return np.tile(np.clip(gesture_A / ticks_A, space.low, space.high), (horizon, 1)).astype(np.float32)
 
 
 def executed_chunks(steps: Sequence[Step]) -> list[np.ndarray]:

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
@@ -17,7 +16,7 @@ from pi0rag_jax.learning import kept
 from pi0rag_jax.memory import anew
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Header, Record
 from pi0rag_jax.policy import directory, keys
-from pi0rag_jax.policy.policy import Policy, padded_size
+from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import NEW, ZERO
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.steering import paths, rules
@@ -118,21 +117,13 @@ def _moment(record: Record) -> tuple[str, int] | None:
 def _asked(policy: Policy, folder, wanted: Mapping[str, set[int]]
            ) -> Iterator[tuple[tuple[str, int], tuple[np.ndarray, np.ndarray]]]:
   """Yields ((episode, tick), (key [E], the policy's own chunk [T, A])) of the moments that were kept."""
-  remembers = bool(jax.tree.leaves(policy.start(1)))
   for episode in kept.read(folder):
     decided = [decision.tick for decision in episode.facts.decisions]
     ticks = [tick for tick in decided if tick in wanted.get(episode.facts.episode, ())]
     if not ticks:
       continue
-    carry = policy.start(padded_size(1)) if remembers else ()
-    # A policy that remembers has to see all that it saw then, one after the other.
-    asked = decided[: decided.index(ticks[-1]) + 1] if remembers else ticks
-    size = 1 if remembers else BATCH
-    for part in (asked[first : first + size] for first in range(0, len(asked), size)):
-      filled = [*part, *part[-1:] * (size - len(part))]  # one size of batches, which is compiled once
-      carry, encoded = policy.encode(carry, policy.prepare(episode.observations(filled)))
-      base_BTA, key_BE = np.asarray(policy.decode(encoded)), np.asarray(encoded.key_BE)
-      yield from (((episode.facts.episode, tick), (key_BE[row], base_BTA[row])) for row, tick in enumerate(part))
+    yield from (((episode.facts.episode, tick), (key_E, base_TA))
+                for tick, key_E, base_TA in kept.asked_again(policy, episode, ticks, batch=BATCH))
 
 
 def _renewed(record: Record, seen: Mapping, header: Header) -> Record:

@@ -13,7 +13,7 @@ from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import kept
 from pi0rag_jax.learning.interventions import FLAG, OBSERVED
-from pi0rag_jax.memory import anew, forgetting, portable
+from pi0rag_jax.memory import anew, portable, tokens
 from pi0rag_jax.memory.record import CORRECTION, FAILURE, Record
 
 LABEL, TAUGHT, BY = "label", "taught", "by"
@@ -50,7 +50,7 @@ def export(memory_dir: str | os.PathLike, folder: str | os.PathLike, out: str | 
   taught, untaught, shown = [], 0, []
   writer, frames, labels = None, 0, 0
   for episode in kept.read(folder):
-    if forgetting.token_of(episode.facts.episode) not in known and episode.facts.episode not in records:
+    if tokens.token_of(episode.facts.episode) not in known and episode.facts.episode not in records:
       untaught += 1
       continue
     if writer is None:

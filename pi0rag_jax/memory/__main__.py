@@ -136,12 +136,12 @@ def explain_(arguments) -> int:
 def _decisions(arguments, space):
   """Returns the decisions of an episode: kept ones, or those that the server's log still has."""
   from pi0rag_jax.learning import explain, kept
-  from pi0rag_jax.serving import session
+  from pi0rag_jax.serving import episode_log
 
   if arguments.kept is not None:
     return explain.of_kept(arguments.kept, arguments.episode)
-  log = pathlib.Path(arguments.directory).expanduser() / session.LOG_NAME
-  steps = session.logged(log, arguments.episode) if log.is_file() else []
+  log = pathlib.Path(arguments.directory).expanduser() / episode_log.LOG_NAME
+  steps = episode_log.logged(log, arguments.episode).steps if log.is_file() else []
   if not steps:
     raise Pi0RagError(f"the server's log in {arguments.directory} has no episode '{arguments.episode}': it tells of "
                       "episodes under way, and of late ones; --kept=DIR reads those of a server's --keep_episodes")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory import codec, schema, seal
+from pi0rag_jax.memory import codec, schema, seal, tokens
 from pi0rag_jax.memory.record import CORRECTION, KINDS
 from pi0rag_jax.memory.store import GROUPS
 
@@ -30,6 +30,7 @@ _SHOWN_CHUNK = (64, 16)  # ticks and entries
 _SHOWN_TEXT = 200  # characters
 _KEYS_AT_A_TIME = 4096
 _POLICY = "policy"
+_SAID = ("source", "robot", "note", "tick", "labelled")  # of a record's provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class EpisodeSummary:
   corrections: int = 0
   helped: float = 0.0
   hurt: float = 0.0
+  labels: int = 0  # records that people made of its moments afterwards
   ids: tuple[int, int] = (1, 0)  # the first and the last that are left
 
 
@@ -157,7 +159,7 @@ def _relation(connection: sqlite3.Connection) -> str:
   lacking = schema.ADDED.keys() - schema.columns(connection, "records")
   added = ", ".join(f"0 AS {name}" if name in lacking else name for name in ("helped", "hurt"))
   name = "COALESCE(json_extract(provenance, '$.episode'), 'seed ' || json_extract(provenance, '$.seed'), '')"
-  said = ", ".join(f"json_extract(provenance, '$.{key}') AS {key}" for key in ("source", "robot", "note", "tick"))
+  said = ", ".join(f"json_extract(provenance, '$.{key}') AS {key}" for key in _SAID)
   undoable = "json_type(provenance, '$.episode') IS 'text' AS undoable"
   return (f"SELECT id, kind, outcome, failure_kind, task, prompt, use_count, created, {added}, {name} AS episode, "
           f"{said}, {undoable} FROM records")
@@ -196,32 +198,40 @@ def _episodes(connection: sqlite3.Connection) -> Iterator[EpisodeSummary]:
   """Yields what was added together, in the order of the commits, and what was added without saying so."""
   query = ("SELECT episode AS name, MIN(undoable) AS undoable, MAX(task) AS task, MAX(robot) AS robot, "
            "MAX(note) AS note, MIN(created) AS created, COUNT(*) AS records, "
-           f"SUM(kind = '{CORRECTION}') AS corrections, SUM(helped) AS helped, SUM(hurt) AS hurt, MIN(id) AS first, "
-           f"MAX(id) AS last FROM ({_relation(connection)}) GROUP BY episode ORDER BY first")
+           f"SUM(kind = '{CORRECTION}') AS corrections, SUM(labelled IS NOT NULL) AS labels, SUM(helped) AS helped, "
+           f"SUM(hurt) AS hurt, MIN(id) AS first, MAX(id) AS last "
+           f"FROM ({_relation(connection)}) GROUP BY episode ORDER BY first")
   groups = {row.pop("first"): row for row in _dicts(connection.execute(query))}
   firsts = list(groups)
+  named = {row["name"]: first for first, row in groups.items() if row["undoable"]}
   for name, first, last in _batches(connection):
     at = bisect.bisect_left(firsts, first)
     if at < len(firsts) and firsts[at] <= last and firsts[at] in groups:
       yield _summary(firsts[at], groups.pop(firsts[at]))
+    elif named.get(name) in groups:  # all that is left of it are labels
+      yield _summary(named[name], groups.pop(named[name]))
     else:
       yield EpisodeSummary(name, FAILED if last < first else UNKNOWN)
   yield from itertools.starmap(_summary, groups.items())
 
 
 def _batches(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
-  """Returns (name, first id, last id) of what was added with tokens; a stream's end is left out for its lesson."""
+  """Returns (name, first id, last id) of what was added with tokens. Labels are left out, which belong to their
+  episodes, and a stream's end, which belongs to its lesson.
+  """
   order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
   rows = connection.execute(f"SELECT token, first_id, last_id FROM batches ORDER BY {', '.join(order)}").fetchall()
-  tokens = {token for token, _, _ in rows}
+  found = {token for token, _, _ in rows}
   return [(token.removeprefix("episode ")[:_SHOWN_TEXT], first, last) for token, first, last in rows
-          if not (token.endswith(" ended") and token.removesuffix(" ended") in tokens)]
+          if not (tokens.is_label(token) or (token.endswith(" ended") and token.removesuffix(" ended") in found))]
 
 
 def _summary(first: int, row: Mapping[str, Any]) -> EpisodeSummary:
   values = {name: value for name, value in row.items() if value is not None and name != "last"}
   values |= {"name": str(row["name"]), "undoable": bool(row["undoable"])}
-  return EpisodeSummary(**values, ids=(first, row["last"]), end=HELPED if row["corrections"] else ALONE)
+  # Labels do not say how it ended, but nothing else is left of one that failed.
+  end = HELPED if row["corrections"] > row["labels"] or row["records"] == row["labels"] else ALONE
+  return EpisodeSummary(**values, ids=(first, row["last"]), end=end)
 
 
 def _series(episodes: list[EpisodeSummary]) -> list[dict[str, Any]]:

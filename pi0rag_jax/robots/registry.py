@@ -35,5 +35,12 @@ def make_robot(data: DataConfig, family: str) -> Robot:
 
 def space_of(fingerprint: str) -> ActionSpace | None:
   """Returns the action space with this fingerprint of a robot that declares one, None if none of ours does."""
-  spaces = [make_robot(DataConfig(robot=name), "pi0").actions for name in ROBOTS]
-  return next((space for space in spaces if space is not None and space.fingerprint == fingerprint), None)
+  robot = robot_of(fingerprint)
+  return None if robot is None else robot.actions
+
+
+def robot_of(fingerprint: str) -> Robot | None:
+  """Returns a robot whose action space has this fingerprint, None if none of ours declares it."""
+  robots = [make_robot(DataConfig(robot=name), "pi0") for name in ROBOTS]
+  return next((robot for robot in robots if robot.actions is not None and robot.actions.fingerprint == fingerprint),
+              None)

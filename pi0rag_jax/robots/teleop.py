@@ -42,6 +42,12 @@ class Teleop:
   closed: float
   turn: tuple[int, int] | None = None
 
+  @property
+  def moves(self) -> dict[str, tuple[int, int]]:
+    """Each entry by what it does, with the sign of what it is called."""
+    moves = {"away": self.away, "right": self.right, "up": self.up, "gripper": (self.gripper, 1)}
+    return moves if self.turn is None else moves | {"turn": self.turn}
+
   def action(self, drive: Drive, *, is_open: bool, space: "ActionSpace", tick_s: float) -> np.ndarray:
     """Returns float32[A], the action of one tick; within the space's limits."""
     action_A = np.zeros(space.dim)

@@ -190,6 +190,17 @@ class TeachingClient(WebsocketClientPolicy):
     """Returns the records that were `forgotten`, by their ids."""
     return self._tell({"forget": [int(record) for record in records]})
 
+  def label(self, episode: str, tick: int, chunk) -> dict:
+    """Returns the `records` that came of a label, once they are durable.
+
+    Args:
+      episode: one that is over.
+      tick: when the policy decided, in control ticks since the episode's beginning.
+      chunk: float[T, A] in the robot's units, what should have been done from there on.
+    """
+    said = {"episode": episode, "tick": int(tick), "chunk": np.asarray(chunk, np.float32)}
+    return self._tell({"label": said})
+
   def sessions(self) -> dict:
     """Returns the `sessions` that are connected, and which of them is `yours`."""
     return self._tell({"sessions": True})

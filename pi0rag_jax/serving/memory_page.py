@@ -16,13 +16,14 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import forgetting
 from pi0rag_jax.memory.aside import SurveyAside
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.store import stored_header
 from pi0rag_jax.memory.survey import Survey
 from pi0rag_jax.pages import page
 from pi0rag_jax.serving import LOOPBACK, messages, names_this_machine
@@ -35,8 +36,11 @@ try:
 except ImportError as error:
   raise Pi0RagError(f"the page of a memory needs websockets: {messages.EXTRA}") from error
 
+if TYPE_CHECKING:
+  from pi0rag_jax.serving.labels import Label, Labels
+
 PATH = "/memory"
-MAX_IDS, MAX_PAGE, MAX_WAITING = 500, 10**6, 16
+MAX_IDS, MAX_ENTRIES, MAX_PAGE, MAX_WAITING = 500, 1000, 10**6, 16
 _TEMPLATES = Path(__file__).parent / "templates"
 # What an action of the page is told: the request's parameters.
 Asked = Mapping[str, str]
@@ -49,6 +53,9 @@ class Changes(Protocol):
 
   def undo(self, name: str) -> Mapping[str, Any]: ...
   def forget(self, ids: list[int]) -> Mapping[str, Any]: ...
+  def label(self, label: "Label") -> Mapping[str, Any]: ...
+  @property
+  def labels(self) -> "Labels": ...
 
 
 class FileChanges:
@@ -56,8 +63,13 @@ class FileChanges:
 
   LOCK_TIMEOUT_S = 0.2
 
-  def __init__(self, directory: str):
-    self._directory = directory
+  def __init__(self, directory: str, episodes: str | None = None):
+    """
+    Args:
+      episodes: folder of kept episodes.
+    """
+    self._directory, self._episodes = directory, episodes
+    self._labels: Labels | None = None
 
   def undo(self, name: str) -> dict[str, Any]:
     """Returns which records of an episode were taken back."""
@@ -68,6 +80,32 @@ class FileChanges:
     """Returns which records were removed."""
     with self._opened() as memory:
       return {"forgotten": forgetting.forget(memory, ids)}
+
+  def label(self, label: "Label") -> dict[str, Any]:
+    """Returns which record came of a label. Errors: as `Labels.teach`."""
+    with self._opened() as memory:
+      return self.labels.teach(memory, label)
+
+  @property
+  def labels(self) -> "Labels":
+    """The moments that a server's log still tells of. Errors: Pi0RagError for a robot that is not ours."""
+    if self._labels is None:
+      self._labels = self._made_labels()
+    return self._labels
+
+  def _made_labels(self) -> "Labels":
+    # Late: models, robots and data take libraries that a memory does without.
+    from pi0rag_jax.robots import registry
+    from pi0rag_jax.serving.episode_log import LOG_NAME
+    from pi0rag_jax.serving.labels import Labels
+
+    header = stored_header(self._directory)
+    robot = None if header is None else registry.robot_of(header.actions)
+    if header is None or robot is None or robot.actions is None:
+      raise Pi0RagError("nobody here knows what the actions of this memory's robot mean: label at the server that "
+                        "learns")
+    return Labels(Path(self._directory).expanduser() / LOG_NAME, robot, robot.actions, header.action_horizon,
+                  episodes=self._episodes)
 
   def _opened(self) -> Memory:
     return Memory.load(self._directory, read_only=False, lock_timeout_s=self.LOCK_TIMEOUT_S)
@@ -110,7 +148,9 @@ class MemoryPage:
       "overview": self._overview, "episodes": lambda asked: self._survey.ask("episodes", page=_number(asked, "page")),
       "records": self._records, "map": self._map,
       "record": lambda asked: self._survey.ask("record", identity=_number(asked, "id")),
-      "pictures": self._pictures, "forget": lambda asked: self._allowed().forget(_ids(asked)),
+      "pictures": self._pictures, "moments": lambda asked: self._allowed().labels.moments(asked.get("episode", "")),
+      "moment": lambda asked: self._allowed().labels.moment(asked.get("episode", ""), _number(asked, "tick")),
+      "label": self._label, "forget": lambda asked: self._allowed().forget(_ids(asked)),
       "undo": lambda asked: self._allowed().undo(asked.get("episode", ""))}
 
   @staticmethod
@@ -191,6 +231,11 @@ class MemoryPage:
     given = {name: asked[name] for name in ("kind", "task") if name in asked}
     return self._survey.ask("map", **given, chosen=_number(asked, "id") if "id" in asked else None)
 
+  def _label(self, asked: Asked) -> Mapping[str, Any]:
+    changes = self._allowed()
+    gesture = changes.labels.gesture(asked.get("episode", ""), _number(asked, "tick"), _gesture(asked))
+    return changes.label(gesture)
+
   def _pictures(self, asked: Asked) -> dict[str, Any]:
     return {"moments": [] if self._kept is None else self._kept.strip(asked.get("episode", ""))}
 
@@ -232,7 +277,7 @@ def run(directory: str, *, host: str = LOOPBACK[0], port: int = 0, token: str | 
   if token is None and host not in LOOPBACK:
     raise Pi0RagError(f"whoever reaches {host} could read the memory: give a --token, or listen at {LOOPBACK[0]}")
   admission = Admission(token=token)
-  shown = MemoryPage(directory, admission, changes=FileChanges(directory), episodes=episodes, host=host)
+  shown = MemoryPage(directory, admission, changes=FileChanges(directory, episodes), episodes=episodes, host=host)
   with contextlib.closing(shown), contextlib.suppress(KeyboardInterrupt):
     reserved = reserve(host, port)
     address = f"http://{host}:{reserved.getsockname()[1]}{PATH}"
@@ -254,6 +299,13 @@ def _number(asked: Asked, name: str) -> int:
   if not re.fullmatch(r"[0-9]{1,18}", text) or (name == "page" and int(text) > MAX_PAGE):
     raise Refused(http.HTTPStatus.BAD_REQUEST, f"{name} is no number that is allowed")
   return int(text)
+
+
+def _gesture(asked: Asked) -> list[float]:
+  try:
+    return [float(text) for text in asked.get("gesture", "").split(",")[:MAX_ENTRIES]]
+  except ValueError:
+    raise Refused(http.HTTPStatus.BAD_REQUEST, "a gesture is numbers, one for each entry of the action") from None
 
 
 def _ids(asked: Asked) -> list[int]:

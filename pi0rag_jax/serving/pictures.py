@@ -10,9 +10,11 @@ from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.validation import BY, POLICY
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.learning.kept import KeptEpisode, as_kept
 from pi0rag_jax.pages import page
 
 SHOWN, HEIGHT_PX = 10, 96
+LARGE_PX = 320  # the height of a moment's pictures
 EPISODE = "episode"  # the entry of an episode's metadata that says its id
 
 
@@ -42,6 +44,20 @@ class KeptEpisodes:
              "second": round(float(data.timestamps[frame] - data.timestamps[0]), 2)}
             for frame, picture in zip(frames, pictures)]
 
+  def episode(self, name: str) -> KeptEpisode | None:
+    """Returns an episode by its id, None where it was not kept. Errors: Pi0RagError for one that no server kept."""
+    self._look()  # it may have been taken back
+    if self._dataset is None or name not in self._numbers:
+      return None
+    number = self._numbers[name]
+    return as_kept(self._dataset, number, self._dataset.read_episode(number, images=False))
+
+  def at(self, episode: KeptEpisode, tick: int) -> list[dict[str, Any]]:
+    """Returns what each camera saw at a control tick: its name as `camera`, and `picture` as a data URI."""
+    frames = np.searchsorted(episode.ticks(), [tick])
+    return [{"camera": camera, "picture": _jpeg(pictures[0], LARGE_PX)}
+            for camera, pictures in episode.dataset.read_frames(episode.number, frames).items()]
+
   def _look(self) -> None:
     """Finds out which episodes there are, where the folder has changed."""
     changed = self._folder.stat().st_mtime_ns if self._folder.is_dir() else 0
@@ -56,7 +72,7 @@ class KeptEpisodes:
     self._numbers = {str(data.metadata.get(EPISODE, "")): number for number, data in self._dataset.iterate()}
 
 
-def _jpeg(picture: np.ndarray) -> str:
+def _jpeg(picture: np.ndarray, height_px: int = HEIGHT_PX) -> str:
   image = Image.fromarray(picture)
-  image.thumbnail((4 * HEIGHT_PX, HEIGHT_PX))
+  image.thumbnail((4 * height_px, height_px))
   return page.jpeg(image)

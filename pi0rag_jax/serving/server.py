@@ -111,7 +111,8 @@ def check_learning(values, token: str | None) -> None:
 def teachable(agent: "Agent", values) -> Iterator["Teachable"]:
   """Yields the agent as its clients may teach it."""
   from pi0rag_jax.learning.kept import Keeper
-  from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable
+  from pi0rag_jax.serving.episode_log import LOG_NAME, EpisodeLog
+  from pi0rag_jax.serving.session import Teachable
 
   with contextlib.ExitStack() as opened:
     log = opened.enter_context(contextlib.closing(EpisodeLog(pathlib.Path(values.memory).expanduser() / LOG_NAME)))

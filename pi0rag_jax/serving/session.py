@@ -6,40 +6,34 @@ also have this entry alone. An end is answered once what it taught is durable; w
 a robot whose server was killed goes on in the same episode.
 """
 
-import collections
 import dataclasses
 import functools
-import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pi0rag_jax import files, schema
 from pi0rag_jax.data.validation import ACTORS, POLICY
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import asking, lessons
 from pi0rag_jax.learning.kept import Ending, Keeper
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory import forgetting
-from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.record import DamagedError
+from pi0rag_jax.memory.tokens import token_of
 from pi0rag_jax.policy import realtime
 from pi0rag_jax.serving import messages
+from pi0rag_jax.serving.episode_log import EpisodeLog, Open, done
+from pi0rag_jax.serving.labels import Label, Labels
 from pi0rag_jax.steering import together
 from pi0rag_jax.steering.agent import Agent, Decision, Talk
-from pi0rag_jax.worlds import journal
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 
 ENTRY = "episode"
-LOG_NAME = "episodes.jsonl"  # in the memory's folder
-# Of episodes under way, each some kilobytes a decision; the one that was heard of least lately gives way.
-MAX_OPEN, MAX_DECISIONS, MAX_TICKS = 64, 4096, 1 << 16
+MAX_DECISIONS, MAX_TICKS = 4096, 1 << 16  # of an episode
 MAX_TEXT = 200  # characters of a name
-_LARGEST_LOG = 64 * 2**20  # bytes; a larger file is written anew without what is over
 
 
 class End(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,142 +57,21 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
   end: End | None = None
   undo: str | None = None  # an episode that is to be as if it had not been
   forget: list[int] = []  # records, by their ids
+  label: Label | None = None  # what should have been done at a moment of an episode that is over
   session: int | None = None  # of another connection, whose observations belong to this episode from now on
   sessions: bool = False  # asks which there are
 
 
-class _Line(msgspec.Struct, omit_defaults=True):
-  """A line of the log: a decision, what came of it, or that an episode is over."""
-
-  id: str
-  at: int = 0
-  tick: int = 0
-  arrays: dict[str, journal.Array] = {}
-  used: int = 0
-  prompt: str = ""
-  by: str = ""
-  done: journal.Array | None = None
-  over: bool = False
-
-
-@dataclasses.dataclass
-class Open:
-  """An episode under way."""
-
-  id: str
-  task: str = ""
-  robot: str = ""
-  prompt: str = ""
-  steps: list[Step] = dataclasses.field(default_factory=list)
-
-  def read(self, line: _Line) -> None:
-    """Takes in a line of the log."""
-    if line.arrays:
-      arrays = {name: journal.unpacked(array) for name, array in line.arrays.items()}
-      del self.steps[line.at :]
-      self.prompt = line.prompt
-      self.steps.append(Step(line.tick, None, arrays["key"], arrays["base"], arrays["actions"], line.used,
-                             arrays["ids"], arrays["weight"]))
-    elif line.done is not None and line.at < len(self.steps):
-      self.steps[line.at] = dataclasses.replace(self.steps[line.at], by=line.by, done_NA=journal.unpacked(line.done))
-
-  @property
-  def ticks(self) -> int:
-    """Executed so far; the last decision counts once it is told what came of it."""
-    return 0 if not self.steps else self.steps[-1].tick + len(_done(self.steps[-1]))
-
-
-def logged(path: str | os.PathLike, name: str) -> list[Step]:
-  """Returns the decisions of an episode that a log tells of: one under way, or one that is over whose lines are still
-  there. Empty where it has none. Errors: DamagedError.
-  """
-  episode = Open(name)
-  for line in _lines(path):
-    if line.id == name and not line.over:
-      episode.read(line)
-  return episode.steps
-
-
-def _lines(path: str | os.PathLike) -> Iterator[_Line]:
-  for number, line in enumerate(files.whole_lines(path), start=1):
-    try:
-      yield schema.parse(line, _Line, f"{path}, line {number}")
-    except Pi0RagError as error:
-      raise DamagedError(f"{error}: delete the file, and what was under way is lost") from error
-
-
-class EpisodeLog:
-  """The episodes under way, on disk. Raises Pi0RagError when another process writes the file, or it is damaged."""
-
-  def __init__(self, path: str | os.PathLike):
-    self._log = files.LineLog(path)
-    self.open: collections.OrderedDict[str, Open] = collections.OrderedDict()
-    try:
-      for line in _lines(path):
-        if line.over:
-          self.open.pop(line.id, None)
-        else:
-          self.open.setdefault(line.id, Open(line.id)).read(line)
-    except DamagedError:
-      self._log.close()
-      raise
-
-  def episode(self, name: str) -> Open:
-    """Returns an episode, which begins with this where it is new."""
-    if name not in self.open and len(self.open) >= MAX_OPEN:
-      self.over(next(iter(self.open)))
-    episode = self.open.setdefault(name, Open(name))
-    self.open.move_to_end(name)
-    return episode
-
-  def decided(self, episode: Open, step: Step) -> None:
-    """Adds a decision; those from its place on were never answered."""
-    self._write(_Line(episode.id, len(episode.steps), step.tick, journal.arrays_of(step), step.used, episode.prompt))
-    episode.steps.append(step)
-
-  def came_of_it(self, episode: Open, by: str, done_NA: np.ndarray) -> None:
-    """Says what was executed after the last decision, and by whom."""
-    at = len(episode.steps) - 1
-    self._write(_Line(episode.id, at, by=by, done=journal.packed(done_NA)))
-    episode.steps[at] = dataclasses.replace(episode.steps[at], by=by, done_NA=done_NA)
-
-  def over(self, name: str) -> None:
-    """Gives an episode up."""
-    if self.open.pop(name, None) is None:
-      return
-    self._write(_Line(name, over=True))
-    if len(self._log) > _LARGEST_LOG:
-      self._write_anew()
-
-  def _write_anew(self) -> None:
-    path, kept = self._log.path, list(self.open.values())
-    self._log.close()
-    files.write_text(path, "")
-    self._log, self.open = files.LineLog(path), collections.OrderedDict()
-    for old in kept:
-      episode = self.episode(old.id)
-      episode.task, episode.robot, episode.prompt = old.task, old.robot, old.prompt
-      for step in old.steps:
-        self.decided(episode, dataclasses.replace(step, by=POLICY, done_NA=None))
-        if step.done_NA is not None:
-          self.came_of_it(episode, step.by, step.done_NA)
-
-  def _write(self, line: _Line) -> None:
-    self._log.append(msgspec.json.encode(line), durable=False)
-
-  def close(self) -> None:
-    """Releases the file to other processes."""
-    self._log.close()
-
-
 class Teachable:
   """An agent whose memory learns from the episodes of its clients, all of whom share it. For one thread, but for what
-  is to be done `Later`, and `undo` and `forget`.
+  is to be done `Later`, and `label`, `undo` and `forget`.
   """
 
   def __init__(self, agent: Agent, memory: Memory, log: EpisodeLog, keeper: Keeper | None = None):
     self.agent, self._memory, self.log, self.keeper = agent, memory, log, keeper
     self._config = CorrectionConfig()
+    policy, folder = agent.policy, None if keeper is None else str(keeper.folder)
+    self.labels = Labels(log.path, policy.robot, policy.space, policy.chunk_shape[0], policy=policy, episodes=folder)
     self._asker = asking.Asker(memory, agent.policy.space, asking.AskingConfig(when=asking.ASKED))
     self._asking = self._asker.asking()  # fitted anew by whoever changes the memory, not while a robot waits
     # Of the clients that are connected: a session lives as long as its connection.
@@ -224,7 +97,7 @@ class Teachable:
   def learn(self, episode: Open, end: End) -> messages.Later:
     """Returns what an episode taught, once it is durable; a second time it teaches nothing more."""
     steps = list(episode.steps)
-    trace = Trace(Job(0, 0), episode.prompt, [step for step in steps if len(_done(step))],  # the last may have none
+    trace = Trace(Job(0, 0), episode.prompt, [step for step in steps if len(done(step))],  # the last may have none
                   outcome="success" if end.success else "failure", ticks=episode.ticks)
     origin = {"episode": episode.id, "robot": episode.robot, **({"note": end.note} if end.note else {})}
     context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
@@ -242,10 +115,10 @@ class Teachable:
       self._asking = self._asker.asking()
       return {"id": episode.id, "records": ids}
 
-    return messages.Later(commit, lambda: self._over(episode.id))
+    return messages.Later(commit, lambda: self._over(episode.id, end.failure_kind))
 
-  def _over(self, name: str) -> None:
-    self.log.over(name)
+  def _over(self, name: str, failure_kind: str) -> None:
+    self.log.over(name, failure_kind)
     for session in self._sessions.values():
       if session.belongs_to == name:
         session.belongs_to = ""
@@ -260,6 +133,12 @@ class Teachable:
   def taught(self, name: str) -> bool:
     """Returns whether an episode was learned from and not taken back."""
     return token_of(name) in self._memory.tokens()
+
+  def label(self, label: Label) -> dict[str, Any]:
+    """Returns which record came of a person's label, once it is durable. Errors: as `Labels.teach`."""
+    taught = self.labels.teach(self._memory, label)
+    self._asking = self._asker.asking()
+    return taught
 
   def undo(self, name: str) -> dict[str, Any]:
     """Returns which records of an episode were taken back. The last one is taken back whole, with what it counted and
@@ -305,7 +184,8 @@ class TeachingSession:
       return answer
     seen = {name: value for name, value in observation.items() if name != ENTRY}
     entry = read(observation[ENTRY])
-    if seen and (not entry.id or entry.end is not None or entry.undo is not None or entry.forget or entry.sessions):
+    if seen and (not entry.id or entry.end is not None or entry.undo is not None or entry.forget or entry.sessions
+                 or entry.label is not None):
       raise Pi0RagError("an observation belongs to an episode that goes on: give its id, and ask nothing else")
     said = self._hear(entry)
     if isinstance(said, messages.Later):
@@ -322,6 +202,8 @@ class TeachingSession:
       return messages.Later(functools.partial(server.undo, entry.undo))
     if entry.forget:
       return messages.Later(functools.partial(server.forget, entry.forget))
+    if entry.label is not None:
+      return messages.Later(functools.partial(server.label, entry.label))
     if entry.sessions:
       return {"sessions": server.numbers(), "yours": self._number}
     if not entry.id:
@@ -401,7 +283,3 @@ def read(values: Any) -> Entry:
     raise unknown_name("actor ('by')", messages.shown(entry.by, 40), ACTORS)
   entry.done = values.get("done")
   return entry
-
-
-def _done(step: Step) -> np.ndarray:
-  return step.actions_TA[:0] if step.done_NA is None else step.done_NA

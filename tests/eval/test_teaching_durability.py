@@ -5,7 +5,8 @@ import sys
 
 from eval import teaching_durability
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.serving.session import LOG_NAME, EpisodeLog, Teachable
+from pi0rag_jax.serving.episode_log import LOG_NAME, EpisodeLog
+from pi0rag_jax.serving.session import Teachable
 
 
 def test_nothing_that_was_acknowledged_is_lost():

@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import lessons
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.robots import panda
@@ -60,7 +62,7 @@ def helped(make_steps, *by):
 
 def test_a_shared_episode_teaches_what_was_done_and_before_it_the_way_without_the_detour(make_steps):
   trace = helped(make_steps, "policy", "policy", "expert", "expert", "policy")
-  records = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1))
+  records = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1))
   assert [(r.provenance["tick"], r.kind, r.outcome, r.provenance["source"]) for r in records] == [
     (4, "correction", "failure", "expert"), (8, "correction", "success", "expert"),
     (12, "correction", "success", "expert"), (0, "anchor", "success", "policy"), (16, "anchor", "success", "policy")]
@@ -69,13 +71,13 @@ def test_a_shared_episode_teaches_what_was_done_and_before_it_the_way_without_th
   # Four ticks of 0.02 m lead towards the path; a tick makes at most 0.015 m.
   sent = np.float32(records[0].corrected_chunk[:, 1])
   assert sent.max() <= 0.0151 and sent.sum() > 0.9 * 16 * 0.015
-  only = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1, anchors_between=False))
+  only = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1, anchors_between=False))
   assert {r.kind for r in only} == {"correction"}
 
 
 def test_the_path_before_a_takeover_does_not_reach_into_the_one_before(make_steps):
   trace = helped(make_steps, "expert", "policy", "expert")
-  records = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=5))
+  records = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=5))
   assert sorted(r.provenance["tick"] for r in records) == [0, 4, 8] and len(records) == 3
 
 
@@ -84,3 +86,19 @@ def test_what_was_done_in_vain_comes_before_a_takeover(make_steps):
   records = lessons.failed_before(trace, CONTEXT, CorrectionConfig(failed_chunks=1))
   assert [(r.provenance["tick"], r.kind) for r in records] == [(4, "failure")]
   assert lessons.failed_before(trace, CONTEXT, CorrectionConfig()) == []
+
+
+def test_a_gesture_goes_straight_and_within_the_limits():
+  chunk_TA = lessons.straight(np.array([0.08, -0.04, 0.0, 0.0, 1.0]), panda.ACTIONS, 16)
+  assert chunk_TA.shape == (16, 5) and chunk_TA.dtype == np.float32
+  np.testing.assert_allclose(chunk_TA, np.tile([0.005, -0.0025, 0, 0, 1], (16, 1)), rtol=1e-6)
+  assert lessons.straight(np.array([0.24, 0, 0, 0, 0]), panda.ACTIONS, 16)[:, 0].max() <= np.float32(0.015)
+
+
+@pytest.mark.parametrize(("gesture", "message"), [
+  ([0.3, 0, 0, 0, 0], "entry 0 of the gesture is 0.3, allowed: -0.24 to 0.24 in the 16 ticks"),
+  ([0, 0, 0, 0, 1.5], "entry 4 of the gesture is 1.5, allowed: 0 to 1$"),
+  ([0, np.nan, 0, 0, 0], "entry 1 of the gesture is nan"), ([0, 0], "5 numbers.*got 2")])
+def test_gestures_that_the_robot_does_not_make(gesture, message):
+  with pytest.raises(Pi0RagError, match=message):
+    lessons.straight(np.array(gesture, float), panda.ACTIONS, 16)

@@ -13,7 +13,7 @@ from pi0rag_jax.learning import interventions, kept, lessons, migrate, taught
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.memory import Memory
 from pi0rag_jax.memory.__main__ import main
-from pi0rag_jax.memory.forgetting import token_of
+from pi0rag_jax.memory.tokens import token_of
 from pi0rag_jax.policy import directory
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 from train import policy_data

@@ -110,6 +110,7 @@ def test_what_browsers_are_told(unchanged):
   ("/memory/records?page=99999999", KEY, 400, "page is no number that is allowed"),
   ("/memory/forget?ids=", KEY, 400, "1 to 500 ids"),
   ("/memory/forget?ids=1,99", KEY, 409, "there is no record 99 in <path>"),
+  ("/memory/moments?episode=a", KEY, 409, "what the actions of this memory's robot mean"),
   ("/memory/undo?episode=zebra", KEY, 409, "no record comes of the episode 'zebra'"),
   ("/memory/records?" + "&".join(f"a{i}=1" for i in range(20)), KEY, 400, "cannot be understood"),
 ])

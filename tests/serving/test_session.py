@@ -15,11 +15,11 @@ from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
 from pi0rag_jax.learning.online import OnlineConfig, OnlineLearner
 from pi0rag_jax.learning.supervisor import SupervisorConfig
 from pi0rag_jax.memory.__main__ import main
-from pi0rag_jax.memory.forgetting import token_of
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.policy import directory
-from pi0rag_jax.serving import client, messages, server, session
-from pi0rag_jax.serving.session import EpisodeLog, Teachable
+from pi0rag_jax.memory.tokens import token_of
+from pi0rag_jax.serving import client, episode_log, messages, server
+from pi0rag_jax.serving.episode_log import EpisodeLog
+from pi0rag_jax.serving.session import Teachable
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
@@ -28,11 +28,6 @@ from pi0rag_jax.worlds.episode import Job
 from pi0rag_jax.worlds.world import WorldConfig
 
 from .conftest import HOST, PROMPT, running
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_policy_dir):
-  return directory.load(tiny_policy_dir)
 
 
 def opened(policy, folder, capacity=10_000) -> Memory:
@@ -96,7 +91,7 @@ class Server:
   def __enter__(self):
     self.memory = opened(self.policy, self.folder, self.capacity)
     self.agent = Agent(self.policy, self.memory)
-    self.log = EpisodeLog(self.folder / session.LOG_NAME)
+    self.log = EpisodeLog(self.folder / episode_log.LOG_NAME)
     self.keeper = None if self.keep is None else kept.Keeper(self.keep, self.policy, under_way=list(self.log.open))
     return Teachable(self.agent, self.memory, self.log, self.keeper)
 
@@ -315,8 +310,8 @@ def test_a_message_with_an_observation_asks_nothing_else(policy, played, tmp_pat
 
 
 def test_open_episodes_are_bounded(policy, played, tmp_path, monkeypatch):
-  monkeypatch.setattr(session, "MAX_OPEN", 2)
-  monkeypatch.setattr(session, "_LARGEST_LOG", 1)
+  monkeypatch.setattr(episode_log, "MAX_OPEN", 2)
+  monkeypatch.setattr(episode_log, "_LARGEST_LOG", 1)
   first = played[0][0][0].steps[0].observation
   with Server(policy, tmp_path) as teachable:
     for name in "abca":
