@@ -256,10 +256,14 @@ class KeptEpisode:
 
   def observations(self, ticks: Sequence[int]) -> list[dict]:
     """Returns the robot's dictionaries at decisions, by the control ticks at which they were made."""
-    frames = np.searchsorted(self.ticks(), ticks)
+    frames = [self.frame(tick) for tick in ticks]
     pictures = self.dataset.read_frames(self.number, frames)
     return [joined(self.facts, {name: array[row] for name, array in pictures.items()}, self.data.state[frame],
                    self.data.prompts[int(frame)]) for row, frame in enumerate(frames)]
+
+  def frame(self, tick: int) -> int:
+    """Returns the number of the frame of a control tick."""
+    return int(np.searchsorted(self.ticks(), tick))
 
   def ticks(self) -> np.ndarray:
     """Returns the control tick of each frame, int[F]."""

@@ -24,7 +24,7 @@ from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import Record
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.robots.robot import ActionSpace, Robot
-from pi0rag_jax.serving import episode_log, messages
+from pi0rag_jax.serving import episode_log, messages, pictures
 from pi0rag_jax.serving.pictures import KeptEpisodes
 from pi0rag_jax.steering import paths
 from pi0rag_jax.worlds.episode import Step
@@ -84,10 +84,11 @@ class Labels:
     with self._busy:
       recalled = self._recall(name)
       self._check(recalled, name, tick)
-      pictures = [] if self._kept is None or recalled.kept is None else self._kept.at(recalled.kept, tick)
+      seen = recalled.kept
+      shown = [] if seen is None else pictures.of_frame(seen.dataset, seen.number, seen.frame(tick))
     first = tick - recalled.ticks[0]
     done_TA = recalled.done_FA[first : first + self.horizon].astype(np.float32)
-    return {"pictures": pictures, "done": [float(value) for value in paths.to_path(done_TA, self.space)[-1]]}
+    return {"pictures": shown, "done": [float(value) for value in paths.to_path(done_TA, self.space)[-1]]}
 
   def gesture(self, name: str, tick: int, gesture: Sequence[float]) -> Label:
     """Returns the label of a gesture. Errors: as `lessons.straight`."""
@@ -141,7 +142,7 @@ class Labels:
     with contextlib.suppress(FileNotFoundError):
       episode = episode_log.logged(self._log, name)
     steps = [step for step in episode.steps if len(episode_log.done(step))]
-    found = None if self._kept is None else self._kept.episode(name)
+    found = self._find(name)
     if steps:
       context = RecordContext(episode.task, episode.prompt, _origin(name, episode.robot), episode.failure_kind)
       done_FA = np.concatenate([episode_log.done(step) for step in steps])
@@ -156,6 +157,14 @@ class Labels:
     decided = found.facts.decisions
     return _Recalled([decision.tick for decision in decided], [decision.by for decision in decided],
                      found.data.actions, context, [], found)
+
+  def _find(self, name: str) -> kept.KeptEpisode | None:
+    """Returns a kept episode. Errors: Pi0RagError for one that no server kept."""
+    found = None if self._kept is None else self._kept.find(name)
+    if found is None:
+      return None
+    dataset, number = found
+    return kept.as_kept(dataset, number, dataset.read_episode(number, images=False))
 
   def _decision(self, recalled: _Recalled, at: int) -> Step:
     """Returns a decision with its key and the policy's own chunk."""

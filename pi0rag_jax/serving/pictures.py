@@ -10,7 +10,6 @@ from pi0rag_jax.data.dataset import Dataset
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.data.validation import BY, POLICY
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning.kept import KeptEpisode, as_kept
 from pi0rag_jax.pages import page
 
 SHOWN, HEIGHT_PX = 10, 96
@@ -44,19 +43,12 @@ class KeptEpisodes:
              "second": round(float(data.timestamps[frame] - data.timestamps[0]), 2)}
             for frame, picture in zip(frames, pictures)]
 
-  def episode(self, name: str) -> KeptEpisode | None:
-    """Returns an episode by its id, None where it was not kept. Errors: Pi0RagError for one that no server kept."""
-    self._look()  # it may have been taken back
-    if self._dataset is None or name not in self._numbers:
+  def find(self, episode: str) -> tuple[Dataset, int] | None:
+    """Returns the data set that has an episode and its number there, None where it was not kept, or was taken back."""
+    self._look()
+    if self._dataset is None or episode not in self._numbers:
       return None
-    number = self._numbers[name]
-    return as_kept(self._dataset, number, self._dataset.read_episode(number, images=False))
-
-  def at(self, episode: KeptEpisode, tick: int) -> list[dict[str, Any]]:
-    """Returns what each camera saw at a control tick: its name as `camera`, and `picture` as a data URI."""
-    frames = np.searchsorted(episode.ticks(), [tick])
-    return [{"camera": camera, "picture": _jpeg(pictures[0], LARGE_PX)}
-            for camera, pictures in episode.dataset.read_frames(episode.number, frames).items()]
+    return self._dataset, self._numbers[episode]
 
   def _look(self) -> None:
     """Finds out which episodes there are, where the folder has changed."""
@@ -70,6 +62,12 @@ class KeptEpisodes:
       self._dataset, self._numbers = None, {}
       return
     self._numbers = {str(data.metadata.get(EPISODE, "")): number for number, data in self._dataset.iterate()}
+
+
+def of_frame(dataset: Dataset, number: int, frame: int) -> list[dict[str, Any]]:
+  """Returns what each camera saw at a frame of an episode: its name as `camera`, and `picture` as a data URI."""
+  return [{"camera": camera, "picture": _jpeg(pictures[0], LARGE_PX)}
+          for camera, pictures in dataset.read_frames(number, [frame]).items()]
 
 
 def _jpeg(picture: np.ndarray, height_px: int = HEIGHT_PX) -> str:
