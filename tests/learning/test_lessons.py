@@ -62,7 +62,7 @@ def helped(make_steps, *by):
 
 def test_a_shared_episode_teaches_what_was_done_and_before_it_the_way_without_the_detour(make_steps):
   trace = helped(make_steps, "policy", "policy", "expert", "expert", "policy")
-  records = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1))
+  records = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1))
   assert [(r.provenance["tick"], r.kind, r.outcome, r.provenance["source"]) for r in records] == [
     (4, "correction", "failure", "expert"), (8, "correction", "success", "expert"),
     (12, "correction", "success", "expert"), (0, "anchor", "success", "policy"), (16, "anchor", "success", "policy")]
@@ -71,13 +71,13 @@ def test_a_shared_episode_teaches_what_was_done_and_before_it_the_way_without_th
   # Four ticks of 0.02 m lead towards the path; a tick makes at most 0.015 m.
   sent = np.float32(records[0].corrected_chunk[:, 1])
   assert sent.max() <= 0.0151 and sent.sum() > 0.9 * 16 * 0.015
-  only = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1, anchors_between=False))
+  only = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=1, anchors_between=False))
   assert {r.kind for r in only} == {"correction"}
 
 
 def test_the_path_before_a_takeover_does_not_reach_into_the_one_before(make_steps):
   trace = helped(make_steps, "expert", "policy", "expert")
-  records = lessons.shared(trace, panda.panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=5))
+  records = lessons.shared(trace, panda.ACTIONS, CONTEXT, CorrectionConfig(path_before=5))
   assert sorted(r.provenance["tick"] for r in records) == [0, 4, 8] and len(records) == 3
 
 
