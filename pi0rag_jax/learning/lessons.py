@@ -129,7 +129,9 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
   corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
-  corrected_NTA = np.stack([labels.get(int(row), chunk_TA) for row, chunk_TA in zip(taught, corrected_NTA)])
+  for place, row in enumerate(taught.tolist()):
+    if row in labels:
+      corrected_NTA[place] = labels[row]
   # Before a take-over it is who takes over that teaches.
   helpers = {row: next(step.by for step in steps[row:] if step.by != POLICY) for row in taught}
   records = []
