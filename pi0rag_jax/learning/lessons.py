@@ -126,15 +126,17 @@ def shared(trace: Trace, space: ActionSpace, context: RecordContext, config: Cor
   end = trace.ticks - first + horizon  # then nothing moves
   starts_N, ends_N = stretches(helped_N, ticks_N, end, max(config.path_before, config.labelled))
   may_N = ~helped_N & (stretches(helped_N, ticks_N, end, config.labelled)[0] >= 0)
-  labels = {row: label_TA for row, may in enumerate(may_N) if may and (label_TA := steps[row].label_TA) is not None}
+  labels: dict[int, np.ndarray] = {row: step.label_TA for row, step in enumerate(steps)
+                                   if may_N[row] and step.label_TA is not None}
   starts_N[[row not in labels for row in range(len(steps))]
            & (stretches(helped_N, ticks_N, end, config.path_before)[0] < 0)] = -1
   taught = np.flatnonzero(starts_N >= 0)
   base_NTA = np.stack([steps[row].base_TA for row in taught])
   corrected_NTA = shortened_chunks(trace.executed(), ticks_N[taught], starts_N[taught], horizon, space)
   corrected_NTA = displaced_after(corrected_NTA, base_NTA, (ends_N - starts_N)[taught], space)
-  corrected_NTA = np.stack([chunk_TA if (label_TA := labels.get(int(row))) is None else label_TA
-                            for row, chunk_TA in zip(taught, corrected_NTA)])
+  for place, row in enumerate(taught.tolist()):
+    if row in labels:
+      corrected_NTA[place] = labels[row]
   # Before a take-over it is who takes over that teaches.
   helpers = {row: next(step.by for step in steps[row:] if step.by != POLICY) for row in taught}
   records = []
