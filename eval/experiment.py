@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from rich.console import Console
 
-from eval import clips, fits, overall, plan, provenance, report, stopping, stream
+from eval import checks, clips, fits, overall, plan, provenance, stopping, stream, summary
 from eval.fits import EXECUTED_NAME, Fits
 from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Stream
 from eval.progress import SweepProgress
@@ -19,7 +19,6 @@ from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
 from pi0rag_jax import files, schema
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning import online
 from pi0rag_jax.learning.asking import ASKED
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
@@ -29,100 +28,22 @@ from pi0rag_jax.memory.index import MAX_CAPACITY
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import PolicySpec
 from pi0rag_jax.steering import rules
-from pi0rag_jax.steering.agent import Agent, check_rule
+from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.steering.fit import UNFITTED, Fit
 from pi0rag_jax.typing import Config
-from pi0rag_jax.worlds import registry, rollout
+from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.replay import ExecutedLog
-from pi0rag_jax.worlds.world import FILMS, REWINDS, WorldConfig
+from pi0rag_jax.worlds.world import FILMS
 
 RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
 JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
-
-
-def validate(config: Config) -> None:
-  """Raises Pi0RagError for the first thing in a configuration that cannot be run, before anything is."""
-  steps = plan.steps(config)
-  places = {step.place for step in steps if isinstance(step, Evaluate)}
-  _check_fitted(config)
-  spec, _ = directory.describe(config.policy, config.checkpoint or None)
-  for place in places:
-    online_config(config, place.task)
-    world_config(config, spec, place)
-  taught = {step.stream.place for step in steps if isinstance(step, Learn)}
-  for place in taught if config.stream.corrected_max else ():
-    registry.require_expert(world_config(config, spec, place))
-  if taught:
-    _check_rewinds(config)
-
-
-def world_config(config: Config, spec: PolicySpec, place: Place) -> WorldConfig:
-  """Returns the worlds of a place. Errors: those of `rollout.world_config`."""
-  world, options = registry.read(config.world)
-  return rollout.world_config(spec, place.task, place.condition, world=world, options=options)
-
-
-def _check_rewinds(config: Config) -> None:
-  """Raises Pi0RagError for a way to learn that goes back in time, in a world that cannot."""
-  world, options = registry.read(config.world)
-  learning = config.stream.learning
-  goes_back = learning.get("retries", 0) or (learning.taught_by == online.REWIND and config.stream.corrected_max)
-  if goes_back and REWINDS not in registry.family(world, options).abilities:
-    raise Pi0RagError(f"the world '{world}' cannot go back in time: set stream.learning.taught_by='{online.TAKEOVER}' "
-                      "and no stream.learning.retries")
-
-
-def _check_fitted(config: Config) -> None:
-  """Raises Pi0RagError for rules that are fitted to a memory, where that cannot be."""
-  learning, steering = config.stream.learning, rules.preset(config.stream.steering)
-  if rules.is_fitted(steering):
-    raise Pi0RagError(f"stream.steering '{config.stream.steering}' is fitted to what a stream has taught, and cannot "
-                      "steer it: use another one, such as 'residual', or stream.acting='base'")
-  if config.stream.acting == "base" and OnlineConfig.from_dict({"trust": learning.trust.to_dict()}).trust.promises:
-    raise Pi0RagError("stream.learning.trust.broken_max is a promise of what the memory breaks, and with "
-                      "stream.acting='base' it never acts: set one of them back")
-  for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
-    noise = method.steering is not None and rules.asks_for_noise(rules.preset(method.steering))
-    if noise and (learning.taught_by != online.TAKEOVER or learning.get("retries", 0)):
-      raise Pi0RagError(f"'{method.name}' is fitted to what was seen in a stream's episodes, which are seen again from "
-                        f"their beginning: set stream.learning.taught_by='{online.TAKEOVER}' and no retries")
-
-
-def _check_methods(config: Config, policy: Policy) -> None:
-  """Raises Pi0RagError for ways to run and to steer that a policy of this kind does not have."""
-  name, own_start = policy.spec.name, policy.spec.start
-  for method in plan.read_methods((*config.evaluation.policies, *config.focus.policies)):
-    if method.start is not None and not policy.noise_shape:
-      raise Pi0RagError(f"'{method.name}' starts the flow at '{method.start}', but policy '{name}' "
-                        f"({policy.spec.family}) starts from no noise: leave `start` out")
-    if method.steering is None:
-      continue
-    check_rule(policy, rules.preset(method.steering))
-    if method.start not in (None, own_start):
-      raise Pi0RagError(f"'{method.name}' starts the flow at '{method.start}', its memory learns where policy '{name}' "
-                        f"does, at '{own_start}': leave `start` out")
-  check_rule(policy, rules.preset(config.stream.steering))
-  if config.stream.learning.get("retries", 0) and not policy.noise_shape:
-    raise Pi0RagError(f"policy '{name}' ({policy.spec.family}) would do the same again: set stream.learning.retries=0")
-
-
-def online_config(config: Config, task: str) -> OnlineConfig:
-  """Returns how a sweep's streams learn in a task, which says how high things are put unless the configuration does.
-
-  Errors: Pi0RagError for an unknown setting or one that cannot be.
-  """
-  c = config.stream
-  learning = {"corrected_max": c.corrected_max, **c.learning.to_dict()}
-  learning["detectors"] = {**plan.family(config).facts(task), **learning.get("detectors", {})}
-  return OnlineConfig.from_dict(learning)
 
 
 def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False) -> tuple[dict, list[dict]]:
@@ -144,7 +65,7 @@ def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool
     for method in step.methods:
       name = runner.name(step, method)
       planned[name] = max(len(step.seeds), planned.get(name, 0))
-  return report.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
+  return summary.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
                           planned=planned, stop_early=stop_early), films
 
 
@@ -156,7 +77,7 @@ class _Runner:
     self.policy = directory.load(
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       execute_steps=config.execute_steps or None)
-    _check_methods(config, self.policy)
+    checks.check_methods(config, self.policy)
     self._loop = plan.loop(config, self.policy)
     self._others: dict[str, Policy] = {}
     self.log = RecordLog(out / RECORDS_NAME)
@@ -196,7 +117,7 @@ class _Runner:
     return self._here[1]
 
   def _new_env(self, place: Place) -> BatchEnv:
-    return BatchEnv(world_config(self._config, self.policy.spec, place), slots=self._config.slots,
+    return BatchEnv(checks.world_config(self._config, self.policy.spec, place), slots=self._config.slots,
                     processes=self._config.processes)
 
   def _learn(self, step: Learn) -> None:
@@ -213,7 +134,7 @@ class _Runner:
       raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
                         "which they taught, is missing: bring it back, or use another --out")
     stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    rule, how = self._rule(c.steering), online_config(self._config, source.place.task)
+    rule, how = self._rule(c.steering), checks.online_config(self._config, source.place.task)
     with (self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal,
           ExecutedLog(self._out / EXECUTED_NAME) as executed):
       part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
@@ -287,9 +208,9 @@ class _Runner:
 
   def _controls(self, step: Evaluate, method: Method) -> list[list[EpisodeRecord]]:
     """Returns the episodes of each control with which a policy is compared until that is decided."""
-    if not self._stop_early or method.name in report.CONTROLS:
+    if not self._stop_early or method.name in summary.CONTROLS:
       return []
-    ran = [self._records(Cell("eval", name, step.place.task, step.place.condition)) for name in report.CONTROLS]
+    ran = [self._records(Cell("eval", name, step.place.task, step.place.condition)) for name in summary.CONTROLS]
     return [records for records in ran if set(step.seeds) <= {record.seed for record in records}]
 
   def _evaluate_until_decided(self, step: Evaluate, method: Method, controls, label: str) -> None:
@@ -307,13 +228,13 @@ class _Runner:
         if decision.add(record) and len(ended) < len(step.seeds):
           if stage is not None:
             self._progress.log(f"{label}: stopped early after {len(ended)} of {len(step.seeds)} episodes, "
-                               f"{report.anytime_words([r.policy_succeeded for r in ended if not r.crashed])}")
+                               f"{summary.anytime_words([r.policy_succeeded for r in ended if not r.crashed])}")
           return
 
   def _time_decisions(self, step: Evaluate) -> None:
     """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
     seeds = step.seeds[: self._config.evaluation.latency_episodes]
-    config = world_config(self._config, self.policy.spec, step.place)
+    config = checks.world_config(self._config, self.policy.spec, step.place)
     with BatchEnv(config, slots=1, processes=min(1, self._config.processes)) as env:
       for method in step.methods:
         jobs, _ = self._missing(self._cell(step, method), seeds)
@@ -361,7 +282,7 @@ class _Runner:
     if not jobs:
       return
     cell = self._cell(step, method)
-    detectors = online_config(self._config, step.place.task).detectors
+    detectors = checks.online_config(self._config, step.place.task).detectors
     with self._agent_of(step, method) as agent:
       records = 0 if agent.memory is None else len(agent.memory)
       for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start, loop=self._loop):

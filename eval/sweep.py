@@ -47,12 +47,12 @@ def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False) -> d
   Errors: Pi0RagError for a wrong configuration, or a folder with the results of another one.
   """
   # Late, so that a wrong flag is answered before a model library is loaded.
-  from eval import experiment, report
+  from eval import checks, experiment, report
   from pi0rag_jax.policy import compiling
 
   compiling.keep_programs()
   console = Console()
-  experiment.validate(config)
+  checks.validate(config)
   out.mkdir(parents=True, exist_ok=True)
   require_same_config(config, out)
   summary, clips = experiment.run(config, out, console, stop_early=stop_early)

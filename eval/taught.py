@@ -12,7 +12,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from rich.progress import track
 
-from eval import experiment, plan, sweep
+from eval import checks, plan, sweep
 from eval.fits import EXECUTED_NAME
 from eval.plan import Learn, Stream
 from pi0rag_jax import cli, schema
@@ -59,7 +59,7 @@ def _write_stream(config: Config, spec: PolicySpec, stream: Stream, episodes, me
     for _, record in memory.records():
       if record.kind in fits.KINDS and "tick" in record.provenance:
         taught[record.provenance["seed"], record.provenance["tick"]] = record
-  world = experiment.world_config(config, spec, stream.place)
+  world = checks.world_config(config, spec, stream.place)
   frames = 0
   with BatchEnv(world, slots=config.slots, processes=config.processes) as env:
     for episode, observations in replay.replay(env, episodes):

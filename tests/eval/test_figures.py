@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from eval import figures
-from eval.report import summarize
+from eval.summary import summarize
 from pi0rag_jax.pages import panels
 
 

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from eval.records import EpisodeRecord
-from eval.report import headline, summarize, terminal_table, write_html, write_report, write_summary
+from eval.report import headline, terminal_table, write_html, write_report
+from eval.summary import summarize, write_summary
 
 CELL_FIELDS = {
   "policy",
