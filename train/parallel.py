@@ -43,15 +43,9 @@ class Replicated:
     return self._compile(step, donated=())
 
   def _compile(self, step: Callable, *, donated: tuple[int, ...]) -> Callable:
-    if jax.process_count() == 1:
-      compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=donated,
-                          devices=list(self._mesh.devices.flat))
-      return _OneAtATime(compiled, self._mesh)
-    # What `pmap` compiles to. On several hosts it would copy what is given up, and so hold the state twice.
-    one_device = lambda state, frozen, batch: step(state, frozen, jax.tree.map(lambda x: x[0], batch))  # noqa: E731
-    split = jax.shard_map(one_device, mesh=self._mesh, out_specs=PartitionSpec(), check_vma=False,
-                          in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)))
-    return _OneAtATime(jax.jit(split, donate_argnums=donated), self._mesh)
+    compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=donated,
+                        devices=list(self._mesh.devices.flat))
+    return _OneAtATime(compiled, self._mesh)
 
   def place(self, tree):
     """Returns the tree with a copy of every array on each device and no stacked axis."""
@@ -62,10 +56,8 @@ class Replicated:
     return jax.jit(make, out_shardings=self._sharding)(*args)
 
   def place_batch(self, batch):
-    """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]; global on several hosts.
-    """
-    stacked = jax.tree.map(functools.partial(_stacked, count=len(self._mesh.local_devices)), batch)
-    return stacked if jax.process_count() == 1 else _global(stacked, self._mesh)
+    """Returns the arrays [B, ...] of this process as [local devices, B / local devices, ...]."""
+    return jax.tree.map(functools.partial(_stacked, count=len(self._mesh.local_devices)), batch)
 
   def mean(self, tree):
     """Returns the tree averaged over all devices; only inside a step."""
