@@ -14,6 +14,7 @@
 # SCRATCH         folder of what the steps print and of compiled programs, which a second run finds again
 # SIZES           pi0 (3.2 B parameters), midsize or dummy
 # PYTHON          interpreter, python
+# REHEARSE        how many times its seconds a step may take of a rehearsal, 1 or more
 # OPENPI          a checkout of openpi with its environment in .venv, which is then timed too
 set -u
 cd "$(dirname "$0")/../.." || exit 2
@@ -72,6 +73,7 @@ show() {
 declare -i measured=0 missing=0
 run() {
   local name=$1 seconds=$2 out=$results/$1.json left=$((budget - SECONDS)) began=$SECONDS said
+  seconds=$((seconds * ${rehearse:-1}))
   shift 2
   if [ -e "$out" ]; then
     said="there already"
