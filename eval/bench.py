@@ -1,5 +1,7 @@
 """Measurements: `python -m eval.bench NAME --out=FILE.json`, one flat row per measurement.
 
+Rows are kept in FILE.json.part as they come, so that a run that is stopped leaves what it measured.
+
 `peak`: what the hardware gives: matrix TFLOP/s, copy TB/s, time of a launch.
 `latency`: one chunk of a model, ours against openpi's structure, by cameras, batch and steps of the flow, with its
   share of the roofline; and openpi itself, with `--openpi`.
@@ -24,11 +26,12 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from eval import provenance
 from eval.benchmarks import targets
+from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
 
 # Module and function; imported when asked for, so that most of them run where only jax is installed.
@@ -47,13 +50,14 @@ CAMERAS = 3
 # Of `benchmarks.targets` and `benchmarks.compiled`.
 TARGETS = ("a100", "b200", "h100", "h200", "rtx4090", "tpu-v4", "tpu-v5e", "tpu-v5p", "tpu-v6e")
 PROGRAMS = ("infer", "openpi", "lora", "fsdp")
+FEEDING = ("overlap", "callback")  # of `steering.agent`
 
 
 class Parser(argparse.ArgumentParser):
   """Answers a wrong flag with one line."""
 
   def error(self, message: str) -> NoReturn:
-    self.exit(2, f"eval.bench: {message}\n")
+    self.exit(2, f"{self.prog}: {message}\n")
 
 
 def number(text: str) -> int:
@@ -104,10 +108,11 @@ def make_parser() -> argparse.ArgumentParser:
   add("--cameras", type=cameras, default=(1, 2, 3),
       help="latency, loop, memory: cameras present, as 1,2,3; compile: the last")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
-  add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, compile: of our attention")
+  add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, memory, compile: of our attention")
   add("--weights", choices=("int8",),
       help="latency, ablate, compile: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
+  add("--stages", default=True, action=argparse.BooleanOptionalAction, help="latency: its parts too")
   add("--openpi", type=pathlib.Path, help="latency: a checkout of openpi, which is then timed too")
   add("--openpi-python", type=pathlib.Path, help="latency: its environment's interpreter (.venv/bin/python in it)")
   add("--batch", type=number, help="train: batch size, 2; compile: of all devices, 8 for each")
@@ -120,6 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--key-dims", type=numbers, default=(256, 512, 1024, 2048), help="retrieval: key widths, as 256,512")
   add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
+  add("--feeding", default="overlap", choices=FEEDING, help="loop: searches while the device decodes, or in one call")
   add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
   add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")
@@ -130,8 +136,8 @@ def make_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def measure(flags: argparse.Namespace) -> list[dict]:
-  """Returns the rows of a benchmark."""
+def measure(flags: argparse.Namespace) -> Iterable[dict]:
+  """Yields the rows of a benchmark."""
   compiles = flags.name == "compile"
   flags.size = flags.size or ("pi0" if compiles else "midsize")
   if compiles:
@@ -142,7 +148,7 @@ def measure(flags: argparse.Namespace) -> list[dict]:
 
   module, function = BENCHMARKS[flags.name]
   try:
-    return getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
+    yield from getattr(importlib.import_module(f"eval.benchmarks.{module}"), function)(flags)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -152,17 +158,23 @@ def measure(flags: argparse.Namespace) -> list[dict]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
   flags = make_parser().parse_args(argv)
+  rows, part = [], flags.out.with_name(f"{flags.out.name}.part")
   try:
-    rows = measure(flags)
+    for row in measure(flags):
+      rows.append(row)
+      _write(part, flags.name, rows)
+      print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
   except Pi0RagError as error:
     print(f"eval.bench: {error}", file=sys.stderr)
     return 2
-  result = {"name": flags.name, "hardware": provenance.hardware(), "versions": provenance.versions(), "rows": rows}
-  flags.out.parent.mkdir(parents=True, exist_ok=True)
-  flags.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf8")
-  for row in rows:
-    print("  ".join(f"{name} {value}" for name, value in row.items()))
+  _write(part, flags.name, rows)
+  part.replace(flags.out)
   return 0
+
+
+def _write(path: pathlib.Path, name: str, rows: list[dict]) -> None:
+  result = {"name": name, "hardware": provenance.hardware(), "versions": provenance.versions(), "rows": rows}
+  files.write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

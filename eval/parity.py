@@ -1,6 +1,6 @@
 """Runs recorded openpi cases through this project's models and says how far each output is off.
 
-  python -m eval.parity --case=DIR [--case=DIR2] [--tokenizers=DIR]
+  python -m eval.parity --case=DIR [--case=DIR2] [--tokenizers=DIR] [--out=FILE.json] [--precision=highest]
 
 A case is a directory with `checkpoint/`, `case.json` and `io.npz`, written by openpi; or recorded training steps as of
 `eval.train_parity`; or recorded policies as of `eval.policy_parity`, which need `--tokenizers`. The exit status is 1
@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from eval import policy_parity, train_parity
+from eval import policy_parity, provenance, train_parity
 from eval.recorded import BF16_GATE, SAMPLING_GATE, STAGE_GATE, Deviation, read_config, read_observation
-from pi0rag_jax import cli, schema
+from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import attention, embedding, flow, pi0, pi0_fast, registry
 from pi0rag_jax.models.observation import Observation
@@ -251,15 +251,20 @@ def open_case(path) -> tuple[str, Iterator[Deviation]]:
 def main(argv):
   del argv
   # Reduced-precision matrix products of accelerators would hide real deviations.
-  jax.config.update("jax_default_matmul_precision", "highest")
-  failures = 0
+  jax.config.update("jax_default_matmul_precision", FLAGS.precision)
+  failures, rows = 0, []
   for path in FLAGS.case:
     title, deviations = open_case(path)
     print(f"case {title}")
     for found in deviations:
       failures += not found.passed
+      rows.append({"case": title, **dataclasses.asdict(found)})
       verdict = "ok" if found.passed else "OVER"
       print(f"  {found.name:46s} {found.value:9.2e}  gate {found.gate:.0e} {found.measure:14s} {verdict}")
+  if FLAGS.out:
+    files.write_json(FLAGS.out, {
+      "name": "parity", "precision": FLAGS.precision, "over": failures, "hardware": provenance.hardware(),
+      "versions": provenance.versions(), "rows": provenance.plain(rows)})
   print(f"{failures} outputs over their gate" if failures else "every output within its gate")
   return 1 if failures else 0
 
@@ -275,5 +280,7 @@ def run_main(argv):
 
 if __name__ == "__main__":
   flags.DEFINE_multi_string("case", None, "Directory of a recorded case; repeatable.", required=True)
+  flags.DEFINE_string("out", None, "JSON file of all deviations; none is written without it.")
+  flags.DEFINE_enum("precision", "highest", ["highest", "high", "default"], "Of float32 products on the device.")
   flags.DEFINE_string("tokenizers", None, "Directory of tokenizers, for cases that start from text.")
   app.run(run_main, flags_parser=cli.flags_parser("eval.parity"))

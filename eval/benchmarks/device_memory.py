@@ -25,6 +25,7 @@ def rows(flags: argparse.Namespace) -> list[dict]:
   """Returns a row for each number of cameras, in rising order since the most in use is of all before."""
   config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel, packed=True,
                                aligned=compiling.aligns())
+  compiling.check_layout(config, None)
   return [_row(config, cameras, flags) for cameras in sorted(flags.cameras)]
 
 

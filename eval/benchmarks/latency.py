@@ -8,7 +8,7 @@ before the others, since a process takes most of an accelerator's memory for its
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -25,19 +25,16 @@ from pi0rag_jax.typing import Params
 What = tuple[str, int]
 
 
-def latency(flags: argparse.Namespace) -> list[dict]:
-  """Returns a row for each number of cameras, batch, steps of the flow and what was timed."""
+def latency(flags: argparse.Namespace) -> Iterator[dict]:
+  """Yields a row for each number of cameras, batch, steps of the flow and what was timed."""
   openpi = openpi_latency.measure(flags)
-  config = models.SIZES[flags.size]
-  params = jax.device_put(models.params(config))
-  packed, packed_config = _packed(params, config, flags)
-  rows = []
+  params, config, packed, packed_config = _loaded(flags)
   for batch in flags.batches:
     for cameras in flags.cameras:
       obs, noise_BTA = models.observation(config, batch=batch, cameras=cameras), models.chunk(config, batch=batch)
       seen_config, seen = models.with_cameras(packed_config, obs, cameras)
       model = pi0.Pi0(seen_config)
-      calls = _stages(model, packed, seen, noise_BTA, flags.steps)
+      calls = _stages(model, packed, seen, noise_BTA, flags.steps) if flags.stages else {}
       for steps in flags.steps:
         calls["naive", steps] = _call(naive.sample_actions, pi0.Pi0(config), params, obs, noise_BTA, steps)
         calls["ours", steps] = _call(pi0.sample_actions, model, packed, seen, noise_BTA, steps)
@@ -47,9 +44,8 @@ def latency(flags: argparse.Namespace) -> list[dict]:
       bounds = _bounds(model, packed, seen, noise_BTA, flags.steps)
       # openpi's model of the same name need not be ours: see `openpi_latency.VARIANTS`.
       same = openpi is not None and openpi.parameters == _count(params)
-      rows += [{"size": flags.size, "batch": batch, "cameras": cameras, **row}
-               for row in _rows(taken, bounds, ("naive", "openpi") if same else ("naive",))]
-  return rows
+      for row in _rows(taken, bounds, ("naive", "openpi") if same else ("naive",)):
+        yield {"size": flags.size, "batch": batch, "cameras": cameras, **row}
 
 
 def _rows(taken: Mapping[What, np.ndarray], bounds: Mapping[What, float], peers: tuple[str, ...]) -> list[dict]:
@@ -67,9 +63,7 @@ def _rows(taken: Mapping[What, np.ndarray], bounds: Mapping[What, float], peers:
 
 def ablate(flags: argparse.Namespace) -> list[dict]:
   """Returns the time of a chunk (batch 1, first of `cameras` and `steps`) with each change left out, and with all."""
-  config, cameras = models.SIZES[flags.size], flags.cameras[0]
-  params = jax.device_put(models.params(config))
-  packed, packed_config = _packed(params, config, flags)
+  cameras, (params, config, packed, packed_config) = flags.cameras[0], _loaded(flags)
   obs, noise_BTA = models.observation(config, batch=1, cameras=cameras), models.chunk(config, batch=1)
   alone_config, alone = models.with_cameras(packed_config, obs, cameras)
   unpacked_config, _ = models.with_cameras(config, obs, cameras)
@@ -87,10 +81,14 @@ def ablate(flags: argparse.Namespace) -> list[dict]:
           for name, ms in taken.items()]
 
 
-def _packed(params: Params, config: Pi0Config, flags: argparse.Namespace) -> tuple[Params, Pi0Config]:
-  config = dataclasses.replace(config, attention_kernel=flags.kernel)
-  packed, packed_config = packing.pack(params, config, weights=flags.weights, aligned=compiling.aligns())
-  return jax.device_put(packed), packed_config
+def _loaded(flags: argparse.Namespace) -> tuple[Params, Pi0Config, Params, Pi0Config]:
+  """Returns parameters and model in openpi's layout, then the same in ours."""
+  plain = models.SIZES[flags.size]
+  config = dataclasses.replace(plain, attention_kernel=flags.kernel)
+  compiling.check_layout(config, flags.weights)
+  params = jax.device_put(models.params(plain))
+  packed, config = packing.pack(params, config, weights=flags.weights, aligned=compiling.aligns())
+  return params, plain, jax.device_put(packed), config
 
 
 def _call(sample: Callable, model: pi0.Pi0, params: Params, obs, noise_BTA, steps: int) -> Callable:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -30,20 +30,20 @@ EXECUTE_STEPS = 5
 WARM_UP = 20
 
 
-def loop(flags: argparse.Namespace) -> list[dict]:
-  """Returns a row for each number of cameras and rate: cycles per second, jitter, missed deadlines, time by stage."""
-  rows, config = [], rules.preset("residual")
+def loop(flags: argparse.Namespace) -> Iterator[dict]:
+  """Yields a row for each number of cameras and rate: cycles per second, jitter, missed deadlines, time by stage."""
+  config = rules.preset("residual")
   for cameras in flags.cameras:
     policy = _policy(flags.size, cameras, flags.steps[0])
     with tempfile.TemporaryDirectory() as folder, Memory.open(
         folder, **policy.memory_header(), capacity=flags.records) as records:
       memory.fill(records, flags.records)
-      agent = Agent(policy, records, config)
+      agent = Agent(policy, records, config, feeding=flags.feeding)
       split = _host_and_device(agent, _device_work(policy, records, config), flags.repeats)
-      rows += [{"size": flags.size, "cameras": cameras, "records": flags.records, "rate_hz": rate,
-                **_cycles(agent, rate, flags.cycles), **split} for rate in flags.rates]
+      for rate in flags.rates:
+        yield {"size": flags.size, "cameras": cameras, "records": flags.records, "feeding": flags.feeding,
+               "rate_hz": rate, **_cycles(agent, rate, flags.cycles), **split}
       agent.close()
-  return rows
 
 
 def _cycles(agent: Agent, rate_hz: int, count: int) -> dict[str, float]:

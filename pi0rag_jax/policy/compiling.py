@@ -61,6 +61,15 @@ def check_attention(model: PaliGemmaConfig, *, compute_capability: str | None) -
     raise Pi0RagError(f"attention_kernel 'cudnn' needs a model in bfloat16, this one is in {model.dtype}: use 'xla'")
 
 
+def check_layout(model: PaliGemmaConfig, weights: str | None) -> None:
+  """Raises Pi0RagError where this device has no such attention, and warns where it is slower with such weights."""
+  capability = getattr(jax.devices()[0], "compute_capability", None)
+  check_attention(model, compute_capability=capability)
+  if weights == "int8" and capability is None:
+    logger.warning("int8 weights halve the memory, but only an NVIDIA GPU is faster with them; this is a %s",
+                   jax.default_backend())
+
+
 def options(params: Params) -> dict[str, str]:
   """Returns the `compiler_options` of `jax.jit` for a program that runs these parameters."""
   return dict(_WITHOUT_HOISTING) if converts(params) else {}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -23,8 +22,6 @@ from pi0rag_jax.robots.normalize import EPSILON, NormStats, affine
 from pi0rag_jax.robots.robot import ActionMap, ActionSpace, Robot
 from pi0rag_jax.robots.transforms import TransformGroup, compose
 from pi0rag_jax.typing import Array, Params
-
-logger = logging.getLogger(__name__)
 
 OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
                     "token_loss_mask")
@@ -108,11 +105,7 @@ class FlowPolicy(NetworkPolicy):
 
   @staticmethod
   def laid_out(params: Params, sizes: PaliGemmaConfig, weights: str | None) -> tuple[Params, PaliGemmaConfig]:
-    capability = getattr(jax.devices()[0], "compute_capability", None)
-    compiling.check_attention(sizes, compute_capability=capability)
-    if weights == "int8" and capability is None:
-      logger.warning("int8 weights halve the memory, but only an NVIDIA GPU is faster with them; this is a %s",
-                     jax.default_backend())
+    compiling.check_layout(sizes, weights)
     # What is converted layer by layer keeps openpi's layout.
     return (params, sizes) if weights is None and compiling.converts(params) else packing.pack(
       params, sizes, weights=weights, aligned=compiling.aligns())

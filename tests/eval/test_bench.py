@@ -1,5 +1,6 @@
 """The command of benchmarks: its flags, what it imports, and its statistics. No speed is judged here."""
 
+import json
 import subprocess
 import sys
 
@@ -50,3 +51,26 @@ def test_only_what_measures_a_simulator_imports_one():
           f"[importlib.import_module(name) for name in {modules}]\n"
           "assert not {'mujoco', 'gymnasium', 'pi0rag_jax.sim'} & set(sys.modules)")
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_that_is_stopped_keeps_its_rows(tmp_path, monkeypatch):
+  def stopped(flags):
+    yield {"what": "first"}
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(peak, "peak", stopped)
+  out = tmp_path / "out.json"
+  with pytest.raises(KeyboardInterrupt):
+    bench.main(["peak", f"--out={out}"])
+  assert not out.exists() and json.loads((tmp_path / "out.json.part").read_text())["rows"] == [{"what": "first"}]
+  monkeypatch.setattr(peak, "peak", lambda flags: [{"what": "second"}])
+  assert bench.main(["peak", f"--out={out}"]) == 0
+  assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+  assert json.loads(out.read_text())["rows"] == [{"what": "second"}]
+
+
+@pytest.mark.parametrize("name", ["latency", "ablate"])
+def test_an_attention_that_this_device_lacks_is_one_line(name, tmp_path, capsys):
+  assert bench.main([name, "--size=dummy", "--kernel=cudnn", f"--out={tmp_path / 'out.json'}"]) == 2
+  error = capsys.readouterr().err
+  assert "needs a GPU of compute capability 8.0 or more, this is no NVIDIA GPU" in error and error.count("\n") == 1

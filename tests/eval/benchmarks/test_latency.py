@@ -99,7 +99,8 @@ def test_rows_have_their_steps_and_their_share_of_the_roofline(size, run):
 
 
 def test_openpi_is_timed_in_its_interpreter(checkout, run):
-  rows = run(*LATENCY, f"--openpi={checkout}", f"--openpi-python={sys.executable}", "--batches=2")
+  rows = run(*LATENCY, f"--openpi={checkout}", f"--openpi-python={sys.executable}", "--batches=2", "--no-stages")
+  assert not {"vision", "vision and prefix", "denoising"} & {row["what"] for row in rows}
   openpi = [row for row in rows if row["what"] == "openpi"]
   assert [(row["batch"], row["cameras"], row["steps"]) for row in openpi] == [(2, 2, 10)]
   assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in openpi)

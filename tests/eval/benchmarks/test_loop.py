@@ -2,6 +2,9 @@
 
 import pytest
 
+from eval.benchmarks import loop
+from pi0rag_jax.errors import Pi0RagError
+
 
 def test_a_loop_counts_what_came_late(run):
   slow, impossible = run("loop", "--size=dummy", "--cameras=1", "--rates=2,100000", "--cycles=5", "--records=100",
@@ -11,3 +14,13 @@ def test_a_loop_counts_what_came_late(run):
   for row in (slow, impossible):
     assert row["device_work_p50_ms"] > 0 and row["host_work_p50_ms"] == pytest.approx(slow["host_work_p50_ms"])
     assert row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["jitter_ms"] >= 0
+
+
+def test_a_loop_may_search_inside_its_one_call(run, monkeypatch, capsys):
+  def agent(policy, records, config, *, feeding):
+    raise Pi0RagError(f"fed by {feeding}")
+
+  monkeypatch.setattr(loop, "Agent", agent)
+  for feeding in ("overlap", "callback"):
+    run("loop", "--size=dummy", "--cameras=1", "--records=2", f"--feeding={feeding}")
+    assert capsys.readouterr().err.endswith(f"fed by {feeding}\n")
