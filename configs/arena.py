@@ -1,6 +1,6 @@
 """The arena: every way to learn from the same corrections, on MetaWorld's tasks, with one frozen policy.
 
-    python -m eval.sweep --config=configs/arena.py --config.policy=POLICY --out=DIR
+    python -m eval.sweep --config=configs/arena.py --out=DIR
 
 In each task the policy alone (from z = 0) works through the same 50 episodes while a supervisor takes over, so that all
 methods learn from one identical stream. Then each is frozen and meets the same unseen seeds; what all tasks taught
@@ -9,7 +9,7 @@ are then added to the same results:
 
     python -m eval.taught --sweep=DIR --out=data/arena
     python -m train.launch --config=configs/arena_retrained.py:lora --workdir=runs/lora
-    python -m eval.sweep --config=configs/arena.py:lora_dagger=runs/lora/policy --config.policy=POLICY --out=DIR
+    python -m eval.sweep --config=configs/arena.py:lora_dagger=runs/lora/policy --out=DIR
 
 Sources, and what was chosen where they are silent:
 - `base` draws noise for each chunk, `base_z0` starts at zero: every gain is stated against the better of the two.
@@ -44,6 +44,7 @@ def get_config(retrained: str = "") -> ConfigDict:
     retrained: further policies to evaluate, from z = 0, as NAME=DIR,NAME=DIR.
   """
   config = metaworld.get_config().unlock()
+  config.policy = "metaworld_arena"
   config.stream.acting = "base"
   config.stream.episodes, config.stream.checkpoints = 50, ()
   config.stream.corrected_max = 50

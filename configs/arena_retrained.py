@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import metaworld_small
 from pi0rag_jax.errors import unknown_name
 
-POLICY = "pi0rag_jax/assets/metaworld_small"
+POLICY = "pi0rag_jax/assets/metaworld_arena"
 RANK = 8
 VARIANTS = ("lora", "full")
 
