@@ -79,7 +79,7 @@ def learn(memory: Memory, policy: Policy, dataset: Dataset, config: Intervention
     frames = np.arange(len(data)) if recorded else chosen_frames(flag_F, config)
     frames, records = frames[looked_F[frames]], []
     if len(frames):
-      seen = _Seen(dataset, episode, data, to_robot)
+      seen = Seen(dataset, episode, data, to_robot)
       actions_FA = own_units(seen, policy.robot, name)
       lessons.check_limits(actions_FA, policy.space, name)
       trace = _trace(policy, seen, frames, _actors(data, flag_F), actions_FA, config.batch)
@@ -139,7 +139,7 @@ def _actors(data: EpisodeData, flag_F: np.ndarray) -> list[str]:
   return [str(by) for by in np.where(flag_F, helpers, POLICY)]
 
 
-def _trace(policy: Policy, seen: "_Seen", frames: np.ndarray, by: Sequence[str], actions_FA: np.ndarray, batch: int
+def _trace(policy: Policy, seen: "Seen", frames: np.ndarray, by: Sequence[str], actions_FA: np.ndarray, batch: int
            ) -> Trace:
   """Returns a recorded episode with what the policy would have done at some of its frames."""
   nobody_K = np.zeros(0, int)
@@ -163,7 +163,7 @@ def check_rate(fps: float, policy: Policy, path) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
+class Seen:
   """An episode as the robot saw it."""
 
   dataset: Dataset
@@ -185,7 +185,7 @@ class _Seen:
     return [{name: value for name, value in each.items() if name != "actions"} for each in self.dictionaries(frames)]
 
 
-def own_units(seen: _Seen, robot: Robot, name: str) -> np.ndarray:
+def own_units(seen: Seen, robot: Robot, name: str) -> np.ndarray:
   """Returns the recorded actions float[F, A] in the units of the policy's chunks: through the robot and back."""
   if seen.data.actions.ndim != 2:
     raise Pi0RagError(f"{name} stores whole chunks {list(seen.data.actions.shape)}, expected the executed actions "
@@ -197,7 +197,7 @@ def own_units(seen: _Seen, robot: Robot, name: str) -> np.ndarray:
   return robot.to_robot(sample["actions"], sample["state"])
 
 
-def _decisions(policy: Policy, seen: _Seen, frames: np.ndarray, batch: int) -> Iterator[tuple[int, Any, Any]]:
+def _decisions(policy: Policy, seen: Seen, frames: np.ndarray, batch: int) -> Iterator[tuple[int, Any, Any]]:
   """Yields (frame, key [E], the policy's own chunk [T, A]) at rising frames."""
   if jax.tree.leaves(policy.start(1)):
     yield from _remembering(policy, seen, frames)
@@ -207,7 +207,7 @@ def _decisions(policy: Policy, seen: _Seen, frames: np.ndarray, batch: int) -> I
     yield from zip(part, np.asarray(encoded.key_BE), np.asarray(policy.decode(encoded)))
 
 
-def _remembering(policy: Policy, seen: _Seen, frames: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
+def _remembering(policy: Policy, seen: Seen, frames: np.ndarray) -> Iterator[tuple[int, Any, Any]]:
   """As `_decisions`, of a policy whose chunk depends on what it saw before, at its own pace, in the episode."""
   step, wanted, found = policy.spec.execute_steps, set(frames.tolist()), {}
   phases = np.unique(frames % step)  # rows: each is asked every `step` frames, and all of them meet every frame wanted

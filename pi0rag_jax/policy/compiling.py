@@ -19,7 +19,7 @@ from pi0rag_jax.typing import Params
 
 # This pass moves what a loop converts before it, see `converts`.
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
-_WITHOUT_SPLITTING = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+UNSPLIT = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 _CUDNN_HEAD_DIM = 128  # up to Ampere and Ada; wider heads came with Hopper
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
@@ -95,7 +95,7 @@ def in_one_thread(function: Callable) -> Callable:
 
   For a program of operations of some 10 us: to wake a thread takes as long.
   """
-  return jax.jit(function, compiler_options=dict(_WITHOUT_SPLITTING) if jax.default_backend() == "cpu" else None)
+  return jax.jit(function, compiler_options=dict(UNSPLIT) if jax.default_backend() == "cpu" else None)
 
 
 @dataclasses.dataclass

@@ -41,7 +41,7 @@ class NetworkPolicy(Policy):
       weights: how the matrices of a pi0 or pi0.5 are stored, see `packing.pack`.
     """
     self.key_stats, self._key_dims = key_stats, _state_dim(spec, stats)
-    self._inputs, self._outputs = compose(group.inputs), compose(group.outputs)
+    self.transforms, self._inputs, self._outputs = group, compose(group.inputs), compose(group.outputs)
     digest = functools.partial(params_digest, params)
     params, self.network = self.laid_out(params, spec.network, weights)
     space = robot.actions or ActionSpace.of_stats(_plain_stats(stats, "actions", spec))

@@ -54,7 +54,7 @@ def normalize(x, stats: NormStats, *, quantile: bool = False):
   """
   if x.shape[-1] > stats.dim:
     raise other_robot(x, stats)
-  low, scale = _low_and_scale(stats, x.shape[-1], quantile)
+  low, scale = low_and_scale(stats, x.shape[-1], quantile)
   return (x - low) / scale * 2.0 - 1.0 if quantile else (x - low) / scale
 
 
@@ -68,7 +68,7 @@ def unnormalize(x, stats: NormStats, *, quantile: bool = False):
   """
   if stats.dim > x.shape[-1]:
     raise other_robot(x, stats)
-  low, scale = _low_and_scale(stats, stats.dim, quantile)
+  low, scale = low_and_scale(stats, stats.dim, quantile)
   if quantile:
     return np.concatenate([(x[..., : stats.dim] + 1.0) / 2.0 * scale + low, x[..., stats.dim :]], axis=-1)
   width = x.shape[-1]
@@ -80,7 +80,7 @@ def affine(stats: NormStats, *, quantile: bool = False) -> tuple[np.ndarray, np.
 
   Errors: Pi0RagError where quantiles are wanted and missing.
   """
-  low, scale = _low_and_scale(stats, stats.dim, quantile)
+  low, scale = low_and_scale(stats, stats.dim, quantile)
   mean, scale = (low + scale / 2, scale / 2) if quantile else (low, scale)
   return np.asarray(mean, np.float32), np.asarray(scale, np.float32)
 
@@ -110,7 +110,7 @@ def pad_last(x, width: int, name: str = "array"):
   return pad_to_dim(x, width)
 
 
-def _low_and_scale(stats: NormStats, width: int, quantile: bool):
+def low_and_scale(stats: NormStats, width: int, quantile: bool):
   """Returns what is subtracted and divided by, float[width] each."""
   if not quantile:
     return stats.mean[..., :width], stats.std[..., :width] + EPSILON

@@ -78,6 +78,7 @@ class Agent:
       raise unknown_name("feeding", feeding, FEEDING)
     self.policy, self.memory, self._feeding = policy, memory, feeding
     self._real_time = real_time
+    self.rule: rules.SteeringConfig | None = None  # without a memory
     self.reset()
     if real_time and not policy.has_flow:
       raise Pi0RagError(f"real-time chunking leads a flow elsewhere, which a {policy.spec.family} policy has none of")
@@ -86,6 +87,7 @@ class Agent:
     rule = rules.preset(rule or "residual") if isinstance(rule, str) or rule is None else rule
     check_rule(policy, rule)
     fit.check(rule)
+    self.rule = rule
     self._runs_again, self._network = rule.flow != rules.AFTER, fit.network
     self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance, noise=fit.noise)
     steer = functools.partial(rules.steer, config=rule, space=policy.space)

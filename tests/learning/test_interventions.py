@@ -234,7 +234,7 @@ def test_what_remembers_meets_the_episode_at_its_own_pace(tmp_path):
   with h5py.File(path, "a") as file:
     file["episode_0/state"][:, 0] = np.arange(FRAMES)
   dataset = open_dataset(path)
-  seen = interventions._Seen(dataset, 0, dataset.read_episode(0, images=False), dict)
+  seen = interventions.Seen(dataset, 0, dataset.read_episode(0, images=False), dict)
   found = list(interventions._decisions(Remembering(), seen, np.array([3, 8, 11, 23]), 32))
   assert [(frame, int(key_E[0]), int(chunk_TA[0, 0])) for frame, key_E, chunk_TA in found] == [
       (3, 3, 1), (8, 8, 3), (11, 11, 3), (23, 23, 6)]
