@@ -96,7 +96,7 @@ def record_episode(world, seed: int, collection: Collection, time_limit: float) 
   """Returns one disturbed demonstration, a success or not. Errors: Pi0RagError where the simulation fails."""
   world.begin(seed)
   rng, disturbance = np.random.default_rng([_DISTURBANCES, seed]), collection.disturbance
-  bursts = disturbance.bursts(rng, collection.space, time_limit, collection.tick_s) if disturbance else {}
+  bursts = disturbance.bursts(rng, collection.space, int(time_limit), collection.tick_s) if disturbance else {}
   frames, progress = collections.defaultdict(list), Progress(0, success=False, done=False)
   while not progress.done:
     label_A = np.asarray(world.plan(1)[0], np.float32)
