@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import string
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,10 +35,12 @@ class Figure:
   where: Mapping[str, Any]
 
   def measured(self, results: Mapping[str, dict]) -> str:
-    """Returns the figure in words, empty where it is not known."""
+    """Returns the figure in words, empty where no row has it: some devices count no bytes, some steps were stopped."""
+    names = {name for _, name, _, _ in string.Formatter().parse(self.said) if name}
     for row in results.get(self.step, {}).get("rows", ()):
-      if all(row.get(name) == value for name, value in self.where.items()):
-        return self.said.format(**results[self.step] | row)
+      known = results[self.step] | row
+      if names <= known.keys() and all(row.get(name) == value for name, value in self.where.items()):
+        return self.said.format(**known)
     return ""
 
   def line(self, measured: str) -> str:

@@ -42,8 +42,8 @@ fi
 # Calls $1 with each step: name, seconds at most, module, arguments but --out.
 steps() {
   $1 latency 150 eval.bench latency --size="$sizes" --cameras=3,2 --no-stages $few
-  $1 loop 120 eval.bench loop --size="$sizes" --cameras=3 --rates=40,50 --cycles=$cycles --records=$records $few
-  $1 train 110 eval.bench train --size="$sizes" --batch=$batch --variants=lora_frozen_images_remat --repeats=5
+  $1 loop 150 eval.bench loop --size="$sizes" --cameras=3 --rates=40,50 --cycles=$cycles --records=$records $few
+  $1 train 130 eval.bench train --size="$sizes" --batch=$batch --variants=lora_frozen_images_remat --repeats=5
   $1 cudnn 120 eval.bench latency --size="$sizes" --cameras=3,2 --kernel=cudnn --no-stages $few
   $1 pi05 110 eval.bench latency --size=$pi05 --cameras=3 --no-stages $few
   [ -z "${OPENPI:-}" ] || $1 openpi 150 eval.bench latency --size="$sizes" --cameras=3 --openpi="$OPENPI" \
@@ -52,13 +52,13 @@ steps() {
   $1 int8 120 eval.bench latency --size="$sizes" --cameras=3 --weights=int8 --no-stages $few
   $1 stages 100 eval.bench latency --size="$sizes" --cameras=3 $few
   $1 parity 80 eval.parity $cases
-  $1 one_call 80 eval.bench loop --size="$sizes" --cameras=3 --rates=50 --cycles=$cycles --records=$records \
+  $1 one_call 120 eval.bench loop --size="$sizes" --cameras=3 --rates=50 --cycles=$cycles --records=$records \
     --feeding=callback $few
   $1 peak 30 eval.bench peak $few
   $1 steps 100 eval.bench latency --size="$sizes" --cameras=3 --steps=5,2,1 --no-stages $few
   $1 ablate 110 eval.bench ablate --size="$sizes" --cameras=2 $few
   $1 batches 110 eval.bench latency --size="$sizes" --cameras=3 --batches=$robots --no-stages --repeats=5
-  $1 train_whole 110 eval.bench train --size="$sizes" --batch=$batch --variants=lora_frozen_images --repeats=5
+  $1 train_whole 130 eval.bench train --size="$sizes" --batch=$batch --variants=lora_frozen_images --repeats=5
   $1 precision 60 eval.parity $cases --precision=default
   $1 clients 60 eval.bench clients --robots=8 --windows=0,2 --minutes=$minutes
   $1 retrieval 60 eval.bench retrieval --key-dims=512 --record-counts=$counts

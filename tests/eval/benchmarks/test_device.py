@@ -89,6 +89,7 @@ def test_the_page_is_filled_with_what_there_is(tmp_path, capsys):
   results(tmp_path / "out", [{**ours, "cameras": 2}, {**ours, "cameras": 3, "p50_ms": 15}])
   cycles = {"rate_hz": 40, "missed": 1, "p99_ms": 14, "host_work_p50_ms": 0.5}
   results(tmp_path / "out", [cycles], name="loop.json.part")
+  results(tmp_path / "out", [{"what": "device", "size": "pi0"}], name="memory.json")  # of a device that counts no bytes
   assert run() == 0
   lines = page.read_text().splitlines()
   wanted = {"| 2 cameras, p50 | 10 ms, then 7.5 | 12.3 ms, 0.54 of the limit |",
