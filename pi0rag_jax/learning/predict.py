@@ -79,7 +79,7 @@ def predict(agent: Agent, dataset: Dataset, out, *, to_robot: ToRobot = dict, st
   return counts
 
 
-def _decided(agent: Agent, seen: Seen, stride: int, batch: int) -> dict[str, np.ndarray]:
+def _decided(agent: Agent, seen: Seen, stride: int, batch: int) -> dict[str, Any]:
   """Returns what a file of an episode holds."""
   policy, frames, parts = agent.policy, np.arange(0, len(seen.data), stride), []
   carry = policy.start(1) if batch == 1 else ()

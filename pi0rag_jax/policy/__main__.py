@@ -20,16 +20,17 @@ def export(arguments) -> int:
 
   policy = _load(arguments)
   prompts = list(arguments.prompts)
-  unit = None
+  of_memory = {}
   if arguments.memory:
     with _memory(arguments, policy) as memory:
       prompts += sorted({record.prompt for _, record in memory.records()} - {""})
       unit = policy.unit_distance or float(retrieval.UnitDistance(memory))
+      of_memory = {"unit_distance": unit, "chunk_dtype": memory.header.chunk_dtype}
     if math.isinf(unit):
       raise Pi0RagError(f"the memory in {arguments.memory} has no records of two episodes: what is near cannot be "
                         "measured yet")
   names = export.write(policy, arguments.out, rule=rules.preset(arguments.rule), platforms=arguments.platforms,
-                       prompts=prompts, lengths=arguments.lengths, unit_distance=unit)
+                       prompts=prompts, lengths=arguments.lengths, **of_memory)
   folder = pathlib.Path(arguments.out).expanduser()
   size = sum(path.stat().st_size for path in folder.iterdir())
   print(f"{len(names)} programs ({', '.join(names)}) and parameters, {size / 1e6:.3g} MB, are in {folder}; try them: "

@@ -31,7 +31,8 @@ VERSION = 1
 
 
 def write(policy: Policy, out, *, rule: rules.SteeringConfig | None = None, platforms: Sequence[str] = (),
-          prompts: Sequence[str] = (), lengths: Sequence[int] = (), unit_distance: float | None = None) -> list[str]:
+          prompts: Sequence[str] = (), lengths: Sequence[int] = (), unit_distance: float | None = None,
+          chunk_dtype: str = "float16") -> list[str]:
   """Writes a folder that `runner.Runner` runs, and returns the names of its programs.
 
   Args:
@@ -41,6 +42,7 @@ def write(policy: Policy, out, *, rule: rules.SteeringConfig | None = None, plat
     prompts: whose tokens are kept, so that the runner needs no tokenizer for them.
     lengths: of prompts, in tokens, that programs are written for; () is all that there are.
     unit_distance: of the keys of a policy that nobody calibrated.
+    chunk_dtype: of the memory's chunks.
   Errors: Pi0RagError for a policy or a rule that needs the host in between, an unknown platform, a folder with files.
   """
   import_extra("flatbuffers", "exporting a policy", extra="export")  # which jax writes programs with
@@ -51,7 +53,7 @@ def write(policy: Policy, out, *, rule: rules.SteeringConfig | None = None, plat
   for platform in platforms:
     if platform not in PLATFORMS:
       raise unknown_name("platform", platform, PLATFORMS)
-  examples = _inputs(flow)
+  examples = {inputs["tokenized_prompt"].shape[1]: inputs for inputs in _inputs(flow)[1:]}
   if unknown := set(lengths) - examples.keys():
     raise unknown_name("length of prompts", str(min(unknown)), map(str, examples))
   examples = {length: examples[length] for length in lengths or examples}
@@ -59,11 +61,11 @@ def write(policy: Policy, out, *, rule: rules.SteeringConfig | None = None, plat
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise Pi0RagError(f"'{folder}' is there already: give a folder that does not exist, or is empty")
   folder.mkdir(parents=True, exist_ok=True)
-  about = _described(flow, rule, platforms, unit_distance or policy.unit_distance)
+  about = _described(flow, rule, platforms, unit_distance or policy.unit_distance, chunk_dtype)
   tokenize = _only(flow, transforms.TokenizePrompt)
   if not tokenize.discrete_state:
     about["prompts"] = _tokens(tokenize, prompts)
-  names = _write_programs(flow, rule, platforms, examples, folder)
+  names = _write_programs(flow, rule, platforms, examples, chunk_dtype, folder)
   about["dtypes"] = _write_arrays(flow, folder)
   shutil.copyfile(tokenize.tokenizer.path, folder / "tokenizer.model")
   shutil.copyfile(runner.__file__, folder / "run.py")
@@ -116,12 +118,12 @@ def _checked_policy(policy: Policy) -> FlowPolicy:
   return policy
 
 
-def _described(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequence[str], unit: float | None
-               ) -> dict[str, Any]:
+def _described(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequence[str], unit: float | None,
+               chunk_dtype: str) -> dict[str, Any]:
   """Returns `export.json`, without what is known of the arrays."""
   spec, tokenize = policy.spec, _only(policy, transforms.TokenizePrompt)
   observation = _example(policy)
-  inputs = policy.prepare([_raw(policy)])
+  inputs = _inputs(policy)[0]
   prompts = [step.prompt for step in policy.transforms.inputs if isinstance(step, transforms.InjectDefaultPrompt)]
   stats = [step for step in policy.transforms.inputs if isinstance(step, transforms.Normalize)]
   return {
@@ -131,7 +133,8 @@ def _described(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequen
     "state_dim": observation["state"].shape[-1], "state_size": inputs["state"].shape[-1],
     "raw": _sees_entries(policy), "default_prompt": next((prompt for prompt in prompts if prompt is not None), None),
     "quantile": bool(stats and stats[0].quantile), "max_tokens": tokenize.max_len,
-    "discrete_state": tokenize.discrete_state, "prompts": {}, "memory": policy.memory_header(), "unit_distance": unit,
+    "discrete_state": tokenize.discrete_state, "prompts": {},
+    "memory": {**policy.memory_header(), "chunk_dtype": chunk_dtype}, "unit_distance": unit,
     "shares": shares(rule.k, rule.kinds), "kinds": list(KINDS),
     # As the policy's own are compiled, so that the answers are the same bits.
     "compiler_options": {"policy": {jax.default_backend(): compiling.options(policy.params)},
@@ -140,7 +143,7 @@ def _described(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequen
 
 
 def _write_programs(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequence[str],
-                    examples: Mapping[int, dict], folder: pathlib.Path) -> list[str]:
+                    examples: Mapping[int, dict], chunk_dtype: str, folder: pathlib.Path) -> list[str]:
   leaves, tree = jax.tree.flatten(policy.params)
   start_BTX = jax.ShapeDtypeStruct((1, *policy.noise_shape), np.float32)
   programs = {}
@@ -157,14 +160,15 @@ def _write_programs(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: S
                  f"sample_{length}": (sample, leaves, inputs, start_BTX)}
   programs["steer"] = (
     lambda base_BTA, neighbours, trust_B: rules.steer(base_BTA, neighbours, rule, policy.space, trust_B=trust_B),
-    np.zeros((1, *policy.chunk_shape), np.float32), _no_neighbours(rule.k, policy.chunk_shape), np.ones(1, np.float32))
+    np.zeros((1, *policy.chunk_shape), np.float32), _no_neighbours(rule.k, policy.chunk_shape, chunk_dtype),
+    np.ones(1, np.float32))
   for name, (function, *arguments) in programs.items():
     (folder / f"{name}.stablehlo").write_bytes(serialized(function, platforms, *arguments))
   return list(programs)
 
 
-def _no_neighbours(k: int, chunk_shape: tuple[int, int]) -> dict[str, np.ndarray]:
-  chunks_BKTA = np.zeros((1, k, *chunk_shape), np.float32)
+def _no_neighbours(k: int, chunk_shape: tuple[int, int], chunk_dtype: str) -> dict[str, np.ndarray]:
+  chunks_BKTA = np.zeros((1, k, *chunk_shape), chunk_dtype)
   numbers_BK = np.zeros((1, k), np.float32)
   return {"base_BKTA": chunks_BKTA, "corrected_BKTA": chunks_BKTA, "kind_BK": np.zeros((1, k), np.int8),
           "distance_BK": numbers_BK, "mask_BK": np.zeros((1, k), bool), "trust_BK": numbers_BK}
@@ -187,7 +191,7 @@ def _write_arrays(policy: FlowPolicy, folder: pathlib.Path) -> list[str]:
 
 def _write_example(policy: FlowPolicy, folder: pathlib.Path) -> None:
   """Writes an observation with what the policy answers."""
-  observation, inputs = _example(policy), policy.prepare([_raw(policy)])
+  observation, inputs = _example(policy), _inputs(policy)[0]
   noise = {} if policy.spec.start != "new" else {"noise": np.zeros(policy.noise_shape, np.float32)}
   _, chunk_BTA = policy.sample((), inputs, noise["noise"][None] if noise else None)
   np.savez(folder / "example.npz", actions=np.asarray(chunk_BTA)[0], state=observation["state"],
@@ -204,11 +208,10 @@ def _tokens(tokenize: transforms.TokenizePrompt, prompts: Sequence[str]) -> dict
   return found
 
 
-def _inputs(policy: FlowPolicy) -> dict[int, dict]:
-  """Returns inputs of one row, the robot's example, by each length that prompts are padded to."""
+def _inputs(policy: FlowPolicy) -> list[dict]:
+  """Returns inputs of one row: the robot's example, and the same for prompts of other lengths."""
   with transforms.made_up():
-    found = policy.examples(_raw(policy), all_prompts=True)
-  return {inputs["tokenized_prompt"].shape[1]: inputs for inputs in found[1:]}
+    return policy.examples(_raw(policy), all_prompts=True)
 
 
 def _example(policy: FlowPolicy) -> dict:

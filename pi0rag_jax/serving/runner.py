@@ -147,14 +147,15 @@ class Memory:
       keys_ME = self._padded(np.frombuffer(b"".join(keys), "<f4").reshape(-1, width))
       index = faiss.IndexScalarQuantizer(keys_ME.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
       index.add(keys_ME)
-      self._kinds[kind] = (np.array(ids, np.int64), index, *(self._chunks(of, header["chunk_dtype"]) for of in chunks))
+      self._kinds[kind] = np.array(ids, np.int64), index, *map(self._chunks, chunks)
     file.close()
 
   def nearest(self, key_BE):
     """Returns (ids int64[1, K], what `steer` takes of them); ties by rising id."""
     horizon, dim = (self._about["memory"][name] for name in ("action_horizon", "action_dim"))
     places = sum(self._about["shares"].values())
-    ids_BK, chunks_2BKTA = np.full((1, places), -1), np.zeros((2, 1, places, horizon, dim), np.float32)
+    ids_BK = np.full((1, places), -1)
+    chunks_2BKTA = np.zeros((2, 1, places, horizon, dim), self._about["memory"]["chunk_dtype"])
     distance_BK, kind_BK, first = np.full((1, places), np.inf, np.float32), np.full((1, places), -1, np.int8), 0
     for kind, most in self._about["shares"].items():
       ids, index, base_MTA, corrected_MTA = self._kinds[kind]
@@ -179,10 +180,10 @@ class Memory:
     width = -(-keys_ME.shape[1] // LANES) * LANES
     return np.ascontiguousarray(np.pad(keys_ME.astype(np.float32), ((0, 0), (0, width - keys_ME.shape[1]))))
 
-  def _chunks(self, blobs, dtype: str) -> np.ndarray:
+  def _chunks(self, blobs) -> np.ndarray:
     header = self._about["memory"]
-    return np.frombuffer(b"".join(blobs), np.dtype(dtype).newbyteorder("<")).reshape(
-      len(blobs), header["action_horizon"], header["action_dim"])
+    return np.frombuffer(b"".join(blobs), header["chunk_dtype"]).reshape(
+      -1, header["action_horizon"], header["action_dim"])
 
 
 def read_observation(path) -> tuple[dict, dict]:
