@@ -1,11 +1,22 @@
 """The one error base of the project: a message for the user that says what was seen and what is allowed."""
 
+import sys
+from collections.abc import Callable
 
 SHOWN = 60  # characters of a name that somebody else wrote
 
 
 class Pi0RagError(Exception):
   """A mistake that the user can mend; command lines print its text without a traceback."""
+
+
+def exit_status(run: Callable[[], int]) -> int:
+  """Returns what a command returns; 2 for a user's mistake, with one line that says it."""
+  try:
+    return run()
+  except Pi0RagError as error:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
 
 
 def unknown_name(kind: str, name: str, known) -> Pi0RagError:

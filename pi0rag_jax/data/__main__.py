@@ -8,7 +8,7 @@ from pathlib import Path
 from pi0rag_jax.data import splits, summary, throughput, validation
 from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, Fields, expanded
 from pi0rag_jax.data.formats import READERS, open_dataset
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import exit_status
 
 SHOWN_PROMPTS = 20
 
@@ -98,11 +98,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
-  try:
-    return arguments.run(arguments)
-  except Pi0RagError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+  return exit_status(lambda: arguments.run(arguments))
 
 
 def _open(arguments) -> Dataset:

@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, exit_status
 from pi0rag_jax.memory import backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
@@ -270,11 +270,7 @@ def _add_explain(command: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
-  try:
-    return arguments.run(arguments)
-  except Pi0RagError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
+  return exit_status(lambda: arguments.run(arguments))
 
 
 def _ids(text: str) -> list[int]:

@@ -9,8 +9,7 @@ import math
 import pathlib
 import sys
 
-from pi0rag_jax import cli
-from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.errors import Pi0RagError, exit_status
 
 
 def export(arguments) -> int:
@@ -128,11 +127,7 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
-  try:
-    return arguments.run(arguments)
-  except Pi0RagError as error:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return cli.USER_ERROR
+  return exit_status(lambda: arguments.run(arguments))
 
 
 def _names(text: str) -> tuple[str, ...]:

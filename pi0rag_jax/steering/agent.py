@@ -89,6 +89,8 @@ class Agent:
     fit.check(rule)
     self.rule = rule
     self._runs_again, self._network = rule.flow != rules.AFTER, fit.network
+    if real_time:
+      self._check_can_go_on()
     self._retriever = Retriever(memory, rule, policy.space, unit_distance=policy.unit_distance, noise=fit.noise)
     steer = functools.partial(rules.steer, config=rule, space=policy.space)
     self._search = bridge.OverlapQuery(self._retriever, None if deadline_ms is None else deadline_ms / 1000)

@@ -14,7 +14,6 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Record
 from pi0rag_jax.policy import __main__ as command
-from pi0rag_jax.policy import directory
 from pi0rag_jax.serving import export, runner
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import Agent
@@ -31,11 +30,6 @@ seen, _ = run.read_observation(sys.argv[2])
 answer = run.Runner(sys.argv[1], memory=sys.argv[3]).infer(seen)
 np.savez(sys.argv[4], alone=run.Runner(sys.argv[1]).infer(seen)["actions"], **answer)
 """
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_policy_dir):
-  return directory.load(tiny_policy_dir)
 
 
 @pytest.fixture(scope="module")
