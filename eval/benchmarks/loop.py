@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from eval.benchmarks import memory, models, timing
+from eval.benchmarks.meter import Meter
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.policy import directory, keys
@@ -31,7 +32,10 @@ WARM_UP = 20
 
 
 def loop(flags: argparse.Namespace) -> Iterator[dict]:
-  """Yields a row for each number of cameras and rate: cycles per second, jitter, missed deadlines, time by stage."""
+  """Yields a row for each number of cameras and rate: cycles per second, jitter, missed deadlines, time by stage.
+
+  `python_ms` is the CPU time of Python in one `infer`, see Meter; the least of some turns, since others only add.
+  """
   config = rules.preset("residual")
   for cameras in flags.cameras:
     policy = _policy(flags.size, cameras, flags.steps[0])
@@ -40,6 +44,7 @@ def loop(flags: argparse.Namespace) -> Iterator[dict]:
       memory.fill(records, flags.records)
       agent = Agent(policy, records, config, feeding=flags.feeding)
       split = _host_and_device(agent, _device_work(policy, records, config), flags.repeats)
+      split["python_ms"] = _python_ms(agent, flags.repeats)
       for rate in flags.rates:
         yield {"size": flags.size, "cameras": cameras, "records": flags.records, "feeding": flags.feeding,
                "rate_hz": rate, **_cycles(agent, rate, flags.cycles), **split}
@@ -80,6 +85,18 @@ def _host_and_device(agent: Agent, device_work: Callable, repeats: int) -> dict[
                              repeats=repeats)
   return {f"{name}_work_p50_ms": round(float(np.median(ms)), 3)
           for name, ms in (("device", taken["device"]), ("host", taken["call"] - taken["device"]))}
+
+
+def _python_ms(agent: Agent, repeats: int) -> float:
+  observation, meter = _observation(agent.policy, np.random.default_rng(0)), Meter()
+  taken_ms = []
+  with meter.sparing([agent]):
+    for _ in range(repeats):
+      start_s = meter.read()
+      for _ in range(WARM_UP):
+        agent.infer(observation)
+      taken_ms.append(1000 * (meter.read() - start_s) / WARM_UP)
+  return round(min(taken_ms), 3)
 
 
 def _device_work(policy: Policy, records: Memory, config: rules.SteeringConfig) -> Callable:

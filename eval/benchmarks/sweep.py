@@ -3,16 +3,14 @@
 import argparse
 import collections
 import contextlib
-import functools
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 
-import faiss
 import numpy as np
 
 from eval.benchmarks import memory
+from eval.benchmarks.meter import Meter
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
@@ -37,7 +35,7 @@ def sweep(flags: argparse.Namespace) -> list[dict]:
   nothing. It is the least of the turns, since a busy machine only adds.
   """
   with contextlib.ExitStack() as stack:
-    policy, meter = directory.load(POLICY), _Meter()
+    policy, meter = directory.load(POLICY), Meter()
     config = rollout.world_config(policy.spec, TASK, CONDITION)
     envs = {slots: stack.enter_context(BatchEnv(config, slots=slots, processes=min(slots, PROCESSES)))
             for slots in flags.slots}
@@ -60,7 +58,7 @@ def sweep(flags: argparse.Namespace) -> list[dict]:
   return rows
 
 
-def _rates(env: BatchEnv, agent: Agent, episodes: int, meter: "_Meter") -> dict[str, float]:
+def _rates(env: BatchEnv, agent: Agent, episodes: int, meter: Meter) -> dict[str, float]:
   """Returns how fast so many episodes were."""
   start_s, python_s = time.perf_counter(), meter.read()
   decisions = _run(env, agent, episodes, FIRST_SEED)
@@ -84,38 +82,3 @@ def _remembering(policy: Policy, records: int) -> Iterator[Agent]:
     agent = Agent(policy, filled)
     yield agent
     agent.close()
-
-
-class _Meter:
-  """CPU time that Python takes."""
-
-  def __init__(self):
-    self._spared_s: list[float] = []
-
-  def read(self) -> float:
-    """Returns the CPU seconds of all Python threads so far, less what they spent in spared calls."""
-    clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threading.enumerate() if thread.ident]
-    return sum(map(time.clock_gettime, clocks)) - sum(self._spared_s)
-
-  @contextlib.contextmanager
-  def sparing(self, agents) -> Iterator[None]:
-    """Spares the compiled calls of some agents and the search of their memories."""
-    calls = [(agent.policy, name) for agent in agents for name in ("_encode", "_decode")]
-    calls += [(agent, "_steer") for agent in agents if agent.memory is not None]
-    calls.append((faiss.IndexScalarQuantizer, "search"))
-    before = [(owner, name, getattr(owner, name)) for owner, name in dict.fromkeys(calls)]
-    for owner, name, call in before:
-      setattr(owner, name, self._spared(call))
-    yield
-    for owner, name, call in before:
-      setattr(owner, name, call)
-
-  def _spared(self, call):
-    @functools.wraps(call)
-    def timed(*args, **kwargs):
-      start = time.thread_time()
-      try:
-        return call(*args, **kwargs)
-      finally:
-        self._spared_s.append(time.thread_time() - start)
-    return timed

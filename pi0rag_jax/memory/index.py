@@ -6,6 +6,7 @@ three ranges that are searched separately. Exact L2 search on float16 keys. Noth
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Mapping
 
@@ -19,6 +20,7 @@ from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, Header,
 # FAISS compares this many float16 numbers at once; with a key width that is no multiple it is ten times slower.
 LANES = 16
 MAX_CAPACITY = 10**9
+JAX_ALIGNMENT = 64  # bytes
 
 
 def check_capacity(capacity) -> None:
@@ -171,44 +173,55 @@ class MemoryIndex:
     rows_BK = np.zeros((len(keys_BE), sum(wanted.values())), np.int64)
     distances_BK = np.full(rows_BK.shape, np.inf, np.float32)
     kind_BK = np.full(rows_BK.shape, -1, np.int8)
-    first = 0
+    first, padded_BE = 0, self._padded(keys_BE)
     for kind, most in wanted.items():
-      nearest_BK, apart_BK = self.nearest(keys_BE, kind, most, task)
+      nearest_BK, apart_BK = self._nearest(padded_BE, kind, most, task)
       slots = np.s_[:, first : first + nearest_BK.shape[1]]
       first += most
       rows_BK[slots], distances_BK[slots], kind_BK[slots] = nearest_BK, apart_BK, KINDS.index(kind)
     mask_BK = kind_BK >= 0
     missing_BK = None if mask_BK.all() else ~mask_BK
 
-    def gathered(column_M, nothing=0):
-      values_BK = column_M[rows_BK]
+    def gathered(column_M, nothing=0, take=operator.getitem):
+      values_BK = take(column_M, rows_BK)
       if missing_BK is not None:
         values_BK[missing_BK] = nothing
       return values_BK
 
     return Neighbours(
-      ids_BK=gathered(self.ids_M, -1), distances_BK=distances_BK, base_BKTA=gathered(self._base_MTA),
-      corrected_BKTA=gathered(self._corrected_MTA), kind_BK=kind_BK,
+      ids_BK=gathered(self.ids_M, -1), distances_BK=distances_BK, base_BKTA=gathered(self._base_MTA, take=_aligned),
+      corrected_BKTA=gathered(self._corrected_MTA, take=_aligned), kind_BK=kind_BK,
       helped_BK=gathered(self.helped_M).astype(np.float32), hurt_BK=gathered(self.hurt_M).astype(np.float32),
       episode_BK=gathered(self.episode_M), mask_BK=mask_BK)
 
   def nearest(self, keys_BE: np.ndarray, kind: str, k: int, task: str | None = None):
     """Returns (rows int64[B, K], L2 distances float32[B, K]) with K at most k, ties by rising id."""
+    return self._nearest(self._padded(keys_BE), kind, k, task)
+
+  def _padded(self, keys_BE: np.ndarray) -> np.ndarray:
+    """Returns keys as wide as the rows, float32[B, padded E]."""
+    padded_BE = np.zeros((len(keys_BE), self._padded_ME.shape[1]), np.float32)
+    if len(keys_BE):
+      padded_BE[:, : self.header.key_dim] = keys_BE
+    return padded_BE
+
+  def _nearest(self, padded_BE: np.ndarray, kind: str, k: int, task: str | None):
+    """Returns as `nearest`, of padded keys."""
     parameters, eligible = self._parameters(kind, task)
     k = min(k, eligible)
-    if not k or not len(keys_BE):
-      return np.zeros((len(keys_BE), 0), np.int64), np.zeros((len(keys_BE), 0), np.float32)
-    padded_BE = np.zeros((len(keys_BE), self._padded_ME.shape[1]), np.float32)
-    padded_BE[:, : self.header.key_dim] = keys_BE
+    if not k or not len(padded_BE):
+      return np.zeros((len(padded_BE), 0), np.int64), np.zeros((len(padded_BE), 0), np.float32)
     # A thread inherits OpenMP's default, which is slower than one thread for a single query.
     faiss.omp_set_num_threads(1)
     fetched = min(k + 1, eligible)
     while True:
-      squared, rows = self._faiss.search(padded_BE, fetched, params=parameters)
+      squared, rows = _search(self._faiss, padded_BE, fetched, parameters)
       # If the last one fetched is as near as the k-th, equals may be missing and the tie is not decided.
       if fetched == eligible or (squared[:, -1] > squared[:, k - 1]).all():
         break
       fetched = min(2 * fetched, eligible)
+    if (squared[:, 1:] > squared[:, :-1]).all():  # no ties
+      return rows[:, :k], np.sqrt(squared[:, :k])
     ordered = np.arange(len(rows))[:, None], np.lexsort((self.ids_M[rows], squared), axis=-1)[:, :k]
     return rows[ordered], np.sqrt(squared[ordered])
 
@@ -239,6 +252,24 @@ class MemoryIndex:
     chosen_M[taken] = self._task_M[taken] == self._tasks.get(task, -1)
     bitmap = np.packbits(chosen_M, bitorder="little")
     return _parameters(faiss.IDSelectorBitmap(bitmap)), int(chosen_M.sum())  # pyright: ignore[reportCallIssue]
+
+
+def _aligned(column_M: np.ndarray, rows_BK: np.ndarray) -> np.ndarray:
+  """Returns the rows of a column, in memory that jax takes on a CPU as it is: other arrays it copies."""
+  shape = (*rows_BK.shape, *column_M.shape[1:])
+  raw = np.empty(math.prod(shape) * column_M.itemsize + JAX_ALIGNMENT, np.uint8)
+  first = -raw.ctypes.data % JAX_ALIGNMENT
+  taken = raw[first : first + len(raw) - JAX_ALIGNMENT].view(column_M.dtype).reshape(shape)
+  return np.take(column_M, rows_BK, axis=0, out=taken, mode="clip")  # with a check of the rows there is one more copy
+
+
+def _search(index, keys_BE: np.ndarray, k: int, parameters) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (squared distances float32[B, k], rows int64[B, k]); FAISS's own wrapper takes as long as 1,000 records.
+  """
+  squared_BK, rows_BK = np.empty((len(keys_BE), k), np.float32), np.empty((len(keys_BE), k), np.int64)
+  index.search_c(len(keys_BE), faiss.swig_ptr(keys_BE), k, faiss.swig_ptr(squared_BK), faiss.swig_ptr(rows_BK),
+                 parameters)
+  return squared_BK, rows_BK
 
 
 def _parameters(selector):

@@ -7,8 +7,10 @@ change, never for the disk.
 import collections
 import contextlib
 import dataclasses
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -172,7 +174,7 @@ class Memory:
     Errors: Pi0RagError for keys of another size, keys that are not finite, k below 1, an unknown kind, a closed memory.
     """
     keys_BE = self._checked_keys(keys_BE)
-    wanted = shares(k, kinds)
+    wanted = shares(k, tuple(kinds))
     with self._searching:
       if self._closed:
         raise Pi0RagError("the memory is closed: open it again")
@@ -339,13 +341,15 @@ class Memory:
     return keys_BE
 
 
-def shares(k: int, kinds: Sequence[str]) -> dict[str, int]:
+@functools.lru_cache(maxsize=16)
+def shares(k: int, kinds: tuple[str, ...]) -> Mapping[str, int]:
   """Returns how many of k places each kind gets. Errors: Pi0RagError for k below 1, no kind, or an unknown one."""
   if k < 1:
     raise Pi0RagError(f"k is {k}, must be 1 or more")
   if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
     raise Pi0RagError(f"kinds are {tuple(kinds)}, allowed: one or more of {', '.join(KINDS)}, each once")
-  return {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)}
+  return MappingProxyType(
+    {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)})
 
 
 def _largest_says(ids, says) -> dict[int, float]:

@@ -55,7 +55,7 @@ class ShuffledMemory:
 
   def query(self, keys_BE, k: int, *, task: str | None = None, kinds=(CORRECTION, ANCHOR)) -> Neighbours:
     """Returns what `Memory.query` does, of the shuffled records."""
-    return self._index.search(np.ascontiguousarray(keys_BE, np.float32), shares(k, kinds), task)
+    return self._index.search(np.ascontiguousarray(keys_BE, np.float32), shares(k, tuple(kinds)), task)
 
 
 def _moved(record: Record, other: Record, plans: bool) -> Record:

@@ -1,7 +1,9 @@
 """Policies with a vision-language network of their own, between openpi's transforms: pi0, pi0.5 and pi0-FAST."""
 
+import collections
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -25,6 +27,7 @@ from pi0rag_jax.typing import Array, Params
 
 OBSERVATION_KEYS = ("image", "image_mask", "state", "tokenized_prompt", "tokenized_prompt_mask", "token_ar_mask",
                     "token_loss_mask")
+_PROMPT = ("tokenized_prompt", "tokenized_prompt_mask")
 
 
 class NetworkPolicy(Policy):
@@ -97,6 +100,7 @@ class FlowPolicy(NetworkPolicy):
       self._units = Units(spec, robot, stats)
     except Pi0RagError as error:
       self._mixed = error
+    self._prompts = _Repeated()
     super().__init__(spec, params, robot=robot, stats=stats, **parts)
 
   @property
@@ -129,9 +133,7 @@ class FlowPolicy(NetworkPolicy):
       inputs["image_mask"] = {name: masks[name] if name in masks else np.ones(len(samples), bool) for name in present}
     count = max(int(inputs["tokenized_prompt_mask"].sum(axis=-1).max()), 1)
     kept = -(-count // PROMPT_BUCKET) * PROMPT_BUCKET
-    for name in ("tokenized_prompt", "tokenized_prompt_mask"):
-      inputs[name] = inputs[name][:, :kept]
-    return inputs
+    return inputs | self._prompts.on_device({name: inputs[name][:, :kept] for name in _PROMPT})
 
   def encode_fn(self, params: Params, carry: Carry, inputs: dict) -> tuple[Carry, Encoded]:
     observation, seen = Observation.from_dict(inputs), self.network_of(inputs)
@@ -232,6 +234,32 @@ class TokensPolicy(NetworkPolicy):
     raise Pi0RagError("feeding 'callback' needs a chunk that is computed on the device; a pi0-FAST's is read from its "
                       "tokens on the host: use 'overlap'")
 
+
+
+class _Repeated:
+  """Arrays that robots repeat, such as prompts: those that come again are kept on the device."""
+
+  KEPT = 64
+
+  def __init__(self):
+    self._kept: collections.OrderedDict[bytes, dict | None] = collections.OrderedDict()
+    self._lock = threading.Lock()
+
+  def on_device(self, arrays: dict) -> dict:
+    """Returns the same arrays, where the device may have them already."""
+    content = b"".join(array.tobytes() for array in arrays.values())
+    with self._lock:
+      if content not in self._kept:  # a state may be written into a prompt, which then never comes again
+        self._kept[content] = None
+        if len(self._kept) > self.KEPT:
+          self._kept.popitem(last=False)
+        return arrays
+      self._kept.move_to_end(content)
+      found = self._kept[content]
+      if found is None:
+        # Uncommitted, as arrays of the host are: the same program takes both.
+        found = self._kept[content] = jax.device_put(arrays)
+      return found
 
 
 class Units:

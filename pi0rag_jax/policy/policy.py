@@ -63,6 +63,7 @@ class Policy(abc.ABC):
     seed_of_start = draw_seed(spec.start)
     self._fixed_TX = None if seed_of_start is None else np.asarray(
       np.random.default_rng(seed_of_start).standard_normal(self.noise_shape), np.float32)
+    self._own_starts: dict[int, Array] = {}  # on the device, by batch
     self._encode, self._decode = self.compiled(self.encode_fn), self.compiled(self.decode_fn)
     self._sample, self._go_on = self.compiled(self.sample_fn), self.compiled(self.go_on_fn)
 
@@ -197,20 +198,28 @@ class Policy(abc.ABC):
     """
     if not self.noise_shape and noise_BTX is not None:
       raise Pi0RagError(f"policy '{self.spec.name}' ({self.spec.family}) starts from no noise: leave `noise` out")
-    if noise_BTX is None and self.spec.start == NEW:
-      return self._draw((batch, *self.noise_shape))
+    if noise_BTX is None:
+      return self._draw((batch, *self.noise_shape)) if self.spec.start == NEW else self._own_start(batch)
     start_BTX = np.zeros((batch, *self.noise_shape), np.float32)
     if self._fixed_TX is not None:
       start_BTX[:] = self._fixed_TX
-    if noise_BTX is not None:
-      noise_BTX = np.asarray(noise_BTX)
-      if noise_BTX.shape[1:] != self.noise_shape or len(noise_BTX) > batch:
-        raise Pi0RagError(f"noise has shape {noise_BTX.shape}; allowed: {(batch, *self.noise_shape)}, one row per "
-                          "action step")
-      if noise_BTX.dtype.kind not in "fiu" or not np.isfinite(noise_BTX).all():
-        raise Pi0RagError(f"noise of type {noise_BTX.dtype} has NaN or infinity, or no numbers; allowed: finite ones")
-      start_BTX[: len(noise_BTX)] = noise_BTX
+    noise_BTX = np.asarray(noise_BTX)
+    if noise_BTX.shape[1:] != self.noise_shape or len(noise_BTX) > batch:
+      raise Pi0RagError(f"noise has shape {noise_BTX.shape}; allowed: {(batch, *self.noise_shape)}, one row per "
+                        "action step")
+    if noise_BTX.dtype.kind not in "fiu" or not np.isfinite(noise_BTX).all():
+      raise Pi0RagError(f"noise of type {noise_BTX.dtype} has NaN or infinity, or no numbers; allowed: finite ones")
+    start_BTX[: len(noise_BTX)] = noise_BTX
     return start_BTX
+
+  def _own_start(self, batch: int) -> Array:
+    """Returns the spec's start float32[batch, T, X], which stays on the device."""
+    if batch not in self._own_starts:
+      start_BTX = np.zeros((batch, *self.noise_shape), np.float32)
+      if self._fixed_TX is not None:
+        start_BTX[:] = self._fixed_TX
+      self._own_starts[batch] = jax.device_put(start_BTX)  # uncommitted, as arrays of the host
+    return self._own_starts[batch]
 
   def _draw(self, shape: tuple[int, ...]):
     self._rng, noise, _ = _draw(self._rng, shape)

@@ -135,7 +135,7 @@ def _described(policy: FlowPolicy, rule: rules.SteeringConfig, platforms: Sequen
     "quantile": bool(stats and stats[0].quantile), "max_tokens": tokenize.max_len,
     "discrete_state": tokenize.discrete_state, "prompts": {},
     "memory": {**policy.memory_header(), "chunk_dtype": chunk_dtype}, "unit_distance": unit,
-    "shares": shares(rule.k, rule.kinds), "kinds": list(KINDS),
+    "shares": dict(shares(rule.k, rule.kinds)), "kinds": list(KINDS),
     # As the policy's own are compiled, so that the answers are the same bits.
     "compiler_options": {"policy": {jax.default_backend(): compiling.options(policy.params)},
                          "steer": {"cpu": compiling.UNSPLIT}},
@@ -184,7 +184,8 @@ def _write_arrays(policy: FlowPolicy, folder: pathlib.Path) -> list[str]:
   stats = [step for step in policy.transforms.inputs if isinstance(step, transforms.Normalize)]
   low_P, scale_P = normalize.low_and_scale(stats[0].stats["state"], width, stats[0].quantile) if stats else (
     np.zeros(width), np.ones(width))
-  start_TX = np.zeros(policy.noise_shape, np.float32) if policy.spec.start == "new" else policy.start_of_flow(1)[0]
+  start_TX = np.zeros(policy.noise_shape, np.float32) if policy.spec.start == "new" else np.asarray(
+    policy.start_of_flow(1))[0]
   np.savez(folder / "arrays.npz", start=start_TX, state_low=low_P, state_scale=scale_P)
   return [str(leaf.dtype) for leaf in leaves]
 

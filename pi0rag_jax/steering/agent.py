@@ -329,17 +329,24 @@ def start_with(memory_dir, spec: PolicySpec, asked: str | None = None) -> str | 
 
 def check_actions(actions_BTA: np.ndarray, space: ActionSpace) -> None:
   """Raises Pi0RagError for actions that are no numbers, or far outside the robot's space."""
-  low_A, high_A = np.asarray(space.low), np.asarray(space.high)
-  with np.errstate(invalid="ignore"):  # infinity less infinity, where there is no limit
-    slack_A = np.where(np.isfinite(low_A) & np.isfinite(high_A), ABSURD_RANGES * (high_A - low_A), 0.0)
-  inside = (actions_BTA >= low_A - slack_A) & (actions_BTA <= high_A + slack_A)
-  inside &= np.abs(actions_BTA) * np.asarray(space.cost) <= ABSURD_COST  # False for NaN
+  lowest_A, highest_A, cost_A = _farthest(space)
+  inside = (actions_BTA >= lowest_A) & (actions_BTA <= highest_A)
+  inside &= np.abs(actions_BTA) * cost_A <= ABSURD_COST  # False for NaN
   if not inside.all():
     place = tuple(np.argwhere(~inside)[0].tolist())
     entry = place[-1]
     raise Pi0RagError(f"the policy answers with {actions_BTA[place]:g} for entry {entry} of the action in step "
-                      f"{place[-2]}; the robot takes {low_A[entry]:g} to {high_A[entry]:g}: nothing is sent. Check "
-                      "observation and statistics")
+                      f"{place[-2]}; the robot takes {space.low[entry]:g} to {space.high[entry]:g}: nothing is sent. "
+                      "Check observation and statistics")
+
+
+@functools.lru_cache(maxsize=8)
+def _farthest(space: ActionSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the least and the most that is believed of an action, and its cost, float64[A] each."""
+  low_A, high_A = np.asarray(space.low), np.asarray(space.high)
+  with np.errstate(invalid="ignore"):  # infinity less infinity, where there is no limit
+    slack_A = np.where(np.isfinite(low_A) & np.isfinite(high_A), ABSURD_RANGES * (high_A - low_A), 0.0)
+  return low_A - slack_A, high_A + slack_A, np.asarray(space.cost)
 
 
 def _check_state(state_BP) -> None:

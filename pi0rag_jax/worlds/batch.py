@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import pickle
 import select
 import signal
 import traceback
@@ -33,7 +34,7 @@ class Moment:
   """The world at a decision, as a worker hands it over."""
 
   observation: dict[str, Any]
-  snapshot: Any  # restores this moment; None where the world cannot
+  snapshot: Any  # restores this moment: bytes that only a world opens; None where it cannot
   success: bool
   done: bool  # success or out of time
   ticks: int  # control ticks since the start
@@ -305,7 +306,7 @@ class _Slots:
         return self._moment(world, _NOTHING_YET, plan=plan)
       case Rewind(snapshot, plan):
         self._begun.add(slot)
-        world.restore(snapshot, fresh_clock=True)
+        world.restore(pickle.loads(snapshot), fresh_clock=True)
         return self._moment(world, _NOTHING_YET, plan=plan)
       case Advance(actions_NA, plan, more_time):
         if more_time:
@@ -320,7 +321,8 @@ class _Slots:
   def _moment(self, world, progress: Progress, *, plan: bool) -> Moment:
     """Looks at the world once, at the end of what it did."""
     over = progress.done or bool(progress.error)
-    return Moment({} if over else world.observe(), world.snapshot() if self._rewinds else None, progress.success, over,
+    snapshot = pickle.dumps(world.snapshot(), pickle.HIGHEST_PROTOCOL) if self._rewinds else None
+    return Moment({} if over else world.observe(), snapshot, progress.success, over,
                   progress.ticks, progress.sensors, progress.truths,
                   world.plan(self._config.horizon) if plan and not over else None, progress.error)
 
@@ -328,7 +330,7 @@ class _Slots:
     here = world.snapshot() if slot in self._begun else None  # without an episode there is no place to return to
     chunks = []
     for snapshot in snapshots:
-      world.restore(snapshot)
+      world.restore(pickle.loads(snapshot))
       chunks.append(world.plan(self._config.horizon))
     if here is not None:
       world.restore(here)

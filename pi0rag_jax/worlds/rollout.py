@@ -275,7 +275,7 @@ def _noise(policy: Policy, start: FlowStart, running: list[_Running]) -> np.ndar
   drawn = [start == NEW or r.trace.job.attempt > 0 for r in running]
   if not policy.noise_shape or (start == policy.spec.start and not any(drawn)):
     return None
-  fixed_TX = np.zeros(policy.noise_shape) if start == ZERO else policy.start_of_flow(1)[0]
+  fixed_TX = np.zeros(policy.noise_shape) if start == ZERO else np.asarray(policy.start_of_flow(1))[0]
   return np.stack([r.noise.standard_normal(policy.noise_shape) if draw else fixed_TX
                    for r, draw in zip(running, drawn)])
 
