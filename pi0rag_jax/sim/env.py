@@ -120,18 +120,24 @@ class PandaEnv(gymnasium.Env):
 
     Returns: (summed reward, terminated, truncated, the last tick's info).
     """
-    layout, actions_TA = self.layout, self._checked(actions_TA)
-    for action in actions_TA.tolist():
-      self.controller.tick(action)
-      self.ticks += 1
-      fault = self.physics.fault()
-      success = fault is None and self.task.succeeded(self.physics, layout)
-      if success or fault or self.ticks >= self.deadline:
+    success, over, fault = False, False, None
+    for action in self.checked(actions_TA).tolist():
+      success, over, fault = self.tick(action)
+      if over:
         break
-    truncated = not success and (fault is not None or self.ticks >= self.deadline)
-    return float(success), success, truncated, self.info()
+    return float(success), success, over and not success, self.info()
 
-  def _checked(self, actions_TA) -> np.ndarray:
+  def tick(self, action: list[float]) -> tuple[bool, bool, str | None]:
+    """Executes one checked action; returns (success, whether the episode is over, what is wrong with the simulation).
+    """
+    layout = self.layout
+    self.controller.tick(action)
+    self.ticks += 1
+    fault = self.physics.fault()
+    success = fault is None and self.task.succeeded(self.physics, layout)
+    return success, success or fault is not None or self.ticks >= self.deadline, fault
+
+  def checked(self, actions_TA) -> np.ndarray:
     """Returns the actions as float64[T, 5] or raises."""
     actions_TA = np.asarray(actions_TA, dtype=np.float64)
     if actions_TA.ndim != 2 or actions_TA.shape[1] != ACTION_DIM or not len(actions_TA):
@@ -161,21 +167,25 @@ class PandaEnv(gymnasium.Env):
 
   def info(self) -> dict[str, Any]:
     """Returns success, the sensors that failure detectors read, the privileged state and `sim_error`."""
-    contacts = self.physics.contacts()
     fault = self.physics.fault()
-    position, yaw = self.controller.measured_pose()
     return {
       "success": fault is None and self.task.succeeded(self.physics, self.layout),
-      "failure_signals": {
-        "contact_force_arm_N": contacts.arm_N,
-        "pad_forces_N": np.array([contacts.pad_left_N, contacts.pad_right_N]),
-        "gripper_width_m": self.physics.gripper_width(),
-        "gripper_command": float(self.controller.state.gripper_open),
-        "tool_commanded": np.array(self.controller.state.pose),
-        "tool_measured": np.array([*position, yaw]),
-      },
+      "failure_signals": self.signals(),
       "privileged": self.task.privileged(self.physics, self.layout),
       "sim_error": fault,
+    }
+
+  def signals(self) -> dict[str, Any]:
+    """Returns the sensors that failure detectors read."""
+    contacts = self.physics.contacts()
+    position, yaw = self.controller.measured_pose()
+    return {
+      "contact_force_arm_N": contacts.arm_N,
+      "pad_forces_N": np.array([contacts.pad_left_N, contacts.pad_right_N]),
+      "gripper_width_m": self.physics.gripper_width(),
+      "gripper_command": float(self.controller.state.gripper_open),
+      "tool_commanded": np.array(self.controller.state.pose),
+      "tool_measured": np.array([*position, yaw]),
     }
 
   def snapshot(self) -> dict[str, Any]:

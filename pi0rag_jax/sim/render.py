@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.sim.outlines import TOP_NORMAL, Outlines
 from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS, LIGHT_AMBIENT
 from pi0rag_jax.worlds.backend import INSTALL_HINT, select_backend
 
@@ -55,11 +56,14 @@ class RaycastRenderer:
     self._model = model
     self._size = size
     self._cameras = {name: model.camera(name).id for name in CAMERAS}
-    self._rays = {name: _pixel_rays(float(model.cam_fovy[i]), size) for name, i in self._cameras.items()}
+    self._half = {name: np.tan(np.deg2rad(float(model.cam_fovy[i])) / 2) for name, i in self._cameras.items()}
+    self._rays = {name: _pixel_rays(half, size) for name, half in self._half.items()}
+    self._outlines = Outlines(model, size)
     count = size * size
     self._geom_ids = np.empty(count, np.int32)
     self._distances = np.empty(count)
-    self._normals = np.empty((count, 3))
+    self._cast_N3, self._normals = np.empty((2, count, 3))
+    self._top_normals = np.broadcast_to(TOP_NORMAL, (count, 3)).copy()
     light = _LIGHT_DIRECTION / np.linalg.norm(_LIGHT_DIRECTION)
     self._light = np.ascontiguousarray(light * _DIFFUSE)
     # How bright the model's light is per colour, against the nominal one.
@@ -67,21 +71,31 @@ class RaycastRenderer:
 
   def render(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
     """Returns uint8[size, size, 3] for each camera; `data` must be up to date."""
-    return {name: self._picture(data, name) for name in self._cameras}
-
-  def _picture(self, data: mujoco.MjData, name: str) -> np.ndarray:
-    camera = self._cameras[name]
-    directions = self._rays[name] @ data.cam_xmat[camera].reshape(3, 3).T
-    mujoco.mj_multiRay(
-      self._model, data, data.cam_xpos[camera], directions.reshape(-1), None, 1, -1,
-      self._geom_ids, self._distances, self._normals.reshape(-1), len(directions), 10.0,
-    )  # fmt: skip
     # The last row of the palette is the background, which a miss (id -1) picks.
     palette = np.concatenate([self._model.geom_rgba[:, :3], [BACKGROUND_RGB]]).astype(np.float32) * self._brightness_3
-    shade = np.maximum(self._normals @ self._light, 0.0) + _AMBIENT
-    shade[self._geom_ids < 0] = 1.0
-    colours = palette[self._geom_ids] * (shade * 255.0).astype(np.float32)[:, None]
-    return np.minimum(colours + 0.5, 255.0).astype(np.uint8).reshape(self._size, self._size, 3)
+    return {name: self._picture(data, name, palette) for name in self._cameras}
+
+  def _picture(self, data: mujoco.MjData, name: str, palette: np.ndarray) -> np.ndarray:
+    camera = self._cameras[name]
+    directions = self._rays[name] @ data.cam_xmat[camera].reshape(3, 3).T
+    # All other pixels show the table's top.
+    pixels_N = self._outlines.pixels(data, camera, directions, self._half[name])
+    count = len(pixels_N)
+    geom_ids, cast_N3 = self._geom_ids[:count], self._cast_N3[:count]
+    if count:
+      mujoco.mj_multiRay(
+        self._model, data, data.cam_xpos[camera], directions.take(pixels_N, axis=0).reshape(-1), None, 1, -1,
+        geom_ids, self._distances[:count], cast_N3.reshape(-1), count, 10.0,
+      )  # fmt: skip
+    # Shaded in their places: the same product for each pixel, however many are cast.
+    np.copyto(self._normals, self._top_normals)
+    self._normals[pixels_N] = cast_N3
+    shade_N = np.maximum((self._normals @ self._light).take(pixels_N), 0.0) + _AMBIENT
+    shade_N[geom_ids < 0] = 1.0
+    table_3 = _shaded(palette[self._outlines.table], self._light[2:] + _AMBIENT)[0]
+    picture = np.tile(np.tile(table_3, self._size), self._size).reshape(-1, 3)
+    picture[pixels_N] = _shaded(palette.take(geom_ids, axis=0, mode="wrap"), shade_N)
+    return picture.reshape(self._size, self._size, 3)
 
   def close(self) -> None:
     """Does nothing; there is nothing to free."""
@@ -116,9 +130,13 @@ class OpenGLRenderer:
     self._renderer.close()
 
 
-def _pixel_rays(fovy_deg: float, size: int) -> np.ndarray:
+def _shaded(colours_N3: np.ndarray, shade_N: np.ndarray) -> np.ndarray:
+  """Returns uint8[N, 3] of colours in [0, 1] and how bright each is."""
+  return np.minimum(colours_N3 * (shade_N * 255.0).astype(np.float32)[:, None] + 0.5, 255.0).astype(np.uint8)
+
+
+def _pixel_rays(half: float, size: int) -> np.ndarray:
   """Returns float[size * size, 3], unit directions of the pixel centres in the camera frame, row by row."""
-  half = np.tan(np.deg2rad(fovy_deg) / 2)
   offsets = (2 * (np.arange(size) + 0.5) / size - 1) * half
   x, y = np.meshgrid(offsets, -offsets)
   rays = np.stack([x, y, -np.ones_like(x)], axis=-1).reshape(-1, 3)

@@ -1,7 +1,5 @@
 """The simulated Panda as a world, with every ability."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,17 +35,16 @@ class PandaWorld:
   def advance(self, actions_NA: np.ndarray) -> Progress:
     """Executes actions float[N, 5], one a tick."""
     witness = Witness(self.env.physics) if self._config.witness else None
-    info: Mapping[str, Any] = MappingProxyType({})
-    sensors, truths, done = [], [], False
-    for action_A in actions_NA:
-      _, terminated, truncated, info = self.env.advance(action_A[None])
-      sensors.append(info["failure_signals"])
+    sensors, truths = [], []
+    success, done, fault = False, False, None
+    for action_A in self.env.checked(actions_NA).tolist():
+      success, done, fault = self.env.tick(action_A)
+      sensors.append(self.env.signals())
       if witness is not None:
         truths.append(witness.look())
-      done = terminated or truncated
       if done:
         break
-    return Progress(self.env.ticks, bool(info["success"]), done, sensors, truths, info["sim_error"] or "")
+    return Progress(self.env.ticks, success, done, sensors, truths, fault or "")
 
   def observe(self) -> dict[str, Any]:
     """Returns the observation with fresh pictures."""

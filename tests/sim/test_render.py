@@ -6,6 +6,8 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.env import PandaEnv
+from pi0rag_jax.sim.experts import get_expert
+from pi0rag_jax.sim.outlines import Outlines
 from pi0rag_jax.sim.render import make_renderer
 from pi0rag_jax.sim.scene import CAMERAS
 
@@ -48,6 +50,33 @@ def test_raycast_is_deterministic_across_renderers():
     env.reset(seed=7)
   for name in CAMERAS:
     assert np.array_equal(first.observe()["image"][name], second.observe()["image"][name])
+
+
+@pytest.mark.parametrize(("task", "condition", "size"), [
+  ("pick_and_place", "camera_shift_double", 64), ("pouring", "wrist_camera_turn", 33), ("stacking", "nominal", 48)])
+def test_pixels_that_are_not_cast_are_what_a_ray_would_see(task, condition, size, monkeypatch):
+  env, left_out = PandaEnv(task, condition, image_size=size), 0
+  env.begin(seed=3)
+  looks = []
+  for _ in range(6):
+    looks.append(env.observe()["image"])
+    env.advance(get_expert(task).plan(env, 16))
+    env.advance(np.array([[0.015, 0.015, -0.015, 0.075, 0.0]] * 3))  # away from the middle, too
+  pixels = Outlines.pixels
+
+  def counted(*args):
+    nonlocal left_out
+    left_out += size * size - len(pixels(*args))
+    return np.arange(size * size)
+
+  monkeypatch.setattr(Outlines, "pixels", counted)
+  env.begin(seed=3)
+  for look in looks:
+    for name, picture in env.observe()["image"].items():
+      np.testing.assert_array_equal(look[name], picture)
+    env.advance(get_expert(task).plan(env, 16))
+    env.advance(np.array([[0.015, 0.015, -0.015, 0.075, 0.0]] * 3))
+  assert left_out > 0.3 * len(looks) * 2 * size * size
 
 
 def test_unknown_renderers_list_the_valid_ones():
