@@ -17,7 +17,8 @@ Rows are kept in FILE.json.part as they come, so that a run that is stopped leav
   one memory at the same time; needs the simulator, as `wire` does.
 `clients`: several clients of one server, decided for one at a time or together; needs the simulator.
 `wire`: a memory taught over the wire against one taught in process, and what it is good for.
-`options`: fewer steps, warm starts and int8 weights, by success rate and time of a decision; needs the simulator.
+`options`: fewer steps, warm starts and weights of less precision, by success rate and time of a decision; needs the
+  simulator.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
       help="latency, loop, memory: cameras present, as 1,2,3; compile: the last")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
   add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, memory, compile: of our attention")
-  add("--weights", choices=("int8",),
+  add("--weights", choices=("int8", "fp8", "bfloat16"),
       help="latency, ablate, compile: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
   add("--stages", default=True, action=argparse.BooleanOptionalAction, help="latency: its parts too")
@@ -128,6 +129,9 @@ def make_parser() -> argparse.ArgumentParser:
   add("--feeding", default="overlap", choices=FEEDING, help="loop: searches while the device decodes, or in one call")
   add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
   add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
+  add("--policy", default="panda_tasks", help="options: a policy of the Panda")
+  add("--options", type=lambda text: tuple(text.split(",")), default=(),
+      help="options: beside ten steps, as '5 steps,int8 weights,fp8'; all by default")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")
   add("--evaluated", type=number, default=100, help="wire: episodes with and without the memory")
   add("--robots", type=number, default=8, help="teaching, clients: that ask at the same time")

@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -69,6 +70,11 @@ def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool
                           planned=planned, stop_early=stop_early), films
 
 
+def _decided(config: Config) -> dict[str, Any]:
+  """Returns how a configuration's policies decide, as `directory.load` takes it."""
+  return {name: config[name] or None for name in ("execute_steps", "denoising_steps", "weights")}
+
+
 class _Runner:
   """Carries out steps one after the other; environments are kept while the place stays the same."""
 
@@ -76,7 +82,7 @@ class _Runner:
     self._config, self._out, self._progress, self._stop_early = config, out, progress, stop_early
     self.policy = directory.load(
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
-      execute_steps=config.execute_steps or None)
+      **_decided(config))
     checks.check_methods(config, self.policy)
     self._loop = plan.loop(config, self.policy)
     self._others: dict[str, Policy] = {}
@@ -336,7 +342,7 @@ class _Runner:
   def _other(self, policy: str) -> Policy:
     """Returns a policy that is not the sweep's. Errors: Pi0RagError where it sees or does something else."""
     if policy not in self._others:
-      other = directory.load(policy, execute_steps=self._config.execute_steps or None)
+      other = directory.load(policy, **_decided(self._config))
       mine, its = self.policy.spec, other.spec
       if (its.image_size, its.renderer, its.horizon) != (mine.image_size, mine.renderer, mine.horizon):
         raise Pi0RagError(f"policy '{policy}' sees {its.image_size} pixels of '{its.renderer}' and plans {its.horizon} "

@@ -31,6 +31,7 @@ PARTS = ("loop", "stream", "evaluation", "focus", "pool", "memory")  # of a conf
 # The least and the most of its numbers; whole ones, where these are.
 RANGES = {
   "slots": (1, 4096), "processes": (0, 1024), "execute_steps": (0, 1000),
+  "denoising_steps": (0, 1000),
   "loop.delay_ms": (0.0, 1e5), "memory.capacity": (1, MAX_CAPACITY),
   "memory.deadline_ms": (0.0, 1e6), "stream.first_seed": (0, 2**31), "evaluation.first_seed": (0, 2**31),
   "stream.corrected_max": (0, 10**6), "evaluation.latency_episodes": (0, 10**6), "evaluation.clips": (0, 10**6),

@@ -48,9 +48,9 @@ def compile_for(flags: argparse.Namespace) -> list[dict]:
   config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel)
   compiling.check_attention(config, compute_capability=target.compute_capability)
   is_gpu = target.compute_capability is not None
-  if flags.weights == "int8" and not is_gpu:
-    raise Pi0RagError(f"--weights=int8 for a {target.kind}: its compiler converts them before each product, which is "
-                      "slower than bfloat16; allowed for GPUs")
+  if flags.weights in ("int8", "fp8") and not is_gpu:
+    raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts them before each product, "
+                      "which is slower than bfloat16; allowed for GPUs")
   with _cudnn_of(target) if flags.kernel == "cudnn" else mock.patch.dict({}):
     lowered = PROGRAMS[flags.program](config, devices, flags)
   start = time.perf_counter()
@@ -67,8 +67,8 @@ def infer(config: Pi0Config, devices: list, flags: argparse.Namespace, *, sample
   cameras, batch, steps = flags.cameras[-1], flags.batches[0], flags.steps[0]
   config = dataclasses.replace(config, image_keys=config.image_keys[:cameras], packed=packed, aligned=packed)
   params = device_memory.shapes_of(config)
-  if flags.weights == "int8":
-    params = device_memory.int8_shapes(params)
+  if flags.weights:
+    params = device_memory.quantized_shapes(params, flags.weights)
   inputs = models.input_shapes(config, batch=batch)
   noise_BTA = inputs.pop("actions")
   run = lambda params, inputs, noise_BTA: sample(  # noqa: E731

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from eval.benchmarks import models
 from pi0rag_jax.models import packing, pi0
+from pi0rag_jax.models.dense import FP8
 from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.policy import compiling
 
@@ -38,15 +39,19 @@ def shapes_of(config: Pi0Config) -> dict[str, Any]:
           for name, part in shapes.items()}
 
 
-def int8_shapes(params: dict[str, Any], *, in_layers: bool = False) -> dict[str, Any]:
-  """Returns the shapes of packed parameters with the matrices of the layers in int8."""
+# How `packing.WEIGHTS` store matrices.
+STORED = {"int8": jnp.int8, "fp8": FP8, "bfloat16": jnp.bfloat16}
+
+
+def quantized_shapes(params: dict[str, Any], weights: str, *, in_layers: bool = False) -> dict[str, Any]:
+  """Returns the shapes of packed parameters with the matrices of the layers stored as `weights` of STORED."""
   if in_layers and "kernel" in params and params["kernel"].ndim == 2:
     kernel = params["kernel"]
-    return {**params, "kernel": jax.ShapeDtypeStruct(kernel.shape, jnp.int8),
+    return {**params, "kernel": jax.ShapeDtypeStruct(kernel.shape, STORED[weights]),
             "scale": jax.ShapeDtypeStruct(kernel.shape[1:], jnp.float32)}
   layers, norms = ("layers_", "encoderblock_"), ("pre_attention_norm", "pre_ffw_norm")
   inside = lambda name: (in_layers or name.startswith(layers)) and not name.startswith(norms)  # noqa: E731
-  return {name: int8_shapes(part, in_layers=inside(name)) if isinstance(part, dict) else part
+  return {name: quantized_shapes(part, weights, in_layers=inside(name)) if isinstance(part, dict) else part
           for name, part in params.items()}
 
 

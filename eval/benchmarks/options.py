@@ -1,9 +1,12 @@
-"""`options`: ways to decide sooner that change what is decided, judged by success rate. The simulator is needed."""
+"""`options`: ways to decide sooner, or in less memory, that change what is decided, judged by success rate.
+
+The simulator is needed.
+"""
 
 import argparse
 import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import numpy as np
 
 from eval.benchmarks import timing
 from pi0rag_jax import statistics
+from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.models import flow as flow_matching
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Encoded, Policy
@@ -20,32 +24,35 @@ from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
 
-POLICY, TASK, CONDITIONS = "panda_tasks", "pick_and_place", ("nominal", "camera_shift")
+TASK, CONDITIONS = "pick_and_place", ("nominal", "camera_shift")
 FIRST_SEED = 380_000  # of the tuning range
 SLOTS, PROCESSES = 24, 2
 
 
-def options(flags: argparse.Namespace) -> list[dict]:
-  """Returns a row for each condition and option: success on the same seeds, and one robot's decision in turn.
+def options(flags: argparse.Namespace) -> Iterator[dict]:
+  """Yields a row for each condition and option: success on the same seeds, and one robot's decision in turn.
 
   `ratio` is the decision's time against that of the first option, `fixed` and `regressed` count the episodes that only
   it, or only the first option, brought to an end. Intervals are of 95 %.
   """
-  policies = {name: load() for name, load in OPTIONS.items()}
+  reference, *others = OPTIONS
+  unknown = set(flags.options) - set(OPTIONS)
+  if unknown:
+    raise unknown_name("option", unknown.pop(), OPTIONS)
+  policies = {name: OPTIONS[name](flags.policy) for name in (reference, *others)
+              if name == reference or name in flags.options or not flags.options}
   taken_ms = _decisions(policies, repeats=flags.repeats)
-  rows = []
   for condition in CONDITIONS:
-    succeeded = _successes(policies, condition, flags.episodes)
-    reference = next(iter(OPTIONS))
-    for name, by_seed in succeeded.items():
+    expected: np.ndarray | None = None
+    for name, by_seed in _successes(policies, condition, flags.episodes):
+      expected = by_seed if expected is None else expected
       rate = statistics.success_rate(by_seed)
-      paired = statistics.paired_comparison(succeeded[reference], by_seed, np.random.default_rng(0))
-      rows.append({"task": TASK, "condition": condition, "option": name, "episodes": rate.n,
-                   "success": round(rate.value, 4), "success_low": round(rate.low, 4),
-                   "success_high": round(rate.high, 4), "fixed": paired.fixed, "regressed": paired.regressed,
-                   "p50_ms": timing.summary(taken_ms[name])["p50_ms"],
-                   **timing.ratio(taken_ms[name], taken_ms[reference])})
-  return rows
+      paired = statistics.paired_comparison(expected, by_seed, np.random.default_rng(0))
+      yield {"policy": flags.policy, "task": TASK, "condition": condition, "option": name, "episodes": rate.n,
+             "success": round(rate.value, 4), "success_low": round(rate.low, 4),
+             "success_high": round(rate.high, 4), "fixed": paired.fixed, "regressed": paired.regressed,
+             "p50_ms": timing.summary(taken_ms[name])["p50_ms"],
+             **timing.ratio(taken_ms[name], taken_ms[reference])}
 
 
 def _decisions(policies: "dict[str, Policy | WarmStarted]", *, repeats: int) -> dict[str, np.ndarray]:
@@ -64,10 +71,10 @@ def _actions(agent: Agent, observation: dict, start: np.ndarray | None) -> np.nd
   return agent.decide(agent.policy.start(1), [observation], start)[1].actions_BTA
 
 
-def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, episodes: int) -> dict[str, np.ndarray]:
-  """Returns bool[episodes] of each option, by seed."""
+def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, episodes: int
+               ) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields each option and bool[episodes], by seed."""
   config = rollout.world_config(next(iter(policies.values())).spec, TASK, condition)
-  succeeded = {}
   with BatchEnv(config, slots=SLOTS, processes=PROCESSES) as env:
     for name, policy in policies.items():
       jobs = collections.deque(Job(FIRST_SEED + i, i) for i in range(episodes))
@@ -75,8 +82,7 @@ def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, epis
       traces = list(rollout.run(env, Agent(cast("Policy", policy)), jobs, start=start))
       crashed = [trace.error for trace in traces if trace.outcome == "crashed"]
       assert not crashed, crashed[0]
-      succeeded[name] = np.array([t.outcome == "success" for t in sorted(traces, key=lambda t: t.job.seed)])
-  return succeeded
+      yield name, np.array([t.outcome == "success" for t in sorted(traces, key=lambda t: t.job.seed)])
 
 
 class WarmStarted:
@@ -115,13 +121,17 @@ class WarmStarted:
     return flow.to_robot(flow.run((1 - time) * flow.to_model(chunk_BTA), first=self._first_step))
 
 
-def _load(**options) -> Policy:
-  return directory.load(POLICY, **options)
+def _loading(**options) -> Callable[[str], Policy]:
+  return functools.partial(directory.load, **options)
 
 
-# What loads each; the first is what the others are compared with.
-OPTIONS: dict[str, Callable[[], Policy | WarmStarted]] = {
-    **{f"{n} steps": functools.partial(_load, denoising_steps=n) for n in (10, 5, 3, 2, 1)},
-    "int8 weights": functools.partial(_load, weights="int8"),
-    **{f"last {n} of 10 steps": functools.partial(lambda n: WarmStarted(_load(), n), n) for n in (7, 5, 3)},
+def _warm_started(steps: int) -> Callable[[str], WarmStarted]:
+  return lambda policy: WarmStarted(directory.load(policy), steps)
+
+
+# What makes each of a policy's name; the first is what the others are compared with.
+OPTIONS: dict[str, Callable[[str], Policy | WarmStarted]] = {
+    **{f"{n} steps": _loading(denoising_steps=n) for n in (10, 5, 4, 3, 2, 1)},
+    "int8 weights": _loading(weights="int8"), "fp8": _loading(weights="fp8"), "bfloat16": _loading(weights="bfloat16"),
+    **{f"last {n} of 10 steps": _warm_started(n) for n in (7, 5, 3)},
 }

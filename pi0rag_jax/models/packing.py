@@ -4,20 +4,23 @@ Against openpi's tree, adapters are merged; each layer's parameters are arrays o
 them out of a stack; queries, keys and values come from one matrix [in, out], gate and up projection from another; and
 what is multiplied in the computing type is stored in it. `pack` returns the configuration whose network takes them.
 
-The matrices may be stored as int8, which loses precision: where weights are read more than they are multiplied, as in
-the flow's loop, a GPU then waits for half as many bytes as of bfloat16. Tables of tokens and positions, norms and
-modulations, and the projections into and out of the towers stay as they are.
+The matrices may be stored with less precision. As int8, a GPU waits for half as many bytes as of bfloat16 where weights
+are read more than they are multiplied, as in the flow's loop. As fp8 or bfloat16, what they are multiplied with is
+rounded to the same type, and sums are of float32: what hardware with such products computes, wherever it runs. Tables
+of tokens and positions, norms and modulations, and the projections into and out of the towers stay as they are.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import adapters
 from pi0rag_jax.models.adapters import Config
+from pi0rag_jax.models.dense import FP8
 from pi0rag_jax.models.gemma import PACKED_OUT, PACKED_QKV, GemmaConfig, expert_name
 from pi0rag_jax.models.siglip import ATTENTION, MLP
 from pi0rag_jax.typing import Array, Params
@@ -62,11 +65,23 @@ def quantize(kernel_DF) -> Params:
   return {"kernel": np.rint(kernel_DF / scale_F).astype(np.int8), "scale": scale_F}
 
 
+def quantize_fp8(kernel_DF) -> Params:
+  """Returns {kernel: float8_e4m3fn[D, F], scale: float32[F]}, each column as large as the type allows."""
+  kernel_DF = np.asarray(kernel_DF).astype(np.float32)
+  largest_F = np.abs(kernel_DF).max(axis=0)
+  scale_F = np.where(largest_F > 0, largest_F / np.float32(jnp.finfo(FP8).max), 1).astype(np.float32)
+  return {"kernel": (kernel_DF / scale_F).astype(FP8), "scale": scale_F}
+
+
+def _bfloat16(kernel_DF) -> Params:
+  return {"kernel": np.asarray(kernel_DF).astype(jnp.bfloat16), "scale": np.ones(kernel_DF.shape[1], np.float32)}
+
+
 def _as_it_is(kernel) -> Params:
   return {"kernel": kernel}
 
 
-WEIGHTS: dict[str, Store] = {"int8": quantize}
+WEIGHTS: dict[str, Store] = {"int8": quantize, "fp8": quantize_fp8, "bfloat16": _bfloat16}
 
 
 def _image_tower(params: Params, depth: int, store: Store) -> Params:

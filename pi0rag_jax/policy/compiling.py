@@ -20,6 +20,8 @@ from pi0rag_jax.typing import Params
 # This pass moves what a loop converts before it, see `converts`.
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 UNSPLIT = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+# Compute capability from which on a GPU multiplies such matrices as they are stored; int8 is converted first by any.
+_PRODUCTS = {"int8": (0, 0), "fp8": (8, 9), "bfloat16": (8, 0)}
 _CUDNN_HEAD_DIM = 128  # up to Ampere and Ada; wider heads came with Hopper
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
@@ -65,9 +67,10 @@ def check_layout(model: PaliGemmaConfig, weights: str | None) -> None:
   """Raises Pi0RagError where this device has no such attention, and warns where it is slower with such weights."""
   capability = getattr(jax.devices()[0], "compute_capability", None)
   check_attention(model, compute_capability=capability)
-  if weights == "int8" and capability is None:
-    logger.warning("int8 weights halve the memory, but only an NVIDIA GPU is faster with them; this is a %s",
-                   jax.default_backend())
+  if weights in _PRODUCTS and (capability is None or tuple(map(int, capability.split("."))) < _PRODUCTS[weights]):
+    logger.warning("%s weights take less memory, but only an NVIDIA GPU%s is faster with them; this is a %s", weights,
+                   " of compute capability 8.9 or more" * (weights == "fp8"),
+                   jax.default_backend() if capability is None else f"GPU of compute capability {capability}")
 
 
 def options(params: Params) -> dict[str, str]:

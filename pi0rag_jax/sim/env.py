@@ -120,9 +120,9 @@ class PandaEnv(gymnasium.Env):
 
     Returns: (summed reward, terminated, truncated, the last tick's info).
     """
-    success, over, fault = False, False, None
+    success = over = False
     for action in self.checked(actions_TA).tolist():
-      success, over, fault = self.tick(action)
+      success, over, _ = self.tick(action)
       if over:
         break
     return float(success), success, over and not success, self.info()

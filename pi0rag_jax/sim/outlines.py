@@ -1,7 +1,7 @@
 """Which pixels show nothing but the table, without a ray for each: the ray-caster leaves these out.
 
-Whatever is on the table lies in a box in its own frame. Where no such box is, and the table's top is hit, the picture is
-known. All bounds are generous: a pixel that is left out is certain.
+Whatever is on the table lies in a box in its own frame. Where no such box is, and the table's top is hit, the picture
+is known. All bounds are generous: a pixel that is left out is certain.
 """
 
 import itertools

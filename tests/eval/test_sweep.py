@@ -290,6 +290,7 @@ def test_any_environment_of_gymnasium_can_be_swept(gym_config, tmp_path):
     ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "has no expert"),
     ({"conditions": ("camera_shift",)}, "unknown condition 'camera_shift'.*nominal"),
     ({"execute_steps": 99}, "cannot execute 99 actions of a chunk; allowed: 1 to 16"),
+    ({"weights": "int4"}, "unknown storage of weights 'int4'"),
 ])
 def test_what_an_environment_lacks_is_refused_by_name(gym_config, tmp_path, changes, message):
   gym_config.update_from_flattened_dict(changes)

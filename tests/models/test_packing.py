@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import packing, pi0
+from pi0rag_jax.models.dense import Dense
 from pi0rag_jax.models.lora import LoraConfig
 from pi0rag_jax.models.pi0_config import ALIGNED
 
@@ -114,6 +115,24 @@ def test_int8_is_within_half_a_scale_and_a_quarter_of_the_bytes():
   np.testing.assert_array_equal(np.abs(stored["kernel"][:, 1:]).max(axis=0), 127)
 
 
+@pytest.mark.parametrize(("weights", "rounding"), [("fp8", 2**-4), ("bfloat16", 2**-9)])
+def test_products_of_less_precision_round_both_factors_and_sum_in_float32(weights, rounding):
+  rng = np.random.default_rng(0)
+  kernel_DF = rng.normal(size=(64, 7)).astype(np.float32) * 10.0 ** np.arange(-3, 4)
+  x_BD = rng.normal(size=(5, 64)).astype(np.float32) * 10.0 ** np.arange(-2, 3)[:, None]
+  x_BD[4] = 0
+  stored = packing.WEIGHTS[weights](kernel_DF)
+  dtype = stored["kernel"].dtype
+  y_BF = Dense(7, use_bias=False).apply({"params": stored}, x_BD)
+  unit_B = np.where(np.arange(5) < 4, np.abs(x_BD).max(axis=1) / 448, 1)[:, None] if weights == "fp8" else 1
+  rounded_BD, rounded_DF = ((x_BD / unit_B).astype(np.float32).astype(dtype).astype(float) * unit_B,
+                            stored["kernel"].astype(float) * stored["scale"])
+  largest_F = np.abs(y_BF).max(axis=0)
+  np.testing.assert_allclose(y_BF / largest_F, rounded_BD @ rounded_DF / largest_F, atol=1e-5)
+  error_BF = np.abs(y_BF - x_BD @ kernel_DF) / np.maximum(np.abs(x_BD) @ np.abs(kernel_DF), 1e-9)
+  assert rounding / 16 < error_BF[:4].max() < 2 * rounding
+
+
 def test_int8_stores_every_matrix_of_the_layers(config, params, packed):
   int8_params, _ = packing.pack(params, config, weights="int8")
   was, now = (traverse_util.flatten_dict(tree, sep="/") for tree in (packed[0], int8_params))
@@ -130,7 +149,7 @@ def test_int8_stores_every_matrix_of_the_layers(config, params, packed):
 
 
 def test_an_unknown_storage_of_weights_is_named(config, params):
-  with pytest.raises(Pi0RagError, match=r"unknown storage of weights 'int4'.*Valid names: int8"):
+  with pytest.raises(Pi0RagError, match=r"unknown storage of weights 'int4'.*Valid names: bfloat16, fp8, int8"):
     packing.pack(params, config, weights="int4")
 
 

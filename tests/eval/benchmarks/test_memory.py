@@ -30,6 +30,7 @@ def test_shapes_of_packed_parameters_need_no_parameters(size, aligned):
   packed, packed_config = packing.pack(models.params(config), config, aligned=aligned)
   shape = lambda x: (x.shape, str(x.dtype))  # noqa: E731
   assert jax.tree.map(shape, device_memory.shapes_of(packed_config)) == jax.tree.map(shape, packed)
-  int8, _ = packing.pack(models.params(config), config, weights="int8", aligned=aligned)
-  found = device_memory.int8_shapes(device_memory.shapes_of(packed_config))
-  assert jax.tree.map(shape, found) == jax.tree.map(shape, int8)
+  for weights in packing.WEIGHTS:
+    quantized, _ = packing.pack(models.params(config), config, weights=weights, aligned=aligned)
+    found = device_memory.quantized_shapes(device_memory.shapes_of(packed_config), weights)
+    assert jax.tree.map(shape, found) == jax.tree.map(shape, quantized)
