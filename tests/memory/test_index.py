@@ -52,6 +52,13 @@ def test_empty_index_and_one_kind_only(header, make_record, key):
   assert anchors.search(key(0.0), {CORRECTION: 2, ANCHOR: 2}).mask_BK.tolist() == [[False, False, True, False]]
 
 
+def test_chunks_are_where_jax_takes_them_without_a_copy(header, make_record, key):
+  index = build(header, 8, [(i, make_record(i)) for i in range(5)])
+  for k in (1, 3, 5):
+    found = index.search(key(0.0), {CORRECTION: k})
+    assert not found.base_BKTA.ctypes.data % 64 and not found.corrected_BKTA.ctypes.data % 64
+
+
 def test_ties_go_to_the_lower_id_whatever_the_order_of_rows(header, make_record, key):
   index = MemoryIndex(header, 40)
   for identity in [7, 30, 2, 19, 5, 11, 28, 3]:

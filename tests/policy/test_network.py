@@ -277,6 +277,17 @@ def test_no_request_waits_for_the_compiler(tmp_path, make):
   assert (at_a_request.needed, ahead.needed, at_a_long_one.needed) == (0, 2, 0)
 
 
+def test_prompts_that_come_again_stay_on_the_device(droid_policy):
+  sample = droid_policy.model_input(droid_observation())
+  prompts = [{**sample, "tokenized_prompt": sample["tokenized_prompt"] + i} for i in range(1, 70)]
+  first, second, third = (droid_policy.batch(prompts[:1])["tokenized_prompt"] for _ in range(3))
+  assert isinstance(first, np.ndarray) and isinstance(second, jax.Array) and second is third
+  np.testing.assert_array_equal(first, second)
+  for other in prompts[1:]:
+    assert isinstance(droid_policy.batch([other])["tokenized_prompt"], np.ndarray)
+  assert isinstance(droid_policy.batch(prompts[:1])["tokenized_prompt"], np.ndarray), "only so many are kept"
+
+
 def test_what_the_masks_of_all_rows_hide_is_left_out(droid_policy):
   sample = droid_policy.model_input(droid_observation())
   mask, shown = np.arange(96) < 17, lambda on: {name: np.bool_(name in on) for name in OPENPI_CAMERAS}
