@@ -111,20 +111,22 @@ class Chunks:
     """Forgets everything but the delays: an episode begins. What is under way is waited for and dropped."""
     if getattr(self, "pending", None) is not None:
       concurrent.futures.wait([self.pending])
-    self.tick, self.chunk_TA, self._from = 0, np.zeros((0, 0)), 0
+    self.tick, self.chunk_TA = 0, np.zeros((0, 0))
+    self.start = 0  # the tick of the chunk's first action
     self.pending: concurrent.futures.Future[dict] | None = None
     self.asked = 0  # tick of the observation that was sent last
+    self._too_old = False  # whether its answer is to be executed no more
 
   @property
   def due(self) -> bool:
     """Whether the next chunk is to be asked for now."""
     ahead = min(self.steps, max(1, len(self.chunk_TA) - max(self.delays, default=0)))
-    return self.pending is None and (not len(self.chunk_TA) or self.tick - self._from >= ahead)
+    return self.pending is None and (not len(self.chunk_TA) or self.tick - self.start >= ahead)
 
   def ask(self, obs: Mapping) -> None:
     """Sends the observation of this tick."""
     if self._real_time and len(self.chunk_TA):
-      passed = self.tick - self._from
+      passed = self.tick - self.start
       delay = min(max(self.delays, default=0), max(len(self.chunk_TA) - passed, 0))
       obs = {**obs, ENTRY: {"passed": min(passed, len(self.chunk_TA)), "delay": delay}}
     self.asked, self.pending = self.tick, self.apart(lambda: self._policy.infer(obs))
@@ -140,24 +142,26 @@ class Chunks:
     """Returns the answer, once, that is there since the last call; None where there is none. Errors: the policy's."""
     if self.pending is None or not self.pending.done():
       return None
-    pending, self.pending = self.pending, None
+    pending, self.pending, too_old, self._too_old = self.pending, None, self._too_old, False
     answer = pending.result()
     if len(self.chunk_TA):
       self.delays.append(self.tick - self.asked)
-    self.chunk_TA, self._from = np.asarray(answer["actions"]), self.asked
+    self.chunk_TA, self.start = np.asarray(answer["actions"]), self.asked
+    if too_old:
+      self.drop()
     return answer
 
   def action(self) -> np.ndarray | None:
     """Returns the action [A] of this tick; None where no chunk reaches that far."""
-    return self.chunk_TA[self.tick - self._from] if self.tick - self._from < len(self.chunk_TA) else None
+    return self.chunk_TA[self.tick - self.start] if self.tick - self.start < len(self.chunk_TA) else None
 
   def passed(self) -> None:
     """An action was executed, the chunk's or another one."""
     self.tick += 1
 
   def drop(self) -> None:
-    """What was planned is not to be executed any more: the next chunk is due at once."""
-    self.chunk_TA = self.chunk_TA[:0]
+    """What was planned is not to be executed any more, nor what is under way: one that is asked for now is due."""
+    self.start, self._too_old = self.tick - len(self.chunk_TA), self.pending is not None
 
   def close(self) -> None:
     """Ends the thread, after what it does now; it does not keep a process alive."""

@@ -124,6 +124,19 @@ def test_chunks_never_wait_and_are_dropped():
   chunks.close()
 
 
+def test_what_is_under_way_is_dropped_too():
+  policy = Slow()
+  chunks = Chunks(policy, 3, real_time=True)
+  for begun in range(2):
+    chunks.ask({})
+    chunks.drop()
+    policy.let.put(None) if begun else None
+    concurrent.futures.wait([chunks.pending], timeout=10)
+    assert chunks.arrived() is not None and chunks.action() is None and chunks.due
+  assert policy.seen[1] == {"real_time": {"passed": 12, "delay": 0}}, "it goes on from nothing"
+  chunks.close()
+
+
 def test_a_slow_policy_is_asked_while_its_chunk_still_lasts():
   chunks = Chunks(Slow(), 12, apart=False)
   chunks.delays.append(4)

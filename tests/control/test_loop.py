@@ -1,12 +1,15 @@
-"""The robot between a world and the wire: who acts, what is told of it, and how episodes end."""
+"""The control loop: who acts, what is told of it, when the robot stands still, and how episodes end."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from pi0rag_jax.console.operator import Operator
-from pi0rag_jax.console.robot import Setting, TaughtRobot
+from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.operator import Operator
+from pi0rag_jax.control.replanning import OWN, Replanning
+from pi0rag_jax.control.world import WorldDriver
+from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import panda
 from pi0rag_jax.serving.client import ServerError
 from pi0rag_jax.worlds.world import Progress
@@ -47,6 +50,8 @@ class World:
 class Teacher:
   """Writes down what the wire is told."""
 
+  connected = True
+
   def __init__(self):
     self.told, self.undone = [], []
 
@@ -80,9 +85,10 @@ def robot():
 
   operator = Operator(expert=True, clock=lambda: now[0])
   operator.wait = sleep  # nobody else is there to wait for
-  setting = Setting("pick", panda.ACTIONS, panda.TELEOP, 0.05, 8, has_expert=True)
-  made = TaughtRobot(World(), Teacher(), operator, setting, lambda robot: None, clock=lambda: now[0], sleep=sleep)
-  made.now = now
+  setting = Setting("pick", panda.ACTIONS, 0.05, Replanning(OWN, 8, 8), panda.TELEOP, has_expert=True)
+  driver = WorldDriver(World(), panda.robot(DataConfig(robot="panda"), "pi0"), apart=False)
+  made = ControlLoop(driver, Teacher(), operator, setting, clock=lambda: now[0], sleep=sleep)
+  made.now, made.world, made.sleep = now, driver.world, sleep
   return made
 
 
@@ -111,13 +117,13 @@ def test_time_stands_still_under_a_hand_that_does_nothing(robot):
   robot.world.after = {1: lambda: robot.operator.tell({"by": "human"})}
   waits = []
 
-  def wait(seconds):
-    waits.append(robot.world.ticks)
+  def sleep(seconds):
     robot.now[0] += seconds
+    waits.append(robot.world.ticks)
     if len(waits) == 50:
       robot.operator.tell({"press": "failure"})
 
-  robot.operator.wait = wait
+  robot.pacer._sleep = sleep
   robot.live(5)
   assert set(waits) == {1} and robot._teacher.told[1:] == [("policy", 1), ("human", 0), ("end", False, "judged")]
 
@@ -129,12 +135,12 @@ def test_the_expert_helps_to_success(robot):
   assert robot._teacher.told[1:] == [("policy", 4), ("expert", 8), ("end", True, "")]
   assert dataclasses.asdict(robot.episodes[0]) | {"acted": 0} == {
     "number": 1, "seed": 5, "id": "e1", "outcome": "success", "ticks": 12, "helped": True, "decisions": 2, "spoke": 2,
-    "taught": 2, "acted": 0}
+    "taught": 2, "acted": 0, "held": 0, "limited": 8, "faults": []}
 
 
 @pytest.mark.parametrize(("press", "told", "outcome", "wanted"), [
   ("success", ("end", True, ""), "success", ""), ("failure", ("end", False, "judged"), "failure", ""),
-  ("next", ("policy", 2), "given up", "next"), ("again", ("policy", 2), "given up", "again")])
+  ("next", ("begin", "pick"), "given up", "next"), ("again", ("begin", "pick"), "given up", "again")])
 def test_buttons_end_an_episode(robot, press, told, outcome, wanted):
   robot.world.after = {2: lambda: robot.operator.tell({"press": press})}
   assert robot.live(5) == wanted
