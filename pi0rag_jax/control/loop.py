@@ -26,7 +26,6 @@ from pi0rag_jax.learning.kept import split
 from pi0rag_jax.robots.robot import ActionSpace
 from pi0rag_jax.robots.teleop import Teleop
 from pi0rag_jax.serving.chunk_broker import Chunks
-from pi0rag_jax.serving.teaching import ServerError
 from pi0rag_jax.steering import paths
 
 LOOK_S, IDLE_LOOK_S = 0.125, 0.5  # between two pictures, where something moves and where nothing does
@@ -43,7 +42,6 @@ class Teacher(Protocol):
   def connected(self) -> bool: ...
   def begin(self, episode: str = "", *, task: str = "", robot: str = "") -> str: ...
   def infer(self, obs: Mapping) -> dict: ...
-  def reset(self) -> None: ...
   def did(self, actions=None, *, ticks: int | None = None, by: str = POLICY) -> None: ...
   def end(self, success: bool, *, failure_kind: str = "", note: str = "") -> dict: ...
   def undo(self, episode: str) -> dict: ...
@@ -163,7 +161,7 @@ class ControlLoop:
     """Takes back what the last episode taught that is not taken back yet."""
     last = next((told for told in reversed(self.episodes) if told.outcome in (SUCCESS, FAILURE)), None)
     if last is not None:
-      with contextlib.suppress(ServerError):  # it taught nothing
+      with contextlib.suppress(Pi0RagError):  # it taught nothing
         self._teacher.undo(last.id)
       last.outcome, last.taught = TAKEN_BACK, 0
       self.look()

@@ -16,12 +16,16 @@ ENTRY = "real_time"  # of an observation; `policy.realtime`, which a client has 
 REMEMBERED = 10  # delays, of which the longest is expected next
 
 
-class ChunkPolicy(Protocol):
-  """A policy in this process or behind a server, as `serving.client.WebsocketClientPolicy`."""
+class Answering(Protocol):
+  """Whatever can be asked for a chunk."""
 
   def infer(self, obs: Mapping, /) -> dict:
     """Returns `actions` [T, A] and whatever else the policy tells."""
     ...
+
+
+class ChunkPolicy(Answering, Protocol):
+  """A policy in this process or behind a server, as `serving.client.WebsocketClientPolicy`."""
 
   def reset(self) -> None:
     """Forgets the episode."""
@@ -91,7 +95,7 @@ class Chunks:
   is executed is that of the tick at which it is there.
   """
 
-  def __init__(self, policy: ChunkPolicy, execute_steps: int, *, real_time: bool = False, apart: bool = True):
+  def __init__(self, policy: Answering, execute_steps: int, *, real_time: bool = False, apart: bool = True):
     """Takes the parts.
 
     Args:
@@ -105,15 +109,16 @@ class Chunks:
     self._policy, self.steps, self._real_time = policy, execute_steps, real_time
     self._thread = _Thread() if apart else None
     self.delays: collections.deque[int] = collections.deque(maxlen=REMEMBERED)  # of the last chunks, in ticks
+    self.pending: concurrent.futures.Future[dict] | None = None
     self.begin()
 
   def begin(self) -> None:
     """Forgets everything but the delays: an episode begins. What is under way is waited for and dropped."""
-    if getattr(self, "pending", None) is not None:
+    if self.pending is not None:
       concurrent.futures.wait([self.pending])
     self.tick, self.chunk_TA = 0, np.zeros((0, 0))
     self.start = 0  # the tick of the chunk's first action
-    self.pending: concurrent.futures.Future[dict] | None = None
+    self.pending = None
     self.asked = 0  # tick of the observation that was sent last
     self._too_old = False  # whether its answer is to be executed no more
 

@@ -51,7 +51,7 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
   values = types.SimpleNamespace(
     policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"), keep_episodes=None,
     key_name="", start=None,
-    default_prompt=None, denoising_steps=None, weights=None)
+    default_prompt=None, denoising_steps=None, weights=None, real_time=False)
   plan = teaching.plan(str(tiny_policy_dir), None, "panda", "", "nominal")
   console = threading.Thread(target=teaching.run, args=[plan, values, reserve("127.0.0.1", 0)],
                              kwargs={"token": "t", "seed": 100_000, "ready": addresses.put}, daemon=True)

@@ -11,6 +11,7 @@ from pi0rag_jax.control.replanning import OWN, Replanning
 from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import panda
+from pi0rag_jax.robots.limits import Limits
 from pi0rag_jax.serving.client import ServerError
 from pi0rag_jax.worlds.world import Progress
 
@@ -42,6 +43,9 @@ class World:
 
   def plan(self, horizon):
     return PLAN_TA[:horizon]
+
+  def close(self):
+    pass
 
   def more_time(self):
     self.fresh, self.deadline = self.fresh + 1, self.ticks + LIMIT
@@ -179,3 +183,126 @@ def test_episodes_follow_by_themselves_where_the_person_lets_them(robot):
   robot.live = lambda seed: (lives.append(seed), setattr(robot, "stopping", len(lives) == 3), live(seed))[2]
   robot.run(1)
   assert lives == [1, 2, 3]
+
+
+class Arm:
+  """A robot in the clock of a test; `after` says what happens at its ticks."""
+
+  def __init__(self, now):
+    self.now, self.robot = now, dataclasses.replace(panda.robot(DataConfig(robot="panda"), "pi0"))
+    self.seen_s, self.fault, self.progress, self.held, self.actions, self.after = None, "", None, True, [], {}
+    self.leading = None
+
+  def begin(self, seed):
+    self.held = True
+
+  def stamps(self):
+    return {"front": self.now[0] if self.seen_s is None else self.seen_s}
+
+  def observe(self):
+    return {"image": {"front": np.zeros((4, 4, 3), np.uint8)}, "state": np.zeros(10)}
+
+  def act(self, action_A):
+    self.held = False
+    self.actions.append(action_A)
+    self.after.pop(len(self.actions), lambda: None)()
+
+  def hold(self):
+    self.held = True
+
+  def led(self):
+    return self.leading
+
+
+@pytest.fixture
+def arm():
+  now = [0.0]
+  operator = Operator(expert=False, clock=lambda: now[0])
+  setting = Setting("pick", panda.ACTIONS, 0.05, Replanning(OWN, 4, 8), prompt="go", stale_s=0.09, give_up_s=0.3,
+                    limit_ticks=12)
+  made = ControlLoop(Arm(now), Teacher(), operator, setting, clock=lambda: now[0],
+                     sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
+  made.now = now
+  return made
+
+
+@pytest.mark.parametrize(("break_it", "words"), [
+  (lambda arm: setattr(arm.driver, "seen_s", arm.now[0]), "nothing of 'front' for 90 ms"),
+  (lambda arm: setattr(arm.driver, "fault", "reflex: joint 4"), "reflex: joint 4"),
+  (lambda arm: setattr(arm._teacher, "connected", False), "the policy server is gone")])
+def test_a_robot_that_cannot_see_or_ask_stands_still_and_the_episode_is_marked(arm, break_it, words):
+  arm.driver.after = {6: lambda: break_it(arm)}
+  arm.live(1)
+  (told,) = arm.episodes
+  assert (told.outcome, told.faults, told.helped) == ("fault", [words], False) and arm.driver.held
+  assert len(arm.driver.actions) == told.ticks <= 8 and told.held >= 5
+  assert ("end", False, "timeout") not in arm._teacher.told, "a fault is no failure of the policy's"
+
+
+def test_it_goes_on_by_a_fresh_chunk_once_it_sees_again(arm):
+  arm.driver.after = {6: lambda: setattr(arm.driver, "fault", "pressed")}
+  sleep = arm.pacer._sleep
+
+  def mended(seconds):
+    sleep(seconds)
+    if arm.driver.held and arm.episodes and arm.episodes[-1].held == 3:
+      arm.driver.fault = ""
+
+  arm.pacer._sleep = mended
+  arm.live(1)
+  (told,) = arm.episodes
+  assert (told.outcome, told.ticks, told.held, told.decisions) == ("failure", 12, 3, 4) and arm.holds == 1
+  assert [count for name, *_, count in arm._teacher.told[1:-1]] == [4, 2, 4, 2], "nothing is told twice"
+
+
+def test_a_policy_that_fails_is_asked_again_and_then_given_up(arm):
+  arm._teacher.infer = lambda obs: (_ for _ in ()).throw(ServerError("out of memory"))
+  arm.live(1)
+  (told,) = arm.episodes
+  assert (told.outcome, told.ticks, told.faults) == ("fault", 0, ["the policy: out of memory"])
+
+
+def test_actions_that_are_no_numbers_are_not_sent(arm):
+  arm._teacher.infer = lambda obs: {"actions": CHUNK_TA * np.nan}
+  arm.live(1)
+  assert not arm.driver.actions and "finite numbers" in arm.episodes[0].faults[0]
+
+
+def test_whoever_leads_the_robot_by_hand_acts(arm):
+  led_A = np.array([0.0, 0.003, 0.0, 0.0, 0.0], np.float32)
+  arm.driver.after = {3: lambda: setattr(arm.driver, "leading", led_A),
+                      6: lambda: setattr(arm.driver, "leading", None)}
+  arm.live(1)
+  np.testing.assert_array_equal(np.stack(arm.driver.actions)[:, 1] > 0, [*[False] * 3, *[True] * 3, *[False] * 6])
+  assert arm._teacher.told[1:4] == [("policy", 3), ("human", 3), ("policy", 4)]
+
+
+def test_a_recording_has_what_was_executed_within_the_limits(arm):
+  class Recorder:
+    frames, ended = [], []
+
+    def frame(self, observation, action_A, by):
+      self.frames.append((observation["prompt"], float(action_A[0]), by))
+
+    def end(self, **told):
+      self.ended.append(told)
+
+  arm._recorder = Recorder()
+  arm.driver.robot = dataclasses.replace(arm.driver.robot, limits=Limits(speed=(0.01, *[np.inf] * 4)))
+  arm.live(1)
+  assert len(Recorder.frames) == 12 and Recorder.frames[0] == ("go", pytest.approx(0.0005), "policy")
+  assert arm.episodes[0].limited == 12
+  (ended,) = Recorder.ended
+  assert (ended["success"], ended["failure"], ended["told"]["outcome"]) == (False, "timeout", "failure")
+
+
+def test_a_world_on_its_own_thread_is_driven_in_real_time():
+  driver = WorldDriver(World(), panda.robot(DataConfig(robot="panda"), "pi0"))
+  operator = Operator(expert=False)
+  operator.auto = True
+  setting = Setting("pick", panda.ACTIONS, 0.002, Replanning(OWN, 4, 8), apart=True, stale_s=5.0, auto_s=0.0)
+  loop = ControlLoop(driver, Teacher(), operator, setting)
+  loop.run(3, episodes=2)
+  driver.close()
+  assert driver.world.seeds == [3, 4] and [told.outcome for told in loop.episodes] == ["failure"] * 2
+  assert all(told.ticks >= LIMIT for told in loop.episodes) and len(loop.answers_s) >= 10

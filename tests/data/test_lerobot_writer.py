@@ -115,5 +115,5 @@ def test_a_data_set_is_whole_at_every_commit_and_goes_on(tmp_path):
   assert table.column("failure").to_pylist() == [None, None, "the server is gone"]
   with pytest.raises(Pi0RagError, match="whose fps is 10, not 20"):
     LerobotWriter(folder, **made | {"fps": 20})
-  with pytest.raises(Pi0RagError, match="unlike those before it in .*state"):
+  with pytest.raises(Pi0RagError, match=r"unlike those before it in .*state"):
     LerobotWriter(folder, **made).add(episode(4, state_dim=3))
