@@ -50,17 +50,28 @@ _KINDS = {str: "a text", dict: "an object", list: "a list", float: "a number", b
 
 
 def robot(joints: int, cameras: Sequence[str], *, low: Sequence[float] = (), high: Sequence[float] = (),
-          speed: Sequence[float] = (), hz: float = 20.0) -> Robot:
-  """Returns the Robot of an arm of so many joints; bounds are rad and rad/s, turns without any are a turn to a side."""
+          speed: Sequence[float] = (), hz: float = 20.0, fingers_m: tuple[float, float] | None = None) -> Robot:
+  """Returns the Robot of an arm of so many joints.
+
+  Args:
+    low, high: rad; without any a turn to each side.
+    speed: rad/s.
+    fingers_m: how far they close and open; they are one more entry of state and actions then.
+  """
   for name, values in (("low", low), ("high", high), ("speed", speed)):
     if values and len(values) != joints:
       raise Pi0RagError(f"the robot's option '{name}' has {len(values)} numbers, the arm has {joints} joints")
-  space = ActionSpace((False,) * joints, (COST,) * joints, tuple(low) or (-2 * math.pi,) * joints,
-                      tuple(high) or (2 * math.pi,) * joints)
+  low, high, speed = tuple(low) or (-2 * math.pi,) * joints, tuple(high) or (2 * math.pi,) * joints, tuple(speed)
+  cost = (COST,) * joints
+  if fingers_m is not None:
+    low, high, cost = (*low, fingers_m[0]), (*high, fingers_m[1]), (*cost, 2 / (fingers_m[1] - fingers_m[0]))
+    speed = (*speed, math.inf) if speed else ()
+  dim = len(cost)
   return Robot(
-    plain.NAME, functools.partial(plain.inputs, state_dim=joints), functools.partial(plain.outputs, dim=joints), space,
-    functools.partial(plain.example, tuple(cameras), joints, (fields.EXAMPLE_PX,) * 2), tick_s=1 / hz,
-    limits=Limits(speed=tuple(speed), measured=tuple(range(joints)) if speed else ()))
+    plain.NAME, functools.partial(plain.inputs, state_dim=dim), functools.partial(plain.outputs, dim=dim),
+    ActionSpace((False,) * dim, cost, low, high),
+    functools.partial(plain.example, tuple(cameras), dim, (fields.EXAMPLE_PX,) * 2), tick_s=1 / hz,
+    limits=Limits(speed=speed, measured=tuple(range(dim)) if speed else ()))
 
 
 class JointArm:

@@ -34,7 +34,8 @@ from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.world import EXPERT, WorldConfig
 
 # Modules with `driver(options)`; each imports its middleware only then.
-DRIVERS = {"ros1": "pi0rag_jax.control.ros1", "ros2": "pi0rag_jax.control.ros2"}
+DRIVERS = {"franka": "pi0rag_jax.control.franka", "ros1": "pi0rag_jax.control.ros1",
+           "ros2": "pi0rag_jax.control.ros2", "trossen": "pi0rag_jax.control.trossen"}
 _HZ, _HORIZON = 20.0, 50  # of a server's policy that does not tell
 
 
