@@ -48,13 +48,17 @@ class Trossen(JointArm):
     effector = trossen_arm.StandardEndEffector
     self._arm = self._connected(trossen_arm, chosen["address"], effector.wxai_v0_follower)
     self._arm.set_all_modes(trossen_arm.Mode.position)
-    if chosen["leader"]:
-      self._leader = self._connected(trossen_arm, chosen["leader"], effector.wxai_v0_leader)
-      self._leader.set_all_modes(trossen_arm.Mode.external_effort)
-      self._leader.set_all_external_efforts([0.0] * (JOINTS + 1), 0.0, False)  # it weighs nothing
+    try:
+      if chosen["leader"]:
+        self._leader = self._connected(trossen_arm, chosen["leader"], effector.wxai_v0_leader)
+        self._leader.set_all_modes(trossen_arm.Mode.external_effort)
+        self._leader.set_all_external_efforts([0.0] * (JOINTS + 1), 0.0, False)  # it weighs nothing
+      self._shots = Cameras(chosen["cameras"], self._came, self._wrong.__setitem__)
+    except Pi0RagError:
+      self.close()
+      raise
     self._thread = threading.Thread(target=self._poll, name="trossen", daemon=True)
     self._thread.start()
-    self._shots = Cameras(chosen["cameras"], self._came, self._wrong.__setitem__)
 
   def close(self) -> None:
     """Lets the arm stand still and lets go of it."""

@@ -41,7 +41,7 @@ def test_an_arm_moves_stops_is_led_and_missed():
     def connected():
       nonlocal arm
       try:
-        arm = trossen.driver({"address": ARM, "leader": LEADER})
+        arm = arm or trossen.driver({"address": ARM, "leader": LEADER})
       except Pi0RagError:
         return False
       return True
