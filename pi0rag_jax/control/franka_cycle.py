@@ -4,6 +4,7 @@ The other process writes goals into shared numbers and reads the state from them
 motion of its own whose speed, acceleration and jerk are bounded, since the robot stops where they are not.
 """
 
+import importlib
 import time
 from typing import Any
 
@@ -53,8 +54,7 @@ def run(address: str, shared: Any, told: Any) -> None:
     shared: SHARED numbers of multiprocessing's.
     told: end of a pipe, for what is wrong; an empty text says that nothing is any more.
   """
-  import pylibfranka
-
+  pylibfranka = importlib.import_module("pylibfranka")
   numbers, stopped = np.frombuffer(shared), False
   try:
     robot = pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore)
@@ -119,8 +119,7 @@ def _see(numbers: np.ndarray, state: Any) -> None:
 
 def grip(address: str, shared: Any, told: Any) -> None:
   """Moves the fingers, which takes its time, until the other process is gone or wants it to end."""
-  import pylibfranka
-
+  pylibfranka = importlib.import_module("pylibfranka")
   numbers = np.frombuffer(shared)
   try:
     gripper = pylibfranka.Gripper(address)

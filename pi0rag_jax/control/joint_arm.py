@@ -9,10 +9,12 @@ the angles to be at one tick later. Options, as the flags give them:
 """
 
 import functools
+import importlib
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,8 +72,16 @@ def robot(joints: int, cameras: Sequence[str], *, low: Sequence[float] = (), hig
   return Robot(
     plain.NAME, functools.partial(plain.inputs, state_dim=dim), functools.partial(plain.outputs, dim=dim),
     ActionSpace((False,) * dim, cost, low, high),
-    functools.partial(plain.example, tuple(cameras), dim, (fields.EXAMPLE_PX,) * 2), tick_s=1 / hz,
+    functools.partial(plain.example, tuple(cameras), dim, (fields.EXAMPLE_PX, fields.EXAMPLE_PX)), tick_s=1 / hz,
     limits=Limits(speed=speed, measured=tuple(range(dim)) if speed else ()))
+
+
+def messages() -> Any:
+  """Returns the classes of ROS' messages that arms need; both ROS call them alike."""
+  homes = {"Image": "sensor_msgs", "JointState": "sensor_msgs", "Bool": "std_msgs", "String": "std_msgs",
+           "JointTrajectory": "trajectory_msgs", "JointTrajectoryPoint": "trajectory_msgs"}
+  return types.SimpleNamespace(**{
+    name: getattr(importlib.import_module(f"{home}.msg"), name) for name, home in homes.items()})
 
 
 class JointArm:
@@ -128,6 +138,19 @@ class JointArm:
     if self._led is None or not self._clutched or time.monotonic() - self._led[0] > LED_S:
       return None
     return self._led[1]
+
+  def _listen(self, chosen: Mapping[str, Any], kinds: Any,
+              hear: Callable[[str, Any, Callable[[Any], object]], object]) -> None:
+    """Subscribes to what the options name, by a middleware's `hear(topic, kind, take)`."""
+    hear(chosen["state"], kinds.JointState, lambda told: self.joints_came(told.name, told.position))
+    for camera, topic in chosen["cameras"].items():
+      hear(topic, kinds.Image, lambda told, camera=camera: self.picture_came(
+        camera, told.height, told.width, told.step, told.encoding, told.data))
+    if chosen["leader"]:
+      hear(chosen["leader"], kinds.JointState, lambda told: self.leader_came(told.name, told.position))
+    if chosen["clutch"]:
+      self._clutched = False
+      hear(chosen["clutch"], kinds.Bool, lambda told: self.clutch_came(told.data))
 
   def _send(self, positions_A: np.ndarray, seconds: float) -> None:
     raise NotImplementedError

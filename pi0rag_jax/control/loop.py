@@ -187,6 +187,11 @@ class ControlLoop:
     """How often something was wrong for which the robot stood still."""
     return self._watchdog.trips
 
+  @property
+  def held_s(self) -> float:
+    """When it last began to, on the loop's clock."""
+    return self._watchdog.since_s
+
   def _begin(self, seed: int) -> Told:
     self._wait(self._chunks.apart(lambda: None))  # for what is under way
     self._chunks.begin()

@@ -5,12 +5,13 @@ rospy is the machine's: `apt-get install ros-core python3-sensor-msgs python3-tr
 so that nothing of franka_ros is needed here.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,9 @@ def import_rospy() -> Any:
   if DEBIAN not in sys.path:
     sys.path.append(DEBIAN)  # the last, so that all else stays this environment's
   try:
-    import rospy
+    return importlib.import_module("rospy")
   except ImportError as error:
     raise Pi0RagError(f"robots on ROS 1 need rospy: {INSTALL} ({error})") from error
-  return rospy
 
 
 class Ros1Arm(JointArm):
@@ -53,31 +53,21 @@ class Ros1Arm(JointArm):
 
   def __init__(self, chosen: Mapping[str, Any]):
     self._rospy = rospy = import_rospy()
-    from sensor_msgs.msg import Image, JointState
-    from std_msgs.msg import Bool
-    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-
-    self._trajectory, self._point = JointTrajectory, JointTrajectoryPoint
+    self._messages = messages = joint_arm.messages()
     super().__init__(joint_arm.robot(len(chosen["joints"]), list(chosen["cameras"]), low=chosen["low"],
                                      high=chosen["high"], speed=chosen["speed"], hz=chosen["hz"]),
                      chosen["joints"], list(chosen["cameras"]))
     _join(rospy)
-    self._publisher = rospy.Publisher(chosen["command"], JointTrajectory, queue_size=1, tcp_nodelay=True)
-    hear = lambda topic, kind, take, **more: rospy.Subscriber(  # noqa: E731
-      topic, kind, take, queue_size=1, tcp_nodelay=True, **more)
-    self._subscribers = [hear(chosen["state"], JointState, lambda told: self.joints_came(told.name, told.position))]
-    for camera, topic in chosen["cameras"].items():
-      self._subscribers.append(hear(topic, Image, lambda told, camera=camera: self.picture_came(
-        camera, told.height, told.width, told.step, told.encoding, told.data), buff_size=PICTURE_BYTES))
-    if chosen["leader"]:
-      self._subscribers.append(hear(chosen["leader"], JointState,
-                                    lambda told: self.leader_came(told.name, told.position)))
-    if chosen["clutch"]:
-      self._clutched = False
-      self._subscribers.append(hear(chosen["clutch"], Bool, lambda told: self.clutch_came(told.data)))
+    self._publisher = rospy.Publisher(chosen["command"], messages.JointTrajectory, queue_size=1, tcp_nodelay=True)
+    self._subscribers = []
+
+    def hear(topic: str, kind: Any, take: Callable[[Any], object]) -> None:
+      self._subscribers.append(rospy.Subscriber(topic, kind, take, queue_size=1, tcp_nodelay=True,
+                                                buff_size=PICTURE_BYTES))
+
+    self._listen(chosen, messages, hear)
     if chosen["franka_state"]:
-      self._franka = _Franka(self)
-      self._subscribers.append(hear(chosen["franka_state"], rospy.AnyMsg, self._franka.came))
+      hear(chosen["franka_state"], rospy.AnyMsg, _Franka(self).came)
 
   def close(self) -> None:
     """Lets the arm stand still and listens no more."""
@@ -87,8 +77,9 @@ class Ros1Arm(JointArm):
     self._publisher.unregister()
 
   def _send(self, positions_A: np.ndarray, seconds: float) -> None:
-    point = self._point(positions=positions_A.tolist(), time_from_start=self._rospy.Duration.from_sec(seconds))
-    self._publisher.publish(self._trajectory(joint_names=self._joints, points=[point]))
+    point = self._messages.JointTrajectoryPoint(positions=positions_A.tolist(),
+                                                time_from_start=self._rospy.Duration.from_sec(seconds))
+    self._publisher.publish(self._messages.JointTrajectory(joint_names=self._joints, points=[point]))
 
   def franka_came(self, mode: int, angles: list[float], errors: list[str]) -> None:
     """Takes a Franka's state: a reflex or an emergency stop is a fault, and who guides the arm by hand leads it."""
@@ -110,10 +101,8 @@ class _Franka:
     """Takes a message as its bytes."""
     with self._making:
       if self._class is None:
-        from genpy.dynamic import generate_dynamic
-
-        header = message._connection_header
-        self._class = generate_dynamic(header["type"], header["message_definition"])[header["type"]]
+        header, dynamic = message._connection_header, importlib.import_module("genpy.dynamic")
+        self._class = dynamic.generate_dynamic(header["type"], header["message_definition"])[header["type"]]
     state = self._class()
     state.deserialize(message._buff)
     errors = state.current_errors
@@ -123,9 +112,7 @@ class _Franka:
 
 def _join(rospy: Any) -> None:
   """Makes this process a node, once. Errors: Pi0RagError where no master answers."""
-  import rosgraph
-
-  if not rosgraph.is_master_online():
+  if not importlib.import_module("rosgraph").is_master_online():
     where = os.environ.get("ROS_MASTER_URI", "http://localhost:11311")
     raise Pi0RagError(f"no ROS master answers at {where}: start roscore, or set ROS_MASTER_URI")
   if not rospy.core.is_initialized():

@@ -4,6 +4,7 @@ rclpy is the machine's, or the extra `ros2`, which brings a whole ROS 2 from PyP
 """
 
 import contextlib
+import importlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -29,37 +30,25 @@ class Ros2Arm(JointArm):
 
   def __init__(self, chosen: Mapping[str, Any]):
     try:
-      import rclpy
-      from builtin_interfaces.msg import Duration
-      from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-      from rclpy.qos import qos_profile_sensor_data
-      from sensor_msgs.msg import Image, JointState
-      from std_msgs.msg import Bool
-      from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+      rclpy = importlib.import_module("rclpy")
+      executors, qos = importlib.import_module("rclpy.executors"), importlib.import_module("rclpy.qos")
+      self._duration = importlib.import_module("builtin_interfaces.msg").Duration
+      self._messages = messages = joint_arm.messages()
     except ImportError as error:
       raise Pi0RagError(f"robots on ROS 2 need rclpy: {INSTALL} ({error})") from error
     super().__init__(joint_arm.robot(len(chosen["joints"]), list(chosen["cameras"]), low=chosen["low"],
                                      high=chosen["high"], speed=chosen["speed"], hz=chosen["hz"]),
                      chosen["joints"], list(chosen["cameras"]))
-    self._trajectory, self._point, self._duration = JointTrajectory, JointTrajectoryPoint, Duration
     self._context = rclpy.Context()
     rclpy.init(context=self._context, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-    self._node = node = rclpy.create_node("pi0rag_jax", context=self._context)
-    self._publisher = node.create_publisher(JointTrajectory, chosen["command"], 1)
-    # Which hears those who promise to deliver, and those who do not.
-    hear = lambda topic, kind, take: node.create_subscription(kind, topic, take, qos_profile_sensor_data)  # noqa: E731
-    hear(chosen["state"], JointState, lambda told: self.joints_came(told.name, told.position))
-    for camera, topic in chosen["cameras"].items():
-      hear(topic, Image, lambda told, camera=camera: self.picture_came(
-        camera, told.height, told.width, told.step, told.encoding, told.data))
-    if chosen["leader"]:
-      hear(chosen["leader"], JointState, lambda told: self.leader_came(told.name, told.position))
-    if chosen["clutch"]:
-      self._clutched = False
-      hear(chosen["clutch"], Bool, lambda told: self.clutch_came(told.data))
-    self._executor = SingleThreadedExecutor(context=self._context)
+    self.node = node = rclpy.create_node("pi0rag_jax", context=self._context)
+    self._publisher = node.create_publisher(messages.JointTrajectory, chosen["command"], 1)
+    # The sensors' quality of service hears those who promise to deliver, and those who do not.
+    self._listen(chosen, messages, lambda topic, kind, take: node.create_subscription(
+      kind, topic, take, qos.qos_profile_sensor_data))
+    self._executor = executors.SingleThreadedExecutor(context=self._context)
     self._executor.add_node(node)
-    self._ended = ExternalShutdownException
+    self._ended = executors.ExternalShutdownException
     self._thread = threading.Thread(target=self._spin, name="ros2", daemon=True)
     self._thread.start()
 
@@ -68,7 +57,7 @@ class Ros2Arm(JointArm):
     self.hold()
     self._executor.shutdown()
     self._thread.join()
-    self._node.destroy_node()
+    self.node.destroy_node()
     self._context.try_shutdown()
 
   def _spin(self) -> None:
@@ -77,5 +66,6 @@ class Ros2Arm(JointArm):
 
   def _send(self, positions_A: np.ndarray, seconds: float) -> None:
     whole, rest = divmod(round(seconds * 1e9), 10**9)
-    point = self._point(positions=positions_A.tolist(), time_from_start=self._duration(sec=whole, nanosec=rest))
-    self._publisher.publish(self._trajectory(joint_names=self._joints, points=[point]))
+    point = self._messages.JointTrajectoryPoint(
+      positions=positions_A.tolist(), time_from_start=self._duration(sec=whole, nanosec=rest))
+    self._publisher.publish(self._messages.JointTrajectory(joint_names=self._joints, points=[point]))

@@ -5,6 +5,7 @@ Options: `address` of the arm, `leader`, the address of a leader arm, which lead
 the arm's own.
 """
 
+import importlib
 import threading
 import time
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class Trossen(JointArm):
 
   def __init__(self, chosen: Mapping[str, Any]):
     try:
-      import trossen_arm
+      trossen_arm = importlib.import_module("trossen_arm")
     except ImportError as error:
       raise Pi0RagError(f"robots of Trossen need trossen_arm: {INSTALL}") from error
     made = joint_arm.robot(JOINTS, list(chosen["cameras"]), low=chosen["low"], high=chosen["high"],

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -13,15 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from pi0rag_jax.control import ros1, ros2
+from pi0rag_jax.control import ros1, ros2, ros_stand_in
 from pi0rag_jax.control.joint_arm import JointArm, robot
+from pi0rag_jax.control.ros_stand_in import CAMERAS
 from pi0rag_jax.errors import Pi0RagError
 
-from .ros_stand_in import CAMERAS, JOINTS
-
-STAND_IN = pathlib.Path(__file__).with_name("ros_stand_in.py")
-OPTIONS = {"joints": JOINTS, "cameras": {name: f"/{name}/image_raw" for name in CAMERAS}, "hz": 50.0,
-           "leader": "/leader/joint_states"}
+OPTIONS = {**ros_stand_in.OPTIONS, "hz": 50.0}
 WAIT_S = 10.0
 
 
@@ -77,7 +73,7 @@ class Ros2:
     self.arm = ros2.driver(OPTIONS)
     from std_msgs.msg import String
 
-    publisher = self.arm._node.create_publisher(String, "/stand_in", 10)
+    publisher = self.arm.node.create_publisher(String, "/stand_in", 10)
     self.say = lambda text: publisher.publish(String(data=text))
 
   def close(self):
@@ -89,8 +85,8 @@ def there(request, tmp_path_factory):
   before = dict(os.environ)
   os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("log"))
   graph = request.param()
-  stand_in = subprocess.Popen([sys.executable, str(STAND_IN), request.param.__name__.lower(), "50", "20", "64"],
-                              env=graph.environment)
+  stand_in = subprocess.Popen([sys.executable, "-m", ros_stand_in.__name__, request.param.__name__.lower(), "50", "20",
+                               "64"], env=graph.environment)
   yield graph
   stand_in.send_signal(signal.SIGKILL)
   stand_in.wait()
