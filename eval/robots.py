@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -45,7 +45,7 @@ DRIVERS = {"ros1": ros1, "ros2": ros2}
 LIKE = "panda_small"
 PROMPT = "pick up the red cube and place it on the white pad"
 STALE_S = 0.09
-FAULTS = ("killed server", "silent camera", "stopped robot")
+FAULTS = SERVER, CAMERA, ROBOT = ("killed server", "silent camera", "stopped robot")
 
 
 def make_policy(folder: pathlib.Path, hz: float) -> None:
@@ -69,32 +69,44 @@ def make_policy(folder: pathlib.Path, hz: float) -> None:
   keys.KeyStats.identity(keys.KeyRecipe(), sizes.paligemma.width).save(folder)
 
 
-class Stage:
-  """What a run needs beside the loop; `say` tells the stand-in something."""
+class Server:
+  """A policy server in a process of its own, started anew where it was killed."""
 
-  def __init__(self, middleware: str, policy: pathlib.Path, hz: float, camera_hz: float, opened: contextlib.ExitStack):
-    self.server = self._start(opened, "pi0rag_jax.serving.server", f"--policy={policy}", f"--port={_free_port()}")
-    self.uri = next(line.split()[2] for line in self._lines(self.server) if line.startswith("Serving at"))
-    self.robot = self._start(opened, ros_stand_in.__name__, middleware, str(hz), str(camera_hz), "224")
-    self.arm: Any = opened.enter_context(contextlib.closing(
-      DRIVERS[middleware].driver({**ros_stand_in.OPTIONS, "leader": "", "hz": hz})))
-    text = joint_arm.messages().String
-    if middleware == "ros1":
-      publisher = ros1.import_rospy().Publisher("/stand_in", text, queue_size=10)
-    else:
-      publisher = self.arm.node.create_publisher(text, "/stand_in", 10)
-    self.say = lambda said: publisher.publish(text(data=said))
+  def __init__(self, policy: pathlib.Path):
+    self._policy, self.process, self.uri = policy, None, ""
 
-  def _start(self, opened: contextlib.ExitStack, module: str, *given: str) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-m", module, *given], stdout=subprocess.PIPE, text=True)
-    opened.callback(process.wait)
-    opened.callback(process.kill)
-    return process
+  def start(self) -> str:
+    """Returns where it serves."""
+    if self.process is None or self.process.poll() is not None:
+      self.process = subprocess.Popen(
+        [sys.executable, "-m", "pi0rag_jax.serving.server", f"--policy={self._policy}", "--port=0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+      assert self.process.stdout is not None, "it is a pipe"
+      self.uri = next(line.split()[2] for line in self.process.stdout if line.startswith("Serving at"))
+    return self.uri
 
-  def _lines(self, process: subprocess.Popen) -> Iterator[str]:
-    assert process.stdout is not None, "it is a pipe"
-    yield from process.stdout
-    raise RuntimeError("the server has ended")
+  def kill(self) -> None:
+    """Kills it."""
+    if self.process is not None:
+      self.process.kill()
+      self.process.wait()
+
+
+@contextlib.contextmanager
+def stand_in(middleware: str, hz: float, camera_hz: float) -> Iterator[tuple[Any, Callable[[str], object]]]:
+  """Yields the driver of a robot in a process of its own, and how that is told something."""
+  process = subprocess.Popen([sys.executable, "-m", ros_stand_in.__name__, middleware, str(hz), str(camera_hz), "224"])
+  try:
+    with contextlib.closing(DRIVERS[middleware].driver({**ros_stand_in.OPTIONS, "leader": "", "hz": hz})) as arm:
+      text = joint_arm.messages().String
+      if middleware == "ros1":
+        publisher = ros1.import_rospy().Publisher("/stand_in", text, queue_size=10)
+      else:
+        publisher = arm.node.create_publisher(text, "/stand_in", 10)
+      yield arm, lambda said: publisher.publish(text(data=said))
+  finally:
+    process.kill()
+    process.wait()
 
 
 def _free_port() -> int:
@@ -125,41 +137,32 @@ def graph(middleware: str) -> Iterator[None]:
     master.wait()
 
 
-def measure(middleware: str, hz: float, camera_hz: float, seconds: float, fault: str) -> dict[str, Any]:
+def measure(middleware: str, server: Server, hz: float, camera_hz: float, seconds: float, fault: str) -> dict[str, Any]:
   """Returns one row: a run of some seconds, after which something may break."""
-  with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
-    place = pathlib.Path(folder)
-    make_policy(place / "policy", hz)
-    stage = Stage(middleware, place / "policy", hz, camera_hz, opened)
-    client = opened.enter_context(contextlib.closing(TeachingClient(stage.uri)))
-    told = client.get_server_metadata()
-    recording = Recording(place / "recording", fps=hz, robot="arm", exact=False)
+  load = os.getloadavg()[0]
+  with tempfile.TemporaryDirectory() as folder, stand_in(middleware, hz, camera_hz) as (arm, say), \
+      contextlib.closing(TeachingClient(server.start())) as client:
+    told, recording = client.get_server_metadata(), Recording(folder, fps=hz, robot="arm")
     operator = Operator(expert=False)
     operator.auto = True
-    assert stage.arm.robot.actions is not None, "arms declare theirs"
-    setting = Setting("pick", stage.arm.robot.actions, 1 / hz, Replanning(OWN, told["execute_steps"],
-                                                                        told["action_horizon"]),
+    setting = Setting("pick", arm.robot.actions, 1 / hz, Replanning(OWN, told["execute_steps"], told["action_horizon"]),
                       prompt=PROMPT, apart=True, stale_s=STALE_S, give_up_s=0.5, auto_s=0.0,
                       limit_ticks=math.inf if fault else seconds * hz)
-    loop = ControlLoop(stage.arm, Untaught(client), operator, setting, recorder=recording)
+    loop = ControlLoop(arm, Untaught(client), operator, setting, recorder=recording)
     broken_s: list[float] = []
 
     def break_it() -> None:
       broken_s.append(time.monotonic())
-      if fault == "killed server":
-        stage.server.kill()
-      else:
-        stage.say("silent wrist" if fault == "silent camera" else "stop")
+      server.kill() if fault == SERVER else say("silent wrist" if fault == CAMERA else "stop")
 
     timer = threading.Timer(seconds, break_it)
     if fault:
       timer.start()
-    began = os.getloadavg()[0]
     loop.run(0, episodes=1)
     timer.cancel()
     recording.close()
     (episode,) = loop.episodes
-    ((_, kept),) = open_dataset(place / "recording").iterate()
+    ((_, kept),) = open_dataset(folder).iterate()
   answers_ms = 1000 * np.asarray(loop.answers_s)
   row = {"middleware": middleware, "hz": hz, "camera_hz": camera_hz, "seconds": seconds, "fault": fault,
          "ticks": loop.pacer.ticks, "executed": episode.ticks, "recorded": len(kept), "missed": loop.pacer.overruns,
@@ -167,7 +170,8 @@ def measure(middleware: str, hz: float, camera_hz: float, seconds: float, fault:
          "late_ms_max": round(1000 * loop.pacer.late_s, 2), "answer_ms_p50": round(float(np.median(answers_ms)), 2),
          "answer_ms_p99": round(float(np.percentile(answers_ms, 99)), 2),
          "inferences_per_s": round(len(answers_ms) / (loop.pacer.ticks / hz), 2), "holds": loop.holds,
-         "held": episode.held, "outcome": episode.outcome, "why": "; ".join(episode.faults), "load_before": began}
+         "held": episode.held, "outcome": episode.outcome, "why": "; ".join(episode.faults),
+         "load_average": [round(load, 1), round(os.getloadavg()[0], 1)]}
   return row | ({"hold_ms": round(1000 * (loop.held_s - broken_s[0]), 1)} if fault else {})
 
 
@@ -179,12 +183,15 @@ def main(_) -> None:
     rows = []
     runs = [(hz, values.seconds, "") for hz in map(float, values.hz)] if values.seconds else []
     runs += [(float(values.hz[-1]), 3.0, fault) for fault in values.faults for _ in range(values.repeats)]
-    with graph(values.middleware):
+    with tempfile.TemporaryDirectory() as folder, graph(values.middleware):
+      make_policy(pathlib.Path(folder) / "policy", float(values.hz[-1]))
+      server = Server(pathlib.Path(folder) / "policy")
       for hz, seconds, fault in runs:
-        rows.append(measure(values.middleware, hz, values.camera_hz, seconds, fault))
+        rows.append(measure(values.middleware, server, hz, values.camera_hz, seconds, fault))
         print(rows[-1], flush=True)
         files.write_json(values.out, {"name": "robots", "hardware": provenance.hardware(),
                                       "versions": provenance.versions(), "rows": rows})
+      server.kill()
 
 
 if __name__ == "__main__":
@@ -192,7 +199,7 @@ if __name__ == "__main__":
   flags.DEFINE_list("hz", ["10", "50"], "Rates of the loop; faults are measured at the last one.")
   flags.DEFINE_float("camera_hz", 20.0, "Pictures per second.", lower_bound=1.0)
   flags.DEFINE_float("seconds", 60.0, "Of each rate; 0 measures faults alone.", lower_bound=0.0)
-  flags.DEFINE_list("faults", list(FAULTS), "What breaks.")
+  flags.DEFINE_list("faults", [CAMERA, ROBOT, SERVER], f"What breaks: {', '.join(FAULTS)}.")
   flags.DEFINE_integer("repeats", 3, "Of each fault.", lower_bound=1)
   flags.DEFINE_string("out", None, "JSON file.", required=True)
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

@@ -321,6 +321,8 @@ class ControlLoop:
 
   def _faults(self) -> str:
     """Returns what is wrong; the watchdog's thread asks too."""
+    if self.waiting:
+      return ""
     now_s = self._clock()
     if fault := self.driver.fault:
       return fault
