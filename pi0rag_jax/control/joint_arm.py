@@ -115,11 +115,11 @@ class JointArm:
 
   def stamps(self) -> Mapping[str, float]:
     """Returns when each part came last."""
-    return {name: came_s for name, (came_s, _) in self._seen.items()}
+    return {name: came_s for name, (came_s, _) in self._seen.copy().items()}
 
   def observe(self) -> dict[str, Any]:
     """Returns the newest observation."""
-    seen = {name: value for name, (_, value) in self._seen.items()}
+    seen = {name: value for name, (_, value) in self._seen.copy().items()}
     return {"image": {name: seen[name] for name in self._cameras}, "state": seen["joints"]}
 
   def act(self, action_A: np.ndarray) -> None:

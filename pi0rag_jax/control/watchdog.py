@@ -29,7 +29,10 @@ class Watchdog:
   def look(self) -> str:
     """Returns what is wrong now; the robot stands still if anything is, until nothing is wrong any more."""
     with self._gate:
-      fault = self._faults()
+      try:
+        fault = self._faults()
+      except Exception as error:  # a watchdog that dies guards nothing
+        fault = f"the robot's driver: {type(error).__name__}: {error}"
       if fault and not self.fault:
         self._driver.hold()
         self.trips, self.since_s = self.trips + 1, self._clock()

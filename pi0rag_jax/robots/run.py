@@ -4,6 +4,7 @@ One control loop at a fixed rate for every robot: simulated ones as stand-ins, a
 take over at any time; where something is wrong the robot stands still.
 """
 
+import signal
 import sys
 
 from absl import app, flags
@@ -17,6 +18,7 @@ COMMAND = "pi0rag_jax.robots.run"
 def main(_) -> None:
   """Runs until the episodes are over, or Ctrl-C; a user's mistake ends in one line and status 2."""
   absl_logging.set_verbosity(absl_logging.WARNING)
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # the robot is to stand still then too
   try:
     with cli.user_errors(COMMAND):
       from pi0rag_jax.control import running  # late, so that a wrong flag is answered before a model library is loaded

@@ -76,6 +76,8 @@ def test_nothing_is_sent_after_the_watchdog_has_spoken():
   assert (len(arm.actions), arm.holds, watchdog.trips) == (1, 1, 1)
   faults[0] = ""
   assert watchdog.look() == "" and watchdog.act(np.zeros(2))
+  faults.clear()  # what is asked breaks
+  assert watchdog.look() == "the robot's driver: IndexError: list index out of range" and not watchdog.act(np.zeros(2))
   watchdog.close()
 
 

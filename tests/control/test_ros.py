@@ -95,7 +95,8 @@ def there(request, tmp_path_factory):
   os.environ.update(before)
 
 
-def test_a_real_arm_is_seen_moved_held_led_and_missed(there):
+def test_a_real_arm_is_seen_moved_held_led_and_missed(there, monkeypatch):
+  monkeypatch.setattr("pi0rag_jax.control.joint_arm.COMES_S", 60.0)  # a busy machine starts the stand-in slowly
   arm = there.arm
   arm.begin(0)
   seen = arm.observe()

@@ -1,16 +1,21 @@
 """The command: what it refuses, and a stand-in that is run, taught and recorded."""
 
 import json
+import threading
+import time
 import types
 
+import numpy as np
 import pytest
 
+from pi0rag_jax.console.site import beside
 from pi0rag_jax.control import running
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.robots import run
 from pi0rag_jax.robots.limits import Limits
+from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
 
 FLAGS = {
   "robot": "panda", "options": "", "limits": "", "policy": "panda_small", "checkpoint": None, "server": "",
@@ -62,3 +67,32 @@ def test_a_stand_in_is_run_taught_and_recorded(tiny_policy_dir, tmp_path, capsys
   assert [len(data) for _, data in open_dataset(tmp_path / "data").iterate()] == [20, 20]
   with Memory.load(tmp_path / "memory") as memory:
     assert memory.episodes == 2
+
+
+class Server:
+  """A policy of zeros behind a real socket."""
+
+  def session(self):
+    return self
+
+  def infer(self, observation):
+    return {"actions": np.zeros((8, 5)), "seen": sorted(observation)}
+
+
+def test_a_stand_in_is_run_by_a_server_until_that_is_gone(tmp_path, capsys):
+  told = {"action_horizon": 8, "execute_steps": 4, "control_hz": 100.0, "tasks": ["insertion"]}
+  server = WebsocketPolicyServer(Server(), "127.0.0.1", metadata=told)
+  report, figures = tmp_path / "report.json", {}
+  with beside(server.run):
+    given = asked(server=f"ws://127.0.0.1:{server.port}", policy="", stale_ms=5000.0, give_up_s=0.1,
+                  report=str(report), record=str(tmp_path / "data"))
+    running_ = threading.Thread(target=lambda: figures.update(running.run(given)), daemon=True)
+    running_.start()
+    while "panda at 100 Hz: insertion" not in capsys.readouterr().out:
+      time.sleep(0.01)
+    time.sleep(0.3)
+  running_.join(30)
+  (one,) = figures["told"]
+  assert (one["outcome"], one["faults"][-1]) == ("fault", "the policy server is gone") and one["ticks"] > 4
+  ((_, kept),) = open_dataset(tmp_path / "data").iterate()
+  assert len(kept) == one["ticks"], "nothing is lost"
