@@ -214,10 +214,9 @@ def _in_process(values: Any, spec: PolicySpec, driver: Driver, opened: contextli
   """Returns the policy, compiled for what the robot observes."""
   compiling.keep_programs()
   agent = opened.enter_context(server.open_agent(values, learn=values.learn))
-  example = server.example_of(agent, values.prompt or None)
-  if driver.robot.example is not None:
-    example = driver.robot.example() | ({"prompt": values.prompt} if values.prompt else {})
-  server.warm_up(agent, example, all_prompts=False)
+  driver.begin(values.seed)  # what it sees has the pictures and the prompt that are to come
+  told = {"prompt": values.prompt} if values.prompt else {}
+  server.warm_up(agent, told | driver.observe(), all_prompts=False)
   teacher: Teacher = Untaught(agent.session())
   if values.learn:
     teacher = TaughtHere(opened.enter_context(server.teachable(agent, values)))
