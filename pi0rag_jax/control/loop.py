@@ -70,6 +70,7 @@ class Setting:
   apart: bool = False  # the policy thinks while the robot moves; else the robot waits for it
   real_time: bool = False  # chunks go on from the one before, see `policy.realtime`
   stale_s: float = math.inf  # after which what was seen is too old to act upon
+  answer_s: float = math.inf  # after which the policy's answer is too late to act upon
   give_up_s: float = math.inf  # of standing still for a fault, after which the episode is over
   limit_ticks: float = math.inf  # of an episode
   auto_s: float = AUTO_S
@@ -331,6 +332,8 @@ class ControlLoop:
     for name, seen_s in self.driver.stamps().items():
       if now_s - seen_s > self.setting.stale_s:
         return f"nothing of '{name}' for {1000 * self.setting.stale_s:.0f} ms"
+    if self._chunks.pending is not None and now_s - self._asked_s > self.setting.answer_s:
+      return f"no answer of the policy for {1000 * self.setting.answer_s:.0f} ms"
     if now_s - self._beat_s > self.setting.tick_s + self.setting.stale_s:
       return "the loop is late"
     return ""

@@ -63,6 +63,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("record", None, "Folder of a LeRobot data set (v3.0) to which the episodes are added.")
   flags.DEFINE_float("stale_ms", 90.0, "The robot holds when a camera or its state has been silent for so long.",
                      lower_bound=1.0)
+  flags.DEFINE_float("answer_ms", None, "The robot holds when the policy has thought for so long, and what it says "
+                     "is not executed; by default it goes on to the end of the chunk that it has.", lower_bound=1.0)
   flags.DEFINE_float("give_up_s", 10.0, "An episode ends as a fault when the robot had to hold for so long.",
                      lower_bound=0.0)
   flags.DEFINE_string("report", None, "JSON file for the figures of the run.")

@@ -1,5 +1,6 @@
 """The control loop: who acts, what is told of it, when the robot stands still, and how episodes end."""
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -260,6 +261,25 @@ def test_a_policy_that_fails_is_asked_again_and_then_given_up(arm):
   arm.live(1)
   (told,) = arm.episodes
   assert (told.outcome, told.ticks, told.faults) == ("fault", 0, ["the policy: out of memory"])
+
+
+def test_an_answer_that_is_too_late_is_not_executed(arm):
+  late = concurrent.futures.Future()
+  arm.driver.after = {4: lambda: setattr(arm._chunks, "apart", lambda work: late)}
+  sleep = arm.pacer._sleep
+
+  def answered(seconds):
+    sleep(seconds)
+    if arm.driver.held and len(arm.driver.actions) == 6 and not late.done():
+      late.set_result({"actions": CHUNK_TA + 1})
+      del arm._chunks.apart
+
+  arm.pacer._sleep = answered
+  arm.setting = dataclasses.replace(arm.setting, answer_s=0.08)
+  arm.live(1)
+  (told,) = arm.episodes
+  assert told.faults == ["no answer of the policy for 80 ms"] and told.outcome == "failure"
+  assert max(float(action_A[0]) for action_A in arm.driver.actions) < 0.01 and told.ticks == 12
 
 
 def test_actions_that_are_no_numbers_are_not_sent(arm):

@@ -22,7 +22,8 @@ FLAGS = {
   "token": None, "memory": None, "learn": False, "keep_episodes": None, "prompt": "", "task": "",
   "condition": "nominal", "hz": None, "replan": "own", "real_time": False, "takeover": [], "gamepad_device": "",
   "auto": False, "pause_s": 0.0, "episodes": None, "seconds": None, "seed": 200_000, "record": None,
-  "stale_ms": 90.0, "give_up_s": 10.0, "report": None, "key_name": "", "start": None, "denoising_steps": None,
+  "stale_ms": 90.0,
+  "answer_ms": None, "give_up_s": 10.0, "report": None, "key_name": "", "start": None, "denoising_steps": None,
   "weights": None, "default_prompt": None}
 
 
