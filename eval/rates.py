@@ -5,6 +5,9 @@ own, a whole chunk, every tick, and as the situation asks. The robot waits for i
 """
 
 import contextlib
+import itertools
+import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +29,7 @@ from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.world import EVALUATION_SEEDS
 
 COMMAND = "eval.rates"
+_CELL = ("world", "task", "condition", "memory", "rate", "n")
 
 
 class _Clock:
@@ -65,16 +69,19 @@ def measure(agent: Agent, world: str, task: str, condition: str, rate: str, epis
 
 
 def main(_) -> None:
-  """Writes a row for each rate and prints it."""
+  """Writes a row for each rate and prints it; rows that are there are not measured again."""
   logging.set_verbosity(logging.WARNING)
   with cli.user_errors(COMMAND):
     values = flags.FLAGS
     compiling.keep_programs()
-    rows = []
+    path = pathlib.Path(values.out)
+    rows = json.loads(path.read_text("utf8"))["rows"] if path.exists() else []
+    known = {tuple(row[name] for name in _CELL) for row in rows}
     for agent in _agents(values):
-      for task in values.tasks or agent.policy.spec.tasks[:1]:
-        for rate in values.rates:
-          rows.append(measure(agent, values.world, task, values.condition, rate, values.episodes))
+      for task, rate in itertools.product(values.tasks or agent.policy.spec.tasks[:1], values.rates):
+        cell = (values.world, task, values.condition, agent.memory is not None, rate, values.episodes)
+        if cell not in known:
+          rows.append(measure(agent, *cell[:3], rate, values.episodes))
           print(rows[-1], flush=True)
           files.write_json(values.out, {"name": "rates", "policy": values.policy, "hardware": provenance.hardware(),
                                         "versions": provenance.versions(), "rows": rows})

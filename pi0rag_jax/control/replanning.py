@@ -13,8 +13,8 @@ CALM_COST = 0.5
 class Replanning:
   """How many ticks of a chunk are executed: the policy's own number, all, one, or a number that follows what happens.
 
-  `adaptive` doubles it where all is calm, goes back to the policy's own number where the memory speaks, and halves that
-  where the policy contradicts what it had planned, as often as it does so.
+  `adaptive` doubles it where all is calm, and goes back to the policy's own number where the policy contradicts what it
+  had planned, or the memory speaks. To plan still sooner would do harm: a policy that contradicts itself dithers.
   """
 
   rate: str
@@ -39,6 +39,4 @@ class Replanning:
     """
     if self.rate != ADAPTIVE:
       return self.first
-    if contradiction > CALM_COST:
-      return max(1, min(self.own, steps) // 2)
-    return self.own if spoke else min(self.horizon, 2 * steps)
+    return self.own if spoke or contradiction > CALM_COST else min(self.horizon, 2 * steps)
