@@ -48,9 +48,10 @@ class Franka(JointArm):
     self._numbers = np.frombuffer(shared)
     self._dim = made.actions.dim if made.actions is not None else JOINTS
     self._pipes, self._processes = [], []
-    for work in (franka_cycle.run, *([franka_cycle.grip] if chosen["hand"] else [])):
+    ends = [chosen["low"] or LOW, chosen["high"] or HIGH]
+    for work, more in ((franka_cycle.run, ends), *([(franka_cycle.grip, [])] if chosen["hand"] else [])):
       ours, theirs = spawned.Pipe()
-      process = spawned.Process(target=work, args=[chosen["address"], shared, theirs], daemon=True)
+      process = spawned.Process(target=work, args=[chosen["address"], shared, theirs, *more], daemon=True)
       process.start()
       theirs.close()
       self._pipes.append(ours)

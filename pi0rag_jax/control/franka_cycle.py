@@ -19,22 +19,26 @@ HOLD, MOVE, QUIT = 0.0, 1.0, 2.0
 SPEED, ACCELERATION, JERK = 1.0, 6.0, 2000.0  # rad/s, /s^2, /s^3: less than the robot's own bounds
 STIFFNESS = 12.0  # rad/s: the motion has come most of the way to a goal after two tenths of a second
 EASE = 30.0  # 1/s
+BRAKE, MARGIN = 1.0, 0.02  # rad/s for a rad that is left to where a joint ends, rad
 CYCLE_S, MOST_S = 0.001, 0.02
 FINGERS_M, FINGERS_M_S = 0.004, 0.1  # by which a goal has to differ before the fingers move, and how fast
 GRIPPER_S = 0.05
 
 
 class Motion:
-  """A motion towards goals that change at any time."""
+  """A motion towards goals that change at any time, the slower the nearer to where a joint ends."""
 
-  def __init__(self, at_A: np.ndarray):
+  def __init__(self, at_A: np.ndarray, low_A: np.ndarray, high_A: np.ndarray):
+    self._low_A, self._high_A = np.asarray(low_A, float) + MARGIN, np.asarray(high_A, float) - MARGIN
     self.at_A, self.speed_A, self.push_A = np.array(at_A, float), np.zeros(len(at_A)), np.zeros(len(at_A))
 
   def step(self, goal_A: np.ndarray, seconds: float) -> np.ndarray:
     """Returns where to be after some seconds."""
     wanted_A = STIFFNESS**2 * (goal_A - self.at_A) - 2 * STIFFNESS * self.speed_A
+    back_A = np.maximum(-SPEED, np.minimum(0.0, BRAKE * (self._low_A - self.at_A)))
+    forth_A = np.minimum(SPEED, np.maximum(0.0, BRAKE * (self._high_A - self.at_A)))
     # The nearer to full speed, the less it speeds up.
-    wanted_A = np.clip(wanted_A, EASE * (-SPEED - self.speed_A), EASE * (SPEED - self.speed_A))
+    wanted_A = np.clip(wanted_A, EASE * (back_A - self.speed_A), EASE * (forth_A - self.speed_A))
     wanted_A = np.clip(wanted_A, -ACCELERATION, ACCELERATION)
     self.push_A = self.push_A + np.clip(wanted_A - self.push_A, -JERK * seconds, JERK * seconds)
     speed_A = self.speed_A + self.push_A * seconds
@@ -47,12 +51,13 @@ class Motion:
     return self.at_A + self.speed_A / (2 * STIFFNESS)
 
 
-def run(address: str, shared: Any, told: Any) -> None:
+def run(address: str, shared: Any, told: Any, low: list[float], high: list[float]) -> None:
   """Runs the cycle until the other process is gone or wants it to end.
 
   Args:
     shared: SHARED numbers of multiprocessing's.
     told: end of a pipe, for what is wrong; an empty text says that nothing is any more.
+    low, high: rad, where the joints end.
   """
   pylibfranka = importlib.import_module("pylibfranka")
   numbers, stopped = np.frombuffer(shared), False
@@ -68,7 +73,7 @@ def run(address: str, shared: Any, told: Any) -> None:
         told.send("")
       if numbers[WANTED] == MOVE and not stopped:
         try:
-          _control(pylibfranka, robot, numbers)
+          _control(pylibfranka, robot, numbers, (np.array(low), np.array(high)))
         except (pylibfranka.ControlException, pylibfranka.CommandException) as error:
           stopped = True
           told.send(_text(error))
@@ -78,11 +83,11 @@ def run(address: str, shared: Any, told: Any) -> None:
     told.send(_text(error))
 
 
-def _control(pylibfranka: Any, robot: Any, numbers: np.ndarray) -> None:
+def _control(pylibfranka: Any, robot: Any, numbers: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> None:
   """Moves until the cycle is to end; a goal that is held is where the motion comes to rest."""
   control = robot.start_joint_position_control(pylibfranka.ControllerMode.JointImpedance)
   state, _ = control.readOnce()
-  motion, seconds, held_A = Motion(np.array(state.q_d)), CYCLE_S, None
+  motion, seconds, held_A = Motion(np.array(state.q_d), *ends), CYCLE_S, None
   while True:
     ending = numbers[WANTED] == QUIT
     if numbers[WANTED] == MOVE:

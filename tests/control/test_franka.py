@@ -20,7 +20,7 @@ MISSING = ("there is no franka-sim here: pip install franka-sim==1.1.7 in an env
 
 
 def test_a_motion_is_smooth_whatever_the_goals_are():
-  rng, motion, dt = np.random.default_rng(0), Motion(np.zeros(2)), CYCLE_S
+  rng, motion, dt = np.random.default_rng(0), Motion(np.zeros(2), [-9.0, -9.0], [9.0, 9.0]), CYCLE_S
   ats = [motion.at_A]
   for _ in range(20):
     goal_A = rng.uniform(-2.0, 2.0, 2)
@@ -31,6 +31,16 @@ def test_a_motion_is_smooth_whatever_the_goals_are():
     motion.step(goal_A, dt)
   np.testing.assert_allclose(motion.at_A, goal_A, atol=1e-3)
   assert np.abs(motion.rest_A() - goal_A).max() < 1e-3
+
+
+def test_a_motion_is_slow_where_a_joint_ends_and_leads_back():
+  motion = Motion(np.zeros(2), [-9.0, -1.0], [1.0, 9.0])
+  ways = np.diff([motion.step(np.array([3.0, -3.0]), CYCLE_S).copy() for _ in range(6000)], axis=0)
+  np.testing.assert_allclose(motion.at_A, [0.98, -0.98], atol=0.01)
+  assert np.abs(motion.at_A).max() < 1.0 and np.abs(ways[-1000:]).max() / CYCLE_S < 0.05
+  for _ in range(3000):
+    motion.step(np.zeros(2), CYCLE_S)
+  np.testing.assert_allclose(motion.at_A, [0.0, 0.0], atol=1e-3)
 
 
 def test_without_pylibfranka_it_is_said_what_is_missing(monkeypatch):
@@ -53,7 +63,8 @@ def test_an_arm_moves_stops_recovers_and_is_missed(tmp_path):
     server = subprocess.Popen([python, str(STAND_IN), str(tmp_path)], stdout=log, stderr=log)
   assert until(lambda: "Server ready" in (tmp_path / "log").read_text(errors="replace"), 60.0)
   time.sleep(0.5)
-  arm = franka.driver({"address": "127.0.0.1", "cameras": {"front": "lavfi:testsrc=size=64x64:rate=30"}})
+  arm = franka.driver({"address": "127.0.0.1", "cameras": {"front": "lavfi:testsrc=size=64x64:rate=30"},
+                       "low": [-9.0] * 7, "high": [9.0] * 7})
   try:
     arm.begin(0)
     home_A = arm.observe()["state"].astype(float)
@@ -69,8 +80,8 @@ def test_an_arm_moves_stops_recovers_and_is_missed(tmp_path):
     at_A = arm.observe()["state"]
     time.sleep(0.2)
     assert np.abs(arm.observe()["state"] - at_A)[:7].max() < 0.01 and abs(at_A[3] - home_A[3]) > 0.01
-    arm.act(goal_A + [4.0, 0, 0, 0, 0, 0, 0, 0])  # which limits would not let through
-    assert until(lambda: "reflex" in arm.fault), "its own bounds stop the robot"
+    arm.act(goal_A + [4.0, 0, 0, 0, 0, 0, 0, 0])  # which the usual bounds would not let through
+    assert until(lambda: "reflex" in arm.fault), "the robot's own stop it"
     arm.begin(1)
     assert not arm.fault
     server.kill()
