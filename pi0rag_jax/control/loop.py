@@ -327,16 +327,21 @@ class ControlLoop:
     now_s = self._clock()
     if fault := self.driver.fault:
       return fault
-    if not self._teacher.connected:
-      return "the policy server is gone"
+    if self.by == POLICY and (fault := self._policy_fault(now_s)):
+      return fault
     for name, seen_s in self.driver.stamps().items():
       if now_s - seen_s > self.setting.stale_s:
         return f"nothing of '{name}' for {1000 * self.setting.stale_s:.0f} ms"
-    if self._chunks.pending is not None and now_s - self._asked_s > self.setting.answer_s:
-      return f"no answer of the policy for {1000 * self.setting.answer_s:.0f} ms"
     if now_s - self._beat_s > self.setting.tick_s + self.setting.stale_s:
       return "the loop is late"
     return ""
+
+  def _policy_fault(self, now_s: float) -> str:
+    """Returns what is wrong with the policy, without which people drive on."""
+    if not self._teacher.connected:
+      return "the policy server is gone"
+    late = self._chunks.pending is not None and now_s - self._asked_s > self.setting.answer_s
+    return f"no answer of the policy for {1000 * self.setting.answer_s:.0f} ms" if late else ""
 
   def _idle(self) -> None:
     """Waits a little for the person; pages that were opened meanwhile are told what there is."""

@@ -297,6 +297,16 @@ def test_whoever_leads_the_robot_by_hand_acts(arm):
   assert arm._teacher.told[1:4] == [("policy", 3), ("human", 3), ("policy", 4)]
 
 
+def test_people_drive_on_without_a_policy(arm):
+  def gone():
+    arm._teacher.connected, arm.driver.leading = False, np.zeros(5, np.float32)
+
+  arm.driver.after = {6: gone}
+  arm.live(1)
+  (told,) = arm.episodes
+  assert (told.outcome, told.ticks, told.faults, told.acted) == ("failure", 12, [], [["policy", 6], ["human", 6]])
+
+
 def test_a_recording_has_what_was_executed_within_the_limits(arm):
   class Recorder:
     frames, ended = [], []
