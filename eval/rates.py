@@ -78,7 +78,8 @@ def main(_) -> None:
     rows = json.loads(path.read_text("utf8"))["rows"] if path.exists() else []
     known = {tuple(row[name] for name in _CELL) for row in rows}
     for agent in _agents(values):
-      for task, rate in itertools.product(values.tasks or agent.policy.spec.tasks[:1], values.rates):
+      tasks = values.tasks or (*agent.policy.spec.tasks, *registry.family(values.world).tasks)[:1]
+      for task, rate in itertools.product(tasks, values.rates):
         cell = (values.world, task, values.condition, agent.memory is not None, rate, values.episodes)
         if cell not in known:
           rows.append(measure(agent, *cell[:3], rate, values.episodes))
