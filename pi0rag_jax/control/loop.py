@@ -308,6 +308,8 @@ class ControlLoop:
   def _stand(self, told: Told) -> None:
     """Has the robot stand still; what was planned before is not executed any more where something is wrong."""
     self.driver.hold()
+    if self.driver.robot.limits.measured:
+      self._before_A = None  # it goes on from where it stands
     fault = self._watchdog.fault
     if fault:
       self._chunks.drop()

@@ -256,6 +256,16 @@ def test_it_goes_on_by_a_fresh_chunk_once_it_sees_again(arm):
   assert [count for name, *_, count in arm._teacher.told[1:-1]] == [4, 2, 4, 2], "nothing is told twice"
 
 
+def test_it_goes_on_from_where_it_stands(arm):
+  arm.driver.after = {3: lambda: setattr(arm.driver, "fault", "pressed")}
+  limits = Limits(speed=(*[np.inf] * 4, 1.0), measured=(-1, -1, -1, -1, 6))  # the gripper's place
+  arm.driver.robot = dataclasses.replace(arm.driver.robot, limits=limits)
+  sleep = arm.pacer._sleep
+  arm.pacer._sleep = lambda seconds: (sleep(seconds), arm.driver.held and setattr(arm.driver, "fault", ""))
+  arm.live(1)
+  np.testing.assert_allclose(np.stack(arm.driver.actions)[:5, 4], [0.05, 0.1, 0.15, 0.05, 0.1], atol=1e-6)
+
+
 def test_a_policy_that_fails_is_asked_again_and_then_given_up(arm):
   arm._teacher.infer = lambda obs: (_ for _ in ()).throw(ServerError("out of memory"))
   arm.live(1)
