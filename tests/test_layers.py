@@ -30,19 +30,22 @@ ALLOWED = {
     "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.memory",
                            "pi0rag_jax.steering", "pi0rag_jax.data", "pi0rag_jax.worlds", "pi0rag_jax.learning",
                            "pi0rag_jax.pages"},
+    "pi0rag_jax.control": {"pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.steering",
+                           "pi0rag_jax.data", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.serving"},
     "pi0rag_jax.console": {"pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.steering", "pi0rag_jax.data",
-                           "pi0rag_jax.worlds", "pi0rag_jax.serving", "pi0rag_jax.pages"},
+                           "pi0rag_jax.worlds", "pi0rag_jax.serving", "pi0rag_jax.pages", "pi0rag_jax.control"},
     "train": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.data",
               "pi0rag_jax.sim", "pi0rag_jax.worlds", "pi0rag_jax.curation", "pi0rag_jax.learning",
               "pi0rag_jax.steering"},
     # Recorded training steps.
     "eval": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy", "pi0rag_jax.memory",
              "pi0rag_jax.data", "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.sim",
-             "pi0rag_jax.curation", "pi0rag_jax.pages", "pi0rag_jax.serving", "train"},
+             "pi0rag_jax.curation", "pi0rag_jax.pages", "pi0rag_jax.serving", "pi0rag_jax.control", "train"},
 }
 # They show all: the names that users import, and the commands that look after a memory or a policy.
 FACES = {ROOT / "pi0rag_jax" / "__init__.py", ROOT / "pi0rag_jax" / "memory" / "__main__.py",
-         ROOT / "pi0rag_jax" / "policy" / "__main__.py", ROOT / "pi0rag_jax" / "sim" / "teach.py"}
+         ROOT / "pi0rag_jax" / "policy" / "__main__.py", ROOT / "pi0rag_jax" / "sim" / "teach.py",
+         ROOT / "pi0rag_jax" / "robots" / "run.py"}
 
 
 def layer(module: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from pi0rag_jax.console.operator import Operator
-from pi0rag_jax.console.robot import TaughtRobot
+from pi0rag_jax.control.loop import ControlLoop
+from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.pages import page
 from pi0rag_jax.serving import LOOPBACK, messages, names_this_machine
@@ -57,11 +57,11 @@ class ConsoleSite:
     self._seen: tuple[Any, dict[str, str]] = None, {}  # the observation, and its pictures
     self._film: tuple[Any, str] = None, ""  # the moment, and its picture
 
-  def show(self, robot: TaughtRobot) -> None:
-    """Tells the pages what there is now; called by the robot's thread."""
+  def show(self, loop: ControlLoop) -> None:
+    """Tells the pages what there is now; called by the loop's thread."""
     if self._loop is None or not self._viewers:
       return
-    self._shown = json.dumps(self._state(robot))
+    self._shown = json.dumps(self._state(loop))
     with contextlib.suppress(RuntimeError):  # the loop has just ended
       self._loop.call_soon_threadsafe(self._wake)
 
@@ -125,17 +125,17 @@ class ConsoleSite:
     for news in self._viewers.values():
       news.set()
 
-  def _state(self, robot: TaughtRobot) -> dict[str, Any]:
+  def _state(self, loop: ControlLoop) -> dict[str, Any]:
     """Returns all that the page shows."""
-    if self._seen[0] is not robot.seen:
-      pictures = self._cameras(robot.seen) if robot.seen else {}
-      self._seen = robot.seen, {name: _jpeg(picture, CAMERA_PX) for name, picture in pictures.items()}
-    if self._films and robot.episodes and self._film[0] != robot.moment:
-      self._film = robot.moment, _jpeg(robot.world.film(FILM_PX), FILM_PX)
-    return {"picture": self._film[1], "cameras": self._seen[1], "by": robot.by,
-            "waiting": robot.waiting, "auto": self._operator.auto, "open": self._operator.is_open,
-            "surest": dict(robot.surest), "prompt": str(robot.seen.get("prompt", ""))[:200],
-            "episodes": [dataclasses.asdict(told) for told in robot.episodes]}
+    if self._seen[0] is not loop.seen:
+      pictures = self._cameras(loop.seen) if loop.seen else {}
+      self._seen = loop.seen, {name: _jpeg(picture, CAMERA_PX) for name, picture in pictures.items()}
+    if self._films and loop.episodes and self._film[0] != loop.moment:
+      self._film = loop.moment, _jpeg(loop.driver.film(FILM_PX), FILM_PX)
+    return {"picture": self._film[1], "cameras": self._seen[1], "by": loop.by,
+            "waiting": loop.waiting, "auto": self._operator.auto, "open": self._operator.is_open,
+            "surest": dict(loop.surest), "prompt": str(loop.seen.get("prompt", ""))[:200],
+            "episodes": [dataclasses.asdict(told) for told in loop.episodes]}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Brings a console together: a world, a policy server that learns, the robot between them, and its page."""
+"""Brings a console together: a world, a policy server that learns, the loop between them, and its page."""
 
 import contextlib
 import dataclasses
@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pi0rag_jax.console.operator import Operator
-from pi0rag_jax.console.robot import Setting, TaughtRobot
 from pi0rag_jax.console.site import ConsoleSite, beside
+from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.operator import Operator
+from pi0rag_jax.control.replanning import OWN, Replanning
+from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import compiling, directory
 from pi0rag_jax.robots.registry import make_robot
@@ -76,21 +78,22 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     port = served.port
     sys.setswitchinterval(server.SWITCH_S)  # between decisions, pictures and pages
     opened.enter_context(beside(served.run))
-    world = opened.enter_context(contextlib.closing(registry.make_world(chosen.config)))
+    driver = opened.enter_context(contextlib.closing(
+      WorldDriver(registry.make_world(chosen.config), chosen.robot, apart=False)))
     client = opened.enter_context(contextlib.closing(TeachingClient(LOOPBACK[0], port, token)))
     operator = Operator(expert=EXPERT in chosen.abilities)
-    setting = Setting(
-      chosen.config.task_name, agent.policy.space, _teleop(chosen.robot), chosen.robot.tick_s, chosen.execute_steps,
-      EXPERT in chosen.abilities)
+    replanning = Replanning(OWN, chosen.execute_steps, agent.policy.chunk_shape[0])
+    setting = Setting(chosen.config.task_name, agent.policy.space, chosen.robot.tick_s, replanning,
+                      _teleop(chosen.robot), EXPERT in chosen.abilities)
     site = ConsoleSite(operator, facts(chosen, f"http://{LOOPBACK[0]}:{port}{PATH}#token={token}"),
                        lambda raw: chosen.robot.observe(raw)["image"], films=FILMS in chosen.abilities)
-    robot = TaughtRobot(world, client, operator, setting, site.show)
+    loop = ControlLoop(driver, client, operator, setting, site.show)
     opened.enter_context(beside(lambda ready: site.run(reserved, ready)))
     ready(f"http://{LOOPBACK[0]}:{reserved.getsockname()[1]}/")
     try:
-      robot.run(seed)
+      loop.run(seed)
     finally:
-      robot.stopping = True
+      loop.stopping = True
 
 
 def facts(chosen: Plan, memory: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Writes LeRobot data sets of version 3.0: `with LerobotWriter(DIR, fps=20, robot="panda") as writer: writer.add(...)`.
 
+A data set is whole after every `commit`, and goes on where it was with `append=True`.
+
 Numbers and pictures go into parquet files of many episodes, pictures as PNG or into videos beside; the layout and the
 statistics are those of lerobot 0.4, whose own reader and ours read it.
 """
@@ -24,6 +26,7 @@ IMAGES, VIDEO = PICTURES = ("images", "video")
 CAMERA = "observation.images."
 STATE, ACTION, SUCCESS = "observation.state", "action", "next.success"
 _FILE = "chunk-{chunk:03d}/file-{file:03d}"
+_EPISODES = "meta/episodes/" + _FILE.format(chunk=0, file=0) + ".parquet"
 _CHUNK_FILES = 1000
 _ROWS_PER_FILE = 50_000
 _QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
@@ -42,29 +45,33 @@ class WrittenEpisode:
   prompt: str
   success: bool
   extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # column -> float[F, N] or float[F, T, N]
+  told: Mapping[str, str] = dataclasses.field(default_factory=dict)  # more columns of `meta/episodes`, such as why
 
 
 class LerobotWriter:
-  """A data set that appears whole once the writer is closed."""
+  """A data set that appears whole once the writer is closed, or at a `commit`."""
 
-  def __init__(self, folder, *, fps: float, robot: str, pictures: str = VIDEO, renderer: str = ""):
+  def __init__(self, folder, *, fps: float, robot: str, pictures: str = VIDEO, renderer: str = "",
+               append: bool = False):
     """Makes the folder.
 
     Args:
-      folder: must not hold a data set yet.
+      folder: must not hold a data set yet, unless `append`.
       fps: frames per second.
       robot: its name, `robot_type` of the data set.
       pictures: 'video' (lossy, small) or 'images' (PNG, exact).
       renderer: that drew them, in simulations that have several.
+      append: adds to the data set that the folder holds.
     Raises:
-      Pi0RagError: a package is missing, or the folder holds a data set.
+      Pi0RagError: a package is missing, or the folder holds a data set, with `append` one of another robot or rate.
     """
     if pictures not in PICTURES:
       raise unknown_name("way to keep pictures", pictures, PICTURES)
     self._arrow = import_extra("pyarrow", "writing LeRobot data sets")
     self._parquet = import_extra("pyarrow.parquet", "writing LeRobot data sets")
     self.folder = pathlib.Path(folder).expanduser()
-    if (self.folder / "meta" / "info.json").exists():
+    there = (self.folder / "meta" / "info.json").exists()
+    if there and not append:
       raise Pi0RagError(f"'{self.folder}' holds a data set already: remove it, or write another folder")
     self._fps, self._robot, self._pictures = fps, robot, pictures
     self._told = {"renderer": renderer} if renderer else {}
@@ -72,9 +79,37 @@ class LerobotWriter:
     self._episodes: list[dict[str, Any]] = []
     self._features: dict[str, dict[str, Any]] = {}
     self._rows = self._file_rows = self._file = 0
-    self._data = None
+    self._data, self._data_path = None, None
     self._videos: dict[str, _Video] = {}
     self._stats: list[dict[str, dict[str, np.ndarray]]] = []
+    if there:
+      self._go_on()
+
+  def _go_on(self) -> None:
+    """Takes up the data set that is there; files that none of its episodes names are left from a kill."""
+    where, info = f"'{self.folder}'", json.loads((self.folder / "meta" / "info.json").read_text("utf8"))
+    features = info.get("features", {})
+    pictures = VIDEO if any(feature.get("dtype") == "video" for feature in features.values()) else IMAGES
+    there = {"fps": info.get("fps"), "robot_type": info.get("robot_type"), "pictures": pictures}
+    ours = {"fps": _whole(self._fps), "robot_type": self._robot, "pictures": self._pictures}
+    for name, value in ours.items():
+      if there[name] != value:
+        raise Pi0RagError(f"{where} holds a data set whose {name} is {there[name]!r}, not {value!r}: write another "
+                          "folder")
+    if info.get("codebase_version") != "v3.0" or not (self.folder / _EPISODES).is_file():
+      raise Pi0RagError(f"{where} holds a data set that was not written by this program: write another folder")
+    self._features = features
+    self._episodes = self._parquet.read_table(self.folder / _EPISODES).to_pylist()
+    for row in self._episodes:
+      self._tasks.setdefault(row["tasks"][0], len(self._tasks))
+      stats: dict[str, dict[str, np.ndarray]] = {}
+      for column, values in row.items():
+        if column.startswith("stats/"):
+          name, _, key = column.removeprefix("stats/").rpartition("/")
+          stats.setdefault(name, {})[key] = np.asarray(values)
+      self._stats.append(stats)
+    self._rows = self._episodes[-1]["dataset_to_index"]
+    self._file = 1 + max(_CHUNK_FILES * row["data/chunk_index"] + row["data/file_index"] for row in self._episodes)
 
   def __enter__(self) -> "LerobotWriter":
     return self
@@ -107,11 +142,12 @@ class LerobotWriter:
     if self._data is None:
       path = self.folder / "data" / (_FILE.format(**place) + ".parquet")
       path.parent.mkdir(parents=True, exist_ok=True)
-      self._data = self._parquet.ParquetWriter(path, table.schema)
+      self._data, self._data_path = self._parquet.ParquetWriter(path, table.schema), path
     self._data.write_table(table)
     stats = _statistics(episode, columns)
     self._stats.append(stats)
     entry |= {f"stats/{name}/{key}": values.tolist() for name, found in stats.items() for key, values in found.items()}
+    entry |= episode.told
     self._episodes.append(entry | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
     self._rows += len(episode.state)
     self._file_rows += len(episode.state)
@@ -122,10 +158,12 @@ class LerobotWriter:
       raise Pi0RagError("no episode was added: nothing to write")
     self._end_files()
     meta = self.folder / "meta"
-    (meta / "episodes" / "chunk-000").mkdir(parents=True, exist_ok=True)
-    self._parquet.write_table(self._arrow.Table.from_pylist(self._episodes),
-                              meta / "episodes" / (_FILE.format(chunk=0, file=0) + ".parquet"))
-    self._parquet.write_table(self._task_table(), meta / "tasks.parquet")
+    columns = dict.fromkeys(column for row in self._episodes for column in row)
+    rows = [{column: row.get(column) for column in columns} for row in self._episodes]
+    tables = {self.folder / _EPISODES: self._arrow.Table.from_pylist(rows),
+              meta / "tasks.parquet": self._task_table()}
+    for path, table in tables.items():
+      files.write(path, lambda file, table=table: self._parquet.write_table(table, file))
     files.write_json(meta / "stats.json", {name: {key: values.tolist() for key, values in found.items()}
                                            for name, found in _merged(self._stats).items()})
     video_path = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -136,6 +174,13 @@ class LerobotWriter:
       "splits": {"train": f"0:{len(self._episodes)}"},
       "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
       "video_path": video_path if self._pictures == VIDEO else None, "features": self._features})
+
+  def commit(self) -> None:
+    """Has all episodes so far on disk, in a data set that is whole; the next one goes into new files."""
+    written = [path for path in (self._data_path, *(video.path for video in self._videos.values())) if path is not None]
+    self.close()
+    for path in written:
+      files.sync(path)
 
   def _columns(self, episode: WrittenEpisode) -> dict[str, Any]:
     """Returns the columns of an episode's rows: arrays [F] or [F, N], and lists of encoded pictures."""
@@ -219,7 +264,7 @@ class LerobotWriter:
   def _end_files(self) -> None:
     if self._data is not None:
       self._data.close()
-      self._data = None
+      self._data = self._data_path = None
       self._file += 1
     for video in self._videos.values():
       video.close()
@@ -234,6 +279,7 @@ class _Video:
     os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder tells at length what it is
     av = import_extra("av", "writing videos")
     path.parent.mkdir(parents=True, exist_ok=True)
+    self.path = path
     self._av, self._container, self._fps, self._frames = av, av.open(str(path), "w"), fps, 0
     encoder, _ = _codec()
     self._stream = self._container.add_stream(encoder, fractions.Fraction(fps).limit_denominator(1000),

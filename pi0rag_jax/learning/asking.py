@@ -118,7 +118,7 @@ def contradiction(before: Step | None, step: Step, space: ActionSpace) -> float:
   """Returns the mean path cost between the policy's plan and what the plan before it had for the same ticks."""
   if before is None:
     return 0.0
-  return _contradiction(before.base_TA, step.base_TA, step.tick - before.tick, space)
+  return paths.contradiction(before.base_TA, step.base_TA, step.tick - before.tick, space)
 
 
 class Asker:
@@ -169,7 +169,7 @@ def _seen(memory: Memory, space: ActionSpace) -> _Seen:
       ticks.append(_tick(record))
       numbers.append(number)
       wrong.append(record.kind == CORRECTION)
-      contradictions.append(0.0 if before is None else _contradiction(
+      contradictions.append(0.0 if before is None else paths.contradiction(
           before.base_chunk, record.base_chunk, _tick(record) - _tick(before), space))
   width = memory.header.key_dim
   return _Seen(np.array(found, np.float32).reshape(-1, width), np.array(contradictions), np.array(ticks, int),
@@ -178,14 +178,6 @@ def _seen(memory: Memory, space: ActionSpace) -> _Seen:
 
 def _tick(record: Record) -> int:
   return int(record.provenance.get("tick", 0))
-
-
-def _contradiction(before_TA: np.ndarray, after_TA: np.ndarray, ticks: int, space: ActionSpace) -> float:
-  both = len(after_TA) - ticks
-  if ticks < 1 or both < 1:
-    return 0.0
-  difference_TA = paths.to_path(after_TA[:both], space) - paths.to_path(before_TA[ticks:], space)
-  return float(paths.disagreement(np.asarray(difference_TA, np.float32), space))
 
 
 def _features(keys_NE, novelty_N, contradiction_N, tick_N, center_E, parts_EF) -> np.ndarray:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.robots.limits import Limits
 from pi0rag_jax.robots.normalize import NormStats
 from pi0rag_jax.robots.teleop import Teleop
 from pi0rag_jax.robots.transforms import AbsoluteActions, DeltaActions, Transform
@@ -144,6 +145,7 @@ class Robot:
   tick_s: float = 0.05  # between two actions
   relative: tuple[bool, ...] | None = None  # actions that the model predicts relative to the state; None: none
   teleop: Teleop | None = None  # how a person drives it; None where actions do not displace the tool
+  limits: Limits = Limits()  # beyond those of `actions`: of the places that these lead to
 
   def observe(self, raw: Mapping) -> dict:
     """Returns the model's entries of a observation or sample: `image`, `state`, `prompt`, `actions`, ..."""

@@ -9,16 +9,15 @@ import logging
 import socket
 import ssl
 import time
-import uuid
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
+from pi0rag_jax.serving.teaching import ServerError, Teaching
 
 try:
   from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidURI
+  from websockets.protocol import State
   from websockets.sync.client import connect
 except ImportError as error:
   raise Pi0RagError(f"the client of a policy server needs websockets: {messages.EXTRA}") from error
@@ -30,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 class ConnectionLost(Pi0RagError):
   """The server is gone, or has let this client go."""
-
-
-class ServerError(Pi0RagError, RuntimeError):
-  """The server failed at an inference. A RuntimeError too, which is what openpi's client raises."""
 
 
 class WebsocketClientPolicy:
@@ -73,6 +68,11 @@ class WebsocketClientPolicy:
 
   def reset(self) -> None:
     """Does nothing, as openpi's: what a policy remembers of an episode, the server forgets with the connection."""
+
+  @property
+  def connected(self) -> bool:
+    """Whether the server is there, as far as its end of the connection tells: a killed one is missed at once."""
+    return self._connection.state is State.OPEN
 
   def close(self) -> None:
     """Closes the connection; a second call does nothing."""
@@ -119,97 +119,17 @@ class WebsocketClientPolicy:
       proxy=True if self._uri.startswith("wss://") else None)
 
 
-class TeachingClient(WebsocketClientPolicy):
-  """A robot that teaches the server's memory while it works: the server runs with `--learn`.
-
-      policy.begin(task="pick up the cube")
-      while not done:
-        chunk_TA = policy.infer(observation)["actions"]
-        policy.did(executed_NA, by="human")  # only where somebody else acted, or not all of the chunk was executed
-      policy.end(success=True)
+class TeachingClient(Teaching, WebsocketClientPolicy):
+  """A robot that teaches the server's memory while it works (see `Teaching`): the server runs with `--learn`.
 
   A server that was restarted is waited for, and the episode goes on where it was. Errors, beside those of `infer`:
   ServerError for what the server does not accept. It closes the connection then, and the next call opens another one.
   """
 
   def __init__(self, host: str = "0.0.0.0", port: int | None = None, api_key: str | None = None):
-    super().__init__(host, port, api_key)
-    self._episode: dict = {}  # what each message says of the episode under way
-    self._did: dict = {}  # since the last answer
-    self._decisions = 0
+    Teaching.__init__(self)
+    WebsocketClientPolicy.__init__(self, host, port, api_key)
     self._lost = False
-
-  def begin(self, episode: str = "", *, task: str = "", robot: str = "", session: int | None = None) -> str:
-    """Returns the id of an episode that begins now; one that is under way is given up.
-
-    Args:
-      episode: an id that no other episode has; '' makes one.
-      task, robot: names, for whoever looks into the memory.
-      session: of another connection, of a robot that knows nothing of episodes: its observations belong to this one.
-    """
-    self._episode = {"id": episode or uuid.uuid4().hex, "task": task, "robot": robot}
-    self._did, self._decisions = {}, 0
-    if session is not None:
-      self._tell({**self._episode, "session": session})
-    return self._episode["id"]
-
-  def infer(self, obs: Mapping) -> dict:
-    """Returns the policy's answer, as of any client; in an episode its `episode` says which record was the surest, and
-    whether somebody should look (`asks`), once the memory knows enough to tell."""
-    if not self._episode:
-      return self._ask(obs)
-    answer = self._ask({**obs, "episode": {**self._episode, **self._did, "decision": self._decisions}})
-    if "episode" not in answer:
-      raise ServerError("this server does not learn: start it with --learn")
-    self._did, self._decisions = {}, self._decisions + 1
-    return answer
-
-  def did(self, actions=None, *, ticks: int | None = None, by: str = "policy") -> None:
-    """Says what was executed since the last answer: by default the policy's own number of its actions.
-
-    Args:
-      actions: float[n, A] in the robot's units.
-      ticks: instead of `actions`, how many of the answer's.
-      by: 'policy', 'human' or 'expert'.
-    """
-    said = {"by": by, "done": None if actions is None else np.asarray(actions, np.float32), "ticks": ticks}
-    self._did = {name: value for name, value in said.items() if value is not None}
-
-  def end(self, success: bool, *, failure_kind: str = "", note: str = "") -> dict:
-    """Returns the `records` that the episode taught, once they are durable."""
-    said = {**self._episode, **self._did, "end": {"success": success, "failure_kind": failure_kind, "note": note}}
-    told = self._tell(said | ({"decision": self._decisions} if self._decisions else {}))
-    self._episode, self._did = {}, {}
-    return told
-
-  def undo(self, episode: str) -> dict:
-    """Returns the records of an episode that were `forgotten`."""
-    return self._tell({"undo": episode})
-
-  def forget(self, records: Sequence[int]) -> dict:
-    """Returns the records that were `forgotten`, by their ids."""
-    return self._tell({"forget": [int(record) for record in records]})
-
-  def label(self, episode: str, tick: int, chunk) -> dict:
-    """Returns the `records` that came of a label, once they are durable.
-
-    Args:
-      episode: one that is over.
-      tick: when the policy decided, in control ticks since the episode's beginning.
-      chunk: float[T, A] in the robot's units, what should have been done from there on.
-    """
-    said = {"episode": episode, "tick": int(tick), "chunk": np.asarray(chunk, np.float32)}
-    return self._tell({"label": said})
-
-  def sessions(self) -> dict:
-    """Returns the `sessions` that are connected, and which of them is `yours`."""
-    return self._tell({"sessions": True})
-
-  def _tell(self, entry: Mapping) -> dict:
-    answer = self._ask({"episode": entry})
-    if "episode" not in answer:
-      raise ServerError("this server does not learn: start it with --learn")
-    return answer["episode"]
 
   def _ask(self, message: Mapping) -> dict:
     """Returns the answer to a message, which is sent again to a server that went away meanwhile."""
@@ -217,7 +137,7 @@ class TeachingClient(WebsocketClientPolicy):
       try:
         if self._lost:
           self._reconnect()
-        return super().infer(message)
+        return WebsocketClientPolicy.infer(self, message)
       except ServerError:
         self._lost = True
         raise

@@ -160,7 +160,7 @@ def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iter
   from pi0rag_jax.steering.agent import Agent, start_with
 
   began = time.perf_counter()
-  name = values.policy or values.config
+  name = values.policy or getattr(values, "config", None)
   spec, _ = directory.describe(name, values.checkpoint)
   start = start_with(values.memory, spec, values.start)
   if learn and not start and spec.start == NEW:

@@ -41,7 +41,8 @@ def run(values) -> None:
   with memory_folder(values.memory) as memory:
     asked = types.SimpleNamespace(
       policy=values.policy, config=None, checkpoint=values.checkpoint, memory=memory, keep_episodes=None,
-      key_name="", start=None, default_prompt=None, denoising_steps=None, weights=None)
+      key_name="", start=None, default_prompt=None, denoising_steps=None, weights=None,
+      real_time=False)
     teaching.run(plan, asked, reserved, token=secrets.token_urlsafe(16), seed=values.seed,
                  ready=lambda address: print(f"Teach at {address} (Ctrl-C ends it)", flush=True))
 

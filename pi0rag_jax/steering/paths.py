@@ -73,6 +73,15 @@ def disagreement(residual_BTA, space: ActionSpace):
   return _norm(residual_BTA, space).mean(axis=-1)
 
 
+def contradiction(before_TA: np.ndarray, after_TA: np.ndarray, ticks: int, space: ActionSpace) -> float:
+  """Returns the mean path cost between a plan and what the one before, `ticks` earlier, had for the same ticks."""
+  both = min(len(after_TA), len(before_TA) - ticks)
+  if ticks < 1 or both < 1:
+    return 0.0
+  difference_TA = to_path(after_TA[:both], space) - to_path(before_TA[ticks:][:both], space)
+  return float(disagreement(np.asarray(difference_TA, np.float32), space))
+
+
 def scaled(path_BTA, space: ActionSpace):
   """Returns a path in units of cost over the root of its ticks: the Euclidean distance between two such paths, all
   entries taken together, is the root of their mean squared cost. float[..., T, A]

@@ -10,9 +10,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pi0rag_jax.console.operator import Operator
-from pi0rag_jax.console.robot import Told
 from pi0rag_jax.console.site import MAX_VIEWERS, WIRE, ConsoleSite, beside
+from pi0rag_jax.control.loop import Told
+from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving.websocket_server import reserve
 
@@ -35,12 +35,12 @@ def opened(site, **headers):
   return connect(f"ws://{HOST}:{site.port}{WIRE}", origin=origin, additional_headers=headers, compression=None)
 
 
-def robot(**changes):
+def loop(**changes):
   films = []
-  world = types.SimpleNamespace(film=lambda size: films.append(size) or np.zeros((size, size, 3), np.uint8))
+  driver = types.SimpleNamespace(film=lambda size: films.append(size) or np.zeros((size, size, 3), np.uint8))
   seen = {"image": {"front": np.full((4, 4, 3), 0.5, np.float32)}, "prompt": "pick it up"}
   return types.SimpleNamespace(**{
-    "world": world, "seen": seen, "by": "human", "waiting": False, "surest": {}, "moment": 1, "films": films,
+    "driver": driver, "seen": seen, "by": "human", "waiting": False, "surest": {}, "moment": 1, "films": films,
     "episodes": [Told(1, 7, "a", acted=[["policy", 3]])]} | changes)
 
 
@@ -64,7 +64,7 @@ def test_other_pages_cannot_drive(site, origin):
 def test_pictures_come_and_keys_go(site):
   with opened(site) as page:
     page.recv()
-    shown = robot()
+    shown = loop()
     for _ in range(2):
       site.site.show(shown)
     told = json.loads(page.recv())

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from pi0rag_jax.console import teaching
-from pi0rag_jax.console.robot import TaughtRobot
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.serving.websocket_server import reserve
@@ -44,14 +44,14 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys):
 
 @pytest.mark.slow  # 10 s: episodes in real time
 def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypatch):
-  robots = []
-  made = TaughtRobot.__init__
-  monkeypatch.setattr(TaughtRobot, "__init__", lambda self, *given: (made(self, *given), robots.append(self))[0])
+  loops = []
+  made = ControlLoop.__init__
+  monkeypatch.setattr(ControlLoop, "__init__", lambda self, *given: (made(self, *given), loops.append(self))[0])
   addresses = queue.Queue()
   values = types.SimpleNamespace(
     policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"), keep_episodes=None,
     key_name="", start=None,
-    default_prompt=None, denoising_steps=None, weights=None)
+    default_prompt=None, denoising_steps=None, weights=None, real_time=False)
   plan = teaching.plan(str(tiny_policy_dir), None, "panda", "", "nominal")
   console = threading.Thread(target=teaching.run, args=[plan, values, reserve("127.0.0.1", 0)],
                              kwargs={"token": "t", "seed": 100_000, "ready": addresses.put}, daemon=True)
@@ -75,8 +75,8 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
     tab.wait_for_selector("#who:has-text('the policy acts')")
     tab.click("#expert")
     tab.wait_for_selector("#over:has-text('Done, with help')", timeout=60_000)
-    acted = [by for by, _ in robots[0].episodes[0].acted]
-    assert acted[:2] == ["policy", "human"] and acted[-1] == "expert" and robots[0].episodes[0].taught > 0
+    acted = [by for by, _ in loops[0].episodes[0].acted]
+    assert acted[:2] == ["policy", "human"] and acted[-1] == "expert" and loops[0].episodes[0].taught > 0
 
     tab.click("#again")  # at the same start the memory has something to say
     tab.wait_for_selector("#episodes tr:nth-child(2)")
@@ -91,8 +91,8 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
       tab.wait_for_selector("#episodes tr[data-outcome='taken back']")
     tab.wait_for_selector("#undo[disabled]")
   finally:
-    for robot in robots:
-      robot.stopping = True
+    for loop in loops:
+      loop.stopping = True
     console.join(20)
   assert not console.is_alive()
   with Memory.load(tmp_path / "memory") as memory:

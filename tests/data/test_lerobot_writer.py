@@ -1,5 +1,6 @@
 """LeRobot data sets of ours: read back as they were given, and laid out like those of lerobot's own writer."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -94,3 +95,25 @@ def test_an_empty_or_unknown_one_is_refused(tmp_path):
     LerobotWriter(tmp_path / "data", fps=10, robot="panda").close()
   with pytest.raises(Pi0RagError, match="Did you mean 'video'"):
     LerobotWriter(tmp_path / "other", fps=10, robot="panda", pictures="vidio")
+
+
+def test_a_data_set_is_whole_at_every_commit_and_goes_on(tmp_path):
+  folder, made = tmp_path / "data", {"fps": 10, "robot": "panda", "pictures": "images", "append": True}
+  writer = LerobotWriter(folder, **made)
+  for number in range(2):
+    writer.add(episode(number))
+    writer.commit()
+    assert len(list(open_dataset(folder).iterate())) == number + 1
+  writer.add(episode(2))  # and is killed: its file is left
+  writer = LerobotWriter(folder, **made)
+  writer.add(dataclasses.replace(episode(3), told={"failure": "the server is gone"}))
+  writer.commit()
+  dataset = open_dataset(folder)
+  assert [data.prompts[0] for _, data in dataset.iterate()] == ["task 0", "task 1", "task 1"] and not dataset.damaged
+  np.testing.assert_array_equal(dataset.read_episode(2).state, np.float32(episode(3).state))
+  table = parquet.read_table(folder / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+  assert table.column("failure").to_pylist() == [None, None, "the server is gone"]
+  with pytest.raises(Pi0RagError, match="whose fps is 10, not 20"):
+    LerobotWriter(folder, **made | {"fps": 20})
+  with pytest.raises(Pi0RagError, match=r"unlike those before it in .*state"):
+    LerobotWriter(folder, **made).add(episode(4, state_dim=3))

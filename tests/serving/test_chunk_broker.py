@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.serving.chunk_broker import ActionChunkBroker, RealTimeChunkBroker
+from pi0rag_jax.serving.chunk_broker import ActionChunkBroker, Chunks, RealTimeChunkBroker
 
 from .conftest import as_arrays
 
@@ -78,18 +78,18 @@ def test_a_robot_goes_on_while_its_policy_thinks():
   policy = Slow()
   broker = RealTimeChunkBroker(policy, 4)
   ticks = [int(broker.infer({"tick": tick})[0]) for tick in range(6)]
-  assert ticks == [100, 101, 102, 103, 104, 105] and broker._pending is not None
+  assert ticks == [100, 101, 102, 103, 104, 105] and broker.chunks.pending is not None
   policy.let.put(None)
-  concurrent.futures.wait([broker._pending], timeout=10)
+  concurrent.futures.wait([broker.chunks.pending], timeout=10)
   # Asked for at tick 4, there at tick 6: its first two actions are in the past.
   assert [int(broker.infer({"tick": tick})[0]) for tick in (6, 7)] == [202, 203]
   policy.let.put(None)
   assert int(broker.infer({"tick": 8})[0]) == 204
-  concurrent.futures.wait([broker._pending], timeout=10)
+  concurrent.futures.wait([broker.chunks.pending], timeout=10)
   broker.infer({"tick": 9})
   assert policy.seen == [{"tick": 0}, {"tick": 4, "real_time": {"passed": 4, "delay": 0}},
                          {"tick": 8, "real_time": {"passed": 4, "delay": 2}}]
-  assert list(broker.delays) == [2, 1] and broker.waits == 0
+  assert list(broker.chunks.delays) == [2, 1] and broker.waits == 0
   broker.close()
 
 
@@ -107,3 +107,56 @@ def test_a_chunk_that_is_used_up_is_waited_for():
   broker.close()
   with pytest.raises(Pi0RagError, match="execute_steps is 0"):
     RealTimeChunkBroker(policy, 0)
+
+
+def test_chunks_never_wait_and_are_dropped():
+  policy = Slow()
+  chunks = Chunks(policy, 3, apart=False)
+  assert chunks.due and chunks.action() is None and chunks.arrived() is None
+  chunks.ask({})
+  assert not chunks.due and chunks.arrived()["actions"][0] == 100 and chunks.arrived() is None
+  for tick in range(3):
+    assert chunks.action() == 100 + tick and not chunks.due
+    chunks.passed()
+  assert chunks.due
+  chunks.drop()
+  assert chunks.action() is None and chunks.due
+  chunks.close()
+
+
+def test_what_is_under_way_is_dropped_too():
+  policy = Slow()
+  chunks = Chunks(policy, 3, real_time=True)
+  for begun in range(2):
+    chunks.ask({})
+    chunks.drop()
+    policy.let.put(None) if begun else None
+    concurrent.futures.wait([chunks.pending], timeout=10)
+    assert chunks.arrived() is not None and chunks.action() is None and chunks.due
+  assert policy.seen[1] == {"real_time": {"passed": 12, "delay": 0}}, "it goes on from nothing"
+  chunks.close()
+
+
+def test_a_slow_policy_is_asked_while_its_chunk_still_lasts():
+  chunks = Chunks(Slow(), 12, apart=False)
+  chunks.delays.append(4)
+  chunks.ask({})
+  chunks.arrived()
+  for tick in range(8):
+    assert not chunks.due, tick
+    chunks.passed()
+  assert chunks.due
+
+
+def test_a_policys_error_is_for_who_asks():
+  class Broken(Slow):
+    def infer(self, obs):
+      raise Pi0RagError("no weights")
+
+  chunks = Chunks(Broken(), 3)
+  chunks.ask({})
+  concurrent.futures.wait([chunks.pending], timeout=10)
+  with pytest.raises(Pi0RagError, match="no weights"):
+    chunks.arrived()
+  assert chunks.due
+  chunks.close()

@@ -1,6 +1,7 @@
 """The client: openpi's interface, patience, and errors that say what to do."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -48,6 +49,19 @@ def test_what_cannot_be_sent_leaves_the_connection_usable(connect):
   policy.close()
   with pytest.raises(Pi0RagError, match="is closed"):
     policy.infer({"state": np.ones(1)})
+
+
+def test_a_server_that_is_gone_is_missed_without_asking():
+  server = WebsocketPolicyServer(Halving(), HOST, admission=PROMPT)
+  with running(server):
+    policy = WebsocketClientPolicy(HOST, server.port)
+    assert policy.connected
+  for _ in range(200):
+    if not policy.connected:
+      break
+    time.sleep(0.01)
+  assert not policy.connected
+  policy.close()
 
 
 def test_it_waits_until_the_server_is_up(caplog):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pi0rag_jax.console.operator import DRIVE_S, GRIPPER_S, PRESSES, Operator
+from pi0rag_jax.control.operator import DRIVE_S, GRIPPER_S, PRESSES, Operator
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.teleop import Drive
 

@@ -1,0 +1,1 @@
+"""One control loop for every robot: simulated, on ROS, or behind a vendor's driver."""
