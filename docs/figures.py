@@ -171,6 +171,15 @@ def rule(name: str):
   return rules.preset(name)
 
 
+def commands() -> str:
+  """Returns the table of all commands."""
+  from pi0rag_jax import __main__ as listed
+
+  rows = [f"| `pi0rag {name}` | `python3 -m {command.module}` | {command.text} |"
+          for name, command in listed.COMMANDS.items()]
+  return "\n".join(["| command | the same as | to |", "|---|---|---|", *rows])
+
+
 def section(file: str, heading: str) -> str:
   """Returns a section of a document in the repository, without its heading."""
   sections = re.split(r"^## (.+)\n", (ROOT / file).read_text(encoding="utf8"), flags=re.MULTILINE)
@@ -181,7 +190,7 @@ def section(file: str, heading: str) -> str:
 
 
 FUNCTIONS = (cell, overall, row, percent, between, success, paired, learned_places, ways_of_steering, supervisors,
-             promises, made_by, rule, section, summary, read)
+             promises, made_by, rule, commands, section, summary, read)
 
 
 def render(markdown: str) -> str:

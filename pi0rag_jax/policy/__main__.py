@@ -82,14 +82,18 @@ def _memory(arguments, policy):
 
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
-  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.policy", description="Take a policy elsewhere, or ask it.")
+  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.policy", description="Take a policy elsewhere, or ask it.",
+                                epilog="example: python -m pi0rag_jax.policy export --policy=panda_small --out=out")
   commands = top.add_subparsers(required=True, metavar="COMMAND")
   added = {}
-  for name, run, text in (
-    ("export", export, "write StableHLO programs, parameters and a runner that needs none of this package"),
-    ("predict", predict, "write what the policy would do at the frames of a data set; killed, it goes on where it was"),
+  for name, run, example, text in (
+    ("export", export, "--policy=panda_small --platforms=cpu,cuda --out=exported",
+     "write StableHLO programs, parameters and a runner that needs none of this package"),
+    ("predict", predict, "--policy=panda_small --data=recordings --stride=10 --out=predictions",
+     "write what the policy would do at the frames of a data set; killed, it goes on where it was"),
   ):
-    command = added[name] = commands.add_parser(name, help=text, description=text)
+    command = added[name] = commands.add_parser(name, help=text, description=text,
+                                                epilog=f"example: {top.prog} {name} {example}")
     command.set_defaults(run=run)
     command.add_argument("--policy", required=True, help="any, as the server takes it")
     command.add_argument("--checkpoint", help="of an openpi configuration, as the server takes it")
