@@ -74,3 +74,14 @@ def test_commands_and_configurations_exist():
       assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"{document}: python -m {name}"
     for name in set(re.findall(r"\bconfigs/\w+\.py", text)) - {"configs/X.py"}:
       assert (ROOT / name).is_file(), f"{document}: {name}"
+
+
+def test_flags_in_documents_are_those_of_their_commands():
+  shared = "".join((ROOT / name).read_text("utf8") for name in ("pi0rag_jax/cli.py", "train/distributed.py"))
+  for document in DOCUMENTS:
+    text = document.read_text("utf8").replace("\\\n", " ")
+    for name, arguments in re.findall(r"python3? -m ((?:pi0rag_jax|eval|train)[\w.]*\w)([^`\n]*)", text):
+      path = ROOT / name.replace(".", "/")
+      source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text("utf8") + shared
+      for flag in set(re.findall(r"--(\w[\w-]*)", arguments)):
+        assert f'"{flag}"' in source or f'"--{flag}"' in source or flag == "config", f"{document}: {name} --{flag}"
