@@ -100,7 +100,8 @@ def variants(text: str) -> tuple[str, ...]:
 
 def make_parser() -> argparse.ArgumentParser:
   """Returns the parser of all flags; a benchmark reads those that its name stands before, and the shared ones."""
-  parser = Parser(prog="eval.bench", description="Measures, and writes one flat row per measurement.")
+  parser = Parser(prog="eval.bench", description="Measures, and writes one flat row per measurement.",
+                  epilog="example: python -m eval.bench latency --size=pi0 --cameras=2,3 --out=latency.json")
   add = parser.add_argument
   add("name", choices=sorted(BENCHMARKS))
   add("--out", required=True, type=pathlib.Path, help="JSON file to write")

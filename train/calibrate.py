@@ -147,7 +147,9 @@ def repack_of(spec: PolicySpec, where) -> Mapping:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the exit status of the command."""
-  parser = argparse.ArgumentParser(description="Measures where a policy's keys lie.")
+  parser = argparse.ArgumentParser(
+    prog="python -m train.calibrate", description="Measures where a policy's keys lie.",
+    epilog="example: python -m train.calibrate --policy=runs/mine/policy --data=recordings --name=camera --pool=camera")
   parser.add_argument("--policy", required=True, help="name, directory, gs:// address or file of the policy")
   parser.add_argument("--checkpoint", default=None, help="of a configuration, instead of its release")
   parser.add_argument("--data", required=True, type=pathlib.Path, help="data set of its robot, of any format")

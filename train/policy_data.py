@@ -22,7 +22,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.pi0_config import PaliGemmaConfig
 from pi0rag_jax.openpi import norm_stats
 from pi0rag_jax.openpi.config import TrainConfig
-from pi0rag_jax.robots.normalize import NormStats, normalize
+from pi0rag_jax.robots.normalize import HIDDEN_STD, NormStats, normalize
 from pi0rag_jax.robots.pipeline import as_stats, load_codec, policy_transforms
 from pi0rag_jax.robots.registry import make_robot
 from pi0rag_jax.robots.tokenizer import SentencePieceTokenizer
@@ -35,9 +35,6 @@ from train.prepared import prepared
 TRAIN, VALIDATION = "train", "validation"
 MEMORY = "memory"  # as `config.cache`
 TARGETS = "targets"
-# The deviation that hides an entry of the state: normalized, it is zero to any network. It travels in norm_stats.json,
-# so whatever loads the checkpoint hides the entry too, and needs to know nothing of it.
-HIDDEN_STD = 1e6
 PROMPT_EPISODES = 200  # of a data set, whose prompts a tokenizer is trained on
 FRAMES_OF_MEAN = 512  # enough for the mean colour
 

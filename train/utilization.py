@@ -1,16 +1,15 @@
 """How much of the accelerator's peak the training uses: the model's FLOPs of a step, counted from its program.
 
-XLA's own cost analysis is not used: it counts the body of a scan once, whatever its length, and our layers are scanned
-(tests/train/test_utilization.py shows it). Counted are matrix products and convolutions, as in PaLM's model FLOP
-utilization (arXiv 2204.02311, appendix B): forward and backward pass, without what rematerialization computes again.
+Counted are matrix products and convolutions, as in PaLM's model FLOP utilization (arXiv 2204.02311, appendix B):
+forward and backward pass, without what rematerialization computes again.
 """
 
-import math
 from collections.abc import Mapping
 
 import jax
 from jax.extend import core
 
+from pi0rag_jax.models.flops import count_flops
 from pi0rag_jax.typing import Params
 from train.step import LossFn
 
@@ -65,40 +64,6 @@ def step_flops(loss_fn: LossFn, params: Params, frozen: Params, batch: Mapping) 
   leaves, rest = jax.tree.leaves(args[0]), jax.tree.leaves(args[1:])
   gradient = jax.make_jaxpr(jax.value_and_grad(lambda leaves, rest: loss(*leaves, *rest)[0]))(leaves, rest)
   return count_flops(gradient.jaxpr) * jax.process_count()
-
-
-def count_flops(jaxpr: core.Jaxpr) -> float:
-  """Returns the FLOPs of a program's matrix products and convolutions; a loop of unknown length counts once."""
-  total = 0.0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name == "dot_general":
-      total += _dot_flops(eqn)
-    elif eqn.primitive.name == "conv_general_dilated":
-      total += _convolution_flops(eqn)
-    elif eqn.primitive.name == "cond":
-      total += max(count_flops(branch) for branch in _programs(eqn.params))
-    else:
-      total += eqn.params.get("length", 1) * sum(count_flops(inner) for inner in _programs(eqn.params))
-  return total
-
-
-def _dot_flops(eqn) -> float:
-  (contracted, _), _ = eqn.params["dimension_numbers"]
-  left = eqn.invars[0].aval.shape
-  return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-
-
-def _convolution_flops(eqn) -> float:
-  kernel = eqn.invars[1].aval.shape
-  outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
-  return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / outputs
-
-
-def _programs(params: Mapping) -> list[core.Jaxpr]:
-  """Returns the programs within an equation, such as a loop's body."""
-  values = [x for value in params.values() for x in (value if isinstance(value, tuple) else (value,))]
-  closed = [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in values]
-  return [x for x in closed if isinstance(x, core.Jaxpr)]
 
 
 def _without_remat(value):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.benchmarks import timing
-from train.utilization import count_flops
+from pi0rag_jax.models.flops import count_flops
 
 # Large enough to fill an accelerator, small enough for a laptop.
 SIDES = {"gpu": 8192, "tpu": 8192, "cpu": 1024}

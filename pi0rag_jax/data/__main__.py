@@ -71,16 +71,17 @@ def bench(arguments) -> int:
 
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
-  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.data", description="Look after recorded episodes.")
+  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.data", description="Look after recorded episodes.",
+                                epilog="example: python -m pi0rag_jax.data validate recordings")
   commands = top.add_subparsers(required=True, metavar="COMMAND")
   added = {}
-  for name, run, text in (
-    ("validate", validate, "check every episode; status 1 if something is wrong"),
-    ("summary", summarize, "counts, sizes, texts, outcomes, and how far the plan is fulfilled"),
-    ("split", split, "draw training, validation and test episodes"),
-    ("bench", bench, "measure how fast batches come, and the memory that a large data set takes"),
+  for name, run, example, text in (
+    ("validate", validate, "recordings", "check every episode; status 1 if something is wrong"),
+    ("summary", summarize, "recordings --json", "counts, sizes, texts, outcomes, and how far the plan is fulfilled"),
+    ("split", split, "recordings --fractions 0.9 0.05 0.05", "draw training, validation and test episodes"),
+    ("bench", bench, "recordings", "measure how fast batches come, and the memory that a large data set takes"),
   ):
-    added[name] = commands.add_parser(name, help=text, description=text)
+    added[name] = commands.add_parser(name, help=text, description=text, epilog=f"example: {top.prog} {name} {example}")
     added[name].add_argument("directory", metavar="DIR")
     added[name].set_defaults(run=run)
     added[name].add_argument("--format", choices=sorted(READERS), help="of the data set (default: found out)")

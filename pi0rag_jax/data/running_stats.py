@@ -19,16 +19,13 @@ from pi0rag_jax.data.quantiles import Quantiles
 from pi0rag_jax.data.samples import action_chunks
 from pi0rag_jax.data.sampling import Mixture
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.robots.normalize import NormStats
+from pi0rag_jax.robots.normalize import NormStats, hardly_varying
 
 NAMES = ("state", "actions")
 LOW_QUANTILE, HIGH_QUANTILE = 0.01, 0.99
 BINS = 5000
 # The first range is widened by this, so that a constant dimension has bins.
 MARGIN = 1e-10
-# A dimension whose 1 % and 99 % quantiles are no further apart hardly varies: in its own units, relative to its mean,
-# and relative to its deviation, where a few frames are far from all others.
-SMALL_SPREAD, SMALL_SHARE_OF_MEAN, SMALL_SHARE_OF_STD = 1e-4, 1e-6, 1e-2
 
 _log = logging.getLogger(__name__)
 
@@ -182,18 +179,6 @@ def warn_of_constants(stats: Mapping[str, NormStats]) -> None:
   for name, each in stats.items():
     for text in hardly_varying(each):
       _log.warning("%s%s", name, text)
-
-
-def hardly_varying(stats: NormStats) -> list[str]:
-  """Returns, for each dimension that is nearly constant, what normalizing by it does."""
-  if stats.q01 is None or stats.q99 is None:
-    return []
-  spread_P = stats.q99 - stats.q01
-  small_P = np.maximum(SMALL_SPREAD, SMALL_SHARE_OF_MEAN * np.abs(stats.mean))
-  small_P = np.maximum(small_P, SMALL_SHARE_OF_STD * stats.std)
-  return [f"[{dim}] hardly varies: q99 - q01 is {spread_P[dim]:.3g}, the deviation {stats.std[dim]:.3g}; "
-          "normalized by that, a small change becomes a large number"
-          for dim in np.flatnonzero(spread_P <= small_P).tolist()]
 
 
 class _Readings:

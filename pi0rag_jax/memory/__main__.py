@@ -202,22 +202,27 @@ def migrate_(arguments) -> int:
 
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
-  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.memory", description="Look after a memory.")
+  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.memory", description="Look after a memory.",
+                                epilog="example: python -m pi0rag_jax.memory inspect memory")
   commands = top.add_subparsers(required=True, metavar="COMMAND")
   added = {}
-  for name, run, text in (
-    ("inspect", inspect, "counts, sizes and header"),
-    ("verify", check, "check file, records and index; status 1 if something is wrong"),
-    ("backup", back_up, "copy to a new folder while it may be written; the copy is verified"),
-    ("export", export, "write one portable .npz file, or what was taught as a LeRobot data set"),
-    ("import", import_, "add the records of an exported file; what is there already is left out"),
-    ("compact", compact, "give disk space back, evict near-duplicates"),
-    ("serve", serve, "show it to browsers, also while a policy server writes it: `serve memory --port=8080`"),
-    ("explain", explain_, "say where records come from, or why an episode's actions were what they were"),
-    ("merge", merge_, "make DIR of the memories of several robots with the same policy"),
-    ("migrate", migrate_, "make the memory of the weights that were trained since; what they know is retired"),
+  for name, run, example, text in (
+    ("inspect", inspect, "memory", "counts, sizes and header"),
+    ("verify", check, "memory", "check file, records and index; status 1 if something is wrong"),
+    ("backup", back_up, "memory copy", "copy to a new folder while it may be written; the copy is verified"),
+    ("export", export, "memory --out=memory.npz",
+     "write one portable .npz file, or what was taught as a LeRobot data set"),
+    ("import", import_, "memory --from=memory.npz",
+     "add the records of an exported file; what is there already is left out"),
+    ("compact", compact, "memory --near_duplicates=0.05", "give disk space back, evict near-duplicates"),
+    ("serve", serve, "memory --port=8080", "show it to browsers, also while a policy server writes it"),
+    ("explain", explain_, "memory --ids=1,2",
+     "say where records come from, or why an episode's actions were what they were"),
+    ("merge", merge_, "both memory_1 memory_2", "make DIR of the memories of several robots with the same policy"),
+    ("migrate", migrate_, "memory --policy=runs/new/policy --kept=kept --out=memory_2",
+     "make the memory of the weights that were trained since; what they know is retired"),
   ):
-    added[name] = commands.add_parser(name, help=text, description=text)
+    added[name] = commands.add_parser(name, help=text, description=text, epilog=f"example: {top.prog} {name} {example}")
     added[name].add_argument("directory", metavar="DIR")
     added[name].set_defaults(run=run)
   added["inspect"].add_argument("--json", action="store_true", help="print JSON")

@@ -24,7 +24,7 @@ from pi0rag_jax.openpi.norm_stats import load_norm_stats, save_norm_stats
 from pi0rag_jax.typing import Params
 
 __all__ = ["check_template", "load_norm_stats", "load_params", "load_partial", "save_checkpoint", "save_norm_stats",
-           "save_params"]
+           "save_params", "stored"]
 
 PARAMS_DIR = "params"
 # Which parameters of a model a checkpoint may lack, by their '/'-joined paths: as in openpi's weight loaders.
@@ -157,7 +157,15 @@ def check_template(params: Params, template, *, source: str) -> None:
       "Check the model's configuration against the one that the checkpoint was trained with.")
 
 
-def _open_source(path, wanted: Mapping) -> sources.Source:
+def stored(path) -> sources.Source:
+  """Returns the arrays of a checkpoint as they are stored: names, shapes and types, of which no array has been read.
+
+  Digests are not checked, since that reads everything. Errors: Pi0RagError as of `load_params`.
+  """
+  return _open_source(path, {}, checked=False)
+
+
+def _open_source(path, wanted: Mapping, *, checked: bool = True) -> sources.Source:
   """Returns the reader for what is at `path`, or says what is there instead."""
   path = download.local_checkpoint(path).resolve()  # tensorstore takes no ".."
   if path.is_file() and path.suffix == ".npz":
@@ -171,7 +179,8 @@ def _open_source(path, wanted: Mapping) -> sources.Source:
     raise Pi0RagError(f"no checkpoint directory at {path}")
   for candidate in (path / PARAMS_DIR, path):
     if (candidate / "_METADATA").is_file() or (candidate / digests.FILE_NAME).is_file():
-      digests.check(candidate)
+      if checked:
+        digests.check(candidate)
       return orbax_source.OrbaxSource(candidate)
   raise _foreign_directory(path)
 

@@ -1,15 +1,33 @@
-"""Command line: `python -m pi0rag_jax.policy export|predict`.
+"""Command line: `python -m pi0rag_jax.policy inspect|export|predict`.
 
-Both lie above the policy, in `serving` and `learning`, and are imported when they run.
+The last two lie above the policy, in `serving` and `learning`, and are imported when they run.
 """
 
 import argparse
 import contextlib
+import json
 import math
 import pathlib
 import sys
 
 from pi0rag_jax.errors import Pi0RagError, exit_status
+
+
+def inspect(arguments) -> int:
+  """Prints what the policy is made of, without loading it; with `--latency` what its stages take."""
+  from absl import logging
+
+  from pi0rag_jax.policy import inspection
+
+  logging.set_verbosity(logging.ERROR)  # Orbax warns of what its older versions did not write
+  found = inspection.inspect(arguments.policy, arguments.checkpoint)
+  if arguments.latency:
+    from pi0rag_jax.policy import compiling, directory
+
+    compiling.keep_programs()
+    found["latency_ms"] = inspection.latency(directory.load(arguments.policy, checkpoint=arguments.checkpoint))
+  print(json.dumps(found, indent=1) if arguments.json else inspection.in_words(found))
+  return 0
 
 
 def export(arguments) -> int:
@@ -82,14 +100,20 @@ def _memory(arguments, policy):
 
 def parser() -> argparse.ArgumentParser:
   """Returns the command line's parser; `run` in its result is the command."""
-  top = argparse.ArgumentParser(prog="python -m pi0rag_jax.policy", description="Take a policy elsewhere, or ask it.")
+  top = argparse.ArgumentParser(
+    prog="python -m pi0rag_jax.policy", description="Look into a policy, take it elsewhere, or ask it.",
+    epilog="example: python -m pi0rag_jax.policy inspect panda_small")
   commands = top.add_subparsers(required=True, metavar="COMMAND")
+  _add_inspect(commands, top.prog)
   added = {}
-  for name, run, text in (
-    ("export", export, "write StableHLO programs, parameters and a runner that needs none of this package"),
-    ("predict", predict, "write what the policy would do at the frames of a data set; killed, it goes on where it was"),
+  for name, run, example, text in (
+    ("export", export, "--policy=panda_small --platforms=cpu,cuda --out=exported",
+     "write StableHLO programs, parameters and a runner that needs none of this package"),
+    ("predict", predict, "--policy=panda_small --data=recordings --stride=10 --out=predictions",
+     "write what the policy would do at the frames of a data set; killed, it goes on where it was"),
   ):
-    command = added[name] = commands.add_parser(name, help=text, description=text)
+    command = added[name] = commands.add_parser(name, help=text, description=text,
+                                                epilog=f"example: {top.prog} {name} {example}")
     command.set_defaults(run=run)
     command.add_argument("--policy", required=True, help="any, as the server takes it")
     command.add_argument("--checkpoint", help="of an openpi configuration, as the server takes it")
@@ -108,6 +132,18 @@ def parser() -> argparse.ArgumentParser:
                                help="that the runner knows without a tokenizer; may be repeated; those of --memory too")
   _add_predict(added["predict"])
   return top
+
+
+def _add_inspect(commands, program: str) -> None:
+  text = "say what a policy is made of, without loading it: parameters, FLOPs, tokens, robot, doubtful statistics"
+  command = commands.add_parser(
+    "inspect", help=text, description=text,
+    epilog=f"example: {program} inspect pi0_aloha_sim --checkpoint=checkpoints/pi0_aloha_sim/20000")
+  command.set_defaults(run=inspect)
+  command.add_argument("policy", metavar="POLICY", help="any, as the server takes it, or a checkpoint alone")
+  command.add_argument("--checkpoint", help="of an openpi configuration, as the server takes it")
+  command.add_argument("--latency", action="store_true", help="load it too, and time its stages on this machine")
+  command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_predict(command: argparse.ArgumentParser) -> None:

@@ -9,6 +9,12 @@ from pi0rag_jax import errors
 
 # openpi adds this to every scale so that a constant dimension does not divide by zero.
 EPSILON = 1e-6
+# The deviation that hides an entry of the state: normalized, it is zero to any network. It travels in norm_stats.json,
+# so whatever loads the checkpoint hides the entry too, and needs to know nothing of it.
+HIDDEN_STD = 1e6
+# A dimension whose 1 % and 99 % quantiles are no further apart hardly varies: in its own units, relative to its mean,
+# and relative to its deviation, where a few frames are far from all others.
+SMALL_SPREAD, SMALL_SHARE_OF_MEAN, SMALL_SHARE_OF_STD = 1e-4, 1e-6, 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,3 +125,26 @@ def low_and_scale(stats: NormStats, width: int, quantile: bool):
                              "compute the statistics anew")
   low = stats.q01[..., :width]
   return low, stats.q99[..., :width] - low + EPSILON
+
+
+def hardly_varying(stats: NormStats) -> list[str]:
+  """Returns, for each dimension that is nearly constant and not hidden, what normalizing by it does."""
+  if stats.q01 is None or stats.q99 is None:
+    return []
+  spread_P = stats.q99 - stats.q01
+  small_P = np.maximum(SMALL_SPREAD, SMALL_SHARE_OF_MEAN * np.abs(stats.mean))
+  small_P = np.maximum(small_P, SMALL_SHARE_OF_STD * stats.std)
+  return [f"[{dim}] hardly varies: q99 - q01 is {spread_P[dim]:.3g}, the deviation {stats.std[dim]:.3g}; "
+          "normalized by that, a small change becomes a large number"
+          for dim in np.flatnonzero((spread_P <= small_P) & (stats.std < HIDDEN_STD)).tolist()]
+
+
+def doubts(stats: NormStats) -> list[str]:
+  """Returns what looks wrong about statistics, by dimension, in words; what is hidden from a policy does not."""
+  found = hardly_varying(stats)
+  if stats.q01 is None or stats.q99 is None:
+    return found + [f"[{dim}] hardly varies: its deviation is {stats.std[dim]:.3g}"
+                    for dim in np.flatnonzero(stats.std <= SMALL_SPREAD).tolist()]
+  outside_P = (stats.mean < stats.q01 - EPSILON) | (stats.mean > stats.q99 + EPSILON)
+  return found + [f"[{dim}] has a mean of {stats.mean[dim]:.3g}, and lies at {stats.describe(dim)}: a few frames are "
+                  "far from all others" for dim in np.flatnonzero(outside_P).tolist()]

@@ -17,7 +17,7 @@ from pi0rag_jax.models.heads import base, registry
 from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
-from pi0rag_jax.policy import directory, head, keys
+from pi0rag_jax.policy import directory, head, inspection, keys
 from pi0rag_jax.policy.backbone import FOLDER
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.head import HeadPolicy, HeadUnits
@@ -203,6 +203,10 @@ def test_a_policy_directory_of_either_format_opens(tmp_path):
   assert loaded.spec == policy.spec and loaded.fingerprint == policy.fingerprint
   np.testing.assert_array_equal(Agent(loaded).infer(seen[0])["actions"], wanted)
   np.testing.assert_array_equal(Agent(loaded).infer(loaded.robot.example())["actions"].shape, (2, 3))
+  told = inspection.inspect(str(new))
+  assert list(told["parts"]) == ["head", "all"] and told["flops"] is None and told["cameras"] == ["front"]
+  assert told["parts"]["all"]["parameters"] == sum(x.size for x in jax.tree.leaves(policy.params["head"]))
+  assert "not counted here" in told["doubts"][0] and "painter: head" in inspection.in_words(told)
   old, plain = write(policy, tmp_path / "old", "head"), policy.spec.head
   (old / "head.json").write_text(json.dumps({name: plain[name] for name in ("head", "units", *head.FINGERPRINTS)}))
   with pytest.raises(Pi0RagError, match=r"no record.json in"):

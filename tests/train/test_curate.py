@@ -182,9 +182,9 @@ def test_the_configuration_has_the_entries_that_it_should():
   config = curation_stacking.get_config().unlock()
   assert config.rollouts.task == "stacking" and "--task=stacking --flaw=all" in config.training.make_data
   assert config.training.make_data.endswith(f"--out={config.training.data[0]['path']}")
-  readme = (Path(__file__).parents[2] / "README.md").read_text("utf8")
+  guide = (Path(__file__).parents[2] / "docs/training.md").read_text("utf8")
   for name in (curation_panda, curation_stacking):
-    assert f"--out={name.get_config().training.data[0]['path']}" in readme
+    assert f"--out={name.get_config().training.data[0]['path']}" in guide
   del config.rollouts.cut
   with pytest.raises(Pi0RagError, match=r"the configuration lacks rollouts.cut; configs/curation_panda.py explains"):
     curate.check(config)
