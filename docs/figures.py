@@ -189,8 +189,19 @@ def section(file: str, heading: str) -> str:
   return found[heading].strip()
 
 
+def experiments() -> dict[str, pathlib.Path]:
+  """Returns what experiments say of themselves, by their page's name; the outermost folders alone."""
+  return {f"results_{path.parent.name}.md": path for path in sorted(RESULTS.glob("*/README.md"))}
+
+
+def told() -> str:
+  """Returns the list of what experiments say of themselves, by their first headings."""
+  titles = {page: path.read_text(encoding="utf8").splitlines()[0].lstrip("# ") for page, path in experiments().items()}
+  return "\n".join(f"- [{title}]({page})" for page, title in titles.items())
+
+
 FUNCTIONS = (cell, overall, row, percent, between, success, paired, learned_places, ways_of_steering, supervisors,
-             promises, made_by, rule, commands, section, summary, read)
+             promises, made_by, rule, told, commands, section, summary, read)
 
 
 def render(markdown: str) -> str:
@@ -200,17 +211,14 @@ def render(markdown: str) -> str:
   return environment.from_string(markdown).render()
 
 
-def experiments() -> dict[str, pathlib.Path]:
-  """Returns what experiments say of themselves, by their page's name; the outermost folders alone."""
-  return {f"results_{path.parent.name}.md": path for path in sorted(RESULTS.glob("*/README.md"))}
-
-
 def on_files(files, config):
   """Adds documents and pictures that lie outside docs/; MkDocs calls it."""
-  from mkdocs.structure.files import File
+  from mkdocs.structure.files import File, InclusionLevel
 
   for page, path in {**{page: ROOT / file for page, file in DOCUMENTS.items()}, **experiments()}.items():
-    files.append(File.generated(config, page, content=path.read_text(encoding="utf8")))
+    # A new experiment's page is linked from the results; a line in the navigation may follow.
+    files.append(File.generated(config, page, content=path.read_text(encoding="utf8"),
+                                inclusion=InclusionLevel.NOT_IN_NAV))
   for picture in PICTURES:
     files.append(File.generated(config, f"pictures/{pathlib.Path(picture).name}",
                                 abs_src_path=str(RESULTS / picture)))
