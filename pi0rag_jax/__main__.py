@@ -22,6 +22,7 @@ COMMANDS = {
   "sweep": Command("eval.sweep", "run policies by conditions and seeds, with and without memory, and report"),
   "train": Command("train.launch", "train what a configuration says; stopped, it goes on"),
   "serve": Command("pi0rag_jax.serving.server", "serve a policy to robots, with a memory that they may teach"),
+  "robot": Command("pi0rag_jax.robots.run", "run a robot by any policy, here or behind a server, in one control loop"),
   "memory": Command("pi0rag_jax.memory", "look into a memory, explain, merge, export, migrate it"),
   "data": Command("pi0rag_jax.data", "check, count, split and time recorded episodes of any format"),
   "policy": Command("pi0rag_jax.policy", "say what a policy is made of, ask it about a data set, take it elsewhere"),
