@@ -45,6 +45,12 @@ class Executed:
     return np.repeat([by != POLICY for by in self.by], lengths_N)
 
 
+  @property
+  def first_help(self) -> int | None:
+    """The tick from which it had its whole time limit again, since somebody else began to act."""
+    return next((int(tick) for tick, by in zip(self.ticks_N, self.by) if by != POLICY), None)
+
+
 class _Line(msgspec.Struct):
   stream: str
   seed: int
@@ -97,8 +103,8 @@ def replay(env: BatchEnv, episodes: Iterable[Executed], *, every_tick: bool = Fa
     for slot in range(env.slots):
       if slot in running:
         episode, seen = running[slot]
-        stops = _looks(episode, every_tick)
-        commands[slot] = Advance(episode.actions_FA[stops[len(seen) - 1] : stops[len(seen)]])
+        begin, end = _looks(episode, every_tick)[len(seen) - 1 : len(seen) + 1]
+        commands[slot] = Advance(episode.actions_FA[begin:end], more_time=begin == episode.first_help)
       elif waiting:
         running[slot] = waiting.popleft(), []
         commands[slot] = Start(running[slot][0].seed)

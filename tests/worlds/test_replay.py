@@ -16,7 +16,7 @@ class Counting:
   slots = 2
 
   def __init__(self, ends_at=99):
-    self._places, self._ends_at = {}, ends_at
+    self._places, self._ends_at, self._limits = {}, ends_at, {}
 
   def run(self, commands):
     return {slot: self._answer(slot, command) for slot, command in commands.items()}
@@ -24,11 +24,14 @@ class Counting:
   def _answer(self, slot, command):
     if isinstance(command, Start):
       self._places[slot] = [float(command.seed), 0]
+      self._limits[slot] = self._ends_at
     else:
+      if command.more_time:
+        self._limits[slot] = self._places[slot][1] + self._ends_at
       self._places[slot][0] += float(command.actions_NA.sum())
       self._places[slot][1] += len(command.actions_NA)
     place, ticks = self._places[slot]
-    return Moment({"state": place}, None, False, ticks >= self._ends_at, ticks, [], [])
+    return Moment({"state": place}, None, False, ticks >= self._limits[slot], ticks, [], [])
 
 
 def episode(seed, ticks=(0, 2, 5), length=7):
@@ -46,7 +49,15 @@ def test_robots_see_again_what_they_saw():
 
 def test_a_world_that_ends_an_episode_early_is_another_one():
   with pytest.raises(Pi0RagError, match="episode 10 of stream 's' cannot be seen again: it ended before its time"):
-    list(replay.replay(Counting(ends_at=4), [episode(10)]))
+    list(replay.replay(Counting(ends_at=3), [episode(10)]))
+
+
+def test_who_was_helped_had_the_whole_time_limit_again():
+  ((_, looks),) = replay.replay(Counting(ends_at=4), [episode(10)])
+  assert len(looks) == 3
+  alone = Executed("s", 10, True, np.array((0, 2, 5)), ("policy",) * 3, np.zeros((7, 1), np.float32))
+  with pytest.raises(Pi0RagError, match="ended before its time"):
+    list(replay.replay(Counting(ends_at=4), [alone]))
 
 
 def test_what_was_executed_is_kept_and_the_last_of_a_seed_counts(tmp_path):
