@@ -39,4 +39,7 @@ class Replanning:
     """
     if self.rate != ADAPTIVE:
       return self.first
-    return self.own if spoke or contradiction > CALM_COST else min(self.horizon, 2 * steps)
+    if spoke or contradiction > CALM_COST:
+      return self.own
+    # Not the whole chunk: without an overlap nobody knows whether the next one contradicts it.
+    return max(self.own, min(2 * steps, self.horizon - max(1, self.own // 2)))

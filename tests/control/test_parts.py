@@ -33,9 +33,10 @@ def test_ticks_lie_on_an_absolute_clock():
 def test_how_soon_it_plans_anew():
   assert [Replanning(rate, 8, 16).first for rate in (OWN, COARSE, FINE, ADAPTIVE)] == [8, 16, 1, 8]
   adaptive = Replanning(ADAPTIVE, 8, 16)
-  for steps, apart, spoke, wanted in [(8, 0.1, False, 16), (16, 0.0, False, 16), (16, 2.0, False, 8),
-                                      (16, 0.0, True, 8)]:
+  for steps, apart, spoke, wanted in [(8, 0.1, False, 12), (12, 0.0, False, 12), (12, 2.0, False, 8),
+                                      (12, 0.0, True, 8)]:
     assert adaptive.following(steps, contradiction=apart, spoke=spoke) == wanted
+  assert Replanning(ADAPTIVE, 16, 16).following(16, contradiction=0, spoke=False) == 16
   assert Replanning(FINE, 8, 16).following(1, contradiction=0, spoke=False) == 1
   with pytest.raises(Pi0RagError, match="unknown rate of planning 'often'"):
     Replanning("often", 8, 16)
