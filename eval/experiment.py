@@ -72,7 +72,7 @@ def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool
 
 def _decided(config: Config) -> dict[str, Any]:
   """Returns how a configuration's policies decide, as `directory.load` takes it."""
-  return {name: config[name] or None for name in ("execute_steps", "denoising_steps", "weights")}
+  return {name: config.get(name) or None for name in ("execute_steps", "denoising_steps", "weights")}
 
 
 class _Runner:

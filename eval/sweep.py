@@ -86,6 +86,8 @@ def require_same_config(config: "Config", out: pathlib.Path) -> None:
   asked, more = before.get(POLICIES), now.get(POLICIES)
   if isinstance(asked, list) and isinstance(more, list) and all(policy in more for policy in asked):
     before[POLICIES] = more  # further policies change nothing of the others' results
+  # An entry that came since the folder was made, and asks for nothing, changes nothing.
+  before |= {name: value for name, value in now.items() if name not in before and not value}
   different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
   if different:
     name = different[0]

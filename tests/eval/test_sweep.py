@@ -319,6 +319,19 @@ def test_results_whose_configuration_cannot_be_read_are_left_alone(finished, tin
     sweep.sweep(config_of(tiny_policy_dir), tmp_path)
 
 
+def test_entries_that_came_since_change_nothing_of_older_results_unless_they_ask_for_something(tmp_path):
+  config = quickstart.get_config()
+  sweep.require_same_config(config, tmp_path)
+  older = json.loads((tmp_path / "config.json").read_text())
+  del older["weights"]
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  sweep.require_same_config(config, tmp_path)
+  with config.unlocked():
+    config.weights = "int8"
+  with pytest.raises(Pi0RagError, match="weights was None, is 'int8'"):
+    sweep.require_same_config(config, tmp_path)
+
+
 def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(finished, tiny_policy_dir, tmp_path,
                                                                                 monkeypatch):
   """Episodes come as they end, in another order; a run that is interrupted goes on to the same ones."""
