@@ -30,7 +30,7 @@ def get_config(variant: str = "lora") -> ConfigDict:
                                "actions": "actions"})
   config.label_chunks = "action_chunks"
   config.init_checkpoint, config.norm_stats = f"{POLICY}/params", POLICY
-  config.asset_id = "metaworld_small"
+  config.asset_id = "metaworld_arena"
   config.text_tokenizer = f"{POLICY}/tokenizer.model"
   config.center_images = False
   config.steps, config.batch_size, config.warmup_steps, config.ema_decay = 2_000, 48, 50, 0.0
