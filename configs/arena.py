@@ -11,6 +11,10 @@ are then added to the same results:
     python -m train.launch --config=configs/arena_retrained.py:lora --workdir=runs/lora
     python -m eval.sweep --config=configs/arena.py:lora_dagger=runs/lora/policy --out=DIR
 
+A memory that steers while it learns is taught where it goes itself; that stream is its own, and no other method's:
+
+    python -m eval.sweep --config=configs/arena.py:acting --out=DIR2
+
 Sources, and what was chosen where they are silent:
 - `base` draws noise for each chunk, `base_z0` starts at zero: every gain is stated against the better of the two.
 - `memory`: ours. `noise_memory`: the same retrieval and weights; what is retrieved is FlowDAgger's noise.
@@ -36,12 +40,15 @@ METHODS = {
   "placebo": "placebo",
 }
 
+ACTING = "acting"
+OWN_STREAM = ("base", "base_z0", "memory", "placebo")
 
-def get_config(retrained: str = "") -> ConfigDict:
+
+def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=25`.
 
   Args:
-    retrained: further policies to evaluate, from z = 0, as NAME=DIR,NAME=DIR.
+    variant: 'acting', or further policies to evaluate, from z = 0, as NAME=DIR,NAME=DIR.
   """
   config = metaworld.get_config().unlock()
   config.policy = "metaworld_arena"
@@ -55,6 +62,9 @@ def get_config(retrained: str = "") -> ConfigDict:
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
       *({"name": name, "steering": steering} for name, steering in METHODS.items()),
       *({"name": name, "start": "zero", "policy": folder} for name, _, folder in (
-        entry.partition("=") for entry in retrained.split(",") if entry)))
+        entry.partition("=") for entry in variant.split(",") if entry and entry != ACTING)))
+  if variant == ACTING:
+    config.stream.acting = "memory"
+    config.evaluation.policies = tuple(each for each in config.evaluation.policies if each["name"] in OWN_STREAM)
   config.pool.conditions = tuple(f"{task}/nominal" for task in metaworld_small.HELD_OUT)
   return config.lock()
