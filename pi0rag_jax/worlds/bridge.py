@@ -112,6 +112,7 @@ class _Interpreter:
     ours, theirs = socket.socketpair()
     self._socket, self._timeout_s = ours, timeout_s
     ours.settimeout(timeout_s)
+    theirs.setblocking(True)  # whatever time limit sockets have here by default: rospy sets one
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -97,7 +98,13 @@ def test_a_broken_environment_costs_one_episode(options, broken, message):
 
 
 def test_a_bridge_that_breaks_or_hangs_says_so():
-  world = make(python=sys.executable)
+  before = socket.getdefaulttimeout()
+  socket.setdefaulttimeout(60.0)  # as rospy does
+  try:
+    world = make(python=sys.executable)
+  finally:
+    socket.setdefaulttimeout(before)
+  time.sleep(0.2)  # the other end waits for its next call
   world.begin(0)
   world._call.process.kill()
   with pytest.raises(Pi0RagError, match="ended at 'observe'"):
