@@ -32,6 +32,7 @@ Sources, and what was chosen where they are silent:
 from ml_collections import ConfigDict
 
 from configs import metaworld, metaworld_small
+from pi0rag_jax.errors import Pi0RagError
 
 METHODS = {
   "memory": "residual", "noise_memory": "noise_memory", "flowdagger": "flowdagger",
@@ -50,6 +51,9 @@ def get_config(variant: str = "") -> ConfigDict:
   Args:
     variant: 'acting', or further policies to evaluate, from z = 0, as NAME=DIR,NAME=DIR.
   """
+  retrained = [] if variant == ACTING else [entry.partition("=") for entry in variant.split(",") if entry]
+  if not all(name and folder for name, _, folder in retrained):
+    raise Pi0RagError(f"variant of the configuration is {variant!r}; allowed: '{ACTING}', or NAME=DIR,NAME=DIR")
   config = metaworld.get_config().unlock()
   config.policy = "metaworld_arena"
   config.stream.acting = "base"
@@ -61,8 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.evaluation.policies = (
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
       *({"name": name, "steering": steering} for name, steering in METHODS.items()),
-      *({"name": name, "start": "zero", "policy": folder} for name, _, folder in (
-        entry.partition("=") for entry in variant.split(",") if entry and entry != ACTING)))
+      *({"name": name, "start": "zero", "policy": folder} for name, _, folder in retrained))
   if variant == ACTING:
     config.stream.acting = "memory"
     config.evaluation.policies = tuple(each for each in config.evaluation.policies if each["name"] in OWN_STREAM)
