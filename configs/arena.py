@@ -40,9 +40,8 @@ METHODS = {
   "retrieve_then_steer": "injection", "traceflow": "traceflow", "best_of_n": "best_of_n", "textbook": "textbook",
   "placebo": "placebo",
 }
-
 ACTING = "acting"
-OWN_STREAM = ("base", "base_z0", "memory", "placebo")
+OWN_STREAM = ("base", "base_z0", "memory", "placebo")  # policies that a stream in which the memory steers is for
 
 
 def get_config(variant: str = "") -> ConfigDict:

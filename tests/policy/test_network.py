@@ -18,7 +18,7 @@ from pi0rag_jax.models.observation import Observation
 from pi0rag_jax.models.pi0_config import OPENPI_CAMERAS
 from pi0rag_jax.openpi import checkpoints
 from pi0rag_jax.openpi.named_configs import CONFIGS, get_config
-from pi0rag_jax.policy import compiling
+from pi0rag_jax.policy import compiling, network
 from pi0rag_jax.policy.directory import build, describe
 from pi0rag_jax.robots import pipeline
 from pi0rag_jax.robots.action_tokens import BinningCodec
@@ -320,3 +320,10 @@ def test_a_cpu_converts_layer_by_layer(make, dtype, weights, packed):
   if jax.default_backend() != "cpu":
     pytest.skip("other backends multiply bfloat16 as it is")
   assert make(dtype=dtype, weights=weights).network.packed == packed
+
+
+def test_prompts_of_other_shapes_are_other_prompts():
+  repeated = network._Repeated()
+  whole, halves = ({"prompt": np.arange(8).reshape(shape)} for shape in ((1, 8), (2, 4)))
+  for arrays in (whole, whole, halves, halves):
+    assert repeated.on_device(arrays)["prompt"].shape == arrays["prompt"].shape
