@@ -26,6 +26,7 @@ COMMANDS = {
   "memory": Command("pi0rag_jax.memory", "look into a memory, explain, merge, export, migrate it"),
   "data": Command("pi0rag_jax.data", "check, count, split and time recorded episodes of any format"),
   "policy": Command("pi0rag_jax.policy", "say what a policy is made of, ask it about a data set, take it elsewhere"),
+  "study": Command("pi0rag_jax.study", "explain flow matching by running it: in the plane, and in a policy's chunks"),
   "curate": Command("train.curate", "keep the demonstrations that a policy should learn from"),
   "teach": Command("pi0rag_jax.sim.teach", "teach a simulated Panda by hand, in a browser"),
   "interventions": Command("pi0rag_jax.learning.interventions", "teach a memory from recorded take-overs"),

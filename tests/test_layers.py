@@ -27,6 +27,9 @@ ALLOWED = {
     "pi0rag_jax.curation": {"pi0rag_jax.models", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.policy",
                             "pi0rag_jax.steering", "pi0rag_jax.data", "pi0rag_jax.worlds", "pi0rag_jax.sim",
                             "pi0rag_jax.pages"},
+    # It shows what the others do.
+    "pi0rag_jax.study": {"pi0rag_jax.models", "pi0rag_jax.robots", "pi0rag_jax.memory", "pi0rag_jax.policy",
+                         "pi0rag_jax.steering", "pi0rag_jax.worlds", "pi0rag_jax.learning", "pi0rag_jax.pages"},
     "pi0rag_jax.serving": {"pi0rag_jax.policy", "pi0rag_jax.openpi", "pi0rag_jax.robots", "pi0rag_jax.memory",
                            "pi0rag_jax.steering", "pi0rag_jax.data", "pi0rag_jax.worlds", "pi0rag_jax.learning",
                            "pi0rag_jax.pages"},

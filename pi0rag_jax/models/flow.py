@@ -67,7 +67,7 @@ def euler(velocity, noise_BTA, *, num_steps, first=0, last=None, correct=None, g
     velocity: function of (x_BTA, step) to [B, T, A]; `times` says when a step, an int32, begins.
     noise_BTA: float[B, T, A], where the first step begins.
     num_steps: static count of steps from t = 1 to t = 0, at least 1.
-    first, last: static; of these steps only those from `first` up to, but without, `last` are taken.
+    first, last: of these steps only those from `first` up to, but without, `last` are taken.
     correct: function of the clean chunk [B, T, A] that a step foresees, x - t v, to the one that it shall go to.
     guide: leads the flow by the gradient of how far what a step foresees is from it. Source: real-time chunking
       (arXiv 2506.07339), equations 2 to 4, where flow time runs the other way.
