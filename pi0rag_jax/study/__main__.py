@@ -92,7 +92,7 @@ def _add_policy(command: argparse.ArgumentParser) -> None:
   command.add_argument("--memory", metavar="MEMORY", help="of this policy")
   command.add_argument("--rule", default="residual", help="preset of the steering (default residual)")
   command.add_argument("--draws", type=int, default=64, metavar="N", help="of noise at each moment (default 64)")
-  command.add_argument("--moments", type=int, default=6, metavar="N", help="of the episode (default 6)")
+  command.add_argument("--moments", type=int, default=8, metavar="N", help="of the episode, evenly spread (default 8)")
   command.add_argument("--world", help="whose robot sees them; by default the policy's own")
   command.add_argument("--task", help="of the world; by default the first that the policy was trained on")
   command.add_argument("--condition", default="nominal", help="of the world (default nominal)")

@@ -80,20 +80,19 @@ def study(policy: Policy, moments: Sequence[Moment], *, draws: int = 64, steps: 
 
 
 def in_world(policy: Policy, config: WorldConfig, *, seed: int, count: int) -> list[Moment]:
-  """Returns what a robot sees at its first decisions in an episode where the policy acts alone; `count` at most."""
+  """Returns what a robot sees at `count` decisions, evenly spread over an episode where the policy acts alone."""
   agent, found = Agent(policy), []
   carry, ticks = policy.start(1), 0
   with contextlib.closing(registry.make_world(config)) as world:
     world.begin(seed)
-    while len(found) < count:
+    while True:
       found.append(Moment(f"tick {ticks}", world.observe()))
       carry, decision = agent.decide(carry, [found[-1].raw])
       progress = world.advance(decision.actions_BTA[0, : policy.spec.execute_steps])
       ticks = progress.ticks
       if progress.done:
         break
-  agent.close()
-  return found
+  return [found[place] for place in np.unique(np.linspace(0, len(found) - 1, count).astype(int)).tolist()]
 
 
 def rows(policy: Policy, found: Sequence[Seen]) -> list[dict[str, Any]]:
@@ -102,8 +101,11 @@ def rows(policy: Policy, found: Sequence[Seen]) -> list[dict[str, Any]]:
   for one in found:
     draws_BF, zero_F, one_step_F = (flat(chunk, policy) for chunk in (one.draws_BTA, one.zero_TA, one.foreseen_NTA[0]))
     mean_F = draws_BF.mean(axis=0)
+    entry_share, place = entry_split(draws_BF)
     row = {"measure": "moment", "moment": one.moment.name, "spread": _length(draws_BF - mean_F),
-           "split_share": split_share(draws_BF), "zero_from_mean": _length(zero_F - mean_F),
+           "split_share": split_share(draws_BF),
+           "entry_split": entry_share, "entry": place % policy.space.dim, "entry_tick": place // policy.space.dim,
+           "zero_from_mean": _length(zero_F - mean_F),
            "zero_to_nearest": float(np.linalg.norm(draws_BF - zero_F, axis=1).min()),
            "one_step_from_mean": _length(one_step_F - mean_F), "detour": one.detour}
     if one.steered_TA is not None:
@@ -122,7 +124,22 @@ def split_share(points_BF: np.ndarray) -> float:
 
   A normal distribution has 2 / pi = 0.64, a uniform one 0.75, two points 1.
   """
-  line_B = np.sort(project(points_BF)[0][:, 0])
+  return _between(project(points_BF)[0][:, 0])
+
+
+def entry_split(points_BF: np.ndarray) -> tuple[float, int]:
+  """Returns (the share of `split_share`, the place) of the number that splits most.
+
+  Of the numbers whose spread is at least half of the largest.
+  """
+  spread_F = points_BF.std(axis=0)
+  wide = np.flatnonzero(spread_F >= spread_F.max() / 2).tolist()
+  return max((_between(points_BF[:, place]), place) for place in wide)
+
+
+def _between(line_B: np.ndarray) -> float:
+  """Returns the share of the variance of numbers that is between two groups of them."""
+  line_B = np.sort(line_B)
   total = np.square(line_B - line_B.mean()).sum()
   before_B = np.cumsum(line_B)[:-1]
   count_B = np.arange(1, len(line_B))
@@ -142,7 +159,7 @@ def project(points_BF: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], n
 
 def flat(chunk_BTA, policy: Policy) -> np.ndarray:
   """Returns chunks as points between which Euclidean distances are those of their paths, float64[..., F]."""
-  path_BTA = paths.scaled(paths.to_path(np.asarray(chunk_BTA, np.float64), policy.space), policy.space)
+  path_BTA = np.asarray(paths.scaled(paths.to_path(np.asarray(chunk_BTA, np.float64), policy.space), policy.space))
   return path_BTA.reshape(*path_BTA.shape[:-2], -1)
 
 

@@ -26,7 +26,7 @@ ASKED = {"another mode": (-1.12, -0.65), "beside its mode": (0.7, 1.3)}
 _ASIDE = 0.6  # of actions that the flow was not trained on
 SHOWN = 48  # paths in a picture
 DEFAULT = Training()
-GRID = 41  # points of noise in a row
+GRID, REACH = 41, 4.0  # points of noise in a row, and how far out they go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def study(mixture: Mixture = MODES, training: Training = DEFAULT, *, steps: Sequ
   for kind in learning.KINDS:
     began = time.monotonic()
     fields[kind] = [learning.learned(kind, mixture, training, seed=seed) for seed in range(seeds)]
-    rows.append({"measure": "training", "kind": kind, "loss": np.mean([loss for _, loss in fields[kind]]),
+    rows.append({"measure": "training", "kind": kind, "loss": float(np.mean([loss for _, loss in fields[kind]])),
                  "seconds_each": (time.monotonic() - began) / seeds})
   learned_fields = {kind: [field for field, _ in found] for kind, found in fields.items()}
   errors, paths = _errors(mixture, learned_fields, steps, draws)
@@ -64,13 +64,13 @@ def study(mixture: Mixture = MODES, training: Training = DEFAULT, *, steps: Sequ
               for asked, place in ASKED.items()}
   rows += [*errors, *_single(), *_zero(mixture), *_field_errors(mixture, field), *_steering(steering),
            *_inversion(mixture, field)]
-  places_BTA, axis = _grid(3.0, GRID), _grid(2.0, 13)
+  places_BTA, axis = _grid(REACH, GRID), _grid(2.0, 13)
   return Flow2d(
     [{name: _plain(value) for name, value in row.items()} for row in rows],
     {"mixture": dataclasses.asdict(mixture), "training": dataclasses.asdict(training), "draws": draws, "seeds": seeds,
      "steering_steps": steered.NUM_STEPS, "aside": _ASIDE},
-    paths, {at: (axis[:, 0], np.asarray(field(axis, at))[:, 0]) for at in FIELD_TIMES},
-    (places_BTA[:, 0], mixture.mode(steered.end(field, places_BTA))), steering,
+    paths, {at: (np.asarray(axis)[:, 0], np.asarray(field(axis, at))[:, 0]) for at in FIELD_TIMES},
+    (np.asarray(places_BTA)[:, 0], mixture.mode(steered.end(field, places_BTA))), steering,
     {asked: np.asarray(steered.inverted(field, jnp.asarray([[place]])))[0, 0] for asked, place in ASKED.items()})
 
 
@@ -110,7 +110,7 @@ def _errors(mixture: Mixture, fields: Mapping[str, Sequence[Field]], steps: Sequ
         measured.setdefault((name, of, count), []).append((error, plane.detour(path_NBTA)))
       if of == "learned" and seed == 0:
         shown[name] = np.asarray(path(start_BTA, steered.NUM_STEPS))[:, :SHOWN]
-  rows: list[dict] = [{"measure": "floor", "error": np.mean(floors), "least": min(floors), "most": max(floors)}]
+  rows: list[dict] = [{"measure": "floor", "error": float(np.mean(floors)), "least": min(floors), "most": max(floors)}]
   for (name, of, count), found in measured.items():
     errors, detours = zip(*found)
     rows.append({"measure": "error", "sampler": name, "field": of, "steps": count, "error": np.mean(errors),

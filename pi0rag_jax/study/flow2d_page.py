@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from pi0rag_jax.pages.panels import LIGHT, Panel
 from pi0rag_jax.study import steered
-from pi0rag_jax.study.flow2d import ASKED, STEPS, Flow2d
+from pi0rag_jax.study.flow2d import ASKED, REACH, STEPS, Flow2d
 from pi0rag_jax.study.report import Section
 
 SQUARE_INCHES = 3.4
@@ -24,11 +24,12 @@ def sections(found: Flow2d) -> list[Section]:
   means = np.asarray(found.settings["mixture"]["mean_CA"])
   return [
     Section("paths", "Paths from noise to action",
-            "A flow learns, for every noisy action and every time, the mean of the straight ways from noise to action "
+            "A flow learns, for each noisy action and time, the mean of the straight ways from noise to action "
             "that pass there. Given its action each way is straight; their mean bends where several actions are still "
-            "open, whatever it is called. A diffusion keeps the variance, and its ODE (DDIM) bends elsewhere; DDPM adds "
-            "new noise at each step and wanders. Time runs as in openpi: 1 is noise, 0 the action; most papers count "
-            "the other way.", _path_panels(found, means), _detours(found)),
+            "open. A diffusion keeps the variance, and its ODE (DDIM) bends elsewhere; DDPM adds new noise at each "
+            "step and wanders. The table says how much longer paths are than straight lines: where modes compete the "
+            "flow's are no straighter than DDIM's, and to a single mode both are nearly straight. Time runs as in "
+            "openpi: 1 is noise, 0 the action; most papers count the other way.", _path_panels(found, means), _detours(found)),
     Section("fields", "The velocity that was learned",
             "At t = 0.9 little is decided: everything flows to the middle of all actions. The later, the more each "
             "place knows where it belongs. pi0 draws its training times from Beta(1.5, 1), which leans towards noise; "
@@ -41,9 +42,9 @@ def sections(found: Flow2d) -> list[Section]:
             "network misses of it is divided by next to nothing.", [_error_panel(found)], _errors_table(found)),
     Section("zero", "Where z = 0 ends",
             "A single step ends at the mean of all actions, wherever it starts: an action that may lie between all "
-            "modes, where nobody ever acted. With more steps z = 0 ends near the mode with most weight, a little to the "
-            "inside. Only between equals it stays in the middle: at 50 to 51 % of the weight a policy that starts at "
-            "z = 0 does neither of two things.", [_basin_panel(found, means), _weight_panel(found)]),
+            "modes, where nobody ever acted. With more steps z = 0 ends near the mode with most weight, on the side "
+            "of the others. Only between equals it stays in the middle: a policy that starts at z = 0 then does "
+            "neither of two things.", [_basin_panel(found, means), _weight_panel(found)]),
     Section("steering", "What steering does to a path",
             "One record, right here, asks for an action; these are the project's own rules. Where it asks for another "
             "mode, all but the bounded one (traceflow) come there. Where it asks for an action that the policy never "
@@ -90,6 +91,11 @@ def _square(axes: Axes, reach: float) -> None:
   axes.set_aspect("equal")
   axes.set_xticks([])
   axes.set_yticks([])
+
+
+def _log_errors(axes: Axes) -> None:
+  axes.set_yscale("log")
+  axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _modes(axes: Axes, means: np.ndarray) -> None:
@@ -149,17 +155,17 @@ def _error_panel(found: Flow2d) -> Panel:
                 linewidth=1.5, label=SAMPLERS[name] + (", exact field" if of == "exact" else ""))
     axes.axhline(floor, color=LIGHT["grey"], linewidth=1, linestyle=":", label="chance alone")
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    _log_errors(axes)
     counts = sorted({row["steps"] for row in rows})
     axes.set_xticks(counts, list(map(str, counts)))
     axes.minorticks_off()
     axes.set_xlabel("steps")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=6.5)
     axes.grid(axis="y")
 
   words = "; ".join(f"{SAMPLERS[row['sampler']]} {row['field']}, {_steps(row['steps'])}: {row['error']:.2f}"
                     for row in rows)
-  return Panel("2-Wasserstein distance to the actions", words, draw, 3.6)
+  return Panel("Distance to the actions (2-Wasserstein)", words, draw, 3.4)
 
 
 def _errors_table(found: Flow2d) -> list[dict[str, str]]:
@@ -176,13 +182,13 @@ def _basin_panel(found: Flow2d, means: np.ndarray) -> Panel:
 
   def draw(axes: Axes) -> None:
     for mode in range(len(means)):
-      axes.plot(*noise_BA[mode_B == mode].T, "s", color=_COLOURS[mode % len(_COLOURS)], markersize=3, alpha=0.35,
+      axes.plot(*noise_BA[mode_B == mode].T, "s", color=_COLOURS[mode % len(_COLOURS)], markersize=3.5, alpha=0.35,
                 markeredgewidth=0)
     axes.plot(0, 0, "o", color=LIGHT["ink"], markersize=6, label="z = 0")
     for (asked, noise_A), marker in zip(found.inverted.items(), "^D"):
-      axes.plot(*noise_A, marker, color=LIGHT["red"], markersize=6, label=f"noise of {asked}")
+      axes.plot(*noise_A, marker, color=LIGHT["red"], markersize=6, label=f"of {_words(asked)}")
     axes.legend(frameon=False, fontsize=7, loc="lower left", ncols=3, bbox_to_anchor=(0, 1), borderaxespad=0.1)
-    _square(axes, 3.2)
+    _square(axes, REACH)
 
   return Panel("Which noise ends at which mode", "The plane of the noise, coloured by the mode that it ends at.", draw,
                SQUARE_INCHES)
@@ -212,8 +218,10 @@ def _steering_panel(found: Flow2d, asked: str, means: np.ndarray) -> Panel:
       axes.plot(*one.end_TA[0], "o", color=_PRESET_COLOURS[preset], markersize=5)
     axes.plot(*ASKED[asked], "x", color=LIGHT["ink"], markersize=10, markeredgewidth=2, zorder=6)
     _modes(axes, means)
-    axes.legend(frameon=False, fontsize=7, loc="lower left", ncols=3, bbox_to_anchor=(0, 1), borderaxespad=0.1)
+    axes.legend(frameon=False, fontsize=7, loc="lower center", ncols=3)
     _square(axes, 2.2)
+    axes.set_xlim(-2.0, 2.0)
+    axes.set_ylim(-1.6, 1.6)
 
   return Panel(f"A record asks for {_words(asked)}", "; ".join(
     f"{row['preset']} ends {row['apart']:.2f} away from it" for row in _rows(found, "steering", asked=asked)), draw,
@@ -241,11 +249,12 @@ def _inversion_panel(found: Flow2d) -> Panel:
       for quantile, style in (("error_p50", "o-"), ("error_p95", "s--")):
         axes.plot([row["iterations"] for row in rows], [max(row[quantile] or np.nan, 1e-6) for row in rows], style,
                   color=colour, markersize=4, label=f"{text}, {'median' if quantile == 'error_p50' else '95 %'}")
-    axes.set_yscale("log")
+    _log_errors(axes)
+    axes.set_xticks([row["iterations"] for row in _rows(found, "inversion", of="own")])
     axes.set_xlabel("evaluations a step")
     axes.legend(frameon=False, fontsize=7)
     axes.grid(axis="y")
 
-  return Panel("How far the noise's own action is off", "; ".join(
+  return Panel("How far the noise's action is off", "; ".join(
     f"{names[row['of']][0]}, {row['iterations']} evaluations: median {row['error_p50']}"
     for row in _rows(found, "inversion")), draw, 3.0)

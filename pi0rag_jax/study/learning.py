@@ -47,14 +47,13 @@ def learned(kind: str, mixture: Mixture, training: Training, *, seed: int) -> tu
   Args:
     kind: 'flow' foresees velocities at pi0's training times, 'diffusion' noise at uniform ones (DDPM).
   """
-  network = FieldNetwork(training.width, training.depth)
-  params, loss_N = _trained(network, mixture, _examples(kind), training, seed)
-
-  return Field(_foreseen(network), params), float(loss_N[-max(len(loss_N) // 10, 1):].mean())
+  params, loss_N = _trained(mixture, _examples(kind), training, seed)
+  return Field(_foreseen(training), params), float(loss_N[-max(len(loss_N) // 10, 1):].mean())
 
 
 @functools.cache
-def _foreseen(network: FieldNetwork) -> Callable:
+def _foreseen(training: Training) -> Callable:
+  network = FieldNetwork(training.width, training.depth)
   return lambda params, x_BTA, time: network.apply(params, x_BTA, jnp.broadcast_to(time, len(x_BTA)))
 
 
@@ -81,8 +80,9 @@ def _diffusion_examples(mixture: Mixture, rng, count: int):
   return signal_B[:, None, None] * action_BTA + spread_B[:, None, None] * noise_BTA, time_B, noise_BTA
 
 
-@functools.partial(jax.jit, static_argnames=("network", "mixture", "examples", "training"))
-def _trained(network: FieldNetwork, mixture: Mixture, examples: Callable, training: Training, seed):
+@functools.partial(jax.jit, static_argnames=("mixture", "examples", "training"))
+def _trained(mixture: Mixture, examples: Callable, training: Training, seed):
+  network = FieldNetwork(training.width, training.depth)
   of_params, of_steps = jax.random.split(jax.random.key(seed))
   params = network.init(of_params, jnp.zeros((1, 1, 2)), jnp.zeros(1))
   optimizer = optax.adam(optax.cosine_decay_schedule(training.learning_rate, training.steps))

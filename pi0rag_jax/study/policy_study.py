@@ -26,6 +26,8 @@ def run(values: Any, spec: PolicySpec, steps: tuple[int, ...]) -> tuple[pathlib.
   Errors: Pi0RagError for moments that cannot be had, or a memory of another policy.
   """
   config = None if values.data else _world(values, spec)
+  seen_in = values.data if config is None else (f"{config.world}, {config.task_name}, {config.condition}, seed "
+                                                f"{values.seed}")
   start = start_with(values.memory, spec, None) or (ZERO if spec.start == NEW else spec.start)
   policy = directory.load(values.policy, checkpoint=values.checkpoint, start=start)
   with contextlib.ExitStack() as opened:
@@ -39,9 +41,8 @@ def run(values: Any, spec: PolicySpec, steps: tuple[int, ...]) -> tuple[pathlib.
                chunks.in_world(policy, config, seed=values.seed, count=values.moments))
     found = chunks.study(policy, moments, draws=values.draws, steps=steps, agent=agent)
   rows = chunks.rows(policy, found)
-  seen_in = values.data or f"{config.world}, {config.task_name}, {config.condition}, seed {values.seed}"
   settings = {"policy": policy.spec.name, "start": start, "denoising_steps": policy.spec.denoising_steps,
-              "draws": values.draws, "moments": len(moments), "seen_in": str(seen_in),
+              "draws": values.draws, "moments": len(moments), "seen_in": seen_in,
               "memory": None if agent is None else {"records": len(memory), "rule": values.rule}}
   headline = chunks_page.headline(policy, rows)
   return report.write(
