@@ -12,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.spatial.distance
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models import flow
@@ -105,6 +106,7 @@ def rows(policy: Policy, found: Sequence[Seen]) -> list[dict[str, Any]]:
     row = {"measure": "moment", "moment": one.moment.name, "spread": _length(draws_BF - mean_F),
            "split_share": split_share(draws_BF),
            "entry_split": entry_share, "entry": place % policy.space.dim, "entry_tick": place // policy.space.dim,
+           "nearest_p50": float(np.median(np.sort(scipy.spatial.distance.cdist(draws_BF, draws_BF))[:, 1])),
            "zero_from_mean": _length(zero_F - mean_F),
            "zero_to_nearest": float(np.linalg.norm(draws_BF - zero_F, axis=1).min()),
            "one_step_from_mean": _length(one_step_F - mean_F), "detour": one.detour}

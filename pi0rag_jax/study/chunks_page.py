@@ -159,7 +159,8 @@ def _memory_panel(moments: Sequence[Mapping[str, Any]]) -> Panel:
 def _moments_table(moments: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
   columns = {"spread": "draws, from their mean", "split_share": "split", "entry_split": "number that splits most",
              "zero_from_mean": "z = 0, from the mean",
-             "zero_to_nearest": "z = 0, to the nearest draw", "one_step_from_mean": "one step, from the mean",
+             "zero_to_nearest": "z = 0, to the nearest draw",
+             "nearest_p50": "a draw, to the nearest other", "one_step_from_mean": "one step, from the mean",
              "detour": "detour of the flow", "moved": "moved by the memory", "used": "records"}
   return [{"moment": row["moment"], **{text: f"{row[name]:.3g}" for name, text in columns.items() if name in row}}
           for row in moments]

@@ -1,6 +1,7 @@
 """Flow matching beside diffusion, on a distribution that is known: paths, errors, where z = 0 ends, and steering."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ from pi0rag_jax.study.learning import Training
 from pi0rag_jax.study.plane import Field, Mixture
 
 # Three ways to do the same thing, one of them preferred.
-MODES = Mixture((0.5, 0.3, 0.2), tuple((round(1.3 * np.cos(angle), 3), round(1.3 * np.sin(angle), 3))
-                                       for angle in np.radians((90, 210, 330))), 0.2)
+MODES = Mixture((0.5, 0.3, 0.2), tuple((round(1.3 * math.cos(angle), 3), round(1.3 * math.sin(angle), 3))
+                                       for angle in map(math.radians, (90, 210, 330))), 0.2)
 STEPS = (1, 2, 5, 10, 100)
 WEIGHTS = (0.5, 0.502, 0.51, 0.55, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the right one of two modes
 ITERATIONS = (1, 2, 5, 10, 20)

@@ -29,7 +29,8 @@ def sections(found: Flow2d) -> list[Section]:
             "open. A diffusion keeps the variance, and its ODE (DDIM) bends elsewhere; DDPM adds new noise at each "
             "step and wanders. The table says how much longer paths are than straight lines: where modes compete the "
             "flow's are no straighter than DDIM's, and to a single mode both are nearly straight. Time runs as in "
-            "openpi: 1 is noise, 0 the action; most papers count the other way.", _path_panels(found, means), _detours(found)),
+            "openpi: 1 is noise, 0 the action; most papers count the other way.",
+            _path_panels(found, means), _detours(found)),
     Section("fields", "The velocity that was learned",
             "At t = 0.9 little is decided: everything flows to the middle of all actions. The later, the more each "
             "place knows where it belongs. pi0 draws its training times from Beta(1.5, 1), which leans towards noise; "

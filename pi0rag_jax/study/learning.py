@@ -24,7 +24,7 @@ class Training:
   batch_size: int = 512
   width: int = 64
   depth: int = 3
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-2
 
 
 class FieldNetwork(nn.Module):

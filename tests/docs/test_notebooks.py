@@ -8,6 +8,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 
 def test_the_flow():
   names = run("flow.ipynb")
+  assert names["off"] < 0.4 and names["errors"][10] < 0.5
   assert names["errors"][1] > 1.5 * names["errors"][2] > 1.5 * names["errors"][10]
   assert abs(names["zero"][0.5]) < 1e-6 and names["zero"][0.55] > 0.5
   assert names["apart"]["residual"] < 0.05 < 0.3 < names["apart"]["injection"]
