@@ -86,10 +86,12 @@ def _steps(count: int) -> str:
   return f"{count} step{'s' * (count > 1)}"
 
 
-def _square(axes: Axes, reach: float) -> None:
+def _square(axes: Axes, reach: float, *, high: float | None = None) -> None:
+  """Shows the plane, the same in both directions, at least up to `reach` from the origin (`high` upwards)."""
   axes.set_xlim(-reach, reach)
-  axes.set_ylim(-reach, reach)
-  axes.set_aspect("equal")
+  axes.set_ylim(-(high or reach), high or reach)
+  axes.set_aspect("equal", adjustable="datalim")  # a box that shrinks would cut titles off
+  axes.spines["bottom"].set_visible(False)
   axes.set_xticks([])
   axes.set_yticks([])
 
@@ -220,9 +222,7 @@ def _steering_panel(found: Flow2d, asked: str, means: np.ndarray) -> Panel:
     axes.plot(*ASKED[asked], "x", color=LIGHT["ink"], markersize=10, markeredgewidth=2, zorder=6)
     _modes(axes, means)
     axes.legend(frameon=False, fontsize=7, loc="lower center", ncols=3)
-    _square(axes, 2.2)
-    axes.set_xlim(-2.0, 2.0)
-    axes.set_ylim(-1.6, 1.6)
+    _square(axes, 2.0, high=1.7)
 
   return Panel(f"A record asks for {_words(asked)}", "; ".join(
     f"{row['preset']} ends {row['apart']:.2f} away from it" for row in _rows(found, "steering", asked=asked)), draw,
