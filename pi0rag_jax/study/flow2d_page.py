@@ -88,8 +88,8 @@ def _steps(count: int) -> str:
 
 def _square(axes: Axes, reach: float, *, high: float | None = None) -> None:
   """Shows the plane, the same in both directions, at least up to `reach` from the origin (`high` upwards)."""
-  axes.set_xlim(-reach, reach)
-  axes.set_ylim(-(high or reach), high or reach)
+  axes.set_xlim(-reach, reach, auto=True)  # may be widened
+  axes.set_ylim(-(high or reach), high or reach, auto=True)
   axes.set_aspect("equal", adjustable="datalim")  # a box that shrinks would cut titles off
   axes.spines["bottom"].set_visible(False)
   axes.set_xticks([])
