@@ -47,7 +47,7 @@ def learned(kind: str, mixture: Mixture, training: Training, *, seed: int) -> tu
   Args:
     kind: 'flow' foresees velocities at pi0's training times, 'diffusion' noise at uniform ones (DDPM).
   """
-  params, loss_N = _trained(mixture, _examples(kind), training, seed)
+  params, loss_N = _trained(mixture, _EXAMPLES[kind], training, seed)
   return Field(_foreseen(training), params), float(loss_N[-max(len(loss_N) // 10, 1):].mean())
 
 
@@ -55,11 +55,6 @@ def learned(kind: str, mixture: Mixture, training: Training, *, seed: int) -> tu
 def _foreseen(training: Training) -> Callable:
   network = FieldNetwork(training.width, training.depth)
   return lambda params, x_BTA, time: network.apply(params, x_BTA, jnp.broadcast_to(time, len(x_BTA)))
-
-
-@functools.cache
-def _examples(kind: str) -> Callable:
-  return {FLOW: _flow_examples, DIFFUSION: _diffusion_examples}[kind]
 
 
 def _flow_examples(mixture: Mixture, rng, count: int):
@@ -78,6 +73,9 @@ def _diffusion_examples(mixture: Mixture, rng, count: int):
   time_B = jax.random.uniform(of_time, (count,), minval=flow.TIME_MIN)
   signal_B, spread_B = LINEAR.signal(time_B), LINEAR.spread(time_B)
   return signal_B[:, None, None] * action_BTA + spread_B[:, None, None] * noise_BTA, time_B, noise_BTA
+
+
+_EXAMPLES = {FLOW: _flow_examples, DIFFUSION: _diffusion_examples}
 
 
 @functools.partial(jax.jit, static_argnames=("mixture", "examples", "training"))

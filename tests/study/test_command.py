@@ -1,5 +1,7 @@
 """`python -m pi0rag_jax.study`: mistakes are said in one line."""
 
+import json
+
 import pytest
 
 from pi0rag_jax.study import __main__ as command
@@ -25,3 +27,16 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
   assert command.main(arguments) == 2
   told = capsys.readouterr().err
   assert told.startswith("error: ") and message in told and told.count("\n") == 1
+
+
+def test_a_policy_is_studied_in_its_world(tiny_policy_dir, tmp_path, capsys):
+  assert command.main(["policy", f"--policy={tiny_policy_dir}", "--draws=3", "--moments=2", "--steps=1,4",
+                       f"--out={tmp_path}"]) == 0
+  assert capsys.readouterr().out.startswith("tiny: draws are ")
+  written = json.loads((tmp_path / "summary.json").read_text("utf8"))
+  assert written["settings"]["seen_in"] == "panda, pick_and_place, nominal, seed 300000"
+  first, last = (row["moment"] for row in written["rows"] if row["measure"] == "moment")
+  assert first == "tick 0" and int(last.removeprefix("tick ")) > 50  # at the end of its episode
+  page = (tmp_path / "report.html").read_text("utf8")
+  assert page.count("data:image/svg+xml") == 6 and "http" not in page.replace("http-equiv", "")
+  assert {path.name for path in tmp_path.glob("*.png")} == {"draws.png", "steps.png", "errors.png"}
