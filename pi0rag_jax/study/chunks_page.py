@@ -66,7 +66,7 @@ def _component_panel(policy: Policy, seen: Seen) -> Panel:
       axes.plot(*take(chunks.flat(chunk_TA, policy)), marker, color=colour, markersize=7, label=name)
     axes.set_xlabel("first component")
     axes.set_ylabel("second component")
-    axes.legend(frameon=False, fontsize=7, loc="lower left", ncols=5, bbox_to_anchor=(0, 1), borderaxespad=0.1)
+    axes.legend(frameon=False, fontsize=7)
     axes.grid()
 
   return Panel(f"Draws, {seen.moment.name}", f"{len(points_BC)} chunks along two principal components of their paths.",

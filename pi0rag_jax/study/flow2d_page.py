@@ -236,7 +236,7 @@ def _words(asked: str) -> str:
 def _steering_table(found: Flow2d) -> list[dict[str, str]]:
   apart = {(row["preset"], row["asked"]): row["apart"] for row in _rows(found, "steering")}
   away = {row["asked"]: row["away"] for row in _rows(found, "steering")}
-  return [{"rule": preset, "what it does": text,
+  return [{"rule": f"{preset}: {text}",
            **{f"{_words(asked)}: ends off by (of {away[asked]:.2f})": f"{apart[preset, asked]:.3f}" for asked in ASKED}}
           for preset, text in steered.PRESETS.items()]
 
