@@ -1,45 +1,20 @@
 """Memories of several robots as one: duplicates once, and corrections that contradict each other named."""
 
-import collections
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pi0rag_jax.errors import Pi0RagError, unknown_name
+from pi0rag_jax.learning.conflicts import Conflict, Place, conflicting, in_words
 from pi0rag_jax.memory import anew, codec
 from pi0rag_jax.memory.anew import Batch, Contents
-from pi0rag_jax.memory.record import CORRECTION, Record
-from pi0rag_jax.policy import keys
+from pi0rag_jax.memory.record import Record
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.steering import paths, rules
-from pi0rag_jax.steering.retrieval import measured_unit
 
 KEEP, NEWEST, REFUSE = CONFLICTS = ("keep", "newest", "refuse")
 FROM = "memory"  # in the provenance, the memory that a record was in before
-_ROWS = 256  # of which distances are worked out at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """A record of one of the memories."""
-
-  memory: int  # which of them
-  id: int
-  record: Record
-
-
-@dataclasses.dataclass(frozen=True)
-class Conflict:
-  """Two corrections of nearly one situation that ask for different things; the first is the older."""
-
-  first: Place
-  second: Place
-  distance: float  # of the keys, in units
-  apart: float  # of what they ask for, path cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +55,10 @@ def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, s
   batches, duplicates, renamed = _united(parts)
   places = {id(record): Place(memory, identity, record) for memory, batch in batches
             for identity, record in zip(batch.ids, batch.records)}
-  found = [] if space is None else list(conflicting(list(places.values()), space, unit))
+  found = [] if space is None else list(
+    conflicting(list(places.values()), space, unit, whose=lambda place: place.memory))
   if found and conflicts == REFUSE:
-    raise Pi0RagError(f"{len(found)} conflicts, the first: {told(found[0], directories)}")
+    raise Pi0RagError(f"{len(found)} conflicts, the first: {in_words(found[0], list(map(str, directories)))}")
   older = {id(conflict.first.record) for conflict in found} if conflicts == NEWEST else set()
   episodes = sum(part.episodes for part in parts)
   kept = [Batch(batch.token, (), [_moved(record, parts[memory], episodes) for record in batch.records
@@ -92,50 +68,6 @@ def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, s
     raise Pi0RagError(f"{records} records exceed the capacity {capacity}: raise it, or evict with `compact` first")
   anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.successes for part in parts))
   return Merged(records, duplicates, found, len(older), renamed)
-
-
-def told(conflict: Conflict, directories: Sequence) -> str:
-  """Returns a conflict in one line."""
-  first, second = conflict.first, conflict.second
-  return (f"task '{first.record.task}': record {second.id} of {directories[second.memory]} contradicts record "
-          f"{first.id} of {directories[first.memory]}, {conflict.distance:.2f} units away: what they ask for is "
-          f"{conflict.apart:.2f} apart")
-
-
-def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None) -> Iterator[Conflict]:
-  """Yields the conflicts between corrections of different memories.
-
-  They are of one task, as near in key and in the policy's own plan as steering's kernels are wide, and what they ask
-  for is further apart than the width of a mode.
-  """
-  unit = measured_unit(place.record for place in places) if unit is None else unit
-  if not math.isfinite(unit):
-    return
-  rule = rules.preset("residual")
-  groups = collections.defaultdict(list)
-  for place in places:
-    if place.record.kind == CORRECTION:
-      groups[place.record.task].append(place)
-  for group in groups.values():
-    keys_ME = np.stack([place.record.key for place in group])
-    memory_M = np.array([place.memory for place in group])
-    for first in range(0, len(group), _ROWS):
-      block_RM = keys.distances(keys_ME[first : first + _ROWS], keys_ME) / unit
-      near_RM = (block_RM <= rule.tau) & (memory_M[first : first + _ROWS, None] < memory_M)
-      for row, column in np.argwhere(near_RM).tolist():
-        pair = sorted((group[first + row], group[column]), key=lambda place: place.record.created)
-        plans, apart = _apart(pair[0].record, pair[1].record, space)
-        if plans <= rule.plan_tau and apart > rule.mode_width:
-          yield Conflict(pair[0], pair[1], float(block_RM[row, column]), apart)
-
-
-def _apart(first: Record, second: Record, space: ActionSpace) -> tuple[float, float]:
-  """Returns how far apart two records' own plans are, and what they ask for, as path cost."""
-  base_TA = first.base_chunk.astype(np.float32) - second.base_chunk
-  asked_TA = (first.corrected_chunk.astype(np.float32) - first.base_chunk) - (
-    second.corrected_chunk.astype(np.float32) - second.base_chunk)
-  length = lambda chunk_TA: float(np.linalg.norm(paths.scaled(paths.to_path(chunk_TA, space), space)))  # noqa: E731
-  return length(base_TA), length(asked_TA)
 
 
 def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, dict[str, str]]:
