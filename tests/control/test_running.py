@@ -61,7 +61,8 @@ def test_a_stand_in_is_run_taught_and_recorded(tiny_policy_dir, tmp_path, capsys
   figures = running.run(asked(
     policy=str(tiny_policy_dir), memory=str(tmp_path / "memory"), learn=True, name="left arm", hz=100.0,
     record=str(tmp_path / "data"), seconds=0.2, stale_ms=5000.0, episodes=2,
-    report=str(tmp_path / "report.json"), replan="adaptive", limits='{"low": [0.3, -0.3, 0.1, null, null], "measured": [0, 1, 2, null, null]}'))
+    report=str(tmp_path / "report.json"), replan="adaptive",
+    limits='{"low": [0.3, -0.3, 0.1, null, null], "measured": [0, 1, 2, null, null]}'))
   assert (figures["episodes"], figures["executed"], figures["holds"]) == (2, 40, 0) and figures["inferences"] >= 2
   assert json.loads((tmp_path / "report.json").read_text())["told"][0]["outcome"] == "failure"
   assert "episode 2 (seed 200001): failure after 20 ticks (policy 20)" in capsys.readouterr().out
