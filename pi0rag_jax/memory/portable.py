@@ -13,10 +13,9 @@ import numpy as np
 from pi0rag_jax import files, lfs
 from pi0rag_jax import schema as values
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec, schema
+from pi0rag_jax.memory import address, codec, schema
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import Header, Record
-from pi0rag_jax.memory.store import SqliteStore
 
 FORMAT = "pi0rag memory 1"
 _ARRAYS = ("keys_ME", "base_MTA", "corrected_MTA")
@@ -41,7 +40,7 @@ def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, i
   Errors: Pi0RagError if `out` exists or cannot be written, or for a damaged record without `skip_damaged`.
   """
   out = free_place(out)
-  store = SqliteStore(directory, read_only=True)
+  store = address.open_store(directory, read_only=True)
   damaged: list[Pi0RagError] = []
   with store.snapshot():
     pairs = list(store.scan(on_damage=damaged.append if skip_damaged else None))

@@ -25,6 +25,9 @@ ADDED = {"helped": "REAL NOT NULL DEFAULT 0", "hurt": "REAL NOT NULL DEFAULT 0",
 LATER = {"start": "zero", "actions": ""}
 # Rows beside the header's own: how many episodes ended with the memory in use, and how many of them well.
 CLOCK = ("episodes", "successes")
+# What `breakdown` groups by, in SQL.
+GROUPS = {"kind": "kind", "outcome": "outcome", "failure_kind": "failure_kind", "task": "task",
+          "source": "json_extract(provenance, '$.source')"}
 _COLUMNS = f"""
   kind TEXT NOT NULL, outcome TEXT NOT NULL, failure_kind TEXT NOT NULL,
   task TEXT NOT NULL, prompt TEXT NOT NULL, provenance TEXT NOT NULL, use_count INTEGER NOT NULL,
@@ -114,6 +117,16 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
     return Header(**{f.name: f.type(values[f.name]) for f in dataclasses.fields(Header)})  # type: ignore[operator]
   except (KeyError, ValueError, Pi0RagError) as error:
     raise _damaged(path, f"no usable header: {one_line(repr(error))}") from error
+
+
+def clock(connection: sqlite3.Connection, path: Path) -> tuple[int, int]:
+  """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
+  values = dict(connection.execute("SELECT name, value FROM header"))
+  try:
+    episodes, successes = (int(values.get(name, 0)) for name in CLOCK)
+  except ValueError:
+    raise DamagedError(f"{path} is damaged: its count of episodes is no number") from None
+  return episodes, successes
 
 
 def upgrade(connection: sqlite3.Connection) -> None:

@@ -58,24 +58,23 @@ def test_an_addition_and_its_evictions_are_one_transaction(store, make_record):
   store.add([make_record(), make_record()])
   store._writer.execute("CREATE TRIGGER no BEFORE DELETE ON arrays BEGIN SELECT RAISE(ABORT, 'no'); END")
   with pytest.raises(Pi0RagError):
-    store.add([make_record(5.0)], evict=[1])
+    store.add([make_record(5.0)], room=lambda: ([1], []))
   assert [i for i, _ in store.scan()] == [1, 2]
   store._writer.execute("DROP TRIGGER no")
-  assert store.add([make_record(5.0)], evict=[1]) == [3]
+  assert store.add([make_record(5.0)], room=lambda: ([1], [])) == [3]
   assert [i for i, _ in store.scan()] == [2, 3]
 
 
 def test_refused_anchors_get_ids_but_are_not_kept(store, make_record):
   records = [make_record(1.0, "anchor"), make_record(2.0), make_record(3.0, "anchor")]
-  assert store.add(records, refuse=[0]) == [1, 2, 3]
+  assert store.add(records, room=lambda: ([], [0])) == [1, 2, 3]
   assert [i for i, _ in store.scan()] == [2, 3]
 
 
 def test_a_token_makes_an_addition_repeatable(store, make_record):
   records = [make_record(1.0), make_record(2.0)]
-  assert store.batch("a", records) is None
   assert store.add(records, token="a") == [1, 2]
-  assert store.add(records, token="a") == [1, 2] == store.batch("a", records)
+  assert store.add(records, token="a") == [1, 2]
   assert store.add(records, token="b") == [3, 4]
   with pytest.raises(Pi0RagError, match="token 'a' was used for other records"):
     store.add([make_record(9.0)], token="a")
