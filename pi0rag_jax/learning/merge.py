@@ -96,9 +96,9 @@ def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, s
 def told(conflict: Conflict, directories: Sequence) -> str:
   """Returns a conflict in one line."""
   first, second = conflict.first, conflict.second
-  return (f"task '{first.record.task}': record {second.id} of {address.shown(directories[second.memory])} contradicts record "
-          f"{first.id} of {address.shown(directories[first.memory])}, {conflict.distance:.2f} units away: what they ask for is "
-          f"{conflict.apart:.2f} apart")
+  ours, theirs = (address.shown(directories[place.memory]) for place in (second, first))
+  return (f"task '{first.record.task}': record {second.id} of {ours} contradicts record {first.id} of {theirs}, "
+          f"{conflict.distance:.2f} units away: what they ask for is {conflict.apart:.2f} apart")
 
 
 def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None) -> Iterator[Conflict]:

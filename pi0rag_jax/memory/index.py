@@ -31,8 +31,8 @@ def check_capacity(capacity) -> None:
 
 
 def build(header: Header, capacity: int, records) -> "MemoryIndex":
-  """Returns the index of (id, Record) pairs."""
-  records = iter(records)
+  """Returns the index of (id, Record) pairs, but for records in quarantine."""
+  records = ((identity, record) for identity, record in records if not record.quarantine)
   first = list(itertools.islice(records, 1))  # read before any array is made, since a header may be damaged
   index = MemoryIndex(header, capacity)
   for identity, record in itertools.chain(first, records):

@@ -224,9 +224,32 @@ class Memory:
       self._require_writable()
       self._store.remove(ids, episode=episode)
 
+  def quarantine(self, ids, reason: str) -> None:
+    """Keeps records, and from now on returns them from no search: here at once, for others as soon as they are told.
+
+    They take no place, are never evicted, and are not among `records`.
+    Errors: Pi0RagError for an id that is not there, or no reason; nothing changes then. Otherwise as `add`.
+    """
+    if not reason or not isinstance(reason, str):
+      raise Pi0RagError("a quarantine needs a reason: say what is wrong with the records")
+    self._set_apart(ids, reason)
+
+  def release(self, ids) -> None:
+    """Ends the quarantine of records. Errors: as `quarantine`."""
+    self._set_apart(ids, "")
+
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by id."""
+    return {identity: record.quarantine for identity, record in self._store.scan() if record.quarantine}
+
+  def _set_apart(self, ids, reason: str) -> None:
+    with self._writing:
+      self._require_writable()
+      self._store.quarantine([int(identity) for identity in ids], reason)
+
   def records(self):
-    """Yields (id, Record) by rising id, from the store."""
-    return self._store.scan()
+    """Yields (id, Record) by rising id, from the store, but for those in quarantine."""
+    return ((identity, record) for identity, record in self._store.scan() if not record.quarantine)
 
   def get(self, ids) -> list[Record]:
     """Returns the records with these ids. Errors: Pi0RagError for an id that is not there."""
@@ -308,7 +331,8 @@ class Memory:
   def _apply(self, change: store.Change) -> None:
     """Brings the index to where the store is now."""
     with self._changing:
-      self._grow(len(self._index) + len(change.added))
+      searched = [(identity, record) for identity, record in change.added if not record.quarantine]
+      self._grow(len(self._index) + len(searched))
       replaced = [identity for identity, _ in change.added if identity in self._index]
       gone = [*change.removed, *replaced]
       with self._searching:
@@ -316,9 +340,9 @@ class Memory:
         for identity, counters in change.counters.items():
           self._index.count_again(identity, counters)
       # In parts: a query waits for one of them, however much came at once.
-      for first in range(0, len(change.added), _ADDED_AT_A_TIME):
+      for first in range(0, len(searched), _ADDED_AT_A_TIME):
         with self._searching:
-          for identity, record in change.added[first : first + _ADDED_AT_A_TIME]:
+          for identity, record in searched[first : first + _ADDED_AT_A_TIME]:
             self._index.add(identity, record)
       self._clock = change.clock
       self.removals += bool(gone)

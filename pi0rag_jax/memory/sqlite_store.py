@@ -203,6 +203,16 @@ class SqliteStore:
       rows = [(count, identity) for identity, count in uses.items()]
       connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
 
+  def quarantine(self, ids, reason: str) -> None:
+    """Writes down, durably, why no search may return these records; an empty reason releases them.
+
+    Errors: Pi0RagError for an id that is not there; nothing changes then.
+    """
+    with self._transaction() as (connection, changed):
+      self.get(ids)
+      connection.executemany("UPDATE records SET quarantine = ? WHERE id = ?", [(reason, int(i)) for i in ids])
+      changed.added += zip(map(int, ids), self.get(ids))
+
   def clock(self) -> tuple[int, int]:
     """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
     with self._reading() as connection, self._mutex:
@@ -445,9 +455,9 @@ def _make_durable_directory(directory: Path) -> None:
 
 
 def _select(connection: sqlite3.Connection) -> str:
-  """Returns the query of records; columns that an older file lacks are read as zero."""
+  """Returns the query of records; columns that an older file lacks are read as zero or empty."""
   lacking = schema.ADDED.keys() - schema.columns(connection, "records")
-  names = [f"0 AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
+  names = [f"{schema.lacking(name)} AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
   return f"SELECT id, {', '.join(names)} FROM records LEFT JOIN arrays USING (id)"
 
 

@@ -154,9 +154,10 @@ class Survey:
 
 
 def _relation(connection: sqlite3.Connection) -> str:
-  """Returns the query of all that is small of a record; what an older file lacks is zero."""
+  """Returns the query of all that is small of a record; what an older file lacks is zero or empty."""
   lacking = schema.ADDED.keys() - schema.columns(connection, "records")
-  added = ", ".join(f"0 AS {name}" if name in lacking else name for name in ("helped", "hurt"))
+  added = ", ".join(f"{schema.lacking(name)} AS {name}" if name in lacking else name
+                    for name in ("helped", "hurt", "quarantine"))
   name = "COALESCE(json_extract(provenance, '$.episode'), 'seed ' || json_extract(provenance, '$.seed'), '')"
   said = ", ".join(f"json_extract(provenance, '$.{key}') AS {key}" for key in _SAID)
   undoable = "json_type(provenance, '$.episode') IS 'text' AS undoable"
@@ -188,8 +189,9 @@ def _one(connection: sqlite3.Connection, identity: int) -> dict[str, Any]:
 
 
 def _groups(connection: sqlite3.Connection, name: str) -> list[tuple[str, int]]:
-  """Returns the largest groups of records by one of GROUPS."""
-  query = f"SELECT {schema.GROUPS[name]} AS value, COUNT(*) AS many FROM records GROUP BY value ORDER BY many DESC LIMIT 50"
+  """Returns the largest groups of records by one of `schema.GROUPS`."""
+  query = (f"SELECT {schema.GROUPS[name]} AS value, COUNT(*) AS many FROM records GROUP BY value "
+           "ORDER BY many DESC LIMIT 50")
   return [(str(value or "")[:_SHOWN_TEXT], many) for value, many in connection.execute(query)]
 
 

@@ -36,7 +36,8 @@ def compare(store: Store, index: index_lib.MemoryIndex) -> list[str]:
   """Returns where the index differs from the store: ids, kinds, use counts, keys, chunks, search results."""
   problems, stored = [], set()
   step = max(1, len(index) // _SEARCHED)
-  for n, (identity, record) in enumerate(store.scan()):
+  searched = ((identity, record) for identity, record in store.scan() if not record.quarantine)
+  for n, (identity, record) in enumerate(searched):
     stored.add(identity)
     if identity not in index:
       continue
