@@ -4,13 +4,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning.conflicts import Conflict, Place, conflicting, in_words
-from pi0rag_jax.memory import anew, codec
-from pi0rag_jax.memory.anew import Batch, Contents
+from pi0rag_jax.memory import address, anew, codec
 from pi0rag_jax.memory.record import Record
+from pi0rag_jax.memory.store import Batch, Contents
 from pi0rag_jax.robots.robot import ActionSpace
 
 KEEP, NEWEST, REFUSE = CONFLICTS = ("keep", "newest", "refuse")
@@ -47,26 +46,26 @@ def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, s
     raise unknown_name("way with conflicts", conflicts, CONFLICTS)
   if len(directories) < 2:
     raise Pi0RagError("a merge takes two memories or more")
-  if len({os.path.realpath(directory) for directory in directories}) < len(directories):
+  if len({address.same_as(directory) for directory in directories}) < len(directories):
     raise Pi0RagError("one of the memories is named twice")
   parts = [anew.read(directory) for directory in directories]
   for part in parts[1:]:
-    parts[0].header.require(part.header, str(parts[0].directory))
+    parts[0].header.require(part.header, parts[0].place)
   batches, duplicates, renamed = _united(parts)
   places = {id(record): Place(memory, identity, record) for memory, batch in batches
             for identity, record in zip(batch.ids, batch.records)}
   found = [] if space is None else list(
     conflicting(list(places.values()), space, unit, whose=lambda place: place.memory))
   if found and conflicts == REFUSE:
-    raise Pi0RagError(f"{len(found)} conflicts, the first: {in_words(found[0], list(map(str, directories)))}")
+    raise Pi0RagError(f"{len(found)} conflicts, the first: {in_words(found[0], list(map(address.shown, directories)))}")
   older = {id(conflict.first.record) for conflict in found} if conflicts == NEWEST else set()
-  episodes = sum(part.episodes for part in parts)
+  episodes = sum(part.clock[0] for part in parts)
   kept = [Batch(batch.token, (), [_moved(record, parts[memory], episodes) for record in batch.records
                                   if id(record) not in older]) for memory, batch in batches]
   records = sum(len(batch.records) for batch in kept)
   if records > capacity:
     raise Pi0RagError(f"{records} records exceed the capacity {capacity}: raise it, or evict with `compact` first")
-  anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.successes for part in parts))
+  anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.clock[1] for part in parts))
   return Merged(records, duplicates, found, len(older), renamed)
 
 
@@ -78,7 +77,7 @@ def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, di
   tokens: set[str] = set()
   batches, duplicates, renamed = [], 0, {}
   for memory, part in enumerate(parts):
-    for batch in part.batches:
+    for batch in part.batches():
       fresh = []
       for identity, record in zip(batch.ids, batch.records):
         digest = _digest(record, part)
@@ -91,7 +90,7 @@ def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, di
       if token in tokens:
         if not fresh:
           continue  # the same, learned by both
-        token = renamed[f"{token} of {part.directory}"] = _free(f"{token} ({part.directory.name})", tokens)
+        token = renamed[f"{token} of {part.place}"] = _free(f"{token} ({address.name_of(part.place)})", tokens)
         suffix = token.removeprefix(batch.token or "")
         fresh = [(identity, _of_episode(record, suffix)) for identity, record in fresh]
       if token is not None:
@@ -124,6 +123,6 @@ def _of_episode(record: Record, suffix: str) -> Record:
 
 def _moved(record: Record, part: Contents, episodes: int) -> Record:
   """Returns the record with where it was, and as old on the new clock as on its own."""
-  age = max(part.episodes - record.episode, 0)
-  provenance = {FROM: Path(part.directory).name, **record.provenance}
+  age = max(part.clock[0] - record.episode, 0)
+  provenance = {FROM: address.name_of(part.place), **record.provenance}
   return dataclasses.replace(record, provenance=provenance, episode=episodes - min(age, episodes))

@@ -10,17 +10,17 @@ import pathlib
 import sys
 
 from pi0rag_jax.errors import Pi0RagError, exit_status
-from pi0rag_jax.memory import backup, portable, verify
+from pi0rag_jax.memory import address, backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
-from pi0rag_jax.memory.store import GROUPS, SqliteStore
+from pi0rag_jax.memory.store import GROUPS
 
 NPZ, LEROBOT = "npz", "lerobot"
 
 
 def inspect(arguments) -> int:
   """Prints the header, sizes, and counts by kind, outcome, failure kind, task and source."""
-  store = SqliteStore(arguments.directory, read_only=True)
+  store = address.open_store(arguments.directory, read_only=True)
   with store.snapshot():
     groups = {group: store.breakdown(group) for group in GROUPS}
   found = {
@@ -156,7 +156,7 @@ def merge_(arguments) -> int:
   done = merge.merge(arguments.directory, arguments.others, space=space, unit=unit, conflicts=arguments.conflicts,
                      capacity=arguments.capacity)
   for conflict in done.conflicts[: arguments.shown]:
-    print(conflicts.in_words(conflict, arguments.others))
+    print(conflicts.in_words(conflict, [address.shown(other) for other in arguments.others]))
   if len(done.conflicts) > arguments.shown:
     print(f"and {len(done.conflicts) - arguments.shown} more conflicts")
   for old, new in done.renamed.items():
@@ -184,15 +184,13 @@ def conflicts_(arguments) -> int:
   if len(found) > arguments.shown:
     print(f"and {len(found) - arguments.shown} more conflicts")
   whose = "; sides of them: " + ", ".join(f"{count} of {who}" for who, count in conflicts.by_origin(found)[:5])
-  print(f"{len(found)} conflicts in {arguments.directory}{whose if found else ''}")
+  print(f"{len(found)} conflicts in {address.shown(arguments.directory)}{whose if found else ''}")
   return int(bool(found))
 
 
 def _meaning(arguments, directories):
   """Returns (action space or None, unit distance or None) of a memory: its policy's, where that is given."""
-  from pi0rag_jax.memory.store import stored_header
-
-  header = stored_header(directories[0])
+  header = address.stored_header(directories[0])
   if header is None:
     raise Pi0RagError(f"no memory in {directories[0]}")
   if arguments.policy is None:
