@@ -299,6 +299,12 @@ class Memory:
     return {"records": len(self), "capacity": self.capacity, **found, "memory_bytes": self.memory_bytes(),
             **self._session, **self._store.following()}
 
+  def following(self) -> dict[str, Any]:
+    """Returns, of a memory on a server, its `version` here, whether the server is `connected`, and how late the last
+    change arrived (`lag_ms`). Asks nobody.
+    """
+    return self._store.following()
+
   def memory_bytes(self) -> int:
     """Returns the bytes that index and page cache take when full, however much of it is in use now."""
     return self._index.nbytes() + self._store.cache_bytes()

@@ -121,6 +121,15 @@ class _Memory(Collector):
 def _numbers(memory: Memory) -> Iterator[Metric]:
   yield GaugeMetricFamily("pi0rag_memory_episodes", "Episodes whose outcome the memory counted.", value=memory.episodes)
   yield GaugeMetricFamily("pi0rag_memory_successes", "How many of them succeeded.", value=memory.successes)
+  state = memory.following()
+  if "version" in state:
+    yield GaugeMetricFamily("pi0rag_memory_version", "Commits of the memory's server that are known here.",
+                            value=state["version"])
+  if "connected" in state:
+    yield GaugeMetricFamily("pi0rag_memory_connected", "Whether the memory's server is in reach.",
+                            value=float(state["connected"]))
+    yield GaugeMetricFamily("pi0rag_memory_lag_seconds", "How late the last change arrived here.",
+                            value=state["lag_ms"] / 1000)
 
 
 def _response(status: http.HTTPStatus, kind: str, body: bytes) -> Response:

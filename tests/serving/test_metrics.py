@@ -34,7 +34,7 @@ class Policy(Alone):
 @pytest.fixture
 def server():
   memory = types.SimpleNamespace(counts=lambda: {"correction": 7, "anchor": 2, "failure": 0}, episodes=5, successes=3,
-                                 statistics=dict)
+                                 following=lambda: {"version": 12, "connected": True, "lag_ms": 2.0})
   agent = types.SimpleNamespace(memory=memory, deadline_misses=4)
   counted = Metrics(agent, ADMISSION)
   with running(WebsocketPolicyServer(Policy(), HOST, admission=ADMISSION, metrics=counted)) as started:
@@ -59,7 +59,7 @@ def test_each_answer_is_counted_once(server):
   told = scraped(server)
   names = {"decisions_total": 3, "asks_total": 1, "episodes_total": 1, "failed_requests_total": 1,
            "missed_deadlines_total": 4, "neighbours_used_sum": 43, "neighbours_used_count": 3, "memory_episodes": 5,
-           "memory_successes": 3}
+           "memory_successes": 3, "memory_version": 12, "memory_connected": 1, "memory_lag_seconds": 0.002}
   assert {name: told[f"pi0rag_{name}", ()] for name in names} == names
   assert told["pi0rag_neighbours_used_bucket", (("le", "0.0"),)] == 1
   assert told["pi0rag_memory_records", (("kind", "correction"),)] == 7
