@@ -8,6 +8,8 @@ Rows are kept in FILE.json.part as they come, so that a run that is stopped leav
 `ablate`: the same with each of our changes left out.
 `loop`: control cycles at a fixed rate, from pictures to action, with retrieval at 10,000 records.
 `retrieval`: one search by the number of records and key dims, and what search and steering add to one decision.
+`fleet`: many robots that teach one memory on a PostgreSQL of this machine: writes, lag, bytes.
+`indices`: exact search against IVF and HNSW by the number of records: time, recall, bytes, how long building takes.
 `memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
 `compile`: what a compiler makes of sampling or training for an accelerator that is not here, from shapes alone: memory,
   kernels, loops, moved weights, bytes between devices. Needs the extra `aot`.
@@ -39,7 +41,7 @@ from pi0rag_jax.errors import Pi0RagError
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
   "compile": ("compiled", "compile_for"), "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"),
-  "memory": ("memory", "memory"),
+  "fleet": ("fleet", "fleet"), "indices": ("indices", "indices"), "memory": ("memory", "memory"),
   "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options"),
   "clients": ("clients", "clients"), "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
 
@@ -123,8 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
   add("--devices", type=number, default=1, help="compile: of the training")
   add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
   add("--records", type=number, default=10_000, help="memory, loop: records")
-  add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6), help="retrieval: records, as 1000,10000")
-  add("--key-dims", type=numbers, default=(256, 512, 1024, 2048), help="retrieval: key widths, as 256,512")
+  add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6),
+      help="retrieval, indices: records, as 1000,10000")
+  add("--key-dims", type=numbers, default=(256, 512, 1024, 2048), help="retrieval, indices: key widths, as 256,512")
   add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
   add("--feeding", default="overlap", choices=FEEDING, help="loop: searches while the device decodes, or in one call")
@@ -135,8 +138,9 @@ def make_parser() -> argparse.ArgumentParser:
       help="options: beside ten steps, as '5 steps,int8 weights,fp8'; all by default")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")
   add("--evaluated", type=number, default=100, help="wire: episodes with and without the memory")
-  add("--robots", type=number, default=8, help="teaching, clients: that ask at the same time")
-  add("--minutes", type=float, default=10.0, help="teaching, clients: for how long")
+  add("--robots", type=number, default=8, help="teaching, clients: that ask at the same time; fleet: that teach")
+  add("--minutes", type=float, default=10.0,
+      help="teaching, clients, fleet: for how long; indices: to build HNSW at most")
   add("--windows", type=windows, default=(0, 2), help="clients: ms that the server waits; 0: one at a time")
   return parser
 

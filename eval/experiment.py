@@ -24,9 +24,9 @@ from pi0rag_jax.learning.asking import ASKED
 from pi0rag_jax.learning.detectors import detect
 from pi0rag_jax.learning.online import Lesson, OnlineConfig
 from pi0rag_jax.memory import anew, backup
-from pi0rag_jax.memory.anew import Batch
 from pi0rag_jax.memory.index import MAX_CAPACITY
 from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.store import Batch
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.steering import rules
@@ -187,7 +187,7 @@ class _Runner:
       return
     parts = [anew.read(source) for source in sources]
     # Without the streams' tokens, which places may share: nobody learns here.
-    anew.write(place, parts[0].header, [Batch(None, (), batch.records) for part in parts for batch in part.batches])
+    anew.write(place, parts[0].header, [Batch(None, (), batch.records) for part in parts for batch in part.batches()])
     with Memory.load(place, capacity=MAX_CAPACITY) as memory:
       sizes = _sizes(self._out) | {step.pool.name: memory.memory_bytes()}
     files.write_json(self._out / MEMORY_SIZES_NAME, sizes)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict
 from rich.progress import track
 
+from configs import quickstart
 from eval import checks, plan, sweep
 from eval.fits import EXECUTED_NAME
 from eval.plan import Learn, Stream
@@ -75,12 +75,19 @@ def _write_stream(config: Config, spec: PolicySpec, stream: Stream, episodes, me
   return frames
 
 
+def read_config(folder: pathlib.Path) -> Config:
+  """Returns a sweep's configuration, of an earlier version too: what it does not say is as by default."""
+  config = quickstart.get_config().unlock()
+  with config.ignore_type():
+    config.update(schema.read(folder / sweep.CONFIG_NAME, dict[str, Any]))
+  return config.lock()
+
+
 def main(_) -> None:
   """Writes the data set; a user's mistake ends in one line and status 2."""
   with cli.user_errors(COMMAND):
     folder = pathlib.Path(flags.FLAGS.sweep).expanduser()
-    config = ConfigDict(schema.read(folder / sweep.CONFIG_NAME, dict[str, Any])).lock()
-    frames = write(config, folder, pathlib.Path(flags.FLAGS.out).expanduser())
+    frames = write(read_config(folder), folder, pathlib.Path(flags.FLAGS.out).expanduser())
     print(f"{frames} frames in {flags.FLAGS.out}")
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from eval import local_postgres
 from pi0rag_jax.models import pi0
 from pi0rag_jax.openpi import checkpoints, norm_stats
 from pi0rag_jax.openpi.config import DataConfig, ModelConfig
@@ -84,6 +85,19 @@ def observations():
       "state": rng.standard_normal(10).astype(np.float32),
       "prompt": f"pick up the {colour} cube and place it on the white pad",
   } for colour in ("red", "blue")]
+
+
+@pytest.fixture(scope="session")
+def postgres():
+  """A PostgreSQL of this worker's own: `address(name)` is a memory on it."""
+  pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
+  pytest.importorskip("alembic", reason="the extra `postgres` is not installed")
+  if local_postgres.binaries() is None:
+    pytest.skip("there is no PostgreSQL on this machine: apt-get install postgresql")
+  # Not below pytest's own folders, into which its account cannot look.
+  with tempfile.TemporaryDirectory(prefix="pi0rag_postgres_") as folder, \
+      local_postgres.running(pathlib.Path(folder)) as server:
+    yield server
 
 
 @pytest.fixture(scope="module")  # its event loop must not outlive the tests that want it

@@ -40,7 +40,7 @@ class Teacher(Protocol):
 
   @property
   def connected(self) -> bool: ...
-  def begin(self, episode: str = "", *, task: str = "", robot: str = "") -> str: ...
+  def begin(self, episode: str = "", *, task: str = "", robot: str = "", teacher: str = "") -> str: ...
   def infer(self, obs: Mapping) -> dict: ...
   def did(self, actions=None, *, ticks: int | None = None, by: str = POLICY) -> None: ...
   def end(self, success: bool, *, failure_kind: str = "", note: str = "") -> dict: ...
@@ -66,6 +66,7 @@ class Setting:
   teleop: Teleop | None = None  # how keys drive it
   has_expert: bool = False
   robot: str = "console"  # its name, for who looks into the memory
+  teacher: str = ""  # and that of who takes over
   prompt: str = ""  # of observations that have none
   apart: bool = False  # the policy thinks while the robot moves; else the robot waits for it
   real_time: bool = False  # chunks go on from the one before, see `policy.realtime`
@@ -201,7 +202,8 @@ class ControlLoop:
     self.moment += 1
     self.operator.begins()
     self.count += 1
-    told = Told(self.count, seed, self._teacher.begin(task=self.setting.task, robot=self.setting.robot))
+    named = {"task": self.setting.task, "robot": self.setting.robot, "teacher": self.setting.teacher}
+    told = Told(self.count, seed, self._teacher.begin(**named))
     self.episodes = [*self.episodes[1 - KEPT :], told]
     self._did, self._said, self._planned, self._before_A, self._standing_s = [], [], [], None, None
     self.waiting, self.by, self.seen = False, POLICY, {}

@@ -20,9 +20,9 @@ class Untaught:
     """Whether it can be asked: False for a server that is gone."""
     return getattr(self._policy, "connected", True)
 
-  def begin(self, episode: str = "", *, task: str = "", robot: str = "") -> str:
+  def begin(self, episode: str = "", *, task: str = "", robot: str = "", teacher: str = "") -> str:
     """Returns the id of an episode that begins."""
-    del task, robot
+    del task, robot, teacher
     self._policy.reset()
     return episode or uuid.uuid4().hex
 
@@ -52,10 +52,11 @@ class TaughtHere(Teaching):
     super().__init__()
     self._taught, self._session = taught, taught.session()
 
-  def begin(self, episode: str = "", *, task: str = "", robot: str = "", session: int | None = None) -> str:
+  def begin(self, episode: str = "", *, task: str = "", robot: str = "", teacher: str = "",
+            session: int | None = None) -> str:
     """See Teaching; what a policy remembers of the episode before is forgotten."""
     self._session = self._taught.session()
-    return super().begin(episode, task=task, robot=robot, session=session)
+    return super().begin(episode, task=task, robot=robot, teacher=teacher, session=session)
 
   def _ask(self, message: Mapping) -> dict:
     return dict(self._session.infer(message))

@@ -76,9 +76,9 @@ def run(values: Any) -> dict[str, Any]:
     operator.auto = values.auto or not by_hand
     setting = Setting(
       task, space, 1 / hz, Replanning(values.replan, asked.execute_steps, asked.horizon), driver.robot.teleop,
-      has_expert, robot=values.robot, prompt=values.prompt, apart=True, real_time=values.real_time,
-      stale_s=values.stale_ms / 1000, answer_s=(values.answer_ms or math.inf) / 1000, give_up_s=values.give_up_s,
-      limit_ticks=(values.seconds or math.inf) * hz, auto_s=values.pause_s)
+      has_expert, robot=values.name or values.robot, teacher=values.teacher, prompt=values.prompt, apart=True,
+      real_time=values.real_time, stale_s=values.stale_ms / 1000, answer_s=(values.answer_ms or math.inf) / 1000,
+      give_up_s=values.give_up_s, limit_ticks=(values.seconds or math.inf) * hz, auto_s=values.pause_s)
     recorder = None if not values.record else opened.enter_context(contextlib.closing(
       Recording(values.record, fps=hz, robot=values.robot)))
     opened.enter_context(hands.listening(operator, by_hand, values.gamepad_device))

@@ -1,45 +1,19 @@
 """Memories of several robots as one: duplicates once, and corrections that contradict each other named."""
 
-import collections
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory import anew, codec
-from pi0rag_jax.memory.anew import Batch, Contents
-from pi0rag_jax.memory.record import CORRECTION, Record
-from pi0rag_jax.policy import keys
+from pi0rag_jax.learning.conflicts import Conflict, Place, conflicting, in_words
+from pi0rag_jax.memory import address, anew, codec
+from pi0rag_jax.memory.record import Record
+from pi0rag_jax.memory.store import Batch, Contents
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.steering import paths, rules
-from pi0rag_jax.steering.retrieval import measured_unit
 
 KEEP, NEWEST, REFUSE = CONFLICTS = ("keep", "newest", "refuse")
 FROM = "memory"  # in the provenance, the memory that a record was in before
-_ROWS = 256  # of which distances are worked out at once
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-  """A record of one of the memories."""
-
-  memory: int  # which of them
-  id: int
-  record: Record
-
-
-@dataclasses.dataclass(frozen=True)
-class Conflict:
-  """Two corrections of nearly one situation that ask for different things; the first is the older."""
-
-  first: Place
-  second: Place
-  distance: float  # of the keys, in units
-  apart: float  # of what they ask for, path cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,70 +46,27 @@ def merge(out: str | os.PathLike, directories: Sequence[str | os.PathLike], *, s
     raise unknown_name("way with conflicts", conflicts, CONFLICTS)
   if len(directories) < 2:
     raise Pi0RagError("a merge takes two memories or more")
-  if len({os.path.realpath(directory) for directory in directories}) < len(directories):
+  if len({address.same_as(directory) for directory in directories}) < len(directories):
     raise Pi0RagError("one of the memories is named twice")
   parts = [anew.read(directory) for directory in directories]
   for part in parts[1:]:
-    parts[0].header.require(part.header, str(parts[0].directory))
+    parts[0].header.require(part.header, parts[0].place)
   batches, duplicates, renamed = _united(parts)
   places = {id(record): Place(memory, identity, record) for memory, batch in batches
             for identity, record in zip(batch.ids, batch.records)}
-  found = [] if space is None else list(conflicting(list(places.values()), space, unit))
+  found = [] if space is None else list(
+    conflicting(list(places.values()), space, unit, whose=lambda place: place.memory))
   if found and conflicts == REFUSE:
-    raise Pi0RagError(f"{len(found)} conflicts, the first: {told(found[0], directories)}")
+    raise Pi0RagError(f"{len(found)} conflicts, the first: {in_words(found[0], list(map(address.shown, directories)))}")
   older = {id(conflict.first.record) for conflict in found} if conflicts == NEWEST else set()
-  episodes = sum(part.episodes for part in parts)
+  episodes = sum(part.clock[0] for part in parts)
   kept = [Batch(batch.token, (), [_moved(record, parts[memory], episodes) for record in batch.records
                                   if id(record) not in older]) for memory, batch in batches]
   records = sum(len(batch.records) for batch in kept)
   if records > capacity:
     raise Pi0RagError(f"{records} records exceed the capacity {capacity}: raise it, or evict with `compact` first")
-  anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.successes for part in parts))
+  anew.write(out, parts[0].header, kept, episodes=episodes, successes=sum(part.clock[1] for part in parts))
   return Merged(records, duplicates, found, len(older), renamed)
-
-
-def told(conflict: Conflict, directories: Sequence) -> str:
-  """Returns a conflict in one line."""
-  first, second = conflict.first, conflict.second
-  return (f"task '{first.record.task}': record {second.id} of {directories[second.memory]} contradicts record "
-          f"{first.id} of {directories[first.memory]}, {conflict.distance:.2f} units away: what they ask for is "
-          f"{conflict.apart:.2f} apart")
-
-
-def conflicting(places: Sequence[Place], space: ActionSpace, unit: float | None) -> Iterator[Conflict]:
-  """Yields the conflicts between corrections of different memories.
-
-  They are of one task, as near in key and in the policy's own plan as steering's kernels are wide, and what they ask
-  for is further apart than the width of a mode.
-  """
-  unit = measured_unit(place.record for place in places) if unit is None else unit
-  if not math.isfinite(unit):
-    return
-  rule = rules.preset("residual")
-  groups = collections.defaultdict(list)
-  for place in places:
-    if place.record.kind == CORRECTION:
-      groups[place.record.task].append(place)
-  for group in groups.values():
-    keys_ME = np.stack([place.record.key for place in group])
-    memory_M = np.array([place.memory for place in group])
-    for first in range(0, len(group), _ROWS):
-      block_RM = keys.distances(keys_ME[first : first + _ROWS], keys_ME) / unit
-      near_RM = (block_RM <= rule.tau) & (memory_M[first : first + _ROWS, None] < memory_M)
-      for row, column in np.argwhere(near_RM).tolist():
-        pair = sorted((group[first + row], group[column]), key=lambda place: place.record.created)
-        plans, apart = _apart(pair[0].record, pair[1].record, space)
-        if plans <= rule.plan_tau and apart > rule.mode_width:
-          yield Conflict(pair[0], pair[1], float(block_RM[row, column]), apart)
-
-
-def _apart(first: Record, second: Record, space: ActionSpace) -> tuple[float, float]:
-  """Returns how far apart two records' own plans are, and what they ask for, as path cost."""
-  base_TA = first.base_chunk.astype(np.float32) - second.base_chunk
-  asked_TA = (first.corrected_chunk.astype(np.float32) - first.base_chunk) - (
-    second.corrected_chunk.astype(np.float32) - second.base_chunk)
-  length = lambda chunk_TA: float(np.linalg.norm(paths.scaled(paths.to_path(chunk_TA, space), space)))  # noqa: E731
-  return length(base_TA), length(asked_TA)
 
 
 def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, dict[str, str]]:
@@ -146,7 +77,7 @@ def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, di
   tokens: set[str] = set()
   batches, duplicates, renamed = [], 0, {}
   for memory, part in enumerate(parts):
-    for batch in part.batches:
+    for batch in part.batches():
       fresh = []
       for identity, record in zip(batch.ids, batch.records):
         digest = _digest(record, part)
@@ -159,7 +90,7 @@ def _united(parts: Sequence[Contents]) -> tuple[list[tuple[int, Batch]], int, di
       if token in tokens:
         if not fresh:
           continue  # the same, learned by both
-        token = renamed[f"{token} of {part.directory}"] = _free(f"{token} ({part.directory.name})", tokens)
+        token = renamed[f"{token} of {part.place}"] = _free(f"{token} ({address.name_of(part.place)})", tokens)
         suffix = token.removeprefix(batch.token or "")
         fresh = [(identity, _of_episode(record, suffix)) for identity, record in fresh]
       if token is not None:
@@ -192,6 +123,6 @@ def _of_episode(record: Record, suffix: str) -> Record:
 
 def _moved(record: Record, part: Contents, episodes: int) -> Record:
   """Returns the record with where it was, and as old on the new clock as on its own."""
-  age = max(part.episodes - record.episode, 0)
-  provenance = {FROM: Path(part.directory).name, **record.provenance}
+  age = max(part.clock[0] - record.episode, 0)
+  provenance = {FROM: address.name_of(part.place), **record.provenance}
   return dataclasses.replace(record, provenance=provenance, episode=episodes - min(age, episodes))

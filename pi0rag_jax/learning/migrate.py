@@ -15,6 +15,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import kept
 from pi0rag_jax.memory import anew
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, Header, Record
+from pi0rag_jax.memory.store import Batch
 from pi0rag_jax.policy import directory, keys
 from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.policy.spec import NEW, ZERO
@@ -60,21 +61,21 @@ def migrate(memory_dir: str | os.PathLike, policy_name: str, folder: str | os.Pa
     raise Pi0RagError(f"the records of {memory_dir} are chunks {list(contents.header.chunk_shape)} of another action "
                       f"space than those of policy '{policy_name}', {list(header.chunk_shape)}")
   wanted: dict[str, set[int]] = {}
-  for record in (record for batch in contents.batches for record in batch.records):
+  for record in contents.records.values():
     if (moment := _moment(record)) is not None:
       wanted.setdefault(moment[0], set()).add(moment[1])
   seen = dict(_asked(policy, folder, wanted))
-  batches = [anew.Batch(batch.token, batch.ids, [_renewed(record, seen, contents.header) for record in batch.records
-                                                 if _moment(record) in seen]) for batch in contents.batches]
+  batches = [Batch(batch.token, batch.ids, [_renewed(record, seen, contents.header) for record in batch.records
+                                                 if _moment(record) in seen]) for batch in contents.batches()]
   asked = [record for batch in batches for record in batch.records]
   if not asked:
     raise Pi0RagError(f"no record of {memory_dir} comes of an episode in '{folder}': nothing can be asked again")
   stays = staying(asked, policy.space, policy.unit_distance, below)
   left = iter(stays)
-  batches = [anew.Batch(batch.token, batch.ids, [record for record in batch.records if next(left)])
+  batches = [Batch(batch.token, batch.ids, [record for record in batch.records if next(left)])
              for batch in batches]
   anew.write(out, header, batches)
-  old = [record for batch in contents.batches for record in batch.records]
+  old = [record for batch in contents.batches() for record in batch.records]
   new = [record for batch in batches for record in batch.records]
   was = [record for record in old if _moment(record) in seen]
   return Migrated(_by_kind(old), _by_kind(new), len(old) - len(asked), len(asked) - len(new),

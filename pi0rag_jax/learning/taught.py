@@ -45,8 +45,8 @@ def export(memory_dir: str | os.PathLike, folder: str | os.PathLike, out: str | 
   """
   contents = anew.read(memory_dir)
   out = portable.free_place(out)
-  known = {batch.token for batch in contents.batches}
-  records = by_moment(record for batch in contents.batches for record in batch.records)
+  known = {commit.token for commit in contents.commits}
+  records = by_moment(contents.records.values())
   taught, untaught, shown = [], 0, []
   writer, frames, labels = None, 0, 0
   for episode in kept.read(folder):

@@ -3,7 +3,8 @@
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, OUTCOMES, SOURCES, Header, Record
-from pi0rag_jax.memory.store import SqliteStore, Store
+from pi0rag_jax.memory.sqlite_store import SqliteStore
+from pi0rag_jax.memory.store import Store
 
 __all__ = [
   "ANCHOR",

@@ -10,17 +10,17 @@ import pathlib
 import sys
 
 from pi0rag_jax.errors import Pi0RagError, exit_status
-from pi0rag_jax.memory import backup, portable, verify
+from pi0rag_jax.memory import address, backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
-from pi0rag_jax.memory.store import GROUPS, SqliteStore
+from pi0rag_jax.memory.store import GROUPS
 
 NPZ, LEROBOT = "npz", "lerobot"
 
 
 def inspect(arguments) -> int:
   """Prints the header, sizes, and counts by kind, outcome, failure kind, task and source."""
-  store = SqliteStore(arguments.directory, read_only=True)
+  store = address.open_store(arguments.directory, read_only=True)
   with store.snapshot():
     groups = {group: store.breakdown(group) for group in GROUPS}
   found = {
@@ -150,13 +150,13 @@ def _decisions(arguments, space):
 
 def merge_(arguments) -> int:
   """Makes one memory of several, and names what contradicts itself in them."""
-  from pi0rag_jax.learning import merge
+  from pi0rag_jax.learning import conflicts, merge
 
   space, unit = _meaning(arguments, arguments.others)
   done = merge.merge(arguments.directory, arguments.others, space=space, unit=unit, conflicts=arguments.conflicts,
                      capacity=arguments.capacity)
   for conflict in done.conflicts[: arguments.shown]:
-    print(merge.told(conflict, arguments.others))
+    print(conflicts.in_words(conflict, [address.shown(other) for other in arguments.others]))
   if len(done.conflicts) > arguments.shown:
     print(f"and {len(done.conflicts) - arguments.shown} more conflicts")
   for old, new in done.renamed.items():
@@ -167,11 +167,30 @@ def merge_(arguments) -> int:
   return 0
 
 
+def conflicts_(arguments) -> int:
+  """Names corrections of one situation that disagree; status 1 if there are any."""
+  from pi0rag_jax.learning import conflicts
+
+  space, unit = _meaning(arguments, [arguments.directory])
+  if space is None:
+    raise Pi0RagError("no robot has this memory's action space: give --policy, which knows what its actions mean")
+  with Memory.load(arguments.directory) as memory:
+    found = conflicts.of_memory(memory, space, unit)
+  if arguments.json:
+    print(json.dumps([conflicts.as_json(conflict) for conflict in found], indent=1))
+    return int(bool(found))
+  for conflict in found[: arguments.shown]:
+    print(conflicts.in_words(conflict))
+  if len(found) > arguments.shown:
+    print(f"and {len(found) - arguments.shown} more conflicts")
+  whose = "; sides of them: " + ", ".join(f"{count} of {who}" for who, count in conflicts.by_origin(found)[:5])
+  print(f"{len(found)} conflicts in {address.shown(arguments.directory)}{whose if found else ''}")
+  return int(bool(found))
+
+
 def _meaning(arguments, directories):
   """Returns (action space or None, unit distance or None) of a memory: its policy's, where that is given."""
-  from pi0rag_jax.memory.store import stored_header
-
-  header = stored_header(directories[0])
+  header = address.stored_header(directories[0])
   if header is None:
     raise Pi0RagError(f"no memory in {directories[0]}")
   if arguments.policy is None:
@@ -219,6 +238,8 @@ def parser() -> argparse.ArgumentParser:
     ("explain", explain_, "memory --ids=1,2",
      "say where records come from, or why an episode's actions were what they were"),
     ("merge", merge_, "both memory_1 memory_2", "make DIR of the memories of several robots with the same policy"),
+    ("conflicts", conflicts_, "memory --shown=5",
+     "name corrections of one situation that disagree, and whose they are; status 1 if there are any"),
     ("migrate", migrate_, "memory --policy=runs/new/policy --kept=kept --out=memory_2",
      "make the memory of the weights that were trained since; what they know is retired"),
   ):
@@ -258,7 +279,9 @@ def parser() -> argparse.ArgumentParser:
   migrated.add_argument("--out", required=True, metavar="DIR2", help="folder to make")
   migrated.add_argument("--below", type=_distance, default=0.5, metavar="COST",
                         help="retire records that ask for less than this mean path cost (default 0.5, about 5 mm)")
-  for name in ("explain", "merge"):
+  added["conflicts"].add_argument("--shown", type=int, default=20, help="conflicts to print (default 20)")
+  added["conflicts"].add_argument("--json", action="store_true", help="print all of them as JSON")
+  for name in ("explain", "merge", "conflicts"):
     added[name].add_argument("--policy", help="the memory's, for its own unit of distance")
   return top
 

@@ -1,78 +1,100 @@
-"""Memories made of records that exist: read batch by batch, and written whole or not at all."""
+"""Memories made of records that exist: read batch by batch, and written whole or not at all; and exact copies."""
 
-import dataclasses
+import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import portable
+from pi0rag_jax.memory import address, codec, portable
 from pi0rag_jax.memory.record import Header, Record
-from pi0rag_jax.memory.store import SqliteStore
+from pi0rag_jax.memory.store import Batch, Commit, Contents, Store
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """What one commit added."""
-
-  token: str | None  # see Memory.add; None of records that came without one
-  ids: Sequence[int]
-  records: Sequence[Record]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
-  """All that a memory says at one moment."""
-
-  directory: Path
-  header: Header
-  batches: Sequence[Batch]  # in the order of their commits, those without a token first
-  episodes: int  # see Memory.episodes
-  successes: int
-
-
-def read(directory) -> Contents:
+def read(place) -> Contents:
   """Returns what a memory says. Errors: Pi0RagError if there is none; DamagedError for a damaged record."""
-  directory = Path(directory).expanduser()
-  store = SqliteStore(directory, read_only=True)
-  with store.snapshot():
-    left = dict(store.scan())
-    told, (episodes, successes) = store.batches(), store.clock()
-  batches = []
-  for token, ids in told:
-    kept = [identity for identity in ids if identity in left]
-    batches.append(Batch(token, kept, [left.pop(identity) for identity in kept]))
-  alone = [Batch(None, list(left), list(left.values()))] if left else []
-  return Contents(directory, store.header, alone + batches, episodes, successes)
+  store = address.open_store(place, read_only=True)
+  try:
+    with store.snapshot():
+      return _contents(store, place)
+  finally:
+    store.close()
 
 
-def write(out, header: Header, batches: Iterable[Batch], *, episodes: int = 0, successes: int = 0) -> Path:
-  """Returns the folder of a new memory with these records, in this order; their ids are new.
+def _contents(store: Store, place) -> Contents:
+  return Contents(address.shown(place), store.header, store.commits(), dict(store.scan()), store.clock(),
+                  store.last_id())
 
-  A kill leaves the whole memory or none at its place, and perhaps `<out>.draft` beside it, which the next call removes.
-  Tokens are kept, so that no episode is learned twice; taking one back removes its records.
+
+def write(out, header: Header, told: Iterable[Batch], *, episodes: int = 0, successes: int = 0) -> Path | None:
+  """Makes a memory with these records, in this order; their ids are new. Returns its folder, None on a server.
+
+  A kill leaves the whole memory or none at its place, and perhaps `<out>.draft` beside it, which the next call removes;
+  on a server perhaps an empty one. Tokens are kept, so that no episode is learned twice.
   Errors: Pi0RagError if something is there, or it cannot be written.
   """
-  out = portable.free_place(out)
-  draft = out.with_name(out.name + ".draft")
+  place = address.locate(out)
+  if not isinstance(place, Path):
+    _fill(out, _numbered(header, told, (episodes, successes)))
+    return None
+  place = portable.free_place(place)
+  draft = place.with_name(place.name + ".draft")
   shutil.rmtree(draft, ignore_errors=True)
   try:
-    store = SqliteStore(draft, header)
-    try:
-      for batch in batches:
-        if batch.records or batch.token is not None:
-          store.add(batch.records, token=batch.token)
-      if episodes:
-        ends = [True] * successes + [False] * (episodes - successes)
-        store.add([], outcomes=[({}, success) for success in ends])
-      store.compact()
-    finally:
-      store.close()
-    draft.rename(out)
-    files.sync(out.parent)
+    _fill(draft, _numbered(header, told, (episodes, successes)))
+    draft.rename(place)
+    files.sync(place.parent)
   except OSError as error:
-    raise Pi0RagError(f"{out} cannot be written: {error}") from error
+    raise Pi0RagError(f"{place} cannot be written: {error}") from error
   finally:
     shutil.rmtree(draft, ignore_errors=True)
-  return out
+  return place
+
+
+def copy(source, target) -> int:
+  """Makes the memory `target`, which must be new or empty, what `source` is at this moment; returns its records.
+
+  Ids, tokens, counts and the clock are kept, what could be undone in `source` is final in the copy. It is read back and
+  compared before this returns.
+  Errors: Pi0RagError for a target that has records, or that is for another policy; a copy that is not equal.
+  """
+  contents = read(source)
+  _fill(target, contents)
+  wanted, found = digest(contents), digest(read(target))
+  if wanted != found:
+    raise Pi0RagError(f"the copy in {address.shown(target)} is not what {contents.place} was: digests {found} and "
+                      f"{wanted}; remove it")
+  return len(contents.records)
+
+
+def digest(contents: Contents) -> str:
+  """Returns a text that tells whether two memories say the same: header, clock, tokens, records and their counts."""
+  state = hashlib.blake2b(digest_size=16)
+  state.update(repr((contents.header, contents.clock, contents.last_id, list(contents.commits))).encode())
+  for identity, record in contents.records.items():
+    state.update(repr((identity, *codec.encode(record, contents.header)[0][len(codec.TEXTS) :])).encode())
+  return state.hexdigest()
+
+
+def _fill(place, contents: Contents) -> None:
+  store = address.open_store(place, contents.header)
+  try:
+    store.fill(contents)
+    if isinstance(address.locate(place), Path):
+      store.compact()
+  finally:
+    store.close()
+
+
+def _numbered(header: Header, told: Iterable[Batch], clock: tuple[int, int]) -> Contents:
+  """Returns contents with ids from 1 on."""
+  records: dict[int, Record] = {}
+  commits = []
+  for batch in told:
+    first = len(records) + 1
+    records |= zip(range(first, first + len(batch.records)), batch.records)
+    if batch.token is not None:
+      whole = codec.batch_digest(codec.digest(record, header) for record in batch.records)
+      commits.append(Commit(batch.token, range(first, len(records) + 1), whole))
+  return Contents("", header, commits, records, clock, len(records))

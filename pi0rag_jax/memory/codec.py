@@ -15,7 +15,7 @@ KEY_DTYPE = np.dtype("<f4")
 _CHUNK_DTYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 # Order of the columns of `encode` and, after the id, of `decode`.
 TEXTS = ("kind", "outcome", "failure_kind", "task", "prompt", "provenance")
-COUNTERS = ("use_count", "helped", "hurt", "episode", "created")
+COUNTERS = ("use_count", "helped", "hurt", "episode", "created", "quarantine")
 COLUMNS = (*TEXTS, *COUNTERS, "digest")
 BLOBS = ("key", "base", "corrected")
 
@@ -32,7 +32,8 @@ def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, b
   )
   provenance = json.dumps(record.provenance, sort_keys=True, allow_nan=False)
   texts = (record.kind, record.outcome, record.failure_kind, record.task, record.prompt, provenance)
-  counters = (record.use_count, float(record.helped), float(record.hurt), record.episode, float(record.created))
+  counters = (record.use_count, float(record.helped), float(record.hurt), record.episode, float(record.created),
+              record.quarantine)
   return (*texts, *counters, _digest(texts, blobs)), blobs
 
 
@@ -63,7 +64,7 @@ def decode(row: tuple, header: Header) -> tuple[int, Record]:
 
 
 def digest(record: Record, header: Header) -> bytes:
-  """Returns 16 bytes that identify the record's content: all but its id, counts and time."""
+  """Returns 16 bytes that identify the record's content: all but its id, counts, time and quarantine."""
   return encode(record, header)[0][-1]
 
 

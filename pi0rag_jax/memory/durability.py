@@ -21,7 +21,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, Header, Record
-from pi0rag_jax.memory.store import SqliteStore
+from pi0rag_jax.memory.sqlite_store import SqliteStore
 
 HEADER = Header(key_dim=64, action_horizon=8, action_dim=7, encoder="durability", policy="none")
 ROOMY, TIGHT = 20_000, 60  # capacities: nothing is evicted; something is at nearly every addition

@@ -22,7 +22,7 @@ def undo_episode(memory: Memory, episode: str) -> list[int]:
   except DamagedError:
     raise
   except Pi0RagError:  # it is not the last change
-    memory.remove(ids)
+    memory.remove(ids, episode=episode)
   return ids
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, FAILURE, KINDS, Header, Record
+from pi0rag_jax.memory.store import Counters
 
 # FAISS compares this many float16 numbers at once; with a key width that is no multiple it is ten times slower.
 LANES = 16
@@ -30,8 +31,8 @@ def check_capacity(capacity) -> None:
 
 
 def build(header: Header, capacity: int, records) -> "MemoryIndex":
-  """Returns the index of (id, Record) pairs."""
-  records = iter(records)
+  """Returns the index of (id, Record) pairs, but for records in quarantine."""
+  records = ((identity, record) for identity, record in records if not record.quarantine)
   first = list(itertools.islice(records, 1))  # read before any array is made, since a header may be damaged
   index = MemoryIndex(header, capacity)
   for identity, record in itertools.chain(first, records):
@@ -137,23 +138,22 @@ class MemoryIndex:
       self.ids_M[gap] = -1
       self._counts[kind] -= 1
 
-  def add_uses(self, uses) -> None:
-    """Adds use counts by id; unknown ids are ignored."""
-    for identity, count in uses.items():
-      if identity in self._rows:
-        self.uses_M[self._rows[identity]] += count
+  def count_again(self, identity: int, counters: Counters) -> None:
+    """Takes over what the store counts of a record; an unknown id is ignored."""
+    row = self._rows.get(identity)
+    if row is not None:
+      self.uses_M[row], self.helped_M[row], self.hurt_M[row], self.episode_M[row] = counters
 
-  def add_outcomes(self, says: Mapping[int, float], *, success: bool, episode: int) -> None:
-    """Adds what records had to say in an episode to those that helped or hurt; unknown ids are ignored."""
-    for identity, say in says.items():
-      row = self._rows.get(identity)
-      if row is None:
-        continue
-      if success:
-        self.helped_M[row] += say
-        self.episode_M[row] = episode
-      else:
-        self.hurt_M[row] += say
+  def resized(self, capacity: int) -> "MemoryIndex":
+    """Returns an index of another capacity with the same records."""
+    other = MemoryIndex(self.header, capacity)
+    other._counts, other._tasks = dict(self._counts), dict(self._tasks)
+    for kind in KINDS:
+      for source, target in zip(self._columns, other._columns):
+        target[other.region(kind)] = source[self.region(kind)]
+      rows = range(capacity)[other.region(kind)]
+      other._rows.update(zip(other.ids_M[other.region(kind)].tolist(), rows))
+    return other
 
   def keys(self, rows) -> np.ndarray:
     """Returns float32[M, E], the keys of these rows as the search sees them."""

@@ -1,12 +1,11 @@
 """The memory of a policy: durable records, searched by key, within a capacity.
 
 Threads may call everything at once. A query waits only for other queries and for the moment in which rows
-change, never for the disk.
+change, never for the disk or the network: others' changes arrive on a thread of the store's.
 """
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import threading
 from collections.abc import Mapping
@@ -16,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import eviction, index, store, verify
+from pi0rag_jax.memory import address, eviction, index, store, verify
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Header, Record
+
+_ADDED_AT_A_TIME = 256  # records
 
 
 class Memory:
@@ -28,7 +29,8 @@ class Memory:
     index.check_capacity(capacity)
     self.capacity, self.read_only = capacity, read_only
     self._store = records
-    self._writing, self._searching, self._counting = threading.RLock(), threading.Lock(), threading.Lock()
+    self._writing, self._changing = threading.RLock(), threading.RLock()
+    self._searching, self._counting = threading.Lock(), threading.Lock()
     self._uses: collections.Counter[int] = collections.Counter()
     self._frozen, self._closed = 0, False
     # Goes up whenever records went, whose ids may come again: what was derived of them is worth nothing.
@@ -36,42 +38,49 @@ class Memory:
     self._session = {"queries": 0, "added": 0, "evicted": 0}
     self._index, self._clock = self._read()
     self.header = records.header
+    records.follow(self._apply)
 
   @classmethod
   def open(
-    cls, directory, *, key_dim, action_horizon, action_dim, encoder, policy, capacity=10_000, create=True,
+    cls, place, *, key_dim, action_horizon, action_dim, encoder, policy, capacity=10_000, create=True,
     read_only=False, chunk_dtype=None, lock_timeout_s=2.0, start="zero", actions="",
   ) -> "Memory":  # fmt: skip
-    """Returns the memory in `directory`, which is made if there is none and `create` allows it.
+    """Returns the memory at `place`, which is made if there is none and `create` allows it.
 
     Args:
+      place: a folder, or an address on a server (`memory.address`).
       key_dim, action_horizon, action_dim: sizes E, T and A of keys and chunks.
       encoder: name of the recipe that makes the keys. policy: fingerprint of the frozen policy.
       capacity: records to keep; adding more evicts.
-      read_only: for evaluation: no lock is taken, nothing is written, uses are not counted.
+      read_only: for evaluation: no lock is taken, nothing is written, uses are not counted. On a server it follows
+        what others write, unless the address says a version.
       chunk_dtype: 'float16' (a new memory's default) or 'float32'; None takes an existing memory's.
-      lock_timeout_s: how long to wait for another process that writes.
+      lock_timeout_s: how long to wait for another process that writes to a folder; a server takes several at once.
       start: where the policy's flow starts: 'zero', 'draw:<seed>' or 'new'.
       actions: fingerprint of the robot's action space; an empty one, here or in the memory, fits any.
     Errors: Pi0RagError for another header than the memory's; a missing, foreign or damaged file (it is left
       untouched); a memory that another process writes.
     """
     if chunk_dtype is None:
-      stored = store.stored_header(directory)
+      stored = address.stored_header(place)
       chunk_dtype = stored.chunk_dtype if stored else "float16"
     header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype, start, actions)
     options = {"create": create, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(directory, header, capacity, **options)
+    return cls._start(place, header, capacity, **options)
 
   @classmethod
-  def load(cls, directory, *, capacity=10_000, read_only=True, lock_timeout_s=2.0) -> "Memory":
-    """Returns the existing memory in `directory`, whatever its header says. Errors: as `open`."""
+  def load(cls, place, *, capacity=10_000, read_only=True, lock_timeout_s=2.0, version: int | None = None) -> "Memory":
+    """Returns the existing memory at `place`, whatever its header says. Errors: as `open`.
+
+    Args:
+      version: of a memory on a server: as it was then, whatever others write.
+    """
     options = {"create": False, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(directory, None, capacity, **options)
+    return cls._start(address.at_version(place, version), None, capacity, **options)
 
   @classmethod
-  def _start(cls, directory, header, capacity, *, read_only, **options) -> "Memory":
-    records = store.SqliteStore(directory, header, read_only=read_only, **options)
+  def _start(cls, place, header, capacity, *, read_only, **options) -> "Memory":
+    records = address.open_store(place, header, read_only=read_only, **options)
     try:
       return cls(records, capacity, read_only=read_only)
     except BaseException:
@@ -118,27 +127,22 @@ class Memory:
     """
     records = list(records)
     ended = [(_largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
+    evicted = 0
+
+    def room():
+      nonlocal evicted
+      with self._changing:
+        victims, refused = self._make_room(records)
+      evicted = len(victims) + len(refused)
+      return victims, refused
+
     with self._writing:
       self._require_writable()
-      if token is not None:
-        seen = self._store.batch(token, records)
-        if seen is not None:
-          return seen
-      episodes, successes = self.episodes + len(ended), self.successes + sum(success for _, success in ended)
-      records = [dataclasses.replace(record, episode=episodes) for record in records]
-      victims, refused = self._make_room(records)
-      ids = self._store.add(records, token=token, evict=victims, refuse=refused, outcomes=ended)
-      with self._searching:
-        for episode, (says, success) in enumerate(ended, self.episodes + 1):
-          self._index.add_outcomes(says, success=success, episode=episode)
-        self._clock = episodes, successes
-        self._index.remove(victims)
-        self.removals += bool(victims)
-        for place, (identity, record) in enumerate(zip(ids, records)):
-          if place not in refused:
-            self._index.add(identity, record)
-        self._session["added"] += len(ids)
-        self._session["evicted"] += len(victims) + len(refused)
+      if len(self._index) + len(records) > self.capacity:
+        self.flush()
+      ids = self._store.add(records, token=token, room=room, outcomes=ended)
+      self._session["added"] += len(ids)
+      self._session["evicted"] += evicted
       return ids
 
   def tokens(self) -> list[str]:
@@ -156,13 +160,6 @@ class Memory:
     with self._writing:
       self._require_writable()
       self._store.undo(token)
-      found, clock = self._read()
-      with self._searching:
-        self._index, self._clock = found, clock
-        self.removals += 1
-      with self._counting:
-        # Uses that wait for `flush` must not be counted for a later record of the same id.
-        self._uses = collections.Counter({i: n for i, n in self._uses.items() if i in found})
 
   def query(self, keys_BE, k: int, *, task: str | None = None, kinds=(CORRECTION, ANCHOR)) -> Neighbours:
     """Returns the k nearest records of each key, each kind with an equal share of the k places.
@@ -216,19 +213,43 @@ class Memory:
       if not self._frozen:
         self._write_uses()
 
-  def remove(self, ids) -> None:
-    """Removes records, durably; unknown ids are ignored."""
+  def remove(self, ids, *, episode: str | None = None) -> None:
+    """Removes records for good, durably; unknown ids are ignored.
+
+    Args:
+      episode: what was evicted of the records of this episode is removed for good as well.
+    """
     ids = [int(identity) for identity in ids]
     with self._writing:
       self._require_writable()
-      self._store.remove(ids)
-      with self._searching:
-        self._index.remove(ids)
-        self.removals += 1
+      self._store.remove(ids, episode=episode)
+
+  def quarantine(self, ids, reason: str) -> None:
+    """Keeps records, and from now on returns them from no search: here at once, for others as soon as they are told.
+
+    They take no place, are never evicted, and are not among `records`.
+    Errors: Pi0RagError for an id that is not there, or no reason; nothing changes then. Otherwise as `add`.
+    """
+    if not reason or not isinstance(reason, str):
+      raise Pi0RagError("a quarantine needs a reason: say what is wrong with the records")
+    self._set_apart(ids, reason)
+
+  def release(self, ids) -> None:
+    """Ends the quarantine of records. Errors: as `quarantine`."""
+    self._set_apart(ids, "")
+
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by id."""
+    return {identity: record.quarantine for identity, record in self._store.scan() if record.quarantine}
+
+  def _set_apart(self, ids, reason: str) -> None:
+    with self._writing:
+      self._require_writable()
+      self._store.quarantine([int(identity) for identity in ids], reason)
 
   def records(self):
-    """Yields (id, Record) by rising id, from the store."""
-    return self._store.scan()
+    """Yields (id, Record) by rising id, from the store, but for those in quarantine."""
+    return ((identity, record) for identity, record in self._store.scan() if not record.quarantine)
 
   def get(self, ids) -> list[Record]:
     """Returns the records with these ids. Errors: Pi0RagError for an id that is not there."""
@@ -244,7 +265,7 @@ class Memory:
 
   def near_duplicates(self, kind: str, distance: float) -> list[int]:
     """Returns ids to remove so that no two records of a kind are nearer than `distance` (L2, key units)."""
-    with self._writing:
+    with self._writing, self._changing:
       return eviction.crowded(self._index, kind, self._index.count(kind), below=distance)
 
   def compact(self) -> None:
@@ -260,16 +281,29 @@ class Memory:
     with self._writing:
       self._frozen += 1
     try:
-      yield self
+      with self._store.paused():
+        yield self
     finally:
       with self._writing:
         self._frozen -= 1
 
   def statistics(self) -> dict[str, Any]:
-    """Returns counts by kind, outcome, failure kind, task and source, sizes, and this session's numbers."""
-    groups = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
-    sizes = {"memory_bytes": self.memory_bytes(), "bytes_on_disk": self._store.bytes_on_disk()}
-    return {"records": len(self), "capacity": self.capacity, **groups, **sizes, **self._session}
+    """Returns counts by kind, outcome, failure kind, task and source, sizes, this session's numbers, and of a memory
+    on a server what it is read at: while that is out of reach, what is known here.
+    """
+    try:
+      found = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
+      found["bytes_on_disk"] = self._store.bytes_on_disk()
+    except store.UnreachableError:
+      found = {"by_kind": {kind: count for kind, count in sorted(self.counts().items()) if count}}
+    return {"records": len(self), "capacity": self.capacity, **found, "memory_bytes": self.memory_bytes(),
+            **self._session, **self._store.following()}
+
+  def following(self) -> dict[str, Any]:
+    """Returns, of a memory on a server, its `version` here, whether the server is `connected`, and how late the last
+    change arrived (`lag_ms`). Asks nobody.
+    """
+    return self._store.following()
 
   def memory_bytes(self) -> int:
     """Returns the bytes that index and page cache take when full, however much of it is in use now."""
@@ -277,7 +311,7 @@ class Memory:
 
   def index_problems(self) -> list[str]:
     """Returns where index and store differ, one line each; none if they agree."""
-    with self._writing:
+    with self._writing, self._store.snapshot():
       return verify.compare(self._store, self._index)
 
   def close(self) -> None:
@@ -300,6 +334,35 @@ class Memory:
       rows = max(count, 1 if self.read_only else self.capacity)
       return index.build(self._store.header, rows, self._store.scan()), self._store.clock()
 
+  def _apply(self, change: store.Change) -> None:
+    """Brings the index to where the store is now."""
+    with self._changing:
+      searched = [(identity, record) for identity, record in change.added if not record.quarantine]
+      self._grow(len(self._index) + len(searched))
+      replaced = [identity for identity, _ in change.added if identity in self._index]
+      gone = [*change.removed, *replaced]
+      with self._searching:
+        self._index.remove(gone)
+        for identity, counters in change.counters.items():
+          self._index.count_again(identity, counters)
+      # In parts: a query waits for one of them, however much came at once.
+      for first in range(0, len(searched), _ADDED_AT_A_TIME):
+        with self._searching:
+          for identity, record in searched[first : first + _ADDED_AT_A_TIME]:
+            self._index.add(identity, record)
+      self._clock = change.clock
+      self.removals += bool(gone)
+      with self._counting:
+        for identity in gone:  # not for a later record of the same id
+          self._uses.pop(identity, None)
+
+  def _grow(self, rows: int) -> None:
+    """Makes rows for what others added, twice as many as there are."""
+    if rows > self._index.capacity:
+      larger = self._index.resized(max(rows, 2 * self._index.capacity))
+      with self._searching:
+        self._index = larger
+
   def _make_room(self, records) -> tuple[list[int], list[int]]:
     """Returns what `eviction.choose` says for adding `records`."""
     if len(records) > self.capacity:
@@ -307,7 +370,6 @@ class Memory:
     overflow = len(self._index) + len(records) - self.capacity
     if overflow <= 0:
       return [], []
-    self.flush()
     return eviction.choose(self._index, overflow, [record.kind for record in records])
 
   def _write_uses(self) -> None:
@@ -322,7 +384,6 @@ class Memory:
       with self._counting:
         self._uses.update(uses)
       raise
-    self._index.add_uses(uses)
 
   def _require_writable(self) -> None:
     state = "closed" if self._closed else "read-only" if self.read_only else "frozen" if self._frozen else ""

@@ -13,16 +13,15 @@ import numpy as np
 from pi0rag_jax import files, lfs
 from pi0rag_jax import schema as values
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec, schema
+from pi0rag_jax.memory import address, codec, schema
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import Header, Record
-from pi0rag_jax.memory.store import SqliteStore
 
 FORMAT = "pi0rag memory 1"
 _ARRAYS = ("keys_ME", "base_MTA", "corrected_MTA")
 _FIELDS = (*codec.TEXTS, "use_count", "created")
 # Exports of older versions lack these: nothing is known.
-_UTILITY = ("helped", "hurt")
+_LATER = {"helped": 0.0, "hurt": 0.0, "quarantine": ""}
 _JSON = "memory.json"
 _BATCH = 256
 
@@ -41,7 +40,7 @@ def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, i
   Errors: Pi0RagError if `out` exists or cannot be written, or for a damaged record without `skip_damaged`.
   """
   out = free_place(out)
-  store = SqliteStore(directory, read_only=True)
+  store = address.open_store(directory, read_only=True)
   damaged: list[Pi0RagError] = []
   with store.snapshot():
     pairs = list(store.scan(on_damage=damaged.append if skip_damaged else None))
@@ -51,7 +50,7 @@ def export_memory(directory, out, *, skip_damaged: bool = False) -> tuple[int, i
     "base_MTA": _stacked([r.base_chunk for _, r in pairs], shape, store.header.chunk_dtype),
     "corrected_MTA": _stacked([r.corrected_chunk for _, r in pairs], shape, store.header.chunk_dtype),
   }
-  names = _FIELDS + _UTILITY
+  names = (*_FIELDS, *_LATER)
   rows = [{"id": identity} | {name: getattr(record, name) for name in names} for identity, record in pairs]
   text = json.dumps({"format": FORMAT, "header": dataclasses.asdict(store.header), "records": rows}, indent=1)
   _write(out, arrays, text)
@@ -104,7 +103,7 @@ def read_export(source) -> tuple[Header, list[Record]]:
       arrays = [_read_array(archive, *wanted) for wanted in zip(_ARRAYS, shapes, dtypes)]
     records = [
       Record(key, base, corrected, **{name: row[name] for name in _FIELDS},
-             **{name: row.get(name, 0.0) for name in _UTILITY})
+             **{name: row.get(name, nothing) for name, nothing in _LATER.items()})
       for key, base, corrected, row in zip(*arrays, rows)
     ]
   except Exception as error:  # whatever the parsers of zip, JSON and arrays make of foreign bytes

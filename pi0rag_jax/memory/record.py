@@ -57,6 +57,7 @@ class Record:
   created: float = dataclasses.field(default_factory=time.time)  # s since 1970
   helped: float = 0.0  # episodes that succeeded in which it had a say, each by how much, see Memory.record_outcome
   hurt: float = 0.0  # the same of episodes that failed
+  quarantine: str = ""  # why no search returns it, see Memory.quarantine; empty where searches do
   episode: int = 0  # the memory's count of episodes when it was added, or helped last; set by the memory
 
   def __post_init__(self):
@@ -72,7 +73,7 @@ class Record:
       )
     _check_choice("kind", self.kind, KINDS)
     _check_choice("outcome", self.outcome, OUTCOMES)
-    for name in ("failure_kind", "task", "prompt"):
+    for name in ("failure_kind", "task", "prompt", "quarantine"):
       _check_text(name, getattr(self, name))
     _set(self, "provenance", _checked_provenance(self.provenance))
     for name in ("use_count", "episode"):

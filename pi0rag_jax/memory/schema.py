@@ -13,18 +13,21 @@ from pi0rag_jax.memory.record import DamagedError, Header
 
 NAME = "memory.sqlite3"
 APPLICATION_ID = 0x70693052  # "pi0R"
-# 2 added columns, 3 the seal, what an undo needs, and LATER. Older files are read as they are, and brought to the
-# present version when they are next opened for writing.
-VERSION = 3
-READABLE = (1, 2, 3)
+# 2 added columns, 3 the seal, what an undo needs, and LATER, 4 the quarantine. Older files are read as they are, and
+# brought to the present version when they are next opened for writing.
+VERSION = 4
+READABLE = (1, 2, 3, 4)
 BUSY_TIMEOUT_S = 5.0
 _SHOWN = 300  # characters of what SQLite or a parser says
 ADDED = {"helped": "REAL NOT NULL DEFAULT 0", "hurt": "REAL NOT NULL DEFAULT 0",
-         "episode": "INTEGER NOT NULL DEFAULT 0"}
+         "episode": "INTEGER NOT NULL DEFAULT 0", "quarantine": "TEXT NOT NULL DEFAULT ''"}
 # Rows of the header that came with version 3, with what a file without them is read as.
 LATER = {"start": "zero", "actions": ""}
 # Rows beside the header's own: how many episodes ended with the memory in use, and how many of them well.
 CLOCK = ("episodes", "successes")
+# What `breakdown` groups by, in SQL.
+GROUPS = {"kind": "kind", "outcome": "outcome", "failure_kind": "failure_kind", "task": "task",
+          "source": "json_extract(provenance, '$.source')"}
 _COLUMNS = f"""
   kind TEXT NOT NULL, outcome TEXT NOT NULL, failure_kind TEXT NOT NULL,
   task TEXT NOT NULL, prompt TEXT NOT NULL, provenance TEXT NOT NULL, use_count INTEGER NOT NULL,
@@ -116,19 +119,31 @@ def read_header(connection: sqlite3.Connection, path: Path) -> Header:
     raise _damaged(path, f"no usable header: {one_line(repr(error))}") from error
 
 
+def clock(connection: sqlite3.Connection, path: Path) -> tuple[int, int]:
+  """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
+  values = dict(connection.execute("SELECT name, value FROM header"))
+  try:
+    episodes, successes = (int(values.get(name, 0)) for name in CLOCK)
+  except ValueError:
+    raise DamagedError(f"{path} is damaged: its count of episodes is no number") from None
+  return episodes, successes
+
+
 def upgrade(connection: sqlite3.Connection) -> None:
   """Brings a file of an older version to the present one, at once or not at all; the caller is its only writer."""
   if version(connection) == VERSION:
     return
   connection.execute("BEGIN IMMEDIATE")
-  for table, added in {"records": ADDED, "batches": _NUMBERED}.items():
-    for name in added.keys() - columns(connection, table):
-      connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {added[name]}")
+  broken = seal.difference(connection) if version(connection) == 3 else 0
   for statement in _SINCE_3:
     connection.execute(statement)
+  for table, added in {"records": ADDED, "evicted": ADDED, "batches": _NUMBERED}.items():
+    for name, kind in added.items():  # in this order in every file
+      if name not in columns(connection, table):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
   rows = LATER | dict.fromkeys(CLOCK, "0")
   connection.executemany("INSERT OR IGNORE INTO header VALUES (?, ?)", rows.items())
-  seal.make(connection)
+  seal.make(connection, broken)
   connection.execute(f"PRAGMA user_version = {VERSION}")
   connection.execute("COMMIT")
 
@@ -136,6 +151,11 @@ def upgrade(connection: sqlite3.Connection) -> None:
 def columns(connection: sqlite3.Connection, table: str) -> set[str]:
   """Returns the names of a table's columns, whatever the file's version says."""
   return {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+
+
+def lacking(name: str) -> str:
+  """Returns what a column of ADDED is in a file without it, in SQL."""
+  return ADDED[name].rpartition(" ")[2]
 
 
 def version(connection: sqlite3.Connection) -> int:

@@ -7,7 +7,8 @@ import hashlib
 import sqlite3
 
 # Columns whose change breaks the seal. A record's texts and arrays are under its own digest.
-_COUNTERS = "id, digest, use_count, helped, hurt, episode, created"
+_COUNTERS = "id, digest, use_count, helped, hurt, episode, created, quarantine"
+_SINCE_4 = ", quarantine"
 TABLES = {
   "header": "name, value",
   "records": _COUNTERS,
@@ -53,18 +54,31 @@ class Changes:
     self._hash ^= _row_hash(row)
 
 
-def make(connection: sqlite3.Connection) -> None:
-  """Adds the seal to a file that has all other tables, inside the caller's transaction."""
+def make(connection: sqlite3.Connection, broken: int = 0) -> None:
+  """Adds the seal to a file that has all other tables, inside the caller's transaction.
+
+  Args:
+    broken: `difference` of the file's older seal, so that what was damaged before is told afterwards, too.
+  """
   known = commits(connection)
   connection.execute("DROP TABLE IF EXISTS seal")
   connection.execute("CREATE TABLE seal (commits INTEGER NOT NULL, value BLOB NOT NULL)")
   connection.execute("INSERT INTO seal VALUES (?, x'')", (known,))
-  connection.execute("UPDATE seal SET value = ?", (_bytes(_computed(connection)),))
+  connection.execute("UPDATE seal SET value = ?", (_bytes(_computed(connection) ^ broken),))
 
 
 def holds(connection: sqlite3.Connection) -> bool:
   """Returns whether the seal is what the rows give; True for a file of an older version, which has none."""
-  return not exists(connection) or _stored(connection)[1] == _bytes(_computed(connection))
+  return not difference(connection)
+
+
+def difference(connection: sqlite3.Connection) -> int:
+  """Returns the exclusive or of the seal and what the rows give, 0 where it holds or where there is none."""
+  if not exists(connection):
+    return 0
+  value = _stored(connection)[1]
+  found = int.from_bytes(value[:16], "big") ^ _computed(connection)
+  return found if len(value) == 16 else found or 1
 
 
 def commits(connection: sqlite3.Connection) -> int:
@@ -77,6 +91,10 @@ def exists(connection: sqlite3.Connection) -> bool:
   return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'seal'").fetchone() is not None
 
 
+def _quarantines(connection: sqlite3.Connection) -> bool:
+  return any(row[1] == "quarantine" for row in connection.execute("PRAGMA table_info(records)"))
+
+
 def _stored(connection: sqlite3.Connection) -> tuple[int, bytes]:
   """Returns (commits, value), zero and nothing in place of what is damaged."""
   number, value = connection.execute("SELECT commits, value FROM seal").fetchone() or (0, b"")
@@ -86,6 +104,8 @@ def _stored(connection: sqlite3.Connection) -> tuple[int, bytes]:
 def _computed(connection: sqlite3.Connection) -> int:
   total = _counts(connection)
   for table, columns in TABLES.items():
+    if columns.endswith(_SINCE_4) and not _quarantines(connection):
+      columns = columns.removesuffix(_SINCE_4)
     for row in connection.execute(f"SELECT {columns} FROM {table}"):
       total ^= _row_hash((table, *row))
   return total

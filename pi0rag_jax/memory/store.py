@@ -1,44 +1,100 @@
-"""The durable truth: a small interface, and its SQLite implementation (WAL, full synchronization)."""
+"""The durable truth behind a memory: what a store does, whether it is a file or a server, and how it tells its changes.
+"""
 
 import contextlib
-import sqlite3
-import threading
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec, lock, schema, seal, undo
-from pi0rag_jax.memory.record import DamagedError, Header, Record, check_records
+from pi0rag_jax.memory.record import Header, Record
 
-_INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
-_PAGE = 64  # records read at a time
-_CHECKPOINT_WAIT_MS = 100  # for readers, who hold up nothing but the emptying of the log
-# What `breakdown` groups by, and the SQL that finds it.
-GROUPS = {
-  "kind": "kind",
-  "outcome": "outcome",
-  "failure_kind": "failure_kind",
-  "task": "task",
-  "source": "json_extract(provenance, '$.source')",
-}
+# What `breakdown` groups by.
+GROUPS = ("kind", "outcome", "failure_kind", "task", "source")
+# Returns (ids to evict, places of the incoming records to refuse).
+Room = Callable[[], tuple[Sequence[int], Sequence[int]]]
+Outcomes = Iterable[tuple[Mapping[int, float], bool]]  # (what records had to say by id, success) of each episode
+
+
+class UnreachableError(Pi0RagError):
+  """The server that holds a memory does not answer."""
+
+
+class Counters(NamedTuple):
+  """What changes of a record that stays."""
+
+  use_count: int
+  helped: float
+  hurt: float
+  episode: int
+
+
+class Commit(NamedTuple):
+  """What a token stands for."""
+
+  token: str
+  span: range  # of the ids that its records got, some of which may be gone
+  digest: bytes  # of their contents, see `codec.batch_digest`
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """What one commit added."""
+
+  token: str | None  # see `Memory.add`; None of records that came without one
+  ids: Sequence[int]
+  records: Sequence[Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+  """All that a memory says at one moment."""
+
+  place: str  # as people are told of it
+  header: Header
+  commits: Sequence[Commit]  # in their order
+  records: Mapping[int, Record]  # by rising id
+  clock: tuple[int, int]  # episodes and successes
+  last_id: int  # of any record that ever was
+
+  def batches(self) -> list[Batch]:
+    """Returns the records in the order of their commits, those without a token first."""
+    left = dict(self.records)
+    told = []
+    for token, span, _ in self.commits:
+      kept = [identity for identity in span if identity in left]
+      told.append(Batch(token, kept, [left.pop(identity) for identity in kept]))
+    return ([Batch(None, list(left), list(left.values()))] if left else []) + told
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """How to follow a store: remove, then count, then add. Applied in order, changes make an index what the store is."""
+
+  clock: tuple[int, int]  # episodes and successes that are counted now
+  removed: Sequence[int] = ()  # unknown ids are ignored
+  counters: Mapping[int, Counters] = dataclasses.field(default_factory=dict)  # likewise
+  added: Sequence[tuple[int, Record]] = ()  # in the place of those of the same id
 
 
 class Store(Protocol):
-  """Where records live. What `add` has returned is durable; ids rise and are never used again."""
+  """Where records live. What `add` has returned is durable; ids rise and are never used again, but after `undo`."""
 
   header: Header
 
-  def add(
-    self, records: Sequence[Record], *, token: str | None = None, evict: Iterable[int] = (), refuse: Iterable[int] = (),
-    outcomes: Iterable[tuple[Mapping[int, float], bool]] = (),
-  ) -> list[int]: ...  # fmt: skip
-  def batch(self, token: str, records: Sequence[Record]) -> list[int] | None: ...
-  def remove(self, ids: Iterable[int]) -> None: ...
+  def add(self, records: Sequence[Record], *, token: str | None = None, room: Room | None = None,
+          outcomes: Outcomes = ()) -> list[int]: ...
+  def fill(self, contents: Contents) -> None: ...
+  def last_id(self) -> int: ...
+  def remove(self, ids: Iterable[int], *, episode: str | None = None) -> None: ...
   def add_uses(self, uses: Mapping[int, int]) -> None: ...
+  def quarantine(self, ids: Sequence[int], reason: str) -> None: ...
   def tokens(self) -> list[str]: ...
+  def commits(self) -> list[Commit]: ...
   def undo(self, token: str) -> None: ...
+  def follow(self, apply: Callable[[Change], None]) -> None: ...
+  def paused(self) -> contextlib.AbstractContextManager[None]: ...
+  def following(self) -> dict[str, Any]: ...
   def snapshot(self) -> contextlib.AbstractContextManager[None]: ...
   def clock(self) -> tuple[int, int]: ...
   def scan(self, on_damage: Callable[[Pi0RagError], None] | None = None) -> Iterator[tuple[int, Record]]: ...
@@ -52,375 +108,3 @@ class Store(Protocol):
   def sealed(self) -> bool: ...
   def compact(self) -> None: ...
   def close(self) -> None: ...
-
-
-def stored_header(directory) -> Header | None:
-  """Returns the header of the memory in `directory`, None if there is none. Errors: as `SqliteStore`."""
-  path = schema.locate(directory)
-  with schema.reported(path):
-    if not path.exists():
-      return None
-  with schema.snapshot(path) as connection:
-    return schema.read_header(connection, path)
-
-
-class SqliteStore:
-  """A `Store` in `directory/memory.sqlite3`, with one writer at a time and any number of readers.
-
-  Args:
-    header: what the memory must be for; None takes an existing one as it is.
-    create: make the memory if there is none.
-    read_only: take no lock and write nothing; a writer may come and go meanwhile.
-    lock_timeout_s: how long to wait for another writer.
-  Errors: Pi0RagError for a missing, foreign, truncated or damaged file (left untouched), for another header
-    than the file's, and for a memory that another process writes.
-  """
-
-  def __init__(self, directory, header: Header | None = None, *, create=True, read_only=False, lock_timeout_s=2.0):
-    self._writer: sqlite3.Connection | None = None
-    self._lock = None
-    self.path = schema.locate(directory)
-    self.read_only = read_only
-    self._mutex = threading.RLock()
-    self._moment = threading.local()  # its connection is this thread's snapshot
-    if not read_only:
-      self._lock = self._acquire(header, create, lock_timeout_s)
-    try:
-      self.header = self._checked_header(header)
-      if not read_only:
-        self._writer = self._open_writer()
-    except BaseException:
-      self._release()
-      raise
-
-  def add(self, records, *, token=None, evict=(), refuse=(), outcomes=()) -> list[int]:
-    """Returns the new ids after one durable transaction: `outcomes` counted, `records` added, `evict` removed.
-
-    A `token` makes it safe to repeat: the second call does nothing and returns the first one's ids; `undo` takes it
-    all back. The records at the places `refuse` get an id but are not kept.
-
-    Args:
-      outcomes: (what records had to say by id, success) of episodes that ended; unknown ids are ignored.
-    Errors: Pi0RagError for records that do not fit the header, or a token seen with other records.
-    """
-    check_records(records, self.header)
-    rows = [codec.encode(record, self.header) for record in records]
-    evict, outcomes = list(evict), list(outcomes)
-    with self._transaction() as connection:
-      seen = self._find_batch(connection, token, rows)
-      if seen is not None:
-        return seen
-      number = connection.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM batches").fetchone()[0]
-      if token is None:
-        undo.forget(connection)
-      else:
-        undo.note(connection, number, sorted({identity for says, _ in outcomes for identity in says}))
-      for says, success in outcomes:
-        _count_outcome(connection, says, success)
-      ids = []
-      for columns, blobs in rows:
-        identity = connection.execute(_INSERT, columns).lastrowid
-        connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
-        ids.append(identity)
-      if token is not None:
-        undo.keep(connection, number, evict)
-        first, last = (ids[0], ids[-1]) if ids else (1, 0)
-        values = (token, codec.batch_digest(columns[-1] for columns, _ in rows), first, last, number)
-        connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", values)
-      _delete(connection, [*evict, *(ids[place] for place in refuse)])
-    return ids
-
-  def batch(self, token: str, records) -> list[int] | None:
-    """Returns the ids that `records` got when they were added with `token`, None if they were not."""
-    with self._reading() as connection, self._mutex:
-      return self._find_batch(connection, token, [codec.encode(record, self.header) for record in records])
-
-  def tokens(self) -> list[str]:
-    """Returns the tokens of `add` that were not taken back, in the order of their commits."""
-    return [token for token, _ in self.batches()]
-
-  def batches(self) -> list[tuple[str, range]]:
-    """Returns each of these tokens with the ids that its records got, some of which may be gone."""
-    with self._reading() as connection, self._mutex:
-      order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
-      rows = connection.execute(f"SELECT token, first_id, last_id FROM batches ORDER BY {', '.join(order)}").fetchall()
-    return [(token, range(first, last + 1)) for token, first, last in rows]
-
-  def undo(self, token: str) -> None:
-    """Takes the last commit with a token back: rows, utilities, clock, and the next id are as they were before it.
-
-    Errors: Pi0RagError for a token that is not the last one, or that changes without a token rest on.
-    """
-    with self._transaction() as connection:
-      query = "SELECT token, number, first_id, last_id FROM batches ORDER BY number DESC, first_id DESC LIMIT 1"
-      last, number, first_id, last_id = connection.execute(query).fetchone() or (None, 0, 0, 0)
-      if token != last:
-        raise Pi0RagError(f"'{token}' cannot be taken back, the last token is {last!r}: take back in reverse order")
-      if not undo.possible(connection, number):
-        raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since, or it is "
-                          f"not one of the last {undo.KEPT}")
-      if not seal.holds(connection):
-        raise DamagedError(f"'{token}' cannot be taken back: {self.path} is not what was written; see its `verify`")
-      _delete(connection, range(first_id, last_id + 1))
-      undo.take_back(connection, number)
-      connection.execute("DELETE FROM batches WHERE token = ?", (token,))
-
-  def remove(self, ids) -> None:
-    """Removes records, durably; unknown ids are ignored."""
-    self.add([], evict=ids)
-
-  def add_uses(self, uses) -> None:
-    """Adds to the use counts of records, durably; unknown ids are ignored."""
-    with self._transaction() as connection:
-      rows = [(count, identity) for identity, count in uses.items()]
-      connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
-
-  def clock(self) -> tuple[int, int]:
-    """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
-    with self._reading() as connection, self._mutex:
-      values = dict(connection.execute("SELECT name, value FROM header"))
-    try:
-      episodes, successes = (int(values.get(name, 0)) for name in schema.CLOCK)
-    except ValueError:
-      raise DamagedError(f"{self.path} is damaged: its count of episodes is no number") from None
-    return episodes, successes
-
-  @contextlib.contextmanager
-  def snapshot(self):
-    """Inside the block this thread reads one moment, from the header on, whatever another process writes."""
-    with self._reading() as connection:
-      if not self.read_only:
-        yield
-        return
-      self.header = schema.read_header(connection, self.path)
-      self._moment.connection = connection
-      try:
-        yield
-      finally:
-        self._moment.connection = None
-
-  def scan(self, on_damage=None):
-    """Yields (id, Record) by rising id.
-
-    A damaged record raises DamagedError; with `on_damage` it is passed there and the scan goes on.
-    """
-    after = -(2**63)  # damaged ids may be negative
-    with self._reading() as connection:
-      while True:
-        with self._mutex, schema.reported(self.path):
-          query = f"{_select(connection)} WHERE id >= ? ORDER BY id LIMIT {_PAGE}"
-          rows = connection.execute(query, (after,)).fetchall()
-        if not rows:
-          return
-        after = rows[-1][0] + 1
-        for row in rows:
-          try:
-            decoded = codec.decode(row, self.header)
-          except Pi0RagError as error:
-            if on_damage is None:
-              raise
-            on_damage(error)
-            continue
-          yield decoded
-
-  def get(self, ids) -> list[Record]:
-    """Returns the records with these ids, in that order. Errors: Pi0RagError for an id that is not there."""
-    records = []
-    with self._reading() as connection, self._mutex:
-      for identity in ids:
-        row = connection.execute(f"{_select(connection)} WHERE id = ?", (int(identity),)).fetchone()
-        if row is None:
-          raise Pi0RagError(f"there is no record {identity} in {self.path}: it was evicted, or never there")
-        records.append(codec.decode(row, self.header)[1])
-    return records
-
-  def of_episode(self, name) -> list[int]:
-    """Returns the ids of the records whose provenance names an episode."""
-    query = "SELECT id FROM records WHERE json_extract(provenance, '$.episode') = ? ORDER BY id"
-    with self._reading() as connection, self._mutex:
-      return [identity for (identity,) in connection.execute(query, (name,))]
-
-  def known(self, digests) -> set[bytes]:
-    """Returns which of these content digests the store has."""
-    with self._reading() as connection, self._mutex:
-      query = "SELECT 1 FROM records WHERE digest = ? LIMIT 1"
-      return {digest for digest in digests if connection.execute(query, (digest,)).fetchone()}
-
-  def breakdown(self, group: str) -> dict[str, int]:
-    """Returns the number of records per value of one of GROUPS."""
-    query = f"SELECT {GROUPS[group]} AS value, COUNT(*) FROM records GROUP BY value ORDER BY value"
-    with self._reading() as connection, self._mutex:
-      return dict(connection.execute(query).fetchall())
-
-  def bytes_on_disk(self) -> int:
-    """Returns the bytes of the database and of its write-ahead log."""
-    files = (self.path, self.path.with_name(self.path.name + "-wal"))
-    return sum(file.stat().st_size for file in files if file.exists())
-
-  def cache_bytes(self) -> int:
-    """Returns the most that the writer's page cache can take; readers keep none between calls."""
-    if self._writer is None:
-      return 0
-    with self._mutex:
-      size = self._writer.execute("PRAGMA cache_size").fetchone()[0]
-      return -size * 1024 if size < 0 else size * self._writer.execute("PRAGMA page_size").fetchone()[0]
-
-  def check(self) -> None:
-    """Raises DamagedError unless SQLite's thorough check finds the file sound and all arrays have a record."""
-    with self._reading() as connection, self._mutex:
-      schema.check_file(connection, self.path, thorough=True)
-      query = "SELECT COUNT(*) FROM arrays WHERE id NOT IN (SELECT id FROM records)"
-      strays = connection.execute(query).fetchone()[0]
-    if strays:
-      raise DamagedError(f"{self.path} is damaged: {strays} arrays without a record")
-
-  def sealed(self) -> bool:
-    """Returns whether header, clock, ids, counters and tokens are what was written. See `seal`."""
-    with self._reading() as connection, self._mutex:
-      return seal.holds(connection)
-
-  def compact(self) -> None:
-    """Gives unused pages back and empties the write-ahead log."""
-    with self._mutex, schema.reported(self.path):
-      connection = self._require_writer()
-      connection.execute("VACUUM")
-      connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
-      connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-      connection.execute(f"PRAGMA busy_timeout = {int(schema.BUSY_TIMEOUT_S * 1000)}")
-
-  def close(self) -> None:
-    """Ends the connection and lets the next writer in; a second call does nothing."""
-    with self._mutex:
-      self._release()
-
-  def _acquire(self, header: Header | None, create: bool, timeout_s: float) -> lock.WriterLock:
-    """Returns the writer's lock, after making an empty memory where there is none and one is wanted."""
-    with schema.reported(self.path):
-      if not self.path.exists() and (header is None or not create):
-        raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
-    try:
-      _make_durable_directory(self.path.parent)
-      held = lock.WriterLock(self.path, timeout_s)
-    except OSError as error:
-      raise Pi0RagError(f"{self.path.parent} cannot be used for a memory: {error}") from error
-    try:
-      with schema.reported(self.path):
-        if not self.path.exists() and header is not None:
-          held.note(0)
-          schema.create(self.path, header)
-        elif self.path.is_file() and self.path.stat().st_nlink > 1:
-          raise Pi0RagError(f"{self.path} has another name, a hard link, whose writers cannot be seen: copy it first")
-    except BaseException:
-      held.release()
-      raise
-    return held
-
-  def _checked_header(self, wanted: Header | None) -> Header:
-    with schema.snapshot(self.path) as connection:
-      schema.check_file(connection, self.path)
-      found = schema.read_header(connection, self.path)
-    if wanted is not None:
-      found.require(wanted, str(self.path.parent))
-    return found
-
-  def _open_writer(self) -> sqlite3.Connection:
-    with schema.reported(self.path):
-      connection = schema.connect(self.path, "mode=rw")
-      try:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL"):
-          connection.execute(f"PRAGMA {pragma}")
-        schema.upgrade(connection)
-        self._changes = seal.Changes(connection)
-        if self._lock is not None:
-          self._lock.note(seal.commits(connection))
-      except BaseException:
-        connection.close()
-        raise
-    return connection
-
-  def _require_writer(self) -> sqlite3.Connection:
-    if self._writer is None:
-      state = "is open for reading only" if self.read_only else "is closed"
-      raise Pi0RagError(f"{self.path.parent} {state}: nothing can be written")
-    return self._writer
-
-  @contextlib.contextmanager
-  def _transaction(self):
-    """Yields the connection inside one transaction: all of it is durable at the end, or none is there."""
-    with self._mutex, schema.reported(self.path):
-      connection = self._require_writer()
-      connection.execute("BEGIN IMMEDIATE")
-      try:
-        self._changes.begin(connection)
-        yield connection
-        number = self._changes.finish(connection)
-        connection.execute("COMMIT")
-      except BaseException:
-        if connection.in_transaction:
-          connection.execute("ROLLBACK")
-        raise
-      if number is not None and self._lock is not None:
-        with contextlib.suppress(OSError):  # a disk that is full; only the check of the journal is weaker
-          self._lock.note(number)
-
-  @contextlib.contextmanager
-  def _reading(self):
-    if getattr(self._moment, "connection", None) is not None:
-      with schema.reported(self.path):
-        yield self._moment.connection
-    elif self.read_only:
-      with schema.snapshot(self.path) as connection:
-        yield connection
-    else:
-      with schema.reported(self.path):
-        yield self._require_writer()
-
-  @staticmethod
-  def _find_batch(connection, token: str | None, rows) -> list[int] | None:
-    if token is None:
-      return None
-    query = "SELECT digest, first_id, last_id FROM batches WHERE token = ?"
-    row = connection.execute(query, (token,)).fetchone()
-    if row is None:
-      return None
-    if row[0] != codec.batch_digest(columns[-1] for columns, _ in rows):
-      raise Pi0RagError(f"the token '{token}' was used for other records: use one token per batch")
-    return list(range(row[1], row[2] + 1))
-
-  def _release(self) -> None:
-    writer, held, self._writer, self._lock = self._writer, self._lock, None, None
-    try:
-      if writer is not None:
-        writer.close()
-    finally:
-      if held is not None:
-        held.release()
-
-
-def _make_durable_directory(directory: Path) -> None:
-  missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-  directory.mkdir(parents=True, exist_ok=True)
-  for folder in missing:
-    files.sync(folder.parent)
-
-
-def _select(connection: sqlite3.Connection) -> str:
-  """Returns the query of records; columns that an older file lacks are read as zero."""
-  lacking = schema.ADDED.keys() - schema.columns(connection, "records")
-  names = [f"0 AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
-  return f"SELECT id, {', '.join(names)} FROM records LEFT JOIN arrays USING (id)"
-
-
-def _count_outcome(connection: sqlite3.Connection, says: Mapping[int, float], success: bool) -> None:
-  """Counts an episode and what each record had to say in it."""
-  step = "UPDATE header SET value = CAST(value AS INTEGER) + 1 WHERE name = ?"
-  connection.executemany(step, [(name,) for name in schema.CLOCK[: 1 + success]])
-  change = "helped = helped + ?, episode = (SELECT CAST(value AS INTEGER) FROM header WHERE name = 'episodes')"
-  rows = [(say, identity) for identity, say in says.items()]
-  connection.executemany(f"UPDATE records SET {change if success else 'hurt = hurt + ?'} WHERE id = ?", rows)
-
-
-def _delete(connection: sqlite3.Connection, ids) -> None:
-  rows = [(int(identity),) for identity in ids]
-  connection.executemany("DELETE FROM records WHERE id = ?", rows)
-  connection.executemany("DELETE FROM arrays WHERE id = ?", rows)

@@ -17,7 +17,6 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory import codec, schema, seal, tokens
 from pi0rag_jax.memory.record import CORRECTION, KINDS
-from pi0rag_jax.memory.store import GROUPS
 
 QUESTIONS = ("overview", "episodes", "records", "record", "map")
 RECORDS_PER_PAGE, EPISODES_PER_PAGE = 50, 12
@@ -78,7 +77,7 @@ class Survey:
   def _overview(self, connection: sqlite3.Connection) -> dict[str, Any]:
     header = dataclasses.asdict(schema.read_header(connection, self.path))
     clock = dict(connection.execute("SELECT name, value FROM header"))
-    groups = {name: _groups(connection, name) for name in GROUPS}
+    groups = {name: _groups(connection, name) for name in schema.GROUPS}
     uses = connection.execute(f"SELECT COUNT(*), SUM(helped > hurt), SUM(hurt > helped), SUM(use_count > 0) FROM "
                               f"({_relation(connection)})").fetchone()
     names = ("records", "helpful", "harmful", "used")
@@ -155,9 +154,10 @@ class Survey:
 
 
 def _relation(connection: sqlite3.Connection) -> str:
-  """Returns the query of all that is small of a record; what an older file lacks is zero."""
+  """Returns the query of all that is small of a record; what an older file lacks is zero or empty."""
   lacking = schema.ADDED.keys() - schema.columns(connection, "records")
-  added = ", ".join(f"0 AS {name}" if name in lacking else name for name in ("helped", "hurt"))
+  added = ", ".join(f"{schema.lacking(name)} AS {name}" if name in lacking else name
+                    for name in ("helped", "hurt", "quarantine"))
   name = "COALESCE(json_extract(provenance, '$.episode'), 'seed ' || json_extract(provenance, '$.seed'), '')"
   said = ", ".join(f"json_extract(provenance, '$.{key}') AS {key}" for key in _SAID)
   undoable = "json_type(provenance, '$.episode') IS 'text' AS undoable"
@@ -189,8 +189,9 @@ def _one(connection: sqlite3.Connection, identity: int) -> dict[str, Any]:
 
 
 def _groups(connection: sqlite3.Connection, name: str) -> list[tuple[str, int]]:
-  """Returns the largest groups of records by one of GROUPS."""
-  query = f"SELECT {GROUPS[name]} AS value, COUNT(*) AS many FROM records GROUP BY value ORDER BY many DESC LIMIT 50"
+  """Returns the largest groups of records by one of `schema.GROUPS`."""
+  query = (f"SELECT {schema.GROUPS[name]} AS value, COUNT(*) AS many FROM records GROUP BY value "
+           "ORDER BY many DESC LIMIT 50")
   return [(str(value or "")[:_SHOWN_TEXT], many) for value, many in connection.execute(query)]
 
 

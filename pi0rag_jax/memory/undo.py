@@ -46,8 +46,12 @@ def possible(connection: sqlite3.Connection, number: int) -> bool:
   return connection.execute("SELECT 1 FROM undo WHERE number = ?", (number,)).fetchone() is not None
 
 
-def take_back(connection: sqlite3.Connection, number: int) -> None:
-  """Undoes commit `number`, the last one, but for the records that it added: those are removed before."""
+def take_back(connection: sqlite3.Connection, number: int) -> tuple[list[int], list[int]]:
+  """Undoes commit `number`, the last one, but for the records that it added: those are removed before.
+
+  Returns (ids of the records that return, ids of those whose utilities are again what they were).
+  """
+  returned = [row[0] for row in connection.execute("SELECT id FROM evicted WHERE number = ?", (number,))]
   changes = json.loads(connection.execute("SELECT changes FROM undo WHERE number = ?", (number,)).fetchone()[0])
   for table, columns in (("records", _SMALL), ("arrays", f"id, {_BLOBS}")):
     connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM evicted WHERE number = ?", (number,))
@@ -59,3 +63,4 @@ def take_back(connection: sqlite3.Connection, number: int) -> None:
     connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'records'", changes["last_id"])
   for table in ("undo", "evicted"):
     connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+  return returned, [identity for *_, identity in changes["utilities"]]

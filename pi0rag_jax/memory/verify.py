@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from pi0rag_jax.memory import address
 from pi0rag_jax.memory import index as index_lib
-from pi0rag_jax.memory import store as store_lib
 from pi0rag_jax.memory.record import KINDS, DamagedError
+from pi0rag_jax.memory.store import Store
 
 # A search costs about 0.4 ms among 10,000 records: so many are searched for, evenly spread.
 _SEARCHED = 500
@@ -18,7 +19,7 @@ def verify(directory) -> list[str]:
   """
   problems: list[str] = []
   try:
-    store = store_lib.SqliteStore(directory, read_only=True)
+    store = address.open_store(directory, read_only=True)
     with store.snapshot():
       store.check()
       if not store.sealed():
@@ -31,11 +32,12 @@ def verify(directory) -> list[str]:
     return [*problems, str(error)]
 
 
-def compare(store: store_lib.Store, index: index_lib.MemoryIndex) -> list[str]:
+def compare(store: Store, index: index_lib.MemoryIndex) -> list[str]:
   """Returns where the index differs from the store: ids, kinds, use counts, keys, chunks, search results."""
   problems, stored = [], set()
   step = max(1, len(index) // _SEARCHED)
-  for n, (identity, record) in enumerate(store.scan()):
+  searched = ((identity, record) for identity, record in store.scan() if not record.quarantine)
+  for n, (identity, record) in enumerate(searched):
     stored.add(identity)
     if identity not in index:
       continue

@@ -40,6 +40,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("token", None, "Key of the server.")
   flags.DEFINE_string("memory", None, "Folder of the memory that steers --policy.")
   flags.DEFINE_bool("learn", False, "Teach the memory, here or behind the server, what episodes show.")
+  flags.DEFINE_string("name", "", "Of this robot among others of its kind, for whoever looks into the memory.")
+  flags.DEFINE_string("teacher", "", "Name of who takes over, likewise.")
   flags.DEFINE_string("keep_episodes", None, "As of the server: keeps what the policy saw in episodes that teach it.")
   flags.DEFINE_string("prompt", "", "What the robot is told, where it does not say so itself.")
   flags.DEFINE_string("task", "", "Of a stand-in; by default the first that the policy was trained on.")

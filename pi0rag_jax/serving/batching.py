@@ -28,6 +28,7 @@ class Turn:
   session: Any
   more_timing: Mapping[str, float]
   wanted: Callable[[], bool] = lambda: True  # False once the client is gone
+  told: Callable[[Mapping, float], object] = lambda values, seconds: None  # hears of an answer, and how long it took
   began_s: float = 0.0
   talk: Generator[Any, Any, Any] | None = None
   ask: Any = None  # what the session asks an agent, until there is an answer
@@ -72,7 +73,9 @@ class Turn:
 
   def packed(self, values: Mapping) -> bytes:
     """Returns the bytes of an answer."""
-    infer_ms = (time.perf_counter() - self.began_s) * 1000
+    seconds = time.perf_counter() - self.began_s
+    self.told(values, seconds)
+    infer_ms = seconds * 1000
     return messages.pack({**values, "server_timing": {"infer_ms": infer_ms, **self.more_timing}})
 
 

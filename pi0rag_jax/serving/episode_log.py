@@ -6,6 +6,7 @@ was decided can be looked up afterwards, until the file is written anew.
 
 import collections
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
   done: journal.Array | None = None
   task: str = ""
   robot: str = ""
+  teacher: str = ""
   over: bool = False
   failure_kind: str = ""
 
@@ -49,6 +51,7 @@ class Open:
   id: str
   task: str = ""
   robot: str = ""
+  teacher: str = ""
   prompt: str = ""
   failure_kind: str = ""  # once it is over
   steps: list[Step] = dataclasses.field(default_factory=list)
@@ -58,7 +61,7 @@ class Open:
     if line.arrays:
       arrays = {name: journal.unpacked(array) for name, array in line.arrays.items()}
       del self.steps[line.at :]
-      self.task, self.robot, self.prompt = line.task, line.robot, line.prompt
+      self.task, self.robot, self.teacher, self.prompt = line.task, line.robot, line.teacher, line.prompt
       self.steps.append(Step(line.tick, None, arrays["key"], arrays["base"], arrays["actions"], line.used,
                              arrays["ids"], arrays["weight"]))
     elif line.done is not None and line.at < len(self.steps):
@@ -122,7 +125,7 @@ class EpisodeLog:
   def decided(self, episode: Open, step: Step) -> None:
     """Adds a decision; those from its place on were never answered."""
     self._write(_Line(episode.id, len(episode.steps), step.tick, journal.arrays_of(step), step.used, episode.prompt,
-                      task=episode.task, robot=episode.robot))
+                      task=episode.task, robot=episode.robot, teacher=episode.teacher))
     episode.steps.append(step)
 
   def came_of_it(self, episode: Open, by: str, done_NA: np.ndarray) -> None:
@@ -146,7 +149,7 @@ class EpisodeLog:
     self._log, self.open = files.LineLog(path), collections.OrderedDict()
     for old in kept:
       episode = self.episode(old.id)
-      episode.task, episode.robot, episode.prompt = old.task, old.robot, old.prompt
+      episode.task, episode.robot, episode.teacher, episode.prompt = old.task, old.robot, old.teacher, old.prompt
       for step in old.steps:
         self.decided(episode, dataclasses.replace(step, by=POLICY, done_NA=None))
         if step.done_NA is not None:
@@ -163,6 +166,12 @@ class EpisodeLog:
   def close(self) -> None:
     """Releases the file to other processes."""
     self._log.close()
+
+
+def origin(name: str, robot: str, teacher: str = "") -> dict[str, str]:
+  """Returns what records of an episode say of where they come from."""
+  named = {"robot": robot, **({"teacher": teacher} if teacher else {})}
+  return {"episode": name, **named, "version": importlib.metadata.version("pi0rag-jax")}
 
 
 def done(step: Step) -> np.ndarray:

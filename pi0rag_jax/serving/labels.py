@@ -144,7 +144,8 @@ class Labels:
     steps = [step for step in episode.steps if len(episode_log.done(step))]
     found = self._find(name)
     if steps:
-      context = RecordContext(episode.task, episode.prompt, _origin(name, episode.robot), episode.failure_kind)
+      context = RecordContext(episode.task, episode.prompt, episode_log.origin(name, episode.robot),
+                              episode.failure_kind)
       done_FA = np.concatenate([episode_log.done(step) for step in steps])
       return _Recalled([step.tick for step in steps], [step.by for step in steps], done_FA, context, steps, found)
     if found is None or self._policy is None:
@@ -153,7 +154,7 @@ class Labels:
         "and no policy is here to decide anew: label it at a server with --learn and --keep_episodes"))
     prompt = found.data.prompts[0]
     context = RecordContext(found.facts.task, "" if prompt == kept.NO_PROMPT else prompt,
-                            _origin(name, found.facts.robot), str(found.data.metadata.get("failure") or ""))
+                            episode_log.origin(name, found.facts.robot), str(found.data.metadata.get("failure") or ""))
     decided = found.facts.decisions
     return _Recalled([decision.tick for decision in decided], [decision.by for decision in decided],
                      found.data.actions, context, [], found)
@@ -197,7 +198,3 @@ class Labels:
       return [teleop.right[0], teleop.away[0]]
     moves = np.flatnonzero(self.space.integrates)[:2].tolist()
     return moves if len(moves) == 2 else None
-
-
-def _origin(name: str, robot: str) -> dict[str, str]:
-  return {"episode": name, "robot": robot}

@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import forgetting
+from pi0rag_jax.memory.address import stored_header
 from pi0rag_jax.memory.aside import SurveyAside
 from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.store import stored_header
 from pi0rag_jax.memory.survey import Survey
 from pi0rag_jax.pages import page
 from pi0rag_jax.serving import LOOPBACK, messages, names_this_machine

@@ -1,6 +1,7 @@
 """Serves a policy to robots: `python -m pi0rag_jax.serving.server --policy=pi0_aloha_sim --port=8000`.
 
-With `--learn` robots may teach the memory while they work: see `serving.session`. Browsers see the memory at `/memory`.
+With `--learn` robots may teach the memory while they work: see `serving.session`. Browsers see the memory at `/memory`,
+Prometheus finds its numbers at `/metrics`.
 
 It speaks openpi's protocol: clients are `pi0rag_jax.serving.client` and openpi's own. `--policy` is whatever
 `policy.directory.load` takes, `--memory` steers it. Each connection is a robot of its own: a head's window begins anew
@@ -64,6 +65,7 @@ def run(values) -> None:
   check_learning(values, token)
   # Late, so that a wrong flag is answered before a model library is loaded.
   from pi0rag_jax.policy import compiling
+  from pi0rag_jax.serving.metrics import Metrics
   from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer, reserve
 
   reserved = reserve(values.host, values.port)
@@ -75,16 +77,16 @@ def run(values) -> None:
       raise KeyboardInterrupt
     admitted = admission(values, token, example)
     served = opened.enter_context(teachable(agent, values)) if values.learn else agent
-    page = None if not values.memory else opened.enter_context(memory_page(values, admitted, served))
-    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, page=page,
-                                   window_s=values.batch_window_ms / 1000)
+    pages = [opened.enter_context(memory_page(values, admitted, served))] if values.memory else []
+    server = WebsocketPolicyServer(served, metadata=agent.metadata, reserved=reserved, admission=admitted, pages=pages,
+                                   metrics=Metrics(agent, admitted), window_s=values.batch_window_ms / 1000)
     if token is None and values.host not in LOOPBACK:
       print(f"Whoever reaches {values.host} is served: --token lets in only those who know it", flush=True)
     # Strangers keep the event loop busy at most; an inference takes turns with it more often than Python's 5 ms.
     sys.setswitchinterval(SWITCH_S)
     # A collection that looks at all of jax's objects takes longer than an inference of a small policy.
     gc.freeze()
-    shown = f"; the memory's page is at http://{values.host}:{server.port}/memory" if page is not None else ""
+    shown = f"; the memory's page is at http://{values.host}:{server.port}/memory" if pages else ""
     server.serve_forever(
       lambda: print(f"Serving at ws://{values.host}:{server.port} (Ctrl-C ends it){shown}", flush=True))
 

@@ -25,7 +25,7 @@ from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.tokens import token_of
 from pi0rag_jax.policy import realtime
 from pi0rag_jax.serving import messages
-from pi0rag_jax.serving.episode_log import EpisodeLog, Open, done
+from pi0rag_jax.serving.episode_log import EpisodeLog, Open, done, origin
 from pi0rag_jax.serving.labels import Label, Labels
 from pi0rag_jax.steering import together
 from pi0rag_jax.steering.agent import Agent, Decision, Talk
@@ -50,6 +50,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
   id: str = ""  # of the robot's own making, another one for each episode
   task: str = ""
   robot: str = ""
+  teacher: str = ""  # who helps, if anybody does
   decision: int | None = None  # answers that the robot has had in this episode; where an observation comes along
   done: Any = None  # float[n, A], executed since the last answer, in the robot's units
   ticks: int | None = None  # instead of `done`: how many actions of the answer; None is the policy's own number
@@ -99,8 +100,8 @@ class Teachable:
     steps = list(episode.steps)
     trace = Trace(Job(0, 0), episode.prompt, [step for step in steps if len(done(step))],  # the last may have none
                   outcome="success" if end.success else "failure", ticks=episode.ticks)
-    origin = {"episode": episode.id, "robot": episode.robot, **({"note": end.note} if end.note else {})}
-    context = RecordContext(episode.task, episode.prompt, origin, end.failure_kind)
+    said = {**origin(episode.id, episode.robot, episode.teacher), **({"note": end.note} if end.note else {})}
+    context = RecordContext(episode.task, episode.prompt, said, end.failure_kind)
     ending = None
     if self.keeper is not None:
       prompt = episode.prompt or self.agent.policy.spec.data.default_prompt or ""
@@ -214,6 +215,7 @@ class TeachingSession:
       raise Pi0RagError(f"nothing is known of the episode '{messages.shown(entry.id)}'")
     episode = server.log.episode(entry.id)
     episode.task, episode.robot = entry.task or episode.task, entry.robot or episode.robot
+    episode.teacher = entry.teacher or episode.teacher
     if entry.session is not None:
       server.attach(entry.session, entry.id)
     self._came_of_it(episode, entry)
@@ -276,7 +278,8 @@ def read(values: Any) -> Entry:
     entry = msgspec.convert(given, Entry)
   except (msgspec.MsgspecError, RecursionError) as error:
     raise Pi0RagError(f"'{ENTRY}': {messages.shown(error)}") from error
-  texts = (entry.id, entry.task, entry.robot, *((entry.end.failure_kind, entry.end.note) if entry.end else ()))
+  texts = (entry.id, entry.task, entry.robot, entry.teacher,
+           *((entry.end.failure_kind, entry.end.note) if entry.end else ()))
   if wrong := next((text for text in texts if len(text) > MAX_TEXT or not text.isprintable()), None):
     raise Pi0RagError(f"'{ENTRY}': {messages.shown(wrong, 40)} is no name: at most {MAX_TEXT} printable characters")
   if entry.by not in ACTORS:

@@ -32,15 +32,17 @@ class Teaching(abc.ABC):
   def _ask(self, message: Mapping) -> dict:
     """Returns the answer to a message."""
 
-  def begin(self, episode: str = "", *, task: str = "", robot: str = "", session: int | None = None) -> str:
+  def begin(self, episode: str = "", *, task: str = "", robot: str = "", teacher: str = "",
+            session: int | None = None) -> str:
     """Returns the id of an episode that begins now; one that is under way is given up.
 
     Args:
       episode: an id that no other episode has; '' makes one.
-      task, robot: names, for whoever looks into the memory.
+      task, robot, teacher: names, for whoever looks into the memory; who helps is the teacher.
       session: of another connection, of a robot that knows nothing of episodes: its observations belong to this one.
     """
-    self._episode = {"id": episode or uuid.uuid4().hex, "task": task, "robot": robot}
+    self._episode = {"id": episode or uuid.uuid4().hex, "task": task, "robot": robot,
+                     **({"teacher": teacher} if teacher else {})}
     self._did, self._decisions = {}, 0
     if session is not None:
       self._tell({**self._episode, "session": session})

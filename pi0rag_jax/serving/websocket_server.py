@@ -15,8 +15,8 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving import messages
@@ -30,6 +30,9 @@ try:
   from websockets.protocol import State
 except ImportError as error:
   raise Pi0RagError(f"a policy server needs websockets: {messages.EXTRA}") from error
+
+if TYPE_CHECKING:
+  from pi0rag_jax.serving.metrics import Metrics
 
 CLOSE_TIMEOUT_S = 2.0
 CLOSE_REASON = "Internal server error. The previous frame says which."
@@ -58,7 +61,7 @@ class ServablePolicy(Protocol):
 
 
 class Page(Protocol):
-  """What browsers see: `serving.memory_page.MemoryPage`."""
+  """What is answered without a websocket: `serving.memory_page.MemoryPage` to browsers, `serving.metrics.Metrics`."""
 
   def concerns(self, request: Request, /) -> bool:
     """Returns whether a request is this page's."""
@@ -74,7 +77,8 @@ class WebsocketPolicyServer:
 
   def __init__(self, policy: ServablePolicy, host: str = "127.0.0.1", port: int | None = None,
                metadata: Mapping | None = None, *, admission: Admission | None = None,
-               reserved: socket.socket | None = None, page: Page | None = None, window_s: float = 0.0):
+               reserved: socket.socket | None = None, pages: Sequence[Page] = (), metrics: "Metrics | None" = None,
+               window_s: float = 0.0):
     """Reserves the port; clients are refused, and try again, until `serve_forever`.
 
     Args:
@@ -82,11 +86,13 @@ class WebsocketPolicyServer:
       port: None takes a free one.
       metadata: told to each client first.
       reserved: what `reserve` gave, instead of host and port.
-      page: for browsers.
+      pages: for browsers and whoever else asks for no websocket.
+      metrics: hears of every answer, and is a page too.
       window_s: how long a client waits for others, whose observations are then decided together.
     Errors: Pi0RagError when address or port cannot be had.
     """
-    self._policy, self._admission, self._page = policy, admission or Admission(), page
+    self._policy, self._admission = policy, admission or Admission()
+    self._pages, self._metrics = tuple(pages) + (() if metrics is None else (metrics,)), metrics
     self._metadata = messages.pack(dict(metadata or {}))
     self._socket = reserve(host, port or 0) if reserved is None else reserved
     self._clients, self._log = Clients(self._admission), CalmLog(logger)
@@ -158,8 +164,9 @@ class WebsocketPolicyServer:
     assert isinstance(connection, Client), "as `serve` was told"
     if (healthy := health_check(connection, request)) is not None:
       return healthy
-    if self._page is not None and self._page.concerns(request):
-      return await self._page.answer(request)
+    for page in self._pages:
+      if page.concerns(request):
+        return await page.answer(request)
     refusal = self._admission.refusal(request)
     if refusal is None and not self._clients.make_room():
       refusal = http.HTTPStatus.SERVICE_UNAVAILABLE, f"all {self._admission.connections} places are taken\n"
@@ -187,6 +194,8 @@ class WebsocketPolicyServer:
       self._log(logging.INFO, "Connection from %s closed: idle", connection.remote_address)
       reason = None
     except Exception as error:  # whatever it is, the client is told, and the others are served on
+      if self._metrics is not None:
+        self._metrics.failed()
       reason = self._reason(connection, error)
     # Only here: an error's frames keep the message.
     with contextlib.suppress(ConnectionClosed, TimeoutError):
@@ -207,6 +216,8 @@ class WebsocketPolicyServer:
       async with asyncio.timeout(self._admission.idle_s):
         request = await connection.recv()
       turn = Turn(session, more_timing, wanted=lambda: connection.state is State.OPEN)
+      if self._metrics is not None:
+        turn.told = self._metrics.answered
       try:
         if self._batches is None:
           await infer(self._worker, turn.alone, request)

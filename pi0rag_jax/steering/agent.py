@@ -6,7 +6,6 @@ The batched decisions of sweeps and the one observation at a time of a server ar
 import copy
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory import bridge, store
+from pi0rag_jax.memory import address, bridge
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.policy import compiling, realtime
@@ -323,7 +322,7 @@ def start_with(memory_dir, spec: PolicySpec, asked: str | None = None) -> str | 
   """
   if asked or not memory_dir or spec.start != NEW:
     return asked
-  header = store.stored_header(pathlib.Path(memory_dir).expanduser())
+  header = address.stored_header(memory_dir)
   return None if header is None else header.start
 
 

@@ -60,7 +60,7 @@ class Teacher:
   def __init__(self):
     self.told, self.undone = [], []
 
-  def begin(self, episode="", *, task="", robot=""):
+  def begin(self, episode="", *, task="", robot="", teacher=""):
     self.told.append(("begin", task))
     return f"e{sum(name == 'begin' for name, *_ in self.told)}"
 

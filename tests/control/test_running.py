@@ -24,7 +24,7 @@ FLAGS = {
   "auto": False, "pause_s": 0.0, "episodes": None, "seconds": None, "seed": 200_000, "record": None,
   "stale_ms": 90.0,
   "answer_ms": None, "give_up_s": 10.0, "report": None, "key_name": "", "start": None, "denoising_steps": None,
-  "weights": None, "default_prompt": None}
+  "weights": None, "default_prompt": None, "name": "", "teacher": ""}
 
 
 def asked(**changes):
@@ -59,8 +59,9 @@ def test_a_mistake_is_one_line_and_status_2(monkeypatch, capsys):
 
 def test_a_stand_in_is_run_taught_and_recorded(tiny_policy_dir, tmp_path, capsys):
   figures = running.run(asked(
-    policy=str(tiny_policy_dir), memory=str(tmp_path / "memory"), learn=True, record=str(tmp_path / "data"), hz=100.0,
-    seconds=0.2, stale_ms=5000.0, episodes=2, report=str(tmp_path / "report.json"), replan="adaptive",
+    policy=str(tiny_policy_dir), memory=str(tmp_path / "memory"), learn=True, name="left arm", hz=100.0,
+    record=str(tmp_path / "data"), seconds=0.2, stale_ms=5000.0, episodes=2,
+    report=str(tmp_path / "report.json"), replan="adaptive",
     limits='{"low": [0.3, -0.3, 0.1, null, null], "measured": [0, 1, 2, null, null]}'))
   assert (figures["episodes"], figures["executed"], figures["holds"]) == (2, 40, 0) and figures["inferences"] >= 2
   assert json.loads((tmp_path / "report.json").read_text())["told"][0]["outcome"] == "failure"
@@ -68,6 +69,7 @@ def test_a_stand_in_is_run_taught_and_recorded(tiny_policy_dir, tmp_path, capsys
   assert [len(data) for _, data in open_dataset(tmp_path / "data").iterate()] == [20, 20]
   with Memory.load(tmp_path / "memory") as memory:
     assert memory.episodes == 2
+    assert {record.provenance["robot"] for _, record in memory.records()} <= {"left arm"}
 
 
 class Server:

@@ -139,10 +139,14 @@ def test_a_retrained_policy_joins_results_that_are_there(finished, tiny_policy_d
 
 def test_what_streams_taught_is_a_data_set(fitted, tmp_path):
   out, config, _ = fitted
+  older = {name: value for name, value in json.loads((out / "config.json").read_text()).items() if name != "weights"}
+  (tmp_path / "older").mkdir()
+  (tmp_path / "older" / "config.json").write_text(json.dumps(older))
+  assert taught_frames.read_config(tmp_path / "older") == taught_frames.read_config(out)
   with Memory.load(out / "memory" / "pick_and_place-camera_shift") as memory:
     taught = {record.provenance["tick"]: record for _, record in memory.records()}
-  assert taught_frames.write(config, out, tmp_path) == len(taught)
-  (path,) = tmp_path.iterdir()
+  assert taught_frames.write(config, out, tmp_path / "data") == len(taught)
+  (path,) = (tmp_path / "data").iterdir()
   (episode,) = read_episodes(path)
   corrected_FTA = np.stack([taught[tick].corrected_chunk for tick in sorted(taught)])
   np.testing.assert_array_equal(episode.action_chunks, corrected_FTA)

@@ -7,6 +7,7 @@ import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import merge
+from pi0rag_jax.learning.conflicts import in_words
 from pi0rag_jax.memory import Memory, Record
 from pi0rag_jax.memory.__main__ import main
 from pi0rag_jax.robots.panda import ACTIONS
@@ -79,7 +80,7 @@ def test_conflicts_are_corrections_of_one_situation_that_disagree(memories, tmp_
   assert (done.records, len(done.conflicts)) == (2, conflicts)
   if not conflicts:
     return
-  assert "task 'pick': record 1 of" in merge.told(done.conflicts[0], [a, b])
+  assert "task 'pick': record 1 of" in in_words(done.conflicts[0], [a, b])
   assert merge.merge(tmp_path / "newest", [b, a], space=ACTIONS, unit=1.0, conflicts="newest").dropped == 1
   assert [key for key, *_ in said(tmp_path / "newest")[0]] == [0.5]
   with pytest.raises(Pi0RagError, match="1 conflicts, the first: task 'pick'"):

@@ -1,12 +1,15 @@
 """Small memories for tests: keys of 4 numbers, chunks of 3 steps by 2 actions."""
 
 import sqlite3
+import uuid
 
 import numpy as np
 import pytest
 
 from pi0rag_jax.memory import Header, Memory, Record, schema
 
+# Of tests that hold for every store.
+BOTH = pytest.mark.parametrize("store_kind", ["sqlite", "postgresql"], indirect=True)
 HEADER = Header(key_dim=4, action_horizon=3, action_dim=2, encoder="test", policy="policy 1")
 
 
@@ -29,13 +32,29 @@ def make_record():
 
 
 @pytest.fixture
-def open_memory(tmp_path):
-  """Returns open_memory(**changes), which opens one memory directory and closes it at the end of the test."""
+def store_kind(request):
+  """Which store a test is about: the one that `BOTH` gives it, a file's otherwise."""
+  return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def place(store_kind, request, tmp_path):
+  """Returns place(name), where a memory is: a folder, or a name that no other test has on this worker's server."""
+  if store_kind == "sqlite":
+    return lambda name="memory": tmp_path / name
+  server, test = request.getfixturevalue("postgres"), uuid.uuid4().hex[:12]
+  return lambda name="memory": server.address(f"{test}-{name}")
+
+
+@pytest.fixture
+def open_memory(place):
+  """Returns open_memory(**changes), which opens one memory and closes it at the end of the test."""
   opened = []
 
-  def open_(directory=tmp_path / "memory", **changes):
+  def open_(where=None, **changes):
     fields = {"key_dim": 4, "action_horizon": 3, "action_dim": 2, "encoder": "test", "policy": "policy 1"}
-    opened.append(Memory.open(directory, **(fields | {"capacity": 100, "lock_timeout_s": 0.05} | changes)))
+    where = place() if where is None else where
+    opened.append(Memory.open(where, **(fields | {"capacity": 100, "lock_timeout_s": 0.05} | changes)))
     return opened[-1]
 
   yield open_

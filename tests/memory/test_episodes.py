@@ -1,22 +1,29 @@
 """What an episode teaches is there whole or not at all, once, and can be taken back without a trace."""
 
 import itertools
+import pathlib
 import sqlite3
 
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, Memory, codec, schema, undo, verify
+from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, Memory, anew, codec, schema, undo, verify
+
+from .conftest import BOTH
 
 TABLES = ("header", "records", "arrays", "batches", "undo", "evicted", "sqlite_sequence")
 
 
-def rows(directory):
-  """Returns every row of every table; the number of commits alone counts on."""
-  with sqlite3.connect(directory / "memory" / schema.NAME) as connection:
-    found = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
-  connection.close()
+def rows(place):
+  """Returns all that a memory says; of a file every row of every table, but that the number of commits counts on."""
+  contents = anew.read(place)
+  records = [(identity, codec.encode(record, contents.header)) for identity, record in contents.records.items()]
+  found = {"commits": contents.commits, "records": records, "rest": (contents.clock, contents.last_id)}
+  if isinstance(place, pathlib.Path):
+    with sqlite3.connect(place / schema.NAME) as connection:
+      found |= {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES}
+    connection.close()
   return found
 
 
@@ -29,14 +36,14 @@ def episode(number, make_record, count=3):
   return {"records": records, "token": f"episode {number}", "outcomes": [(ids, says, bool(rng.integers(2)))]}
 
 
-def test_an_episode_is_one_commit(open_memory, make_record, tmp_path):
+def test_an_episode_is_one_commit(open_memory, make_record, place):
   memory = open_memory()
   memory.add([make_record(0.0)])
-  before, undone = rows(tmp_path), memory.query(np.zeros((1, 4)), 4)
+  before, undone = rows(place()), memory.query(np.zeros((1, 4)), 4)
   memory._store._writer.execute("CREATE TEMP TRIGGER no AFTER INSERT ON batches BEGIN SELECT RAISE(ABORT, 'no'); END")
   with pytest.raises(Pi0RagError):
     memory.add(**episode(1, make_record))
-  assert rows(tmp_path) == before and (memory.episodes, len(memory)) == (0, 1)
+  assert rows(place()) == before and (memory.episodes, len(memory)) == (0, 1)
   np.testing.assert_array_equal(memory.query(np.zeros((1, 4)), 4).ids_BK, undone.ids_BK)
   memory._store._writer.execute("DROP TRIGGER no")
   ids = memory.add([make_record(1.0)], token="a", outcomes=[([1], [0.5], True), ([1], [0.25], False)])
@@ -45,34 +52,36 @@ def test_an_episode_is_one_commit(open_memory, make_record, tmp_path):
   assert memory.index_problems() == []
 
 
-def test_twice_with_one_token_is_once(open_memory, make_record, tmp_path):
+@BOTH
+def test_twice_with_one_token_is_once(open_memory, make_record, place):
   memory = open_memory()
   ids = memory.add(**episode(1, make_record))
   assert memory.add([], token="nothing learned", outcomes=[([1], [1.0], True)]) == []
-  after = rows(tmp_path)
+  after = rows(place())
   assert memory.add(**episode(1, make_record)) == ids
   assert memory.add([], token="nothing learned", outcomes=[([1], [1.0], True)]) == []
-  assert rows(tmp_path) == after and memory.episodes == 2
+  assert rows(place()) == after and memory.episodes == 2
   memory.close()
   assert open_memory().add(**episode(1, make_record)) == ids
-  assert rows(tmp_path) == after
+  assert rows(place()) == after
 
 
 @pytest.mark.parametrize("capacity", [100, 9])
-def test_taken_back_it_was_never_there(open_memory, make_record, tmp_path, capacity):
+@BOTH
+def test_taken_back_it_was_never_there(open_memory, make_record, place, capacity):
   memory = open_memory(capacity=capacity)
   states = []
   for number in range(12):
-    states.append(rows(tmp_path))
+    states.append(rows(place()))
     memory.add(**episode(number, make_record))
-  final = rows(tmp_path)
+  final = rows(place())
   assert memory.tokens() == [f"episode {number}" for number in range(12)]
   memory.record_use([9999])
   for number in reversed(range(12)):
     with pytest.raises(Pi0RagError, match=f"the last token is 'episode {number}'"):
       memory.undo("another")
     memory.undo(f"episode {number}")
-    assert rows(tmp_path) == states[number], number
+    assert rows(place()) == states[number], number
     assert memory.index_problems() == []
     if number == 5:
       memory.close()
@@ -80,55 +89,61 @@ def test_taken_back_it_was_never_there(open_memory, make_record, tmp_path, capac
   assert memory.tokens() == [] and memory.episodes == 0
   for number in range(12):
     memory.add(**episode(number, make_record))
-  assert rows(tmp_path) == final
-  assert memory.index_problems() == verify.verify(tmp_path / "memory") == []
+  assert rows(place()) == final
+  assert memory.index_problems() == verify.verify(place()) == []
 
 
-def test_a_killed_stream_takes_back_what_was_not_logged(open_memory, make_record, tmp_path):
+def test_a_killed_stream_takes_back_what_was_not_logged(open_memory, make_record, place):
   """At whatever episode the process ends, between commit and log, the memory is the uninterrupted one's."""
-  whole = open_memory(tmp_path / "whole" / "memory", capacity=9)
+  whole = open_memory(place("whole"), capacity=9)
   for number in range(8):
     whole.add(**episode(number, make_record))
   whole.close()
   for killed_at in range(8):
-    directory = tmp_path / str(killed_at) / "memory"
-    memory, log = open_memory(directory, capacity=9), []
+    where = place(str(killed_at))
+    memory, log = open_memory(where, capacity=9), []
     for number in range(killed_at + 1):
       memory.add(**episode(number, make_record))
       log.append(f"episode {number}")
     log.pop()
     memory.close()
-    memory = open_memory(directory, capacity=9)
+    memory = open_memory(where, capacity=9)
     for token in reversed([token for token in memory.tokens() if token not in log]):
       memory.undo(token)
     for number in range(killed_at, 8):
       memory.add(**episode(number, make_record))
     memory.close()
-    assert rows(tmp_path / str(killed_at)) == rows(tmp_path / "whole")
+    assert rows(where) == rows(place("whole"))
 
 
-def test_what_others_rest_on_is_not_taken_back(open_memory, make_record, tmp_path):
+@BOTH
+def test_what_others_rest_on_is_not_taken_back(open_memory, make_record, place):
   memory = open_memory()
   for change, number in zip((
       lambda: memory.add([make_record(1.0)]), lambda: memory.remove([1]),
       lambda: memory.record_outcome([1], [1.0], success=True)), itertools.count()):
     memory.add([make_record(0.0)], token=str(number))
     change()
-    before = rows(tmp_path)
+    before = rows(place())
     with pytest.raises(Pi0RagError, match="the memory was changed without a token since"):
       memory.undo(str(number))
-    assert rows(tmp_path) == before
+    assert rows(place()) == before
+  memory.close()
+  with pytest.raises(Pi0RagError, match="is closed"):
+    memory.undo("2")
+
+
+def test_a_file_takes_back_the_last_64(open_memory):
+  memory = open_memory()
   for number in range(undo.KEPT + 5):
     memory.add([], token=f"later {number}")
   for number in reversed(range(5, undo.KEPT + 5)):
     memory.undo(f"later {number}")
   with pytest.raises(Pi0RagError, match="changed without a token since, or it is not one of the last 64"):
     memory.undo("later 4")
-  memory.close()
-  with pytest.raises(Pi0RagError, match="is closed"):
-    memory.undo("later 4")
 
 
+@BOTH
 def test_uses_are_not_taken_back_nor_given_to_the_next(open_memory, make_record):
   memory = open_memory()
   memory.add([make_record(0.0)])

@@ -6,7 +6,10 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, Memory
 
+from .conftest import BOTH
 
+
+@BOTH
 def test_add_query_and_reopen(open_memory, make_record, key):
   memory = open_memory()
   assert memory.add([make_record(0.0), make_record(1.0, ANCHOR), make_record(2.0)]) == [1, 2, 3]
@@ -20,6 +23,7 @@ def test_add_query_and_reopen(open_memory, make_record, key):
     np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
 
 
+@BOTH
 def test_odd_k_gives_anchors_the_larger_half_and_anchors_can_be_left_out(open_memory, make_record, key):
   memory = open_memory()
   memory.add([make_record(float(x), kind) for kind in (CORRECTION, ANCHOR) for x in range(5)])
@@ -39,6 +43,7 @@ def test_kinds_share_the_places(open_memory, make_record, key):
     memory.query(key(0.0), 4, kinds=("anchors",))
 
 
+@BOTH
 def test_failures_make_room_first(open_memory, make_record):
   memory = open_memory(capacity=4)
   memory.add([make_record(float(x), kind) for x, kind in enumerate((FAILURE, ANCHOR, CORRECTION, FAILURE))])
@@ -49,6 +54,7 @@ def test_failures_make_room_first(open_memory, make_record):
   assert memory.index_problems() == []
 
 
+@BOTH
 def test_empty_memory(open_memory, key):
   memory = open_memory()
   assert len(memory) == 0
@@ -57,6 +63,7 @@ def test_empty_memory(open_memory, key):
   assert memory.index_problems() == []
 
 
+@BOTH
 def test_errors_of_a_query(open_memory, key):
   memory = open_memory()
   with pytest.raises(
@@ -76,14 +83,20 @@ def test_errors_of_a_query(open_memory, key):
       action()
 
 
-def test_open_checks_the_header_and_the_writer(open_memory):
+def test_a_folder_has_one_writer(open_memory):
   open_memory()
   with pytest.raises(Pi0RagError, match="in use for writing"):
     open_memory()
+
+
+@BOTH
+def test_open_checks_the_header(open_memory):
+  open_memory()
   with pytest.raises(Pi0RagError, match="policy is 'policy 2', the memory has 'policy 1'"):
     open_memory(policy="policy 2", read_only=True)
 
 
+@BOTH
 def test_chunk_dtype_is_the_memorys_unless_given(open_memory):
   open_memory(chunk_dtype="float32").close()
   assert open_memory(read_only=True).header.chunk_dtype == "float32"
@@ -91,6 +104,7 @@ def test_chunk_dtype_is_the_memorys_unless_given(open_memory):
     open_memory(chunk_dtype="float16", read_only=True)
 
 
+@BOTH
 def test_eviction_at_capacity_order_and_durability(open_memory, make_record):
   memory = open_memory(capacity=4)
   # Anchors 1, 2 are 0.5 apart, 3 is far; correction 4 duplicates nothing of its own kind.
@@ -116,6 +130,7 @@ def test_eviction_at_capacity_order_and_durability(open_memory, make_record):
     again.add([make_record()] * 5)
 
 
+@BOTH
 def test_a_smaller_capacity_keeps_what_is_there_until_the_next_addition(open_memory, make_record, key):
   memory = open_memory(capacity=10)
   memory.add([make_record(float(x), ANCHOR) for x in range(10)])
@@ -130,6 +145,7 @@ def test_a_smaller_capacity_keeps_what_is_there_until_the_next_addition(open_mem
       open_memory(capacity=absurd, read_only=True)
 
 
+@BOTH
 def test_tokens_survive_reopening(open_memory, make_record):
   memory = open_memory()
   assert memory.add([make_record(1.0)], token="episode 1") == [1]
@@ -139,6 +155,7 @@ def test_tokens_survive_reopening(open_memory, make_record):
   assert len(memory) == 1
 
 
+@BOTH
 def test_use_counts_are_durable_at_flush_and_close(open_memory, make_record, key):
   memory = open_memory()
   memory.add([make_record(0.0), make_record(1.0, ANCHOR)])
@@ -152,7 +169,8 @@ def test_use_counts_are_durable_at_flush_and_close(open_memory, make_record, key
   assert [r.use_count for _, r in open_memory().records()] == [2, 2]
 
 
-def test_read_only_memory(open_memory, make_record, key, tmp_path):
+@BOTH
+def test_read_only_memory(open_memory, make_record, key):
   with pytest.raises(Pi0RagError, match="no memory in"):
     open_memory(read_only=True)
   with pytest.raises(Pi0RagError, match="no memory in"):
@@ -186,6 +204,7 @@ def test_a_read_only_directory_can_be_read(open_memory, make_record, key, tmp_pa
     directory.chmod(0o755)
 
 
+@BOTH
 def test_frozen_memory_does_not_change(open_memory, make_record, key):
   memory = open_memory()
   memory.add([make_record(0.0)])
@@ -203,6 +222,7 @@ def test_frozen_memory_does_not_change(open_memory, make_record, key):
   assert [r.use_count for _, r in memory.records()] == [1, 0]
 
 
+@BOTH
 def test_remove_get_and_near_duplicates(open_memory, make_record):
   memory = open_memory()
   memory.add([make_record(x) for x in (0.0, 0.1, 5.0)])
@@ -239,13 +259,15 @@ def test_damaged_content_is_refused_at_opening(open_memory, make_record):
     open_memory()
 
 
-def test_load_takes_the_header_that_is_there(open_memory, make_record, tmp_path):
+@BOTH
+def test_load_takes_the_header_that_is_there(open_memory, make_record, place):
   open_memory().add([make_record()])
-  with Memory.load(tmp_path / "memory") as memory:
+  with Memory.load(place()) as memory:
     assert memory.header.policy == "policy 1"
     assert memory.read_only
 
 
+@BOTH
 def test_statistics_and_bytes(open_memory, make_record, key):
   memory = open_memory()
   memory.add([make_record(task="pick", outcome="failure", failure_kind="slip"), make_record(kind=ANCHOR)])
@@ -256,4 +278,5 @@ def test_statistics_and_bytes(open_memory, make_record, key):
   assert statistics["by_failure_kind"] == {"": 1, "slip": 1}
   assert statistics["by_source"] == {"policy": 2}
   assert (statistics["records"], statistics["queries"], statistics["added"]) == (2, 2, 2)
-  assert memory.memory_bytes() == 2_048_000 + 100 * (16 * 2 + 2 * 3 * 2 * 2 + 6 * 8 + 2 * 4 + 1)
+  cached = memory._store.cache_bytes()
+  assert memory.memory_bytes() == cached + 100 * (16 * 2 + 2 * 3 * 2 * 2 + 6 * 8 + 2 * 4 + 1)

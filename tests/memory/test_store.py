@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import Header, Record, SqliteStore, codec, schema
+from pi0rag_jax.memory import Header, Record, SqliteStore, address, codec, schema
 from pi0rag_jax.memory.record import DamagedError
+
+from .conftest import BOTH
 
 
 @pytest.fixture
-def store(tmp_path, header):
-  store = SqliteStore(tmp_path, header, lock_timeout_s=0.05)
+def store(store_kind, place, tmp_path, header):
+  where = tmp_path if store_kind == "sqlite" else place()
+  store = address.open_store(where, header, lock_timeout_s=0.05)
   yield store
   store.close()
 
@@ -24,6 +27,7 @@ def bytes_of(directory):
   return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != "memory.lock"}
 
 
+@BOTH
 def test_records_come_back_by_id(store, make_record):
   assert store.add([make_record(1.0), make_record(2.0, "anchor")]) == [1, 2]
   assert store.add([]) == []
@@ -36,12 +40,13 @@ def test_records_come_back_by_id(store, make_record):
     store.get([9])
 
 
-def test_ids_are_never_used_again(store, header, make_record):
+@BOTH
+def test_ids_are_never_used_again(store, store_kind, header, make_record):
   store.add([make_record(), make_record()])
   store.remove([2, 77])
   store.compact()
   store.close()
-  again = SqliteStore(store.path.parent, header)
+  again = address.open_store(store.path.parent if store_kind == "sqlite" else store.address, header)
   assert again.add([make_record()]) == [3]
   again.close()
 
@@ -58,30 +63,32 @@ def test_an_addition_and_its_evictions_are_one_transaction(store, make_record):
   store.add([make_record(), make_record()])
   store._writer.execute("CREATE TRIGGER no BEFORE DELETE ON arrays BEGIN SELECT RAISE(ABORT, 'no'); END")
   with pytest.raises(Pi0RagError):
-    store.add([make_record(5.0)], evict=[1])
+    store.add([make_record(5.0)], room=lambda: ([1], []))
   assert [i for i, _ in store.scan()] == [1, 2]
   store._writer.execute("DROP TRIGGER no")
-  assert store.add([make_record(5.0)], evict=[1]) == [3]
+  assert store.add([make_record(5.0)], room=lambda: ([1], [])) == [3]
   assert [i for i, _ in store.scan()] == [2, 3]
 
 
+@BOTH
 def test_refused_anchors_get_ids_but_are_not_kept(store, make_record):
   records = [make_record(1.0, "anchor"), make_record(2.0), make_record(3.0, "anchor")]
-  assert store.add(records, refuse=[0]) == [1, 2, 3]
+  assert store.add(records, room=lambda: ([], [0])) == [1, 2, 3]
   assert [i for i, _ in store.scan()] == [2, 3]
 
 
+@BOTH
 def test_a_token_makes_an_addition_repeatable(store, make_record):
   records = [make_record(1.0), make_record(2.0)]
-  assert store.batch("a", records) is None
   assert store.add(records, token="a") == [1, 2]
-  assert store.add(records, token="a") == [1, 2] == store.batch("a", records)
+  assert store.add(records, token="a") == [1, 2]
   assert store.add(records, token="b") == [3, 4]
   with pytest.raises(Pi0RagError, match="token 'a' was used for other records"):
     store.add([make_record(9.0)], token="a")
   assert len(list(store.scan())) == 4
 
 
+@BOTH
 def test_a_bad_record_stores_nothing_of_its_batch(store, make_record):
   with pytest.raises(Pi0RagError, match="record 1: key has 5 dims"):
     store.add([make_record(), make_record(dim=5)])
@@ -90,6 +97,7 @@ def test_a_bad_record_stores_nothing_of_its_batch(store, make_record):
   assert list(store.scan()) == []
 
 
+@BOTH
 def test_use_counts_and_breakdown(store, make_record):
   provenance = {"source": "expert"}
   store.add([make_record(task="a", provenance=provenance), make_record(task="b"), make_record(kind="anchor")])
@@ -101,6 +109,7 @@ def test_use_counts_and_breakdown(store, make_record):
   assert store.breakdown("source") == {"expert": 1, "policy": 2}
 
 
+@BOTH
 def test_known_digests(store, header, make_record):
   store.add([make_record(1.0)])
   digests = [codec.digest(make_record(x), header) for x in (1.0, 2.0)]
@@ -165,10 +174,10 @@ def test_foreign_files_are_refused_and_untouched(tmp_path, header, make, message
 
 
 def test_another_version_is_refused(store, tmp_path, header):
-  store._writer.execute("PRAGMA user_version = 4")
+  store._writer.execute("PRAGMA user_version = 5")
   store.close()
   before = bytes_of(tmp_path)
-  with pytest.raises(Pi0RagError, match="format version 4, this code reads 1, 2, 3"):
+  with pytest.raises(Pi0RagError, match="format version 5, this code reads 1, 2, 3, 4"):
     SqliteStore(tmp_path, header)
   assert bytes_of(tmp_path) == before
 

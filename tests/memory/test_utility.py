@@ -8,6 +8,8 @@ import pytest
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, Memory, portable, schema
 
+from .conftest import BOTH
+
 
 def utilities(found):
   """Returns {id: (helped, hurt, episode)} of the records found."""
@@ -22,6 +24,7 @@ def memory(open_memory, make_record):
   return opened
 
 
+@BOTH
 def test_a_record_counts_once_per_episode_by_its_largest_say(memory, key):
   memory.record_outcome([[1, 2, -1], [1, 3, -1]], [[0.25, 0.5, 9.0], [0.75, 0.0, 9.0]], success=True)
   memory.record_outcome([1, 77], [0.5, 1.0], success=False)
@@ -30,6 +33,7 @@ def test_a_record_counts_once_per_episode_by_its_largest_say(memory, key):
   assert memory.index_problems() == []
 
 
+@BOTH
 def test_counts_are_durable_and_new_records_know_when_they_came(memory, open_memory, make_record, key):
   memory.record_outcome([1], [1.0], success=True)
   memory.add([make_record(3.0)])
@@ -41,6 +45,7 @@ def test_counts_are_durable_and_new_records_know_when_they_came(memory, open_mem
   assert (again.episodes, again.successes) == (1, 1)
 
 
+@BOTH
 def test_what_is_frozen_or_only_read_counts_nothing(memory, open_memory, key):
   with memory.frozen():
     memory.record_outcome([1], [1.0], success=True)
@@ -60,12 +65,13 @@ def test_wrong_weights(memory, ids, says, message):
     memory.record_outcome(ids, says, success=True)
 
 
-def test_an_export_keeps_utilities(memory, tmp_path, key):
+@BOTH
+def test_an_export_keeps_utilities(memory, place, tmp_path, key):
   memory.record_outcome([1], [0.5], success=True)
   memory.record_outcome([1], [0.25], success=False)
-  portable.export_memory(tmp_path / "memory", tmp_path / "out.npz")
-  portable.import_memory(tmp_path / "copy", tmp_path / "out.npz")
-  with Memory.load(tmp_path / "copy") as copy:
+  portable.export_memory(place(), tmp_path / "out.npz")
+  portable.import_memory(place("copy"), tmp_path / "out.npz")
+  with Memory.load(place("copy")) as copy:
     # When it helped last is counted by each memory for itself.
     assert utilities(copy.query(key(0.0), 2))[1] == (0.5, 0.25, 0)
 

@@ -56,10 +56,10 @@ def impatient_clients(monkeypatch):
   monkeypatch.setattr(client, "RETRY_S", 0.02)
 
 
-def get(server, path):
+def get(server, path, headers=None):
   """Returns a server's answer to a plain HTTP request, and its body."""
   plain = http.client.HTTPConnection(HOST, server.port, timeout=10)
-  plain.request("GET", path)
+  plain.request("GET", path, headers=headers or {})
   answer = plain.getresponse()
   return answer, answer.read().decode()
 

@@ -1,6 +1,7 @@
 """Labels: what people say afterwards of a moment, as records over the wire, from the log or from what was kept."""
 
 import contextlib
+import importlib.metadata
 import pathlib
 import shutil
 
@@ -36,7 +37,8 @@ def test_a_label_is_a_correction_of_its_decision_once(taught, observations):
   identity, record = labelled(taught)
   assert (record.kind, record.outcome, record.task, record.prompt) == ("correction", "failure", "pick", "move")
   assert record.failure_kind == "drop" and record.provenance == {
-    "source": "human", "episode": "a", "robot": "r 1", "tick": 4, "labelled": "afterwards"}
+    "source": "human", "episode": "a", "robot": "r 1", "tick": 4, "labelled": "afterwards",
+    "version": importlib.metadata.version("pi0rag-jax")}
   np.testing.assert_array_equal(record.key, steps[1].key_E)
   np.testing.assert_array_equal(record.base_chunk, steps[1].base_TA.astype(np.float16))
   np.testing.assert_array_equal(record.corrected_chunk, CHUNK.astype(np.float16))

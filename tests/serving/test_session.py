@@ -327,13 +327,15 @@ def test_the_client_teaches_over_a_socket_and_outlives_its_server(policy, played
   home = Server(policy, tmp_path)
   with home as teachable, running(server_of(teachable)) as first:
     robot = client.TeachingClient(HOST, first.port)
-    robot.begin("a", task="pick")
+    robot.begin("a", task="pick", robot="arm 3", teacher="Ann")
     teach(robot, trace, range(2))
     port = first.port
   with home as teachable, running(server_of(teachable, port)):
     teach(robot, trace, range(2, len(trace.steps)))
     ended = robot.end(trace.outcome == "success", failure_kind=kind)
     assert ended["records"] and len(teachable._memory) == len(ended["records"])
+    for record in teachable._memory.get(ended["records"]):
+      assert (record.provenance["robot"], record.provenance["teacher"]) == ("arm 3", "Ann")
     with pytest.raises(client.ServerError, match="zebra"):
       robot.undo("zebra")
     assert robot.undo("a")["forgotten"] == ended["records"] and len(teachable._memory) == 0

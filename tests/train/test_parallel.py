@@ -60,12 +60,12 @@ def test_one_device_and_four_train_alike(one_device):
 
 
 def test_two_processes_train_as_one_does(one_device):
-  """With sharded state; test_launch.py has two processes that hold copies."""
   port = _free_port()
-  for process in [_start("fsdp", devices=1, index=index, count=2, port=port) for index in range(2)]:
-    (result,) = _results(process)
-    assert result["devices"] == 2
-    _assert_alike(one_device, result)
+  for process in [_start("pmap", "fsdp", devices=1, index=index, count=2, port=port) for index in range(2)]:
+    for result in _results(process):
+      assert result["devices"] == 2
+      assert result["reused"], "the state that a step is given is given up, not copied"
+      _assert_alike(one_device, result)
 
 
 def test_a_batch_is_split_in_order():

@@ -1,0 +1,98 @@
+"""Connections to a PostgreSQL server, and what its errors mean to a user."""
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+
+from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory.address import ServerAddress
+from pi0rag_jax.memory.schema import one_line
+from pi0rag_jax.memory.store import UnreachableError
+
+try:
+  import psycopg
+  from psycopg import conninfo
+except ImportError:
+  raise Pi0RagError("a memory on a server needs psycopg and alembic: pip install 'pi0rag-jax[postgres]'") from None
+
+# Of libpq, where the address says nothing else: a server that vanished is noticed within seconds.
+_DEFAULTS = {"connect_timeout": "3", "application_name": "pi0rag", "keepalives_idle": "5", "keepalives_interval": "2",
+             "keepalives_count": "3", "tcp_user_timeout": "8000"}
+# Whoever stops in the middle of a commit must not hold up the fleet, nor wait for somebody who does.
+# What is acknowledged is on disk, whatever the server does for others.
+_SESSION = ("SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '15s'; SET client_encoding = 'UTF8'; "
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN "
+            "('off', 'local')")
+# A server that starts, stops or is full answers with these; it will do better later.
+_LATER = ("starting up", "shutting down", "recovery", "too many clients", "remaining connection slots")
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+
+
+def connect(address: ServerAddress) -> "psycopg.Connection":
+  """Returns a connection that commits each statement by itself.
+
+  Errors: UnreachableError for a server that is not there now; Pi0RagError for one that refuses, or for an address that
+    libpq does not understand.
+  """
+  try:
+    given = conninfo.conninfo_to_dict(address.uri)
+  except psycopg.Error as error:
+    raise Pi0RagError(f"{address} is no address that libpq understands: {_without(address, error)}") from None
+  try:
+    connection = psycopg.connect(**(_DEFAULTS | given), autocommit=True)  # pyright: ignore[reportArgumentType]
+    try:
+      connection.execute(_SESSION)
+    except BaseException:
+      connection.close()
+      raise
+    return connection
+  except psycopg.OperationalError as error:
+    text = _without(address, error)
+    if "FATAL" in text and not any(words in text for words in _LATER):
+      raise Pi0RagError(f"{address}: the server refuses: {text}") from None
+    raise UnreachableError(f"{address} cannot be reached: {text}") from None
+  except psycopg.Error as error:
+    raise Pi0RagError(f"{address} is no address that libpq understands: {_without(address, error)}") from None
+
+
+@contextlib.contextmanager
+def reported(address: ServerAddress) -> Iterator[None]:
+  """Turns the errors of a connection inside the block into ours: UnreachableError where it may be lost."""
+  try:
+    yield
+  except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+    raise Pi0RagError(f"{address} is held up by another writer: {_without(address, error)}; try again") from None
+  except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+    raise UnreachableError(f"the connection to {address} was lost: {_without(address, error)}") from None
+  except psycopg.Error as error:
+    raise Pi0RagError(f"{address} cannot be read or written: {_without(address, error)}") from None
+
+
+class Patience:
+  """Waits longer and longer between tries, for so many seconds in all."""
+
+  def __init__(self, seconds: float):
+    self._until_s = time.monotonic() + seconds
+    self._wait_s = _SHORTEST_WAIT_S
+
+  def wait(self) -> bool:
+    """Returns whether another try is due, after a pause."""
+    left_s = self._until_s - time.monotonic()
+    if left_s <= 0:
+      return False
+    time.sleep(min(self.next_s(), left_s))
+    return True
+
+  def next_s(self) -> float:
+    """Returns the next pause; robots that lost a server together do not come back all at once."""
+    pause_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _LONGEST_WAIT_S)
+    return pause_s * random.uniform(0.75, 1.25)
+
+
+def _without(address: ServerAddress, error: BaseException) -> str:
+  """Returns the start of an error's text as one line, without passwords."""
+  text = str(error)
+  for secret in address.secrets():
+    text = text.replace(secret, "***")
+  return one_line(text or type(error).__name__)
