@@ -154,6 +154,23 @@ def promises() -> str:
   return "\n".join(table)
 
 
+def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
+  """Returns the table of one search by records and index: of IVF and HNSW the quickest with that recall at least."""
+  rows = [each for each in read(file)["rows"] if each["key_dim"] == key_dim]
+  table = ["| records | exact, ms | IVF, ms (recall) | HNSW, ms (recall; seconds to build) |", "|---|---|---|---|"]
+  for records in dict.fromkeys(each["records"] for each in rows):
+    of = {name: [each for each in rows if each["records"] == records and each.get("index") == name]
+          for name in ("exact", "ivf", "hnsw")}
+    good = {name: [each for each in found if each.get("recall", 0) >= recall] for name, found in of.items()}
+    best = {name: min(found, key=lambda each: each["search_p50_ms"], default=None) for name, found in good.items()}
+    said = {name: f"{each['search_p50_ms']} ({each['recall']:.2f}" if each else "" for name, each in best.items()}
+    built = f"; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else "not built"
+    exact = best["exact"]["search_p50_ms"] if best["exact"] else "not run"
+    table.append(f"| {records:,} | {exact} | {said['ivf'] and said['ivf'] + ')' or 'below that recall'} | "
+                 f"{said['hnsw']}{built} |")
+  return "\n".join(table)
+
+
 def made_by(experiment: str) -> str:
   """Returns when, on what and from which commit an experiment came, in one line."""
   told = summary(experiment)["provenance"]
@@ -201,7 +218,7 @@ def told() -> str:
 
 
 FUNCTIONS = (cell, overall, row, percent, between, success, paired, learned_places, ways_of_steering, supervisors,
-             promises, made_by, rule, told, commands, section, summary, read)
+             promises, indices, made_by, rule, told, commands, section, summary, read)
 
 
 def render(markdown: str) -> str:
