@@ -166,7 +166,7 @@ def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
     said = {name: f"{each['search_p50_ms']} ({each['recall']:.2f}" if each else "" for name, each in best.items()}
     built = f"; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else "not built"
     exact = best["exact"]["search_p50_ms"] if best["exact"] else "not run"
-    table.append(f"| {records:,} | {exact} | {said['ivf'] and said['ivf'] + ')' or 'below that recall'} | "
+    table.append(f"| {records:,} | {exact} | {said['ivf'] + ')' if said['ivf'] else 'below that recall'} | "
                  f"{said['hnsw']}{built} |")
   return "\n".join(table)
 
