@@ -171,7 +171,7 @@ def play(out: pathlib.Path, plot: Plot = Plot(), *, log_type=records.RecordLog, 
           part = stream.take_up(memory, journal, CELL.stream, seeds, begin, done)
           assert part.exact, "a stream that was only killed has all that it needs"
           agent, world = cast(Agent, ScriptedAgent(memory)), cast(BatchEnv, ScriptedWorld(plot.slots))
-          for record in stream.run(world, agent, CELL, part, plot.learning, journal):
+          for record, _ in stream.run(world, agent, CELL, part, plot.learning, journal):
             log.append(record)
       if not (out / f"pause_{until}.json").exists():
         files.write_text(out / f"pause_{until}.json", repr(content(out)))

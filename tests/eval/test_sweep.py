@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from configs import quickstart
-from eval import experiment, sweep
+from eval import experiment, sweep, tasks, worker
 from eval import taught as taught_frames
 from eval.records import key as record_key
 from eval.records import read_records
@@ -124,7 +124,7 @@ def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
 
 def test_a_retrained_policy_joins_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   config = config_of(tiny_policy_dir)
   retrained = {"name": "lora_dagger", "start": "zero", "policy": str(tiny_policy_dir)}
   with config.unlocked():
@@ -179,14 +179,14 @@ def test_clips_are_filmed_once(finished, tiny_policy_dir, tmp_path, monkeypatch)
 def test_evaluations_write_no_journal(finished, tiny_policy_dir, tmp_path, monkeypatch):
   out = tmp_path / "sweep"
   shutil.copytree(finished[0], out)
-  assert not list(out.rglob(experiment.JOURNAL_NAME)), "the stream's own goes when it is over"
+  assert not list(out.rglob(worker.JOURNAL_NAME)), "the stream's own goes when it is over"
   log = out / "records.jsonl"
   log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"phase": "stream"' in line))
-  monkeypatch.setattr(experiment, "Journal", None)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker, "Journal", None)
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   sweep.sweep(config_of(tiny_policy_dir), out)
   assert {record.phase for record in read_records(log)} == {"stream", "eval"}
-  assert not list(out.rglob(experiment.JOURNAL_NAME))
+  assert not list(out.rglob(worker.JOURNAL_NAME))
 
 
 def forbid_simulation(monkeypatch):
@@ -200,7 +200,7 @@ def forbid_simulation(monkeypatch):
 
 def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_policy_dir, tmp_path, monkeypatch):
   config = config_of(tiny_policy_dir, **{"stream.episodes": 3, "stream.corrected_max": 3, "slots": 1})
-  episode_record = experiment.stream.episode_record
+  episode_record = worker.stream.episode_record
   calls = []
 
   def interrupted(*args, **kwargs):
@@ -209,11 +209,11 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
       raise KeyboardInterrupt
     return episode_record(*args, **kwargs)
 
-  monkeypatch.setattr(experiment.stream, "episode_record", interrupted)
+  monkeypatch.setattr(worker.stream, "episode_record", interrupted)
   with pytest.raises(KeyboardInterrupt):
     sweep.sweep(config, tmp_path)
-  monkeypatch.setattr(experiment.stream, "episode_record", episode_record)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker.stream, "episode_record", episode_record)
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   sweep.sweep(config, tmp_path)
   streamed = [r for r in read_records(tmp_path / "records.jsonl") if r.phase == "stream"]
   assert sorted(r.index for r in streamed) == [0, 1, 2]
@@ -346,8 +346,8 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
       if not left[0]:
         raise KeyboardInterrupt
       won = method.name == "memory" and job.seed % 7 > 0
-      yield experiment.stream.episode_record(
-        runner._cell(step, method), Trace(job, outcome="success" if won else "failure"), Lesson(), memory_records=1,
+      yield worker.stream.episode_record(
+        tasks.cell(step, method), Trace(job, outcome="success" if won else "failure"), Lesson(), memory_records=1,
         tick_s=0.1)
 
   def swept(name, **options):
@@ -358,7 +358,7 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
     (out / "config.json").write_text(config.to_json_best_effort())
     return out, lambda: sweep.sweep(config, out, **options)
 
-  monkeypatch.setattr(experiment._Runner, "_ran", ran)
+  monkeypatch.setattr(worker.Worker, "_ran", ran)
   whole, run_whole = swept("whole")
   stopped, run_stopped = swept("stopped", stop_early=True)
   killed, run_killed = swept("killed", stop_early=True)
