@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import logging
 import os
 import pathlib
 import platform
@@ -49,7 +50,7 @@ def connected(address: str) -> Iterator[None]:
   if address not in (AUTO, LOCAL):
     _knock(address)
   try:
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
   except (ConnectionError, RuntimeError, ValueError) as error:
     raise Pi0RagError(f"--ray={address}: {_reason(address, str(error))}") from error
   try:

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+import re
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from pi0rag_jax import cluster
@@ -24,7 +26,7 @@ OVER = object()  # in the place of a result: the job is done
 class Work(Protocol):
   """What an actor is made of."""
 
-  def __call__(self, job: Any) -> Iterable[Any]:
+  def __call__(self, job: Any, /) -> Iterable[Any]:
     """Carries out a job, and yields its results."""
     ...
 
@@ -62,7 +64,7 @@ class Jobs(Protocol):
     """
     ...
 
-  def results(self) -> Iterator[tuple[Any, str, Any]]:
+  def results(self) -> Generator[tuple[Any, str, Any]]:
     """Yields (key, node, result), OVER at the end of each job, until no job is left; more may be given meanwhile."""
     ...
 
@@ -78,7 +80,7 @@ class Here:
     """See Jobs."""
     self._queue.append(_Job(key, name, build, rank, likes))
 
-  def results(self) -> Iterator[tuple[Any, str, Any]]:
+  def results(self) -> Generator[tuple[Any, str, Any]]:
     """See Jobs."""
     work: Work | None = None
     try:
@@ -183,6 +185,7 @@ class _Hand:
 @dataclasses.dataclass
 class _Actor:
   handle: Any
+  began: float
   node: str = ""
   job: _Job | None = None
   has: str = ""  # what its last job liked
@@ -208,6 +211,7 @@ class Crew:
     self._actors: list[_Actor] = []
     self._waited: dict[Any, _Actor] = {}  # by the reference of its answer
     self._lost_at_start = 0
+    self._alive, self._node_died = {node["NodeID"] for node in self._nodes()}, 0.0
     if not self._room():
       raise Pi0RagError(f"no node of the cluster has {cpus} CPUs{' and a GPU' * self._gpus}: use fewer with --ray_cpus")
     self._names: dict[str, str] = {}
@@ -217,14 +221,17 @@ class Crew:
     """See Jobs."""
     self._queue.append(_Job(key, name, build, rank, likes))
 
-  def results(self) -> Iterator[tuple[Any, str, Any]]:
+  def results(self) -> Generator[tuple[Any, str, Any]]:
     """See Jobs."""
     while self._queue or any(actor.job for actor in self._actors):
       yield from self._assign()
       if not self._queue and not self._waited:
         continue
       self._fill()
-      ready, _ = self._ray.wait(list(self._waited), num_returns=1, timeout=_LOOK_S) if self._waited else ([], [])
+      if not self._waited:  # no node is left: others may come
+        time.sleep(_LOOK_S)
+        continue
+      ready, _ = self._ray.wait(list(self._waited), num_returns=1, timeout=_LOOK_S)
       for reference in ready:
         yield from self._answered(self._waited.pop(reference), reference)
 
@@ -255,7 +262,7 @@ class Crew:
     """Makes as many actors as there is room and work for."""
     wanted = len(self._queue) + sum(actor.job is not None for actor in self._actors)
     while len(self._actors) < min(wanted, self._room()):
-      actor = _Actor(self._new.remote(*self._arguments))
+      actor = _Actor(self._new.remote(*self._arguments), time.monotonic())
       self._actors.append(actor)
       self._waited[actor.handle.check.remote(self._facts, self._marker)] = actor
 
@@ -307,17 +314,35 @@ class Crew:
 
   def _lost(self, actor: _Actor, error: Exception) -> None:
     """Gives up an actor, and those of its node that are idle: they may be gone too. Its job is among the next ones."""
-    why, job = " ".join(str(error).split("\n\n")[0].split()), actor.job
+    why, job = _why(error), actor.job
     for one in [one for one in self._actors if one is actor or (one.ready and not one.job and one.node == actor.node)]:
       self._ray.kill(one.handle)
       self._actors.remove(one)
+    counts = 0 if self._died_with_its_node(actor) else 1
     if job is None:
-      self._lost_at_start += 1
+      self._lost_at_start += counts
       if self._lost_at_start >= ATTEMPTS:
         raise Pi0RagError(f"{ATTEMPTS} of Ray's actors ended as they started: {why}")
       return
-    job.losses += 1
+    job.losses += counts
     if job.losses >= ATTEMPTS:
       raise Pi0RagError(f"'{job.name}' ended {ATTEMPTS} actors without a result, the last on {actor.node}: {why}")
     self._note(f"an actor on {actor.node} was lost; '{job.name}' goes on in another one")
     self._queue.append(job)
+
+  def _died_with_its_node(self, actor: _Actor) -> bool:
+    """Returns whether a node has died since an actor began, which is no fault of what it did."""
+    alive = {node["NodeID"] for node in self._nodes()}
+    if self._alive - alive:
+      self._node_died = time.monotonic()
+    self._alive = alive
+    return actor.began < self._node_died
+
+
+def _why(error: Exception) -> str:
+  """Returns why an actor died, in one line. Errors: Pi0RagError where its node lacks something."""
+  text = str(error)
+  if missing := re.search(r"ModuleNotFoundError: (.*)", text):
+    raise Pi0RagError(f"a node of the cluster lacks a module ({missing[1]}): install this project, and what it needs, "
+                      "on all of them")
+  return " ".join(text.split("\n\n")[0].split())
