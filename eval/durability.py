@@ -177,10 +177,10 @@ def play(out: pathlib.Path, plot: Plot = Plot(), *, log_type=records.RecordLog, 
         files.write_text(out / f"pause_{until}.json", repr(content(out)))
 
 
-def content(out: pathlib.Path) -> dict[str, list]:
+def content(out: pathlib.Path, name: str = "memory") -> dict[str, list]:
   """Returns every row of a stream's memory, without times."""
   found = {}
-  with sqlite3.connect(out / "memory" / schema.NAME) as connection:
+  with sqlite3.connect(out / name / schema.NAME) as connection:
     for table in ("header", "records", "arrays", "batches", "undo", "evicted", "sqlite_sequence"):
       names = sorted(schema.columns(connection, table) - {"created"})
       found[table] = sorted(connection.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall())
