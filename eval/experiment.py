@@ -20,6 +20,7 @@ from eval.stream import Cell
 from eval.tasks import Filming, Fitting, Graph, Running, Task
 from eval.worker import JOURNAL_NAME, Assignment, Ended, Make, Note, Result, Size, Worker
 from pi0rag_jax import crew, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.crew import Crew, Jobs
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import directory
@@ -36,23 +37,20 @@ CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
 SEEDS_PER_SLOT = 2
 
 
-def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False, ray: str | None = None,
-        ray_cpus: int = 1) -> tuple[dict, list[dict]]:
+def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False,
+        machines: Machines = HERE) -> tuple[dict, list[dict]]:
   """Returns (summary, clips) of all steps; episodes that the log already has are not run again.
 
   Args:
     stop_early: a policy's evaluation ends once it is decided, see `stopping`.
-    ray: address of a Ray cluster, see `crew.crew`; None runs in this process, and comes to the same.
-    ray_cpus: of each of its actors.
+    machines: where episodes run; it comes to the same.
   """
   started, steps = time.monotonic(), plan.steps(config)
   films = _films(config)
   found = tasks.tasks(config, steps, filmed=films, stop_early=stop_early,
-                      group=None if ray is None else SEEDS_PER_SLOT * config.slots)
+                      group=None if machines.address is None else SEEDS_PER_SLOT * config.slots)
   with SweepProgress(console) as progress, _Sweep(config, out, progress, found) as sweep:
-    # What an actor has of CPUs beside its policy simulates.
-    processes = config.processes if ray is None else min(config.processes, max(1, ray_cpus - 1))
-    sweep.run(Make(config, out.absolute(), processes), ray, ray_cpus)
+    sweep.run(Make(config, out.absolute(), machines.processes(config.processes)), machines)
   records = _in_order(config, sweep.log.records, found)
   spec, _ = directory.describe(config.policy, config.checkpoint or None)
   facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=spec.renderer,
@@ -139,10 +137,10 @@ class _Sweep:
     self._files.close()
     self.log.close()
 
-  def run(self, make: Callable[[], Worker], ray: str | None, ray_cpus: int) -> None:
+  def run(self, make: Callable[[], Worker], machines: Machines) -> None:
     """Hands out every task once those that it waits for are over; in this process in the order of the list."""
     graph = Graph(self._tasks, shared_account=self._config.stream.learning.trust.shared)
-    with (crew.crew(make, ray, cpus=ray_cpus, shared=self._out, note=self._progress.log) as hands,
+    with (crew.crew(make, machines, shared=self._out, note=self._progress.log) as hands,
           contextlib.closing(hands.results()) as results):
       self._give(hands, graph.ready())
       for number, node, result in results:

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -79,18 +80,27 @@ class Cluster:
   """A head and a second node of a Ray cluster, both on this machine."""
 
   def __init__(self, folder: pathlib.Path):
-    with socket.socket() as free:
-      free.bind(("127.0.0.1", 0))
-      self.address = f"127.0.0.1:{free.getsockname()[1]}"
     self._folder, self._nodes = folder, []
-    self.start("--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false",
-               f"--temp-dir={folder}")
-    self.start(f"--address={self.address}")
+    self.address = ""
 
-  def start(self, *arguments: str) -> None:
-    """Starts a node of one CPU and waits until it is there."""
+  def __enter__(self) -> "Cluster":
+    with socket.socket() as free:
+      free.bind(("", 0))
+      port = free.getsockname()[1]
+    said = self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}")
+    self.address = re.findall(rf"[\w.]+:{port}", said)[0]  # Ray chooses the machine's address
+    self.start(f"--address={self.address}")
+    return self
+
+  def __exit__(self, *_) -> None:
+    for number in reversed(range(len(self._nodes))):
+      if self._nodes[number].poll() is None:
+        self.kill(number)
+
+  def start(self, *arguments: str) -> str:
+    """Starts a node of one CPU; returns what it said once it is there."""
     log = self._folder / f"node_{len(self._nodes)}.log"
-    command = ["ray", "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--disable-usage-stats",
+    command = ["ray", "start", "--block", "--num-cpus=1", "--disable-usage-stats",
                f"--object-store-memory={10**8}", *arguments]
     with log.open("wb") as file:
       self._nodes.append(subprocess.Popen(
@@ -101,6 +111,7 @@ class Cluster:
       if time.monotonic() - began > 120 or self._nodes[-1].poll() is not None:
         raise RuntimeError(f"Ray did not start: {log.read_text()}")
       time.sleep(0.2)
+    return log.read_text()
 
   def kill(self, number: int) -> int:
     """Ends a node and all that runs on it by SIGKILL; returns how many processes that were."""
@@ -111,12 +122,6 @@ class Cluster:
         os.kill(process, signal.SIGKILL)
     node.wait()
     return len(family)
-
-  def close(self) -> None:
-    """Ends what is left."""
-    for number in reversed(range(len(self._nodes))):
-      if self._nodes[number].poll() is None:
-        self.kill(number)
 
 
 def descendants(process: int) -> list[int]:
@@ -177,9 +182,8 @@ def disturb(trial: Trial, folder: pathlib.Path) -> None:
   with trial.driver() as process:
     trial.wait(process, HERE_UNTIL)
   trial.note("began without Ray; that process was killed")
-  cluster = Cluster(folder)
-  ray = f"--ray={cluster.address}"
-  try:
+  with Cluster(folder) as cluster:
+    ray = f"--ray={cluster.address}"
     with trial.driver(ray) as process:
       trial.wait(process, NODE_UNTIL)
       trial.note("the second node was killed", processes=cluster.kill(1))
@@ -189,8 +193,6 @@ def disturb(trial: Trial, folder: pathlib.Path) -> None:
     with trial.driver(ray) as process:
       trial.wait(process, AGAIN_UNTIL)
     trial.note("started again on two nodes; the driver was killed again")
-  finally:
-    cluster.close()
   with trial.driver() as process:
     if process.wait():
       raise RuntimeError("the sweep did not come to its end")

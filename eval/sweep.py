@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from pi0rag_jax import cli, cluster, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.errors import Pi0RagError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def main(_) -> None:
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
     with cli.user_errors(COMMAND):
-      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out), stop_early=flags.FLAGS.stop_early, ray=flags.FLAGS.ray,
-            ray_cpus=flags.FLAGS.ray_cpus)
+      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out), stop_early=flags.FLAGS.stop_early,
+            machines=cluster.machines())
   except KeyboardInterrupt:
     print(f"\n{COMMAND}: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
           file=sys.stderr)
@@ -41,12 +42,11 @@ def main(_) -> None:
     os._exit(INTERRUPTED)
 
 
-def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False, ray: str | None = None, ray_cpus: int = 1
-          ) -> dict:
+def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False, machines: Machines = HERE) -> dict:
   """Returns the summary of a sweep, run from the start or from where it stopped.
 
   Args:
-    stop_early, ray, ray_cpus: see `experiment.run`. What one run began another may go on with, with or without them.
+    stop_early, machines: see `experiment.run`. What one run began another may go on with, with or without them.
 
   Errors: Pi0RagError for a wrong configuration, or a folder with the results of another one.
   """
@@ -59,7 +59,7 @@ def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False, ray:
   checks.validate(config)
   out.mkdir(parents=True, exist_ok=True)
   require_same_config(config, out)
-  summary, clips = experiment.run(config, out, console, stop_early=stop_early, ray=ray, ray_cpus=ray_cpus)
+  summary, clips = experiment.run(config, out, console, stop_early=stop_early, machines=machines)
   report.write_report(out, summary, clips)
   console.print(report.terminal_table(summary))
   if (methods := report.method_table(summary)) is not None:

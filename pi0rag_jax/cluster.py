@@ -4,6 +4,7 @@ Ray is imported only where it is asked for.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -29,6 +30,26 @@ _CONNECT_S = 5.0  # how long a head may take to answer
 _STORE_BYTES = 100 * 2**20  # of a cluster of this machine's own: results are small
 
 flags.disclaim_key_flags()  # so that --help of a command lists the flags that this file defines for it
+
+
+@dataclasses.dataclass(frozen=True)
+class Machines:
+  """Where work runs: in this process, or in the actors of a Ray cluster."""
+
+  address: str | None = None  # 'auto', 'local', or HOST:PORT of a cluster's head; None: here
+  cpus: int = 1  # of each actor. Where the cluster has GPUs, an actor has one of them too
+
+  def processes(self, wanted: int) -> int:
+    """Returns how many processes simulate beside each policy: what an actor has of CPUs, less that of its policy."""
+    return wanted if self.address is None else min(wanted, max(1, self.cpus - 1))
+
+
+HERE = Machines()
+
+
+def machines() -> Machines:
+  """Returns what the flags of `define_flags` say."""
+  return Machines(flags.FLAGS.ray, flags.FLAGS.ray_cpus)
 
 
 def define_flags() -> None:

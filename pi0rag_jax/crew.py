@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from pi0rag_jax import cluster
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.errors import Pi0RagError
 
 ATTEMPTS = 3  # of a job whose actors die without a result
@@ -97,37 +98,35 @@ class Here:
 
 
 @contextlib.contextmanager
-def crew(make: Callable[[], Work], address: str | None, *, cpus: int = 1, shared: pathlib.Path | None = None,
+def crew(make: Callable[[], Work], machines: Machines, *, shared: pathlib.Path | None = None,
          note: Callable[[str], None] = print) -> Iterator[Jobs]:
-  """Yields what carries out jobs: this process where there is no address, else actors of a Ray cluster.
+  """Yields what carries out jobs.
 
   Args:
     make: makes what carries out a job, once in each actor; it is pickled, and so are jobs and results.
-    address: 'auto', 'local', or HOST:PORT of a cluster's head.
-    cpus: of each actor. Where the cluster has GPUs, an actor has one of them too.
     shared: a folder that every node must see as this one does, with its locks.
     note: is told of nodes and of actors that died.
   Errors: Pi0RagError where there is no Ray or no such cluster; later, where a node has other code or packages, or does
     not see the folder.
   """
-  if address is None:
+  if machines.address is None:
     yield Here(make)
     return
-  with cluster.connected(address), cluster.marked(shared) as marker:
-    found = Crew(make, cpus, marker, note)
+  with cluster.connected(machines.address), cluster.marked(shared) as marker:
+    found = Crew(make, machines.cpus, marker, note)
     try:
       yield found
     finally:
       found.close()
 
 
-def spread(work: Callable[[Any], Any], jobs: Iterable[tuple[str, Any]], address: str, *, cpus: int = 1,
+def spread(work: Callable[[Any], Any], jobs: Iterable[tuple[str, Any]], machines: Machines, *,
            shared: pathlib.Path | None = None, note: Callable[[str], None] = print) -> Iterator[Any]:
-  """Yields what some work makes of each (name, job), as it is done, on a cluster; see `crew`.
+  """Yields what some work makes of each (name, job), as it is done; see `crew`.
 
   Work that writes a file in the shared folder writes the same one again if it is done twice.
   """
-  with crew(functools.partial(_Once, work), address, cpus=cpus, shared=shared, note=note) as hands:
+  with crew(functools.partial(_Once, work), machines, shared=shared, note=note) as hands:
     for number, (name, job) in enumerate(jobs):
       hands.give(number, lambda job=job: job, name=name, rank=(number,))
     yield from (result for _, _, result in hands.results() if result is not OVER)

@@ -7,6 +7,7 @@ import types
 import pytest
 
 from pi0rag_jax import cluster, crew
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.crew import OVER
 from pi0rag_jax.errors import Pi0RagError
 
@@ -31,7 +32,7 @@ class Counting:
 
 
 def test_here_jobs_follow_one_another_by_their_rank_and_more_may_come(tmp_path):
-  with crew.crew(Counting, None) as hands:
+  with crew.crew(Counting, HERE) as hands:
     hands.give("b", lambda: 1, rank=(2,))
     hands.give("a", lambda: 2, rank=(1,))
     seen = []
@@ -128,7 +129,7 @@ def gathered(hands):
 
 def test_on_a_cluster_each_job_gives_its_results_in_order_and_goes_on_once_they_were_dealt_with(ray):
   notes = []
-  with crew.crew(Counting, "local", note=notes.append) as hands:
+  with crew.crew(Counting, Machines("local"), note=notes.append) as hands:
     hands.give("a", lambda: 3)
     hands.give("b", lambda: 2)
     seen = []
@@ -144,7 +145,7 @@ def test_on_a_cluster_each_job_gives_its_results_in_order_and_goes_on_once_they_
 
 def test_a_job_whose_actor_died_begins_anew_with_what_is_left_of_it(ray):
   ray.dying, notes, logged = [False, False, True], [], []
-  with crew.crew(Counting, "local", note=notes.append) as hands:
+  with crew.crew(Counting, Machines("local"), note=notes.append) as hands:
     hands.give("a", lambda: 3 - len(logged), name="the job")
     for _, _, result in hands.results():
       if result is not OVER:
@@ -155,7 +156,7 @@ def test_a_job_whose_actor_died_begins_anew_with_what_is_left_of_it(ray):
 
 def test_a_job_that_ends_its_actors_again_and_again_is_given_up(ray):
   ray.dying = [True] * 3
-  with crew.crew(Counting, "local", note=lambda _: None) as hands:
+  with crew.crew(Counting, Machines("local"), note=lambda _: None) as hands:
     hands.give("a", lambda: 3, name="the job")
     with pytest.raises(Pi0RagError, match=r"^'the job' ended 3 actors without a result, the last on .*: the actor is "
                                           r"gone$"):
@@ -164,7 +165,7 @@ def test_a_job_that_ends_its_actors_again_and_again_is_given_up(ray):
 
 def test_nodes_that_die_are_no_fault_of_the_job(ray):
   ray.hosts = MadeUpRay(**dict.fromkeys(("a", "b", "c", "d", "e"), 1)).hosts
-  with crew.crew(Counting, "local", note=lambda _: None) as hands:
+  with crew.crew(Counting, Machines("local"), note=lambda _: None) as hands:
     def build():
       if len(ray.taken) < 5:  # it dies as soon as it has the job
         ray.hosts[ray.taken[-1]]["Alive"] = False
@@ -176,7 +177,7 @@ def test_nodes_that_die_are_no_fault_of_the_job(ray):
 
 def test_idle_actors_of_a_node_that_lost_one_are_not_trusted(ray):
   ray.hosts = MadeUpRay(one=2).hosts
-  with crew.crew(Counting, "local", note=lambda _: None) as hands:
+  with crew.crew(Counting, Machines("local"), note=lambda _: None) as hands:
     hands.give("short", lambda: 0, rank=(0,))
     hands.give("long", lambda: 2, rank=(1,))
     ray.dying = [False, False, True]
@@ -189,7 +190,7 @@ def test_idle_actors_of_a_node_that_lost_one_are_not_trusted(ray):
   (1, {"numpy": "1.0"}, r"^the node (one|two) has numpy 2.*, the machine that drives it 1.0: install the same on all"),
 ])
 def test_a_mistake_is_one_line(ray, monkeypatch, job, mine, message):
-  with crew.crew(Counting, "local", note=lambda _: None) as hands:
+  with crew.crew(Counting, Machines("local"), note=lambda _: None) as hands:
     hands._facts = hands._facts | mine
     hands.give("a", lambda: job)
     with pytest.raises(Pi0RagError, match=message):
@@ -200,7 +201,7 @@ def test_a_node_without_this_project_is_named(ray, monkeypatch):
   def check(*_):
     raise RayError("it died\n\nModuleNotFoundError: No module named 'eval'")
   monkeypatch.setattr(crew._Hand, "check", check)
-  with crew.crew(Counting, "local", note=lambda _: None) as hands:
+  with crew.crew(Counting, Machines("local"), note=lambda _: None) as hands:
     hands.give("a", lambda: 1)
     with pytest.raises(Pi0RagError, match=r"a node of the cluster lacks a module .*'eval'.*: install this project"):
       gathered(hands)
@@ -208,12 +209,12 @@ def test_a_node_without_this_project_is_named(ray, monkeypatch):
 
 def test_actors_that_no_node_has_cpus_for_are_refused(ray):
   with pytest.raises(Pi0RagError, match="no node of the cluster has 4 CPUs: use fewer with --ray_cpus"), crew.crew(
-      Counting, "local", cpus=4):
+      Counting, Machines("local", cpus=4)):
     pass
 
 
 def test_work_is_spread_over_a_cluster(ray):
-  found = crew.spread(lambda job: job * job, [(str(n), n) for n in range(5)], "local", note=lambda _: None)
+  found = crew.spread(lambda job: job * job, [(str(n), n) for n in range(5)], Machines("local"), note=lambda _: None)
   assert sorted(found) == [0, 1, 4, 9, 16]
 
 
@@ -242,7 +243,7 @@ def test_what_ray_says_is_told_in_one_line(ray, said, message):
 def test_without_ray_its_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "ray", None)
   with pytest.raises(Pi0RagError, match=r"--ray=local needs Ray.*pip install 'pi0rag-jax\[ray\]'"), crew.crew(
-      Counting, "local"):
+      Counting, Machines("local")):
     pass
 
 

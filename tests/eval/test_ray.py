@@ -9,6 +9,7 @@ import pytest
 from configs import quickstart
 from eval import experiment, ray_durability, sweep
 from eval.worker import Ended
+from pi0rag_jax.cluster import Machines
 
 CHANGES = {"conditions": ("camera_shift",), "slots": 3, "processes": 0, "stream.episodes": 3, "stream.corrected_max": 2,
            "evaluation.episodes": 2, "evaluation.latency_episodes": 0, "evaluation.clips": 0, "evaluation.policies": (
@@ -38,6 +39,6 @@ def test_a_sweep_whose_actors_are_killed_comes_to_the_same_as_one_without_ray(ti
     book(self, result, node)
 
   monkeypatch.setattr(experiment._Sweep, "_book", kill_and_book)
-  sweep.sweep(config, out, ray="local")
+  sweep.sweep(config, out, machines=Machines("local", cpus=2))
   assert killed and ray_durability.differences(out, whole) == []
   assert not list(out.glob(".ray*"))

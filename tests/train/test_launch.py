@@ -96,7 +96,7 @@ def test_incomplete_flags_of_several_processes_are_refused(given, message, monke
 def test_a_grid_says_whether_a_point_failed(tmp_path, monkeypatch):
   config = grid.with_lists(tiny.make_config("data"), ["seed=0,1"])
   for statuses, failed in ((["done", "failed"], True), (["done", "done"], False)):
-    monkeypatch.setattr(grid, "run", lambda *_, statuses=statuses: [{"status": status} for status in statuses])
+    monkeypatch.setattr(grid, "run", lambda *_, statuses=statuses, **__: [{"status": status} for status in statuses])
     assert launch.launch(config, str(tmp_path)) is failed
 
 
