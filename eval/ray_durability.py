@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -87,9 +88,13 @@ class Cluster:
     with socket.socket() as free:
       free.bind(("", 0))
       port = free.getsockname()[1]
-    said = self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}")
-    self.address = re.findall(rf"[\w.]+:{port}", said)[0]  # Ray chooses the machine's address
-    self.start(f"--address={self.address}")
+    try:
+      said = self.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder}")
+      self.address = re.findall(rf"[\w.]+:{port}", said)[0]  # Ray chooses the machine's address
+      self.start(f"--address={self.address}")
+    except BaseException:
+      self.__exit__()
+      raise
     return self
 
   def __exit__(self, *_) -> None:
@@ -105,7 +110,7 @@ class Cluster:
     with log.open("wb") as file:
       self._nodes.append(subprocess.Popen(
         [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *command[1:]], stdout=file,
-        stderr=file, start_new_session=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}))
+        stderr=file, start_new_session=True))
     began = time.monotonic()
     while b"Ray runtime started" not in log.read_bytes():
       if time.monotonic() - began > 120 or self._nodes[-1].poll() is not None:
@@ -206,6 +211,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--keep", type=pathlib.Path, help="folder of both sweeps; without it they are removed")
   arguments, changes = parser.parse_known_args(argv)
   config = [*CONFIG, *changes]
+  # Ray's nodes and drivers have a token in common, and nobody else does.
+  os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
   with contextlib.ExitStack() as stack:
     folder = arguments.keep or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pi0rag_ray_")))
     whole, out = folder / "whole", folder / "disturbed"

@@ -230,6 +230,7 @@ def test_a_cluster_that_is_not_there_is_told_in_one_line(ray, address, message):
 
 @pytest.mark.parametrize(("said", "message"), [
   ("Could not find any running Ray instance. Please", "this machine is no node of a running cluster"),
+  ("Failed to connect to GCS: AuthenticationError: RPC error", "the cluster wants its token: copy ~/.ray/auth_token"),
   ("Version mismatch: The cluster was started with:\n Ray: 2.50", "another version: Version mismatch.* Ray: 2.50"),
 ])
 def test_what_ray_says_is_told_in_one_line(ray, said, message):
