@@ -96,8 +96,8 @@ def _reason(address: str, text: str) -> str:
   """Returns why Ray did not connect, in one line."""
   line = " ".join(text.split())
   if "InvalidAuthToken" in line or "AuthenticationError" in line:
-    return ("the cluster wants its token: copy ~/.ray/auth_token of its head to this machine, or set RAY_AUTH_TOKEN, and "
-            "set RAY_AUTH_MODE=token")
+    return ("the cluster wants its token: copy ~/.ray/auth_token of its head to this machine, or set RAY_AUTH_TOKEN, "
+            "and set RAY_AUTH_MODE=token")
   if "ersion mismatch" in line:
     return f"the cluster runs another version: {line}"
   if address == AUTO and "ould not find any running" in line:
