@@ -71,13 +71,27 @@ def connected(address: str) -> Iterator[None]:
   if address not in (AUTO, LOCAL):
     _knock(address)
   try:
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    with _quiet():
+      ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
   except (ConnectionError, RuntimeError, ValueError) as error:
-    raise Pi0RagError(f"--ray={address}: {_reason(address, str(error))}") from error
+    raise Pi0RagError(f"--ray={address}: {_reason(address, error)}") from error
   try:
     yield
   finally:
     ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps what Ray's own threads write away from standard error, which Python cannot: why it fails is said once."""
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
 
 
 def _knock(address: str) -> None:
@@ -92,10 +106,12 @@ def _knock(address: str) -> None:
                       "start --head`") from error
 
 
-def _reason(address: str, text: str) -> str:
+def _reason(address: str, error: BaseException) -> str:
   """Returns why Ray did not connect, in one line."""
-  line = " ".join(text.split())
-  if "InvalidAuthToken" in line or "AuthenticationError" in line:
+  line, why = " ".join(str(error).split()), [error]
+  while (cause := why[-1].__cause__ or why[-1].__context__) is not None:
+    why.append(cause)
+  if any("AuthenticationError" in f"{type(one).__name__}: {one}" for one in why):
     return ("the cluster wants its token: copy ~/.ray/auth_token of its head to this machine, or set RAY_AUTH_TOKEN, "
             "and set RAY_AUTH_MODE=token")
   if "ersion mismatch" in line:
