@@ -21,6 +21,7 @@ COMMAND = [sys.executable, "-m", "train.launch"]
   ("arguments", "message"),
   [
     (["--config=configs/panda_small.py", "--config.data=({'path': '/none'},)"], "train.launch: no data set at '/none'"),
+    (["--config=configs/panda_small.py", "--ray=local"], "train.launch: --ray trains the points of a grid: give its"),
     (["--config=configs/panda_small.py", "--config.batch_size=0", "--grid=seed=0,1", "--grid=lerning_rate=1"],
      "train.launch: unknown entry of the configuration: 'lerning_rate'; did you mean 'learning_rate'"),
   ],

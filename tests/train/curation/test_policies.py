@@ -3,6 +3,7 @@
 import pytest
 
 from configs import curation_panda, mobile_vla_lstm
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.curation import rollouts
 from pi0rag_jax.errors import Pi0RagError
 from train.curation import policies, retrain
@@ -60,6 +61,17 @@ def test_every_checkpoint_runs_its_own_seeds_and_those_that_are_missing(two_chec
   asked.clear()
   policies.rollout(config, folder)
   assert asked == {"late": [("policy b", [101_001], 101_000)]}
+
+
+def test_on_a_cluster_rollouts_run_in_groups(two_checkpoints, made_up_ray):
+  config, asked, folder = two_checkpoints
+  config.rollouts.episodes, config.rollouts.slots = 5, 1
+  made_up_ray(one=1, two=2)
+  policies.rollout(config, folder, Machines("local"))
+  groups = {name: sorted(seeds for _, seeds, _ in given) for name, given in asked.items()}
+  assert groups == {name: [[first, first + 1], [first + 2, first + 3], [first + 4]]
+                    for name, first in (("early", 100_000), ("late", 101_000))}
+  assert {first for given in asked.values() for *_, first in given} == {100_000, 101_000}
 
 
 def test_rollouts_that_all_crash_are_an_error(two_checkpoints):
