@@ -1,9 +1,9 @@
 """Kill test of sweeps on Ray: nodes and drivers are killed, and what comes out must be the sweep that nobody disturbed.
 
 `python -m eval.ray_durability --out=FILE.json` runs a sweep in one process; then the same one on two Ray nodes of this
-machine. Begun without Ray and killed, it goes on on both nodes, one of which is killed with all its workers, then the
-driver, which is started again and killed once more, and ends without Ray. What happened is printed as JSON; exit status
-1 if records, memories or summary differ, or an episode is in the log twice.
+machine. Begun without Ray and killed, it goes on on both nodes. Actors are killed while streams learn, then a node with
+all its workers, then the driver, which is started again and killed once more; the sweep ends without Ray. What happened
+is printed as JSON; exit status 1 if records, memories or summary differ, or an episode is in the log twice.
 """
 
 import argparse
@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from eval import durability, provenance, records
 from eval.experiment import RECORDS_NAME
+from eval.worker import JOURNAL_NAME
 from pi0rag_jax import files
 
 CONFIG = ["--config=configs/quickstart.py", "--config.stream.episodes=24", "--config.stream.checkpoints=(12,)",
@@ -118,6 +119,13 @@ class Cluster:
       time.sleep(0.2)
     return log.read_text()
 
+  def kill_actors(self) -> int:
+    """Ends all actors by SIGKILL; returns how many there were."""
+    found = [process for node in self._nodes for process in actors(node.pid)]
+    for process in found:
+      os.kill(process, signal.SIGKILL)
+    return len(found)
+
   def kill(self, number: int) -> int:
     """Ends a node and all that runs on it by SIGKILL; returns how many processes that were."""
     node = self._nodes[number]
@@ -139,6 +147,16 @@ def descendants(process: int) -> list[int]:
   found = [process]
   for one in found:
     found += children[one]
+  return found
+
+
+def actors(process: int) -> list[int]:
+  """Returns the processes of a crew's actors among the descendants of one."""
+  found = []
+  for one in descendants(process):
+    with contextlib.suppress(OSError):
+      if pathlib.Path(f"/proc/{one}/cmdline").read_bytes().startswith(b"ray::_Hand"):
+        found.append(one)
   return found
 
 
@@ -165,8 +183,16 @@ class Trial:
 
   def wait(self, process: subprocess.Popen, share: float) -> None:
     """Returns once that share of the episodes is logged; raises if the driver ends before."""
+    self._wait(process, lambda: self._logged() >= share * self._total)
+
+  def wait_for_learning(self, process: subprocess.Popen, count: int) -> None:
+    """Returns once so many streams have episodes under way; raises if the driver ends before."""
+    self._wait(process, lambda: sum(path.stat().st_size > 0 for path in self._out.glob(f"memory/*/{JOURNAL_NAME}"))
+               >= count)
+
+  def _wait(self, process: subprocess.Popen, condition: Callable[[], bool]) -> None:
     began = time.monotonic()
-    while self._logged() < share * self._total:
+    while not condition():
       if process.poll() is not None or time.monotonic() - began > _WAIT_S:
         raise RuntimeError(f"the sweep ended at {self._logged()} of {self._total} episodes, or stands still: "
                            f"{(self._out / 'driver.log').read_text()[-2000:]}")
@@ -190,6 +216,8 @@ def disturb(trial: Trial, folder: pathlib.Path) -> None:
   with Cluster(folder) as cluster:
     ray = f"--ray={cluster.address}"
     with trial.driver(ray) as process:
+      trial.wait_for_learning(process, 2)
+      trial.note("all actors were killed while two streams learned", processes=cluster.kill_actors())
       trial.wait(process, NODE_UNTIL)
       trial.note("the second node was killed", processes=cluster.kill(1))
       trial.wait(process, DRIVER_UNTIL)

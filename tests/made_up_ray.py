@@ -53,23 +53,24 @@ class MadeUpRay(types.ModuleType):
     return reference()
 
   def kill(self, handle):
-    handle.dead = True
+    handle.hand = None
 
 
 class Handle:
   """An actor."""
 
   def __init__(self, ray, hand, node):
-    self.dead = False
+    self.hand = hand
 
     def call(method, *arguments):
       def answer():
         ray.here = node
-        if method == "take" and ray.dying and ray.dying.pop(0):
-          self.dead = True
-        if self.dead or not ray.hosts[node]["Alive"]:
+        found = None if self.hand is None else getattr(self.hand, method)(*arguments)
+        dies = method == "take" and ray.dying and ray.dying.pop(0)  # once it is done, before anybody is told
+        if dies or self.hand is None or not ray.hosts[node]["Alive"]:
+          self.hand = None
           raise RayError("the actor is gone\n\nand more of it")
-        return getattr(hand, method)(*arguments)
+        return found
       return answer
     for name in ("check", "take"):
       setattr(self, name, types.SimpleNamespace(remote=lambda *arguments, name=name: call(name, *arguments)))

@@ -15,6 +15,7 @@ from eval import experiment, sweep, tasks, worker
 from eval import taught as taught_frames
 from eval.records import key as record_key
 from eval.records import read_records
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.data.episodes import read_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import Lesson
@@ -333,8 +334,8 @@ def test_entries_that_came_since_change_nothing_of_older_results_unless_they_ask
 
 
 def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(finished, tiny_policy_dir, tmp_path,
-                                                                                monkeypatch):
-  """Episodes come as they end, in another order; a run that is interrupted goes on to the same ones."""
+                                                                                monkeypatch, made_up_ray):
+  """Episodes come as they end, in another order; a run that is interrupted, or on Ray, comes to the same ones."""
   changes = {"evaluation.episodes": 30, "evaluation.latency_episodes": 0, "evaluation.clips": 0}
   config = config_of(tiny_policy_dir, **changes)
   left = [1000]
@@ -362,6 +363,7 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
   whole, run_whole = swept("whole")
   stopped, run_stopped = swept("stopped", stop_early=True)
   killed, run_killed = swept("killed", stop_early=True)
+  on_ray, run_on_ray = swept("ray", stop_early=True, machines=Machines("local"))
   run_whole()
   summary = run_stopped()
   left[0] = 34  # the fourth of the memory's episodes
@@ -369,8 +371,10 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
     run_killed()
   left[0] = 1000
   run_killed()
-  lines = {out: (out / "records.jsonl").read_text().splitlines() for out in (whole, stopped, killed)}
-  assert lines[killed] == lines[stopped]
+  made_up_ray(one=1, two=1)
+  run_on_ray()
+  lines = {out: (out / "records.jsonl").read_text().splitlines() for out in (whole, stopped, killed, on_ray)}
+  assert lines[killed] == lines[stopped] and sorted(lines[on_ray]) == sorted(lines[stopped])
   of_memory = [record.seed for record in read_records(stopped / "records.jsonl") if record.policy == "memory"
                and record.phase == "eval"]
   assert of_memory == list(range(200_000, 200_000 + len(of_memory))) and 8 <= len(of_memory) < 15
