@@ -12,8 +12,8 @@ from eval import experiment, ray_durability, sweep
 from eval.worker import Ended
 from pi0rag_jax.cluster import Machines
 
-CHANGES = {"conditions": ("camera_shift",), "slots": 4, "processes": 0, "stream.episodes": 4, "stream.corrected_max": 3,
-           "stream.checkpoints": (2,), "evaluation.episodes": 5, "evaluation.latency_episodes": 0, "evaluation.clips": 0, "evaluation.policies": (
+CHANGES = {"conditions": ("camera_shift",), "slots": 4, "processes": 0, "stream.episodes": 3, "stream.corrected_max": 2,
+           "evaluation.episodes": 5, "evaluation.latency_episodes": 0, "evaluation.clips": 0, "evaluation.policies": (
              {"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})}
 
 
@@ -30,10 +30,10 @@ def test_a_sweep_comes_to_the_same_whichever_actors_die_and_in_whatever_groups_s
     whole, tmp_path, made_up_ray, monkeypatch):
   config, out = whole
   ray = made_up_ray(one=1, two=1)
-  ray.dying = [False, False, True, False, True, False, False, True] * 3
+  ray.dying = [False, True, False, False, True, False, False, False, True]
   monkeypatch.setattr(experiment, "SEEDS_PER_SLOT", 1)
   sweep.sweep(config, tmp_path, machines=Machines("local"))
-  assert len(ray.taken) >= 8 and ray_durability.differences(tmp_path, out) == []
+  assert len(ray.taken) >= 5 and ray_durability.differences(tmp_path, out) == []
   sizes = (tmp_path / "memory_bytes.json").read_text()
   assert sizes == (out / "memory_bytes.json").read_text()
 
@@ -48,6 +48,7 @@ def test_the_comparison_sees_a_difference(whole, tmp_path):
   assert ray_durability.differences(tmp_path, out) == ["1 records", "1 episodes are in the log twice"]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # nothing of jax runs in what is forked
 def test_a_sweep_whose_actors_are_killed_comes_to_the_same_as_one_without_ray(whole, tmp_path, monkeypatch):
   pytest.importorskip("ray", reason="the extra `ray` is not installed")
   (config, out), killed, book = whole, [], experiment._Sweep._book
