@@ -70,7 +70,7 @@ def _films(config: Config) -> tuple[Method, Method] | None:
 
 
 def _in_order(config: Config, records: Sequence[EpisodeRecord], found: Sequence[Task]) -> list[EpisodeRecord]:
-  """Returns episodes in the order of the plan, in which a run that nothing disturbed has them or not."""
+  """Returns episodes in the order of the plan, whichever ended first."""
   cells = [tasks.learning_cell(config, task.stream) if isinstance(task, Learn) else tasks.cell(task.step, task.method)
            for task in found if isinstance(task, Learn | Running)]
   place = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
