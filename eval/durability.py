@@ -171,16 +171,16 @@ def play(out: pathlib.Path, plot: Plot = Plot(), *, log_type=records.RecordLog, 
           part = stream.take_up(memory, journal, CELL.stream, seeds, begin, done)
           assert part.exact, "a stream that was only killed has all that it needs"
           agent, world = cast(Agent, ScriptedAgent(memory)), cast(BatchEnv, ScriptedWorld(plot.slots))
-          for record in stream.run(world, agent, CELL, part, plot.learning, journal):
+          for record, _ in stream.run(world, agent, CELL, part, plot.learning, journal):
             log.append(record)
       if not (out / f"pause_{until}.json").exists():
         files.write_text(out / f"pause_{until}.json", repr(content(out)))
 
 
-def content(out: pathlib.Path) -> dict[str, list]:
+def content(out: pathlib.Path, name: str = "memory") -> dict[str, list]:
   """Returns every row of a stream's memory, without times."""
   found = {}
-  with sqlite3.connect(out / "memory" / schema.NAME) as connection:
+  with sqlite3.connect(out / name / schema.NAME) as connection:
     for table in ("header", "records", "arrays", "batches", "undo", "evicted", "sqlite_sequence"):
       names = sorted(schema.columns(connection, table) - {"created"})
       found[table] = sorted(connection.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall())

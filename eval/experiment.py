@@ -1,378 +1,246 @@
-"""Carries out the steps of a sweep: streams in which the memory learns, and evaluations with it frozen."""
+"""Runs a sweep: hands out its tasks, here or on a Ray cluster, and keeps the log of what comes back."""
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 from absl import logging
 from rich.console import Console
 
-from eval import checks, clips, fits, overall, plan, provenance, stopping, stream, summary
-from eval.fits import EXECUTED_NAME, Fits
-from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Stream
-from eval.progress import SweepProgress
+from eval import clips, fits, overall, plan, provenance, stream, summary, tasks, worker
+from eval.fits import EXECUTED_NAME
+from eval.plan import Evaluate, Fork, Learn, Merge, Method, Step
+from eval.progress import Stage, SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
-from pi0rag_jax import files, schema
+from eval.tasks import Filming, Fitting, Graph, Running, Task
+from eval.worker import JOURNAL_NAME, Assignment, Ended, Make, Note, Result, Size, Worker
+from pi0rag_jax import crew, files, schema
+from pi0rag_jax.cluster import HERE, Machines
+from pi0rag_jax.crew import Crew, Jobs
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.learning.asking import ASKED
-from pi0rag_jax.learning.detectors import detect
-from pi0rag_jax.learning.online import Lesson, OnlineConfig
-from pi0rag_jax.memory import anew, backup
-from pi0rag_jax.memory.index import MAX_CAPACITY
-from pi0rag_jax.memory.memory import Memory
-from pi0rag_jax.memory.store import Batch
 from pi0rag_jax.policy import directory
-from pi0rag_jax.policy.policy import Policy
 from pi0rag_jax.steering import rules
-from pi0rag_jax.steering.agent import Agent
-from pi0rag_jax.steering.fit import UNFITTED, Fit
 from pi0rag_jax.typing import Config
-from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv, Start
-from pi0rag_jax.worlds.episode import Job, Trace
-from pi0rag_jax.worlds.journal import Journal
 from pi0rag_jax.worlds.replay import ExecutedLog
 from pi0rag_jax.worlds.world import FILMS
 
 RECORDS_NAME = "records.jsonl"
 WALL_CLOCK_NAME = "wall_clock.json"
 MEMORY_SIZES_NAME = "memory_bytes.json"  # by stream
-JOURNAL_NAME = "decisions.jsonl"  # in a memory's folder while it learns
 CONTROL, TREATMENT = "base_z0", "memory"  # what clips compare
+# Seeds of one of Ray's tasks, for each environment: fewer leave environments idle at its end, more are lost with it.
+SEEDS_PER_SLOT = 2
 
 
-def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False) -> tuple[dict, list[dict]]:
+def run(config: Config, out: pathlib.Path, console: Console, *, stop_early: bool = False,
+        machines: Machines = HERE) -> tuple[dict, list[dict]]:
   """Returns (summary, clips) of all steps; episodes that the log already has are not run again.
 
   Args:
     stop_early: a policy's evaluation ends once it is decided, see `stopping`.
+    machines: where episodes run; it comes to the same.
   """
-  started = time.monotonic()
-  films = []
-  steps = plan.steps(config)
-  with SweepProgress(console) as progress, _Runner(config, out, progress, stop_early) as runner:
-    for step in steps:
-      films += runner.carry_out(step)
-  facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=runner.policy.spec.renderer,
+  started, steps = time.monotonic(), plan.steps(config)
+  films = _films(config)
+  found = tasks.tasks(config, steps, filmed=films, stop_early=stop_early,
+                      group=None if machines.address is None else SEEDS_PER_SLOT * config.slots)
+  with SweepProgress(console) as progress, _Sweep(config, out, progress, found) as sweep:
+    sweep.run(Make(config, out.absolute(), machines.processes(config.processes)), machines)
+  records = _in_order(config, sweep.log.records, found)
+  spec, _ = directory.describe(config.policy, config.checkpoint or None)
+  facts = provenance.provenance(config, seeds=plan.evaluation_seeds(config), renderer=spec.renderer,
                                 wall_clock_s=_total_wall_clock(out, time.monotonic() - started))
+  whole = summary.summarize(records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
+                            planned=_planned(steps), stop_early=stop_early)
+  filmed = [clip for task in found if isinstance(task, Filming)
+            for clip in clips.load(worker.clips_path(out, task.step), _seeds_to_film(config, task, records)) or []]
+  return whole, filmed
+
+
+def _films(config: Config) -> tuple[Method, Method] | None:
+  """Returns what clips compare, None where there are none."""
+  methods = {method.name: method for method in plan.read_methods(config.evaluation.policies)}
+  wanted = config.evaluation.clips and FILMS in plan.family(config).abilities
+  return (methods[CONTROL], methods[TREATMENT]) if wanted and {CONTROL, TREATMENT} <= methods.keys() else None
+
+
+def _in_order(config: Config, records: Sequence[EpisodeRecord], found: Sequence[Task]) -> list[EpisodeRecord]:
+  """Returns episodes in the order of the plan, whichever ended first."""
+  cells = [tasks.learning_cell(config, task.stream) if isinstance(task, Learn) else tasks.cell(task.step, task.method)
+           for task in found if isinstance(task, Learn | Running)]
+  place = {cell: number for number, cell in enumerate(dict.fromkeys(cells))}
+  return sorted(records, key=lambda record: (place.get(stream.cell_of(record), len(place)), record.index))
+
+
+def _planned(steps: Sequence[Step]) -> dict[overall.CellName, int]:
+  """Returns how many episodes each cell has at the end."""
   planned: dict[overall.CellName, int] = {}
   for step in (step for step in steps if isinstance(step, Evaluate)):
-    for method in step.methods:
-      name = runner.name(step, method)
+    for cell in (tasks.cell(step, method) for method in step.methods):
+      name = cell.task, cell.condition, cell.policy, cell.stream, cell.stream_episodes
       planned[name] = max(len(step.seeds), planned.get(name, 0))
-  return summary.summarize(runner.log.records, facts, memory_bytes=_sizes(out), fits=fits.facts(out, steps),
-                          planned=planned, stop_early=stop_early), films
+  return planned
 
 
-def _decided(config: Config) -> dict[str, Any]:
-  """Returns how a configuration's policies decide, as `directory.load` takes it."""
-  return {name: config.get(name) or None for name in ("execute_steps", "denoising_steps", "weights")}
+def _seeds_to_film(config: Config, task: Filming, records: Sequence[EpisodeRecord]) -> list[int]:
+  """Returns the seeds that show what a memory changed."""
+  before, after = ({record.seed: record.outcome for record in records if stream.cell_of(record) == cell}
+                   for cell in (tasks.cell(task.step, method) for method in task.methods))
+  return clips.choose(before, after, config.evaluation.clips)
 
 
-class _Runner:
-  """Carries out steps one after the other; environments are kept while the place stays the same."""
+@dataclasses.dataclass
+class _Shown:
+  """What people are told of a cell's progress."""
 
-  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress, stop_early: bool):
-    self._config, self._out, self._progress, self._stop_early = config, out, progress, stop_early
-    self.policy = directory.load(
-      config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
-      **_decided(config))
-    checks.check_methods(config, self.policy)
-    self._loop = plan.loop(config, self.policy)
-    self._others: dict[str, Policy] = {}
+  stage: Stage
+  successes: int
+  corrected: int
+  nodes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+  def advance(self, record: EpisodeRecord, node: str) -> None:
+    """Counts an episode, and where it ran."""
+    self.successes += record.policy_succeeded
+    self.corrected += record.corrected
+    if record.phase == "stream":
+      note = f"{self.corrected} corrected, {record.memory_records} records"
+    else:
+      note = f"{100 * self.successes / (self.stage.done + 1):.0f} % success"
+    if node:
+      self.nodes[node] += 1
+      note += "; " + ", ".join(f"{name} {count}" for name, count in sorted(self.nodes.items()))
+    self.stage.advance(note=note)
+
+
+class _Sweep:
+  """Knows what is left of each task, and writes down what comes of it: nobody else writes the log."""
+
+  def __init__(self, config: Config, out: pathlib.Path, progress: SweepProgress, found: Sequence[Task]):
+    self._config, self._out, self._progress, self._tasks = config, out, progress, found
     self.log = RecordLog(out / RECORDS_NAME)
-    self._envs = contextlib.ExitStack()
-    self._here: tuple[Place, BatchEnv] | None = None
-    self._fits = Fits(out, self.policy, self._new_env)
+    self._of_cell: dict[Cell, list[EpisodeRecord]] = {}
+    for record in self.log.records:
+      self._of_cell.setdefault(stream.cell_of(record), []).append(record)
+    self._files = contextlib.ExitStack()
+    self._executed: ExecutedLog | None = None
+    self._shown: dict[Cell, _Shown] = {}
 
-  def __enter__(self) -> "_Runner":
+  def __enter__(self) -> "_Sweep":
     return self
 
   def __exit__(self, *_) -> None:
-    self._envs.close()
+    self._files.close()
     self.log.close()
 
-  def carry_out(self, step: plan.Step) -> list[dict]:
-    """Does what is left of a step; returns the clips that it filmed."""
-    if isinstance(step, Learn):
-      self._learn(step)
-    elif isinstance(step, Fork):
-      self._fork(step)
-    elif isinstance(step, Merge):
-      self._merge(step)
-    else:
-      if step.shown and self._stop_early:  # the first seeds come first
-        self._time_decisions(step)
-      self._evaluate(step)
-      if step.shown:
-        self._time_decisions(step)
-        return self._film(step)
-    return []
+  def run(self, make: Callable[[], Worker], machines: Machines) -> None:
+    """Hands out every task once those that it waits for are over; in this process in the order of the list."""
+    graph = Graph(self._tasks, shared_account=self._config.stream.learning.trust.shared)
+    with (crew.crew(make, machines, shared=self._out, note=self._progress.log) as hands,
+          contextlib.closing(hands.results()) as results):
+      self._give(hands, graph.ready())
+      for number, node, result in results:
+        if result is crew.OVER:
+          self._give(hands, graph.over(number))
+        else:
+          self._book(result, node)
 
-  def _env(self, place: Place) -> BatchEnv:
-    """Returns the environments of a place; those of the last place are closed."""
-    if self._here is None or self._here[0] != place:
-      self._envs.close()
-      self._here = place, self._envs.enter_context(self._new_env(place))
-    return self._here[1]
+  def _give(self, hands: Jobs, numbers: Iterable[int]) -> None:
+    for number in numbers:
+      task = self._tasks[number]
+      place = tasks.place(task)
+      # Streams come first where several tasks run at once: what is left of one can only follow.
+      rank = (not isinstance(task, Learn), number) if isinstance(hands, Crew) else (number,)
+      hands.give(number, functools.partial(self._assignment, task), name=tasks.name(task), rank=rank,
+                likes=place.name if place else "")
 
-  def _new_env(self, place: Place) -> BatchEnv:
-    return BatchEnv(checks.world_config(self._config, self.policy.spec, place), slots=self._config.slots,
-                    processes=self._config.processes)
+  def _assignment(self, task: Task) -> Assignment | None:
+    """Returns what is left of a task; None for nothing."""
+    match task:
+      case Learn():
+        return self._learning(task)
+      case Fork():
+        left = not worker.memory_dir(self._out, task.target).exists()
+      case Merge():
+        left = self._to_be_merged(task)
+      case Fitting():
+        rule = rules.preset(task.method.steering or "")
+        cell, source = tasks.cell(task.step, task.method), task.step.stream
+        assert source is not None
+        path = fits.path_of(self._out, source, task.step.after, rule)
+        left = bool(self._missing(cell, task.step.seeds)) and not path.exists()
+      case Filming():
+        return self._filming(task)
+      case Running():
+        return self._running(task)
+    return Assignment(task) if left else None
 
-  def _learn(self, step: Learn) -> None:
-    """Runs what is left of the stream up to an episode; the memory is durable after each."""
-    c, source = self._config.stream, step.stream
-    cell = Cell("stream", c.acting, source.place.task, source.place.condition, source.name, came_from=source.came_from)
-    jobs, done = self._missing(cell, source.seeds[: step.until])
-    journal_path = self._memory_dir(source) / JOURNAL_NAME
-    if not jobs:
-      self._note_missing_size(source)
-      journal_path.unlink(missing_ok=True)  # of a stream that was killed once all was logged
-      return
-    if done and not self._memory_dir(source).exists():
-      raise Pi0RagError(f"{len(done)} episodes of stream '{source.name}' are logged, but {self._memory_dir(source)}, "
-                        "which they taught, is missing: bring it back, or use another --out")
-    stage = self._progress.stage(f"{source.name}: learning", step.until, done=len(done))
-    rule, how = self._rule(c.steering), checks.online_config(self._config, source.place.task)
-    with (self._open_memory(source, read_only=False) as memory, Journal(journal_path) as journal,
-          ExecutedLog(self._out / EXECUTED_NAME) as executed):
-      part = stream.take_up(memory, journal, source.name, source.seeds[: step.until], step.begin, done,
-                            asks=how.asking.when == ASKED)
-      if not part.exact and done:
-        self._progress.log(f"{source.name}: what was under way is not known (a version before this one began the "
-                           "stream, or it was changed): those episodes begin anew, not exactly as they would have run")
-      learner = self._agent(memory, rule)
-      elsewhere = [record for record in self.log.records if record.phase == "stream" and record.stream != source.name]
-      corrected = sum(record.corrected for record in done)
-      for record in stream.run(self._env(source.place), learner, cell, part, how, journal,
-                               time_limit=plan.family(self._config).time_limit(source.place.task),
-                               steered=c.acting == "memory", executed=executed, loop=self._loop,
-                               elsewhere=elsewhere):
+  def _learning(self, task: Learn) -> Assignment | None:
+    cell, source = tasks.learning_cell(self._config, task.stream), task.stream
+    records, folder = self._of_cell.get(cell, []), worker.memory_dir(self._out, source)
+    if not self._missing(cell, source.seeds[: task.until]):
+      # Killed between the last episode and its end; what came later says no less.
+      ended = source.name in _sizes(self._out) and not (
+        len(records) == task.until and (folder / JOURNAL_NAME).exists())
+      return None if ended or not folder.exists() else Assignment(task, records)
+    self._show(cell, f"{source.name}: learning", source.seeds[: task.until])
+    if self._config.stream.learning.trust.shared:  # an account has what the streams before have earned
+      records = [record for record in self.log.records if record.phase == "stream"]
+    return Assignment(task, records)
+
+  def _running(self, task: Running) -> Assignment | None:
+    cell = tasks.cell(task.step, task.method)
+    if not self._missing(cell, task.seeds):
+      return None
+    self._show(cell, tasks.name(task), task.step.seeds)
+    return Assignment(task, [record for one in (cell, *task.controls) for record in self._of_cell.get(one, [])])
+
+  def _filming(self, task: Filming) -> Assignment | None:
+    assert task.step.stream is not None
+    seeds = _seeds_to_film(self._config, task, self.log.records)
+    kept = clips.load(worker.clips_path(self._out, task.step), seeds) is not None
+    # Results may have come without their memories.
+    return None if kept or not worker.memory_dir(self._out, task.step.stream).exists() else Assignment(
+      task, seeds=seeds)
+
+  def _to_be_merged(self, task: Merge) -> bool:
+    if worker.memory_dir(self._out, task.pool).exists():
+      return task.pool.name not in _sizes(self._out)
+    # Results may have come without their memories.
+    return all(worker.memory_dir(self._out, source).exists() for source in task.pool.streams)
+
+  def _missing(self, cell: Cell, seeds: range) -> set[int]:
+    """Returns the seeds that the log does not have of a cell."""
+    return set(seeds) - {record.seed for record in self._of_cell.get(cell, [])}
+
+  def _book(self, result: Result, node: str) -> None:
+    """Writes down what came of a task; it is on disk when this returns."""
+    match result:
+      case Ended(record, executed):
+        if executed is not None:
+          self._executed = self._executed or self._files.enter_context(ExecutedLog(self._out / EXECUTED_NAME))
+          self._executed.append(executed)
         self.log.append(record)
-        corrected += record.corrected
-        stage.advance(note=f"{corrected} corrected, {record.memory_records} records")
-      learner.close()
-      self._note_size(source, memory)
-    journal_path.unlink()
+        cell = stream.cell_of(record)
+        self._of_cell.setdefault(cell, []).append(record)
+        self._shown[cell].advance(record, node)
+      case Size(source, size):
+        files.write_json(self._out / MEMORY_SIZES_NAME, _sizes(self._out) | {source: size})
+      case Note(text):
+        self._progress.log(text)
 
-  def _note_size(self, source: Stream, memory: Memory) -> None:
-    """Writes down what a memory occupies in this process, store and index together."""
-    files.write_json(self._out / MEMORY_SIZES_NAME, _sizes(self._out) | {source.name: memory.memory_bytes()})
-
-  def _note_missing_size(self, source: Stream) -> None:
-    """Does so for a stream that was killed between its last episode and that."""
-    if source.name not in _sizes(self._out) and self._memory_dir(source).exists():
-      with self._open_memory(source, read_only=False) as memory:
-        self._note_size(source, memory)
-
-  def _fork(self, step: Fork) -> None:
-    """Copies a memory, once: what the other stream makes of it afterwards stays."""
-    if not self._memory_dir(step.target).exists():
-      backup.backup(self._memory_dir(step.source), self._memory_dir(step.target))
-
-  def _merge(self, step: Merge) -> None:
-    """Copies the records of memories into one, once and as a whole."""
-    place = self._memory_dir(step.pool)
-    if place.exists():
-      return
-    sources = [self._memory_dir(source) for source in step.pool.streams]
-    if not all(source.exists() for source in sources):  # of results that came without their memories
-      return
-    parts = [anew.read(source) for source in sources]
-    # Without the streams' tokens, which places may share: nobody learns here.
-    anew.write(place, parts[0].header, [Batch(None, (), batch.records) for part in parts for batch in part.batches()])
-    with Memory.load(place, capacity=MAX_CAPACITY) as memory:
-      sizes = _sizes(self._out) | {step.pool.name: memory.memory_bytes()}
-    files.write_json(self._out / MEMORY_SIZES_NAME, sizes)
-
-  def _evaluate(self, step: Evaluate) -> None:
-    """Runs every policy on the evaluation seeds, with the memory frozen; less those that are timed one by one."""
-    c = self._config.evaluation
-    seeds = step.seeds[c.latency_episodes if step.shown else 0 :]
-    for method in step.methods:
-      cell = self._cell(step, method)
-      label = f"{step.stream.name} after {step.after}" if step.stream else step.place.name
-      controls = self._controls(step, method)
-      if controls:
-        self._evaluate_until_decided(step, method, controls, f"{label}: {method.name}")
-        continue
-      jobs, done = self._missing(cell, seeds)
-      if not jobs:
-        continue
-      stage = self._progress.stage(f"{label}: {method.name}", len(seeds), done=len(done))
-      successes = sum(record.outcome == "success" for record in done)
-      for count, record in enumerate(self._episodes(self._env(step.place), step, method, jobs), len(done) + 1):
-        successes += record.outcome == "success"
-        stage.advance(note=f"{100 * successes / count:.0f} % success")
-
-  def _controls(self, step: Evaluate, method: Method) -> list[list[EpisodeRecord]]:
-    """Returns the episodes of each control with which a policy is compared until that is decided."""
-    if not self._stop_early or method.name in summary.CONTROLS:
-      return []
-    ran = [self._records(Cell("eval", name, step.place.task, step.place.condition)) for name in summary.CONTROLS]
-    return [records for records in ran if set(step.seeds) <= {record.seed for record in records}]
-
-  def _evaluate_until_decided(self, step: Evaluate, method: Method, controls, label: str) -> None:
-    """Runs a policy on the evaluation seeds in their order until the test against each control has decided."""
-    jobs, logged = self._missing(self._cell(step, method), step.seeds)
-    done = {record.seed: record for record in logged}
-    decision, ended, stage = stopping.Decision(controls), [], None
-    with contextlib.closing(self._ran(self._env(step.place), step, method, jobs)) as new:
-      for record in stopping.in_order(step.seeds, done, new):
-        ended.append(record)
-        if record.seed not in done:
-          stage = stage or self._progress.stage(label, len(step.seeds), done=len(ended) - 1)
-          self.log.append(record)
-          stage.advance(note=f"{100 * np.mean([r.policy_succeeded for r in ended]):.0f} % success")
-        if decision.add(record) and len(ended) < len(step.seeds):
-          if stage is not None:
-            self._progress.log(f"{label}: stopped early after {len(ended)} of {len(step.seeds)} episodes, "
-                               f"{summary.anytime_words([r.policy_succeeded for r in ended if not r.crashed])}")
-          return
-
-  def _time_decisions(self, step: Evaluate) -> None:
-    """Runs the first seeds of every policy one robot at a time: their latencies are those of one decision."""
-    seeds = step.seeds[: self._config.evaluation.latency_episodes]
-    config = checks.world_config(self._config, self.policy.spec, step.place)
-    with BatchEnv(config, slots=1, processes=min(1, self._config.processes)) as env:
-      for method in step.methods:
-        jobs, _ = self._missing(self._cell(step, method), seeds)
-        if jobs:
-          self._warm_up(env, step, method)
-        for _ in self._episodes(env, step, method, jobs, keep_latency=True):
-          pass
-
-  def _film(self, step: Evaluate) -> list[dict]:
-    """Returns clips of the same seeds with and without memory, chosen to show what the memory changed.
-
-    They are kept beside the results, so that a finished sweep films nothing again.
-    """
-    methods = {method.name: method for method in plan.read_methods(self._config.evaluation.policies)}
-    wanted = self._config.evaluation.clips and FILMS in plan.family(self._config).abilities
-    if not (wanted and step.stream and {CONTROL, TREATMENT} <= methods.keys()):
-      return []
-    both = ((step, methods[CONTROL]), (step, methods[TREATMENT]))
-    before, after = ({r.seed: r.outcome for r in self._records(self._cell(*one))} for one in both)
-    seeds = clips.choose(before, after, self._config.evaluation.clips)
-    path = self._out / "clips" / f"{step.stream.directory}.npz"
-    kept = clips.load(path, seeds)
-    if kept is not None or not self._memory_dir(step.stream).exists():  # of results that came without their memories
-      return kept or []
-    env = self._env(step.place)
-    without, with_memory = (self._traces(env, *one, seeds) for one in both)
-    filmed = clips.film(env, seeds, without, with_memory, task=step.place.task, condition=step.place.condition)
-    clips.save(path, seeds, filmed)
-    return filmed
-
-  def _traces(self, env: BatchEnv, step: Evaluate, method: Method, seeds) -> dict[int, Trace]:
-    jobs = collections.deque(Job(seed, index) for index, seed in enumerate(seeds))
-    with self._agent_of(step, method) as agent:
-      return {t.job.seed: t for t in rollout.run(env, agent, jobs, start=method.start, loop=self._loop)}
-
-  def _episodes(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False):
-    """Yields the records of a frozen policy's episodes, each once it is in the log."""
-    for record in self._ran(env, step, method, jobs, keep_latency=keep_latency):
-      self.log.append(record)
-      yield record
-
-  def _ran(self, env: BatchEnv, step: Evaluate, method: Method, jobs: list[Job], *, keep_latency: bool = False
-           ) -> Generator[EpisodeRecord]:
-    """Yields the records of a frozen policy's episodes as they end."""
-    if not jobs:
-      return
-    cell = self._cell(step, method)
-    detectors = checks.online_config(self._config, step.place.task).detectors
-    with self._agent_of(step, method) as agent:
-      records = 0 if agent.memory is None else len(agent.memory)
-      for trace in rollout.run(env, agent, collections.deque(jobs), start=method.start, loop=self._loop):
-        failed = trace.outcome == "failure"
-        kind = detect(trace.sensors, detectors, timed_out=True).kind if failed else ""
-        yield stream.episode_record(cell, trace, Lesson(failure_kind=kind), memory_records=records,
-                                    tick_s=1 / self.policy.spec.control_hz, keep_latency=keep_latency)
-
-  def name(self, step: Evaluate, method: Method) -> overall.CellName:
-    """Returns what a summary calls a cell."""
-    cell = self._cell(step, method)
-    return cell.task, cell.condition, cell.policy, cell.stream, cell.stream_episodes
-
-  def _records(self, cell: Cell) -> list[EpisodeRecord]:
-    """Returns what the log has of a cell."""
-    return [record for record in self.log.records if stream.cell_of(record) == cell]
-
-  def _missing(self, cell: Cell, seeds: range) -> tuple[list[Job], list[EpisodeRecord]]:
-    """Returns (jobs of the seeds that the log does not have, records of those that it has)."""
-    done = {record.seed: record for record in self._records(cell) if record.seed in seeds}
-    first = self._config.evaluation.first_seed if cell.phase == "eval" else seeds[0] if seeds else 0
-    return [Job(seed, seed - first) for seed in seeds if seed not in done], list(done.values())
-
-  def _cell(self, step: Evaluate, method: Method) -> Cell:
-    cell = Cell("eval", method.name, step.place.task, step.place.condition)
-    if step.stream is None or method.steering is None:
-      return cell
-    pooled = len(step.stream.streams) if isinstance(step.stream, Pool) else 0
-    return dataclasses.replace(cell, stream=step.stream.name, stream_episodes=step.after,
-                               came_from=step.stream.came_from, pooled=pooled)
-
-  @contextlib.contextmanager
-  def _agent_of(self, step: Evaluate, method: Method):
-    """Yields the agent of a method; its memory, if it has one, is only read."""
-    if method.steering is None:
-      yield Agent(self._other(method.policy) if method.policy else self.policy)
-      return
-    if step.stream is None:
-      raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
-    rule = self._rule(method.steering)
-    with self._open_memory(step.stream, read_only=True) as memory:
-      if rules.is_fitted(rule) and not any(memory.counts()[kind] for kind in rule.kinds):
-        yield Agent(self.policy)  # nothing to be fitted to: nobody would have a say
-        return
-      agent = self._agent(memory, rule, self._fits.of(step.stream, step.after, rule, memory))
-      try:
-        yield agent
-      finally:
-        agent.close()
-
-  def _other(self, policy: str) -> Policy:
-    """Returns a policy that is not the sweep's. Errors: Pi0RagError where it sees or does something else."""
-    if policy not in self._others:
-      other = directory.load(policy, **_decided(self._config))
-      mine, its = self.policy.spec, other.spec
-      if (its.image_size, its.renderer, its.horizon) != (mine.image_size, mine.renderer, mine.horizon):
-        raise Pi0RagError(f"policy '{policy}' sees {its.image_size} pixels of '{its.renderer}' and plans {its.horizon} "
-                          f"actions, the sweep's {mine.image_size}, '{mine.renderer}' and {mine.horizon}: they cannot "
-                          "meet the same worlds")
-      self._others[policy] = other
-    return self._others[policy]
-
-  def _rule(self, name: str) -> rules.SteeringConfig:
-    """Returns a way of steering in which records are silenced that break what the sweep promises not to."""
-    trust = OnlineConfig.from_dict({"trust": self._config.stream.learning.trust.to_dict()}).trust
-    return rules.preset(name, silenced_at=trust.silenced_at, harmless=trust.broken_max) if trust.promises else (
-      rules.preset(name))
-
-  def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
-    c = self._config.memory
-    return Agent(self.policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None, fit=fit)
-
-  def _memory_dir(self, source: Stream | Pool) -> pathlib.Path:
-    return self._out / "memory" / source.directory
-
-  def _open_memory(self, source: Stream | Pool, *, read_only: bool) -> Memory:
-    return Memory.open(self._memory_dir(source), **self.policy.memory_header(), capacity=self._config.memory.capacity,
-                       create=not read_only, read_only=read_only)
-
-  def _warm_up(self, env: BatchEnv, step: Evaluate, method: Method) -> None:
-    """Compiles a method for a batch of one, so that no latency holds a compilation."""
-    moment = env.run({0: Start(step.seeds[0])})[0]
-    with self._agent_of(step, method) as agent:
-      agent.compile(moment.observation)
+  def _show(self, cell: Cell, name: str, seeds: range) -> None:
+    """Begins to show a cell's progress, or that of a stream's next part."""
+    shown = self._shown.get(cell)
+    if shown is None or shown.stage.total != len(seeds):
+      done = [record for record in self._of_cell.get(cell, []) if record.seed in seeds]
+      self._shown[cell] = _Shown(self._progress.stage(name, len(seeds), done=len(done)),
+                                 sum(record.policy_succeeded for record in done),
+                                 sum(record.corrected for record in done))
 
 
 def _total_wall_clock(out: pathlib.Path, seconds: float) -> float:

@@ -54,7 +54,7 @@ class Fits:
     """
     if not rules.is_fitted(rule):
       return UNFITTED
-    path = _path(self._out, source, after, rule)
+    path = path_of(self._out, source, after, rule)
     if not path.exists():
       fit, facts = self._fitted(source, after, rule, memory)
       files.write_json(path.with_suffix(".json"), dataclasses.asdict(facts))
@@ -145,13 +145,14 @@ def facts(out: pathlib.Path, steps: Iterable[Step]) -> list[dict[str, Any]]:
     if not isinstance(step, Evaluate) or step.stream is None:
       continue
     for method in step.methods:
-      path = _path(out, step.stream, step.after, rules.preset(method.steering or "residual")).with_suffix(".json")
+      path = path_of(out, step.stream, step.after, rules.preset(method.steering or "residual")).with_suffix(".json")
       if method.steering and path.exists():
         found.append({"policy": method.name, **schema.read(path, dict[str, Any])})
   return list({(one["policy"], one["stream"], one["stream_episodes"]): one for one in found}.values())
 
 
-def _path(out: pathlib.Path, source: Stream | Pool, after: int, rule: rules.SteeringConfig) -> pathlib.Path:
+def path_of(out: pathlib.Path, source: Stream | Pool, after: int, rule: rules.SteeringConfig) -> pathlib.Path:
+  """Returns the file of what a rule has fitted to a memory."""
   return out / FOLDER / f"{source.directory}-{after}" / f"{rule.method}.npz"
 
 

@@ -25,7 +25,7 @@ from pi0rag_jax.worlds import rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Plan
 from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.journal import Journal
-from pi0rag_jax.worlds.replay import Executed, ExecutedLog
+from pi0rag_jax.worlds.replay import Executed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +79,15 @@ def take_up(memory: Memory, journal: Journal, stream: str, seeds: range, begin: 
 
 
 def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfig, journal: Journal, *,
-        time_limit: float = math.inf, steered: bool = True, executed: ExecutedLog | None = None,
-        loop: rollout.Loop = rollout.AT_ONCE, elsewhere: Sequence[EpisodeRecord] = ()) -> Iterator[EpisodeRecord]:
-  """Yields a record per episode that was not logged, once what it taught is durable in the agent's memory.
+        time_limit: float = math.inf, steered: bool = True, loop: rollout.Loop = rollout.AT_ONCE,
+        elsewhere: Sequence[EpisodeRecord] = ()) -> Iterator[tuple[EpisodeRecord, Executed | None]]:
+  """Yields the record of each episode that was not logged, once what it taught is durable in the agent's memory.
 
-  It is to be logged before the next one is asked for.
+  What was executed in it comes along, unless it crashed. Both are to be logged before the next one is asked for.
 
   Args:
     time_limit: ticks of an episode, for a supervisor who loses patience.
     steered: False lets the policy act alone, so that the stream is the same whoever learns from it.
-    executed: is told what was executed in each of these episodes.
     elsewhere: episodes of the streams that ran before, for an account that is theirs too.
   """
   memory, tick_s = agent.memory, 1 / agent.policy.spec.control_hz
@@ -121,9 +120,7 @@ def run(env: BatchEnv, agent: Agent, cell: Cell, part: Part, config: OnlineConfi
     if record is None:
       assert lesson.trace is not None
       record = episode_record(cell, lesson.trace, lesson, memory_records=len(memory), tick_s=tick_s)
-      if executed is not None and not record.crashed:
-        executed.append(Executed.of_trace(cell.stream, lesson.trace))
-      yield record
+      yield record, None if record.crashed else Executed.of_trace(cell.stream, lesson.trace)
       journal.forget([record.seed])
     _observe(trust, record)
 

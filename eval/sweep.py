@@ -1,7 +1,9 @@
 """Policies x conditions x seeds: `python -m eval.sweep --config=configs/X.py --out=DIR`.
 
 Every episode is on disk before anything is computed from it. The same command goes on where an interrupted one
-stopped, and writes `records.jsonl`, `summary.json`, `report.html` and charts into DIR.
+stopped, and writes `records.jsonl`, `summary.json`, `report.html` and charts into DIR. On several machines, whose
+nodes all see DIR, it is `python -m eval.sweep --ray=auto --config=configs/X.py --out=DIR` on one of them; `--ray=local`
+uses this machine's cores (docs/sweeps.md).
 """
 
 import json
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags, logging
 from rich.console import Console
 
-from pi0rag_jax import cli, files, schema
+from pi0rag_jax import cli, cluster, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.errors import Pi0RagError
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ def main(_) -> None:
   logging.set_verbosity(logging.WARNING)  # faiss tells at length which builds of itself it tries
   try:
     with cli.user_errors(COMMAND):
-      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out), stop_early=flags.FLAGS.stop_early)
+      sweep(cli.read_config(), pathlib.Path(flags.FLAGS.out), stop_early=flags.FLAGS.stop_early,
+            machines=cluster.machines())
   except KeyboardInterrupt:
     print(f"\n{COMMAND}: interrupted; the same command goes on from here (results so far in {flags.FLAGS.out})",
           file=sys.stderr)
@@ -38,11 +42,11 @@ def main(_) -> None:
     os._exit(INTERRUPTED)
 
 
-def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False) -> dict:
+def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False, machines: Machines = HERE) -> dict:
   """Returns the summary of a sweep, run from the start or from where it stopped.
 
   Args:
-    stop_early: see `experiment.run`; without it the same folder is run to its end.
+    stop_early, machines: see `experiment.run`. What one run began another may go on with, with or without them.
 
   Errors: Pi0RagError for a wrong configuration, or a folder with the results of another one.
   """
@@ -55,7 +59,7 @@ def sweep(config: "Config", out: pathlib.Path, *, stop_early: bool = False) -> d
   checks.validate(config)
   out.mkdir(parents=True, exist_ok=True)
   require_same_config(config, out)
-  summary, clips = experiment.run(config, out, console, stop_early=stop_early)
+  summary, clips = experiment.run(config, out, console, stop_early=stop_early, machines=machines)
   report.write_report(out, summary, clips)
   console.print(report.terminal_table(summary))
   if (methods := report.method_table(summary)) is not None:
@@ -110,5 +114,6 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", None, "Folder of the results; an interrupted sweep in it is continued.")
   flags.DEFINE_bool("stop_early", False, "End a policy's evaluation once it is clearly better or worse than every "
                     "policy without memory.")
+  cluster.define_flags()
   flags.mark_flag_as_required("out")
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

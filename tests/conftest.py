@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 
 import jax
@@ -21,6 +22,8 @@ from pi0rag_jax.openpi.config import DataConfig, ModelConfig
 from pi0rag_jax.policy import keys
 from pi0rag_jax.policy.spec import TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.robots import tokenizer
+
+sys.path.append(str(pathlib.Path(__file__).parent))  # made_up_ray, under pytest's importlib mode
 
 TINY_MODEL = {
     "action_dim": 5, "action_horizon": 16, "max_token_len": 16, "vocab_size": 64, "dtype": "float32",
@@ -74,6 +77,19 @@ def tiny_policy_dir(tmp_path_factory):
   spec.save(directory)
   keys.KeyStats.identity(keys.KeyRecipe(), 16).save(directory)
   return directory
+
+
+@pytest.fixture
+def made_up_ray(monkeypatch):
+  """Returns a function of the CPUs of nodes, which puts a cluster of them in Ray's place."""
+  from made_up_ray import MadeUpRay
+
+  def make(**cpus):
+    made_up = MadeUpRay(**cpus)
+    monkeypatch.setitem(sys.modules, "ray", made_up)
+    return made_up
+
+  return make
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = {"pi0rag_jax", "pi0rag_jax.typing", "pi0rag_jax.errors", "pi0rag_jax.files", "pi0rag_jax.cli",
-          "pi0rag_jax.statistics", "pi0rag_jax.anytime", "pi0rag_jax.schema"}
+          "pi0rag_jax.statistics", "pi0rag_jax.anytime", "pi0rag_jax.schema", "pi0rag_jax.cluster", "pi0rag_jax.crew"}
 # What each layer may import of ours, beside itself and SHARED.
 ALLOWED = {
     "pi0rag_jax.models": set(),

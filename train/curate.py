@@ -12,7 +12,8 @@ Stages, each of which goes on where it was stopped and can be run alone, as `--s
   report    DIR/report.html and DIR/summary.json
 
 `configs/curation_panda.py` explains the configuration. Rollouts of a real robot are given with
-`--config.rollouts.given="(('step_1000', 'data/rollouts_1000'), ...)"`; then the stage rollout does nothing.
+`--config.rollouts.given="(('step_1000', 'data/rollouts_1000'), ...)"`; then the stage rollout does nothing. With
+`--ray=auto` the stages rollout and embed run on a Ray cluster whose nodes all see DIR (docs/sweeps.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from pi0rag_jax import cli
+from pi0rag_jax import cli, cluster
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.typing import Config
@@ -34,6 +36,7 @@ STAGES: dict[str, Callable[[Config, Path], None]] = {
   "retrain": retrain.retrain, "report": report.write}
 # Parts of the configuration whose entries are always the same ones.
 FIXED = ("rollouts", "embed", "classify", "select", "retrain")
+SPREAD = {"rollout": policies.rollout, "embed": embed.embed}  # over several machines
 
 
 def main(_) -> None:
@@ -42,16 +45,18 @@ def main(_) -> None:
   metrics.log.setLevel("INFO")
   compiling.keep_programs()
   with cli.user_errors(COMMAND):
-    curate(cli.read_config(), flags.FLAGS.workdir, flags.FLAGS.stages)
+    curate(cli.read_config(), flags.FLAGS.workdir, flags.FLAGS.stages, machines=cluster.machines())
 
 
-def curate(config: Config, workdir: str | Path, stages: Sequence[str] = ()) -> None:
+def curate(config: Config, workdir: str | Path, stages: Sequence[str] = (), *, machines: Machines = HERE
+           ) -> None:
   """Runs stages in their order.
 
   Args:
     config: as configs/curation_panda.py explains it.
     workdir: where everything is kept.
     stages: some of STAGES; none: all that the configuration asks for.
+    machines: where rollouts and embeddings run.
   Raises:
     Pi0RagError: an unknown stage or entry, or something that a stage needs is missing.
   """
@@ -65,7 +70,10 @@ def curate(config: Config, workdir: str | Path, stages: Sequence[str] = ()) -> N
   for stage, run in STAGES.items():
     if stage in wanted:
       metrics.log.info("stage %s", stage)
-      run(config, folder)
+      if stage in SPREAD:
+        SPREAD[stage](config, folder, machines)
+      else:
+        run(config, folder)
 
 
 def check(config: Config) -> None:
@@ -91,5 +99,6 @@ if __name__ == "__main__":
   cli.define_config(example="configs/curation_panda.py")
   flags.DEFINE_string("workdir", None, "Where policies, rollouts, scores and the selection go.")
   flags.DEFINE_list("stages", [], f"Some of {', '.join(STAGES)}; none: all that the configuration asks for.")
+  cluster.define_flags()
   flags.mark_flag_as_required("workdir")
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

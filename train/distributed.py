@@ -33,6 +33,12 @@ def split_cpu(devices: int) -> None:
     raise Pi0RagError(f"--cpu_devices={devices}: jax has begun to compute already; start a process for it") from error
 
 
+def refuse(values: flags.FlagValues, other: str) -> None:
+  """Raises Pi0RagError where flags ask for several processes beside something else that cannot be."""
+  if given := [name for name in (*NAMES, "distributed") if values[name].value]:
+    raise Pi0RagError(f"--{given[0]} and {other}: leave one of them out")
+
+
 def initialize(values: flags.FlagValues) -> None:
   """Joins the other processes if the flags ask for it."""
   given: dict[str, Any] = {name: values[name].value for name in NAMES if values[name].value is not None}

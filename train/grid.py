@@ -1,17 +1,18 @@
 """A search over the grid that a configuration spans: every field whose value is a list, nested ones too.
 
 In a file, `with config.ignore_type(): config.learning_rate = [1e-3, 3e-4]`; on the command line, where a field keeps
-its type, `--grid=learning_rate=1e-3,3e-4`. Tuples are ordinary values. Points are trained one after another, each in a
-folder of its own; `<workdir>/grid.json` says what came of them, and a search that was stopped goes on from there.
-`tensorboard --logdir=<workdir>` shows all of them.
+its type, `--grid=learning_rate=1e-3,3e-4`. Tuples are ordinary values. Points are trained one after another, or on a
+Ray cluster several at once, each in a folder of its own; `<workdir>/grid.json` says what came of them, and a search
+that was stopped goes on from there. `tensorboard --logdir=<workdir>` shows all of them.
 """
 
 import ast
+import functools
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Column, Table
 
-from pi0rag_jax import cli, files, schema
+from pi0rag_jax import cli, crew, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
 from train import config_check, loop, metrics, parallel
@@ -128,7 +130,7 @@ def names(chosen: Sequence[Point]) -> list[str]:
 
 
 def run(config: Config, workdir: str | Path, *, train: Callable[[Config, Path], Any] = loop.train_and_evaluate,
-        console: Console | None = None) -> list[dict]:
+        console: Console | None = None, machines: Machines = HERE) -> list[dict]:
   """Returns the entries of grid.json, after training every point that an earlier search has not finished.
 
   A point that fails with a Pi0RagError is recorded, and the next one follows; started again, the search tries it anew.
@@ -138,6 +140,7 @@ def run(config: Config, workdir: str | Path, *, train: Callable[[Config, Path], 
     workdir: of the search.
     train: trains one point in its folder.
     console: where the ranked table goes; the default is standard output.
+    machines: where points are trained.
   """
   config_check.check_fields(config)
   workdir = Path(workdir).absolute()
@@ -153,18 +156,41 @@ def run(config: Config, workdir: str | Path, *, train: Callable[[Config, Path], 
   parallel.wait_for_all("grid read")  # before the first process writes
   entries = [{"name": name, "point": point} for name, point in zip(folders, chosen)]
   entries = [before[e["name"]] | e if _is_done(before.get(e["name"]), workdir) else e for e in entries]
-  for number, entry in enumerate(entries):
-    progress = f"point {number + 1} of {len(entries)}, {entry['name']}"
-    if entry.get("status") == DONE:
-      metrics.log.info("%s: finished before", progress)
-      continue
-    metrics.log.info("%s", progress)
-    entry |= train_point(with_values(config, chosen[number]), workdir / entry["name"], train)
-    write(workdir, entries)
+  with crew.crew(functools.partial(Trainer, train), machines, shared=workdir, note=metrics.log.info) as hands:
+    for number, entry in enumerate(entries):
+      progress = f"point {number + 1} of {len(entries)}, {entry['name']}"
+      if entry.get("status") == DONE:
+        metrics.log.info("%s: finished before", progress)
+        continue
+      job = progress, with_values(config, chosen[number]), workdir / entry["name"]
+      hands.give(number, lambda job=job: job, name=progress, rank=(number,))
+    for number, node, result in hands.results():
+      if result is crew.OVER:
+        continue
+      entries[number] |= result
+      write(workdir, entries)
+      if node:
+        metrics.log.info("point %d of %d: %s on %s", number + 1, len(entries), result["status"], node)
   write(workdir, entries)
   if parallel.is_first():
     (console or Console()).print(table(entries, config.best_by))
   return entries
+
+
+class Trainer:
+  """Trains the points of a search."""
+
+  def __init__(self, train: Callable[[Config, Path], Any]):
+    self._train = train
+
+  def __call__(self, job: tuple[str, Config, Path]) -> Iterator[dict]:
+    """Yields what came of a point, of (what to call it, its configuration, its folder)."""
+    name, config, folder = job
+    metrics.log.info("%s", name)
+    yield train_point(config, folder, self._train)
+
+  def close(self) -> None:
+    """Leaves nothing behind."""
 
 
 def train_point(config: Config, folder: Path, train: Callable[[Config, Path], Any]) -> dict:

@@ -6,7 +6,7 @@ the policy decided. One file per seed, so that what was stopped goes on with the
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,36 +66,31 @@ def run(policy: Policy, seeds: Sequence[int], config: RolloutConfig, *, keep_obs
                            keep_observations=keep_observations)
 
 
-def record(policy: Policy, folder, seeds: Sequence[int], config: RolloutConfig, *,
-           progress: Callable[[int], None] = lambda _: None) -> list[int]:
-  """Returns the seeds that crashed, after writing the episodes of all others into a folder, those missing there.
+def missing(folder, seeds: Sequence[int]) -> list[int]:
+  """Returns the seeds whose rollouts a folder does not have."""
+  return [seed for seed in seeds if not episode_path(Path(folder), seed).exists()]
+
+
+def written(policy: Policy, folder, seeds: Sequence[int], config: RolloutConfig, *, first_seed: int
+            ) -> Iterator[tuple[int, str]]:
+  """Yields (seed, why it crashed) of each rollout; '' once one is on disk that did not.
 
   Args:
     policy: of the simulated robot.
     folder: becomes a data set that `open_dataset` reads.
     seeds: of the episodes.
     config: see RolloutConfig.
-    progress: is told how many episodes are there.
-  Raises:
-    Pi0RagError: the folder holds rollouts of another policy, task, condition or first seed, or every episode crashed.
+    first_seed: of all rollouts of the policy.
+  Errors: Pi0RagError where the folder holds rollouts of another policy, task, condition or first seed.
   """
   folder = Path(folder)
-  _claim(folder, {**facts(policy, config), "first_seed": seeds[0]})
-  missing = [seed for seed in seeds if not episode_path(folder, seed).exists()]
-  done, crashed, error = len(seeds) - len(missing), [], ""
-  if not missing:
-    return crashed
-  for trace in run(policy, missing, config, keep_observations=True):
+  _claim(folder, {**facts(policy, config), "first_seed": first_seed})
+  for trace in run(policy, seeds, config, keep_observations=True):
     if trace.outcome == CRASHED:
-      crashed.append(trace.job.seed)
-      error = trace.error
+      yield trace.job.seed, trace.error or CRASHED
       continue
     write_episodes(episode_path(folder, trace.job.seed), [as_episode(trace, policy, config)])
-    done += 1
-    progress(done)
-  if not done:
-    raise Pi0RagError(f"all {len(crashed)} rollouts into '{folder}' crashed, the last with:\n{error}")
-  return crashed
+    yield trace.job.seed, ""
 
 
 def as_episode(trace: Trace, policy: Policy, config: RolloutConfig) -> Episode:

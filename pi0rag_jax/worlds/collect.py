@@ -4,7 +4,8 @@
 The expert is disturbed on the way: bursts of other motion are executed. `action` is what the expert would have done at
 that moment, which a policy learns from; `executed` is what the robot did; `privileged.things`, where the things of the
 task were, is for `auxiliary_targets` of a training: small things are hardly learned to be seen without it. A second
-call with the same arguments goes on where the first one stopped.
+call with the same arguments goes on where the first one stopped. With `--ray=auto` the actors of a Ray cluster whose
+nodes all see DIR record the episodes, with `--ray=local` those of this machine's own.
 """
 
 import collections
@@ -19,7 +20,8 @@ import numpy as np
 from absl import app, flags
 from rich.progress import track
 
-from pi0rag_jax import cli, files, schema
+from pi0rag_jax import cli, cluster, crew, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots.images import resize_with_pad
@@ -186,15 +188,21 @@ def _read_part(path: pathlib.Path) -> WrittenEpisode:
     return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]), extras)
 
 
-def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int
+def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int, machines: Machines = HERE
             ) -> Iterator[tuple[str, int, int, bool]]:
   """Yields (task, seed, frames, success) of each episode as its part is written; parts that are there are left out.
 
   Args:
     processes: how many work at once, each with one thread; 0 works in this process.
+    machines: a cluster's actors work instead of these.
   """
-  missing = [job for job in jobs if not _part(pathlib.Path(collection.folder), *job).exists()]
-  yield from batch.spread(functools.partial(_record, collection), missing, processes=processes)
+  folder, work = pathlib.Path(collection.folder), functools.partial(_record, collection)
+  missing = [job for job in jobs if not _part(folder, *job).exists()]
+  if machines.address is None:
+    yield from batch.spread(work, missing, processes=processes)
+  else:
+    named = [(f"{task}, seed {seed}", (task, seed)) for task, seed in missing]
+    yield from crew.spread(work, named, machines, shared=folder / PARTS)
 
 
 def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool
@@ -221,10 +229,10 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
 def main(_) -> None:
   """Collects what the flags say and prints a summary; a user's mistake ends in one line and status 2."""
   with cli.user_errors(COMMAND):
-    run(flags.FLAGS)
+    run(flags.FLAGS, cluster.machines())
 
 
-def run(values) -> None:
+def run(values, machines: Machines = HERE) -> None:
   """See `main`; `values` are the flags."""
   from pi0rag_jax.openpi.config import DataConfig
   from pi0rag_jax.robots.registry import make_robot
@@ -263,7 +271,8 @@ def run(values) -> None:
                   "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
   jobs = [(task, seed) for task in tasks for seed in seeds]
   missing = sum(not _part(folder, *job).exists() for job in jobs)
-  results = list(track(collect(collection, jobs, processes=values.processes), description=values.world, total=missing))
+  recorded = collect(collection, jobs, processes=values.processes, machines=machines)
+  results = list(track(recorded, description=values.world, total=missing))
   episodes, frames = write(collection, jobs, robot=robot.name, pictures=values.pictures, failures=values.failures)
   succeeded = collections.Counter(task for task, _, _, success in results if success)
   for task, count in collections.Counter(task for task, *_ in results).items():
@@ -300,5 +309,6 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_bool("disturbed", True, "Disturb the expert on its way.")
   flags.DEFINE_bool("failures", False, "Keep episodes in which the expert failed.")
   flags.DEFINE_integer("processes", 2, "Worker processes; 0: none.", lower_bound=0)
+  cluster.define_flags()
   flags.mark_flag_as_required("out")
   app.run(main, flags_parser=cli.flags_parser(COMMAND))

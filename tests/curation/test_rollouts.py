@@ -23,7 +23,7 @@ def policy(tiny_policy_dir):
 @pytest.fixture(scope="module")
 def folder(policy, tmp_path_factory):
   folder = tmp_path_factory.mktemp("rollouts")
-  assert rollouts.record(policy, folder, [7], CONFIG) == []
+  assert list(rollouts.written(policy, folder, [7], CONFIG, first_seed=7)) == [(7, "")]
   return folder
 
 
@@ -42,23 +42,15 @@ def test_every_decision_is_a_frame_of_what_the_policy_saw(folder, policy):
     rollouts.as_episode(next(rollouts.run(policy, [7], CONFIG)), policy, CONFIG)
 
 
-def test_what_is_there_is_not_run_again(folder, policy, monkeypatch):
-  asked = []
-
-  def none(policy, seeds, config, **_):
-    asked.extend(seeds)
-    return iter(())
-
-  monkeypatch.setattr(rollouts, "run", none)
-  rollouts.record(policy, folder, [7, 8], CONFIG)
-  assert asked == [8]
+def test_what_is_there_is_not_run_again(folder):
+  assert rollouts.missing(folder, [7, 8]) == [8]
 
 
 def test_rollouts_of_something_else_are_refused(folder, policy):
   with pytest.raises(Pi0RagError, match=r"holds other rollouts: stochastic True, wanted False. Remove it"):
-    rollouts.record(policy, folder, [7], dataclasses.replace(CONFIG, stochastic=False))
+    next(rollouts.written(policy, folder, [7], dataclasses.replace(CONFIG, stochastic=False), first_seed=7))
   with pytest.raises(Pi0RagError, match=r"holds other rollouts: first_seed 7, wanted 8"):
-    rollouts.record(policy, folder, [8], CONFIG)
+    next(rollouts.written(policy, folder, [8], CONFIG, first_seed=8))
 
 
 def test_episodes_that_crash_are_no_failures(policy, tmp_path, monkeypatch):
@@ -68,5 +60,5 @@ def test_episodes_that_crash_are_no_failures(policy, tmp_path, monkeypatch):
     yield trace
 
   monkeypatch.setattr(rollouts, "run", crash)
-  with pytest.raises(Pi0RagError, match=r"all 1 rollouts into .* crashed, the last with:\nTraceback: broken"):
-    rollouts.record(policy, tmp_path, [3], CONFIG)
+  assert list(rollouts.written(policy, tmp_path, [3], CONFIG, first_seed=3)) == [(3, "Traceback: broken")]
+  assert rollouts.missing(tmp_path, [3]) == [3]

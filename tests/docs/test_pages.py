@@ -77,7 +77,8 @@ def test_commands_and_configurations_exist():
 
 
 def test_flags_in_documents_are_those_of_their_commands():
-  shared = "".join((ROOT / name).read_text("utf8") for name in ("pi0rag_jax/cli.py", "train/distributed.py"))
+  shared = "".join((ROOT / name).read_text("utf8") for name in ("pi0rag_jax/cli.py", "pi0rag_jax/cluster.py",
+                                                                "train/distributed.py"))
   for document in DOCUMENTS:
     text = document.read_text("utf8").replace("\\\n", " ")
     for name, arguments in re.findall(r"python3? -m ((?:pi0rag_jax|eval|train)[\w.]*\w)([^`\n]*)", text):

@@ -131,7 +131,8 @@ def test_an_account_that_is_shared_has_what_the_streams_before_have_earned(tmp_p
                     policy="p") as memory, Journal(tmp_path / "decisions.jsonl") as journal):
     part = stream.take_up(memory, journal, durability.CELL.stream, range(100, 114), 0, [])
     agent, world = (cast(Any, thing) for thing in (durability.ScriptedAgent(memory), durability.ScriptedWorld(3)))
-    ended = list(stream.run(world, agent, durability.CELL, part, learning, journal, elsewhere=before))
+    ended = [record for record, _ in stream.run(world, agent, durability.CELL, part, learning, journal,
+                                                elsewhere=before)]
   assert any(record.extra.get("trust", 1.0) > 0 for record in ended) == shared
 
 

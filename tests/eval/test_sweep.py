@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from configs import quickstart
-from eval import experiment, sweep
+from eval import experiment, sweep, tasks, worker
 from eval import taught as taught_frames
 from eval.records import key as record_key
 from eval.records import read_records
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.data.episodes import read_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning.online import Lesson
@@ -124,7 +125,7 @@ def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
 
 def test_a_retrained_policy_joins_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   config = config_of(tiny_policy_dir)
   retrained = {"name": "lora_dagger", "start": "zero", "policy": str(tiny_policy_dir)}
   with config.unlocked():
@@ -183,14 +184,14 @@ def test_clips_are_filmed_once(finished, tiny_policy_dir, tmp_path, monkeypatch)
 def test_evaluations_write_no_journal(finished, tiny_policy_dir, tmp_path, monkeypatch):
   out = tmp_path / "sweep"
   shutil.copytree(finished[0], out)
-  assert not list(out.rglob(experiment.JOURNAL_NAME)), "the stream's own goes when it is over"
+  assert not list(out.rglob(worker.JOURNAL_NAME)), "the stream's own goes when it is over"
   log = out / "records.jsonl"
   log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"phase": "stream"' in line))
-  monkeypatch.setattr(experiment, "Journal", None)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker, "Journal", None)
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   sweep.sweep(config_of(tiny_policy_dir), out)
   assert {record.phase for record in read_records(log)} == {"stream", "eval"}
-  assert not list(out.rglob(experiment.JOURNAL_NAME))
+  assert not list(out.rglob(worker.JOURNAL_NAME))
 
 
 def forbid_simulation(monkeypatch):
@@ -204,7 +205,7 @@ def forbid_simulation(monkeypatch):
 
 def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_policy_dir, tmp_path, monkeypatch):
   config = config_of(tiny_policy_dir, **{"stream.episodes": 3, "stream.corrected_max": 3, "slots": 1})
-  episode_record = experiment.stream.episode_record
+  episode_record = worker.stream.episode_record
   calls = []
 
   def interrupted(*args, **kwargs):
@@ -213,11 +214,11 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
       raise KeyboardInterrupt
     return episode_record(*args, **kwargs)
 
-  monkeypatch.setattr(experiment.stream, "episode_record", interrupted)
+  monkeypatch.setattr(worker.stream, "episode_record", interrupted)
   with pytest.raises(KeyboardInterrupt):
     sweep.sweep(config, tmp_path)
-  monkeypatch.setattr(experiment.stream, "episode_record", episode_record)
-  monkeypatch.setattr(experiment._Runner, "_film", lambda *_: [])
+  monkeypatch.setattr(worker.stream, "episode_record", episode_record)
+  monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   sweep.sweep(config, tmp_path)
   streamed = [r for r in read_records(tmp_path / "records.jsonl") if r.phase == "stream"]
   assert sorted(r.index for r in streamed) == [0, 1, 2]
@@ -337,8 +338,8 @@ def test_entries_that_came_since_change_nothing_of_older_results_unless_they_ask
 
 
 def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(finished, tiny_policy_dir, tmp_path,
-                                                                                monkeypatch):
-  """Episodes come as they end, in another order; a run that is interrupted goes on to the same ones."""
+                                                                                monkeypatch, made_up_ray):
+  """Episodes come as they end, in another order; a run that is interrupted, or on Ray, comes to the same ones."""
   changes = {"evaluation.episodes": 30, "evaluation.latency_episodes": 0, "evaluation.clips": 0}
   config = config_of(tiny_policy_dir, **changes)
   left = [1000]
@@ -350,8 +351,8 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
       if not left[0]:
         raise KeyboardInterrupt
       won = method.name == "memory" and job.seed % 7 > 0
-      yield experiment.stream.episode_record(
-        runner._cell(step, method), Trace(job, outcome="success" if won else "failure"), Lesson(), memory_records=1,
+      yield worker.stream.episode_record(
+        tasks.cell(step, method), Trace(job, outcome="success" if won else "failure"), Lesson(), memory_records=1,
         tick_s=0.1)
 
   def swept(name, **options):
@@ -362,10 +363,11 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
     (out / "config.json").write_text(config.to_json_best_effort())
     return out, lambda: sweep.sweep(config, out, **options)
 
-  monkeypatch.setattr(experiment._Runner, "_ran", ran)
+  monkeypatch.setattr(worker.Worker, "_ran", ran)
   whole, run_whole = swept("whole")
   stopped, run_stopped = swept("stopped", stop_early=True)
   killed, run_killed = swept("killed", stop_early=True)
+  on_ray, run_on_ray = swept("ray", stop_early=True, machines=Machines("local"))
   run_whole()
   summary = run_stopped()
   left[0] = 34  # the fourth of the memory's episodes
@@ -373,8 +375,10 @@ def test_a_decided_evaluation_stops_and_its_episodes_are_the_first_of_the_whole(
     run_killed()
   left[0] = 1000
   run_killed()
-  lines = {out: (out / "records.jsonl").read_text().splitlines() for out in (whole, stopped, killed)}
-  assert lines[killed] == lines[stopped]
+  made_up_ray(one=1, two=1)
+  run_on_ray()
+  lines = {out: (out / "records.jsonl").read_text().splitlines() for out in (whole, stopped, killed, on_ray)}
+  assert lines[killed] == lines[stopped] and sorted(lines[on_ray]) == sorted(lines[stopped])
   of_memory = [record.seed for record in read_records(stopped / "records.jsonl") if record.policy == "memory"
                and record.phase == "eval"]
   assert of_memory == list(range(200_000, 200_000 + len(of_memory))) and 8 <= len(of_memory) < 15

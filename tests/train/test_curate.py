@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from configs import curation_panda, curation_stacking
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.curation import selection
 from pi0rag_jax.data.episodes import episode_path, write_episodes
 from pi0rag_jax.errors import Pi0RagError
@@ -121,6 +122,18 @@ def test_what_was_done_is_not_done_again(run, monkeypatch):
   for entry in report.values():
     assert entry["computed"] == entry["cached"] and entry["frames_per_s"] > 0 and entry["peak_growth_mb"] >= 0
   assert (folder / "scores.json").read_text() == before
+
+
+def test_embeddings_are_computed_on_a_cluster_too(run, tmp_path, made_up_ray):
+  config, folder = run
+  shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / "embeddings")
+  made_up_ray(one=2)
+  curate.curate(config, tmp_path, ["embed"], machines=Machines("local"))
+  files = [path.relative_to(folder) for path in (folder / "embeddings").rglob("*.npy")]
+  assert files
+  for path in files:
+    assert (tmp_path / path).read_bytes() == (folder / path).read_bytes()
 
 
 def test_what_is_stale_is_said(run, tmp_path):

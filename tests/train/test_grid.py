@@ -7,6 +7,7 @@ import pytest
 import tiny
 from rich.console import Console
 
+from pi0rag_jax.cluster import Machines
 from pi0rag_jax.errors import Pi0RagError
 from train import grid, loop
 
@@ -103,6 +104,16 @@ def test_a_search_that_was_stopped_goes_on(config, tmp_path):
   # More values keep what is there, and nothing is trained twice.
   entries = _run(grid.with_lists(config, ["seed=3,2,1,0"]), tmp_path, trainer := Trainer())
   assert trainer.seen == ["seed=3"] and [entry["status"] for entry in entries] == ["done"] * 4
+
+
+def test_points_train_on_a_cluster_and_one_that_was_killed_goes_on(config, tmp_path, made_up_ray):
+  wide, trainer, ray = grid.with_lists(config, ["learning_rate=3e-2,1e-2", "seed=0,1"]), Trainer(), made_up_ray(one=2)
+  ray.dying = [False, True]
+  found = grid.run(wide, tmp_path / "ray", train=trainer, console=Console(file=io.StringIO()),
+                   machines=Machines("local"))
+  assert len(ray.taken) > 1 and sorted(trainer.seen) == sorted(entry["name"] for entry in found)
+  assert found == _run(wide, tmp_path / "here", Trainer())
+  assert _recorded(tmp_path / "ray") == _recorded(tmp_path / "here")
 
 
 def test_a_point_that_fails_is_recorded_and_tried_again(config, tmp_path):

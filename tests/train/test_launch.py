@@ -21,6 +21,7 @@ COMMAND = [sys.executable, "-m", "train.launch"]
   ("arguments", "message"),
   [
     (["--config=configs/panda_small.py", "--config.data=({'path': '/none'},)"], "train.launch: no data set at '/none'"),
+    (["--config=configs/panda_small.py", "--ray=local"], "train.launch: --ray trains the points of a grid: give its"),
     (["--config=configs/panda_small.py", "--config.batch_size=0", "--grid=seed=0,1", "--grid=lerning_rate=1"],
      "train.launch: unknown entry of the configuration: 'lerning_rate'; did you mean 'learning_rate'"),
   ],
@@ -96,7 +97,7 @@ def test_incomplete_flags_of_several_processes_are_refused(given, message, monke
 def test_a_grid_says_whether_a_point_failed(tmp_path, monkeypatch):
   config = grid.with_lists(tiny.make_config("data"), ["seed=0,1"])
   for statuses, failed in ((["done", "failed"], True), (["done", "done"], False)):
-    monkeypatch.setattr(grid, "run", lambda *_, statuses=statuses: [{"status": status} for status in statuses])
+    monkeypatch.setattr(grid, "run", lambda *_, statuses=statuses, **__: [{"status": status} for status in statuses])
     assert launch.launch(config, str(tmp_path)) is failed
 
 

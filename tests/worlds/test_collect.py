@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.robots.aloha import ACTIONS as ALOHA
 from pi0rag_jax.robots.panda import ACTIONS
@@ -53,6 +54,20 @@ def test_a_burst_leads_places_astray_by_no_more_than_its_whole_way():
   for motion_A in motions.values():  # an expert that would stay wherever it is
     executed_A = burst.apply(executed_A, motion_A, ALOHA, executed_A)
   assert 0.1 < np.abs(executed_A * ALOHA.cost).max() <= burst.astray + 1e-6
+
+
+def test_on_a_cluster_the_same_episodes_are_recorded(tmp_path, made_up_ray):
+  found = []
+  for folder, machines in ((tmp_path / "here", HERE), (tmp_path / "ray", Machines("local"))):
+    made_up_ray(one=1, two=1)
+    collection = Collection("panda", {}, "nominal", 16, "raycast", ACTIONS, 0.05, str(folder), {"pick_and_place": 30},
+                            None)
+    (folder / collect.PARTS).mkdir(parents=True)
+    told = list(collect.collect(collection, [("pick_and_place", 3)], processes=0, machines=machines))
+    (part,) = (folder / collect.PARTS).iterdir()
+    with np.load(part) as arrays:
+      found.append((told, {name: arrays[name].tobytes() for name in arrays.files}))
+  assert found[0] == found[1]
 
 
 def run(tmp_path, *flags):

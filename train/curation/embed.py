@@ -1,9 +1,12 @@
 """The stage of curation that computes embeddings."""
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pi0rag_jax import files, schema
+from pi0rag_jax import crew, files, schema
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.curation.inputs import EMBEDDINGS
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.typing import Config
@@ -14,18 +17,38 @@ from train.peak_memory import PeakMemory
 EMBED_NAME = "embed.json"
 
 
-def embed(config: Config, workdir: Path) -> None:
+class Embedder:
+  """Embeds the frames of data sets; policies stay loaded."""
+
+  def __init__(self, config: Config, workdir: Path):
+    self._sources = Sources(config, workdir)
+
+  def __call__(self, job: tuple[str, str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields what the embeddings took, of (policy, data set, what an earlier run says)."""
+    policy, name, before = job
+    yield embed_source(self._sources, self._sources.all[name], policy, name, before)
+
+  def close(self) -> None:
+    """Leaves nothing behind: what is computed is on disk."""
+
+
+def embed(config: Config, workdir: Path, machines: Machines = HERE) -> None:
   """Computes the embeddings that some classifier reads, and writes down what that took."""
-  wanted = policies_read(config)
-  sources, file = Sources(config, workdir), workdir / EMBED_NAME
+  wanted, file = policies_read(config), workdir / EMBED_NAME
   before = schema.read(file, dict[str, dict[str, Any]]) if file.is_file() else {}
+  names = list(Sources(config, workdir).all)
+  jobs = {f"{policy or 'last'}: {name}": (policy, name) for policy in wanted for name in names}
   report: dict[str, Any] = {}
-  for policy in wanted:
-    for name, source in sources.all.items():
-      key = f"{policy or 'last'}: {name}"
-      report[key] = embed_source(sources, source, policy, name, before.get(key, {}))
-      files.write_json(file, {**before, **report})
-  files.write_json(file, report)
+  make = functools.partial(Embedder, config, workdir)
+  with crew.crew(make, machines, shared=workdir, note=metrics.log.info) as hands:
+    for number, (key, (policy, name)) in enumerate(jobs.items()):
+      job = policy, name, before.get(key, {})
+      hands.give(key, lambda job=job: job, name=f"embeddings, {key}", rank=(number,), likes=policy)
+    for key, _, result in hands.results():
+      if result is not crew.OVER:
+        report[key] = result
+        files.write_json(file, {**before, **report})
+  files.write_json(file, {key: report[key] for key in jobs})
 
 
 def policies_read(config: Config) -> list[str]:

@@ -1,7 +1,12 @@
 """The first stages of curation: a policy trained on all demonstrations, and the rollouts of its checkpoints."""
 
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pi0rag_jax import crew
+from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.curation import rollouts
 from pi0rag_jax.curation.rollouts import RolloutConfig
 from pi0rag_jax.errors import Pi0RagError
@@ -18,6 +23,7 @@ ROBOT = "panda"  # of the policies that run in the simulator
 # From one checkpoint's first seed to the next one's, however many of them are used: episodes that are added later
 # never have a layout that another checkpoint has already seen.
 SEEDS_PER_CHECKPOINT = 1000
+SEEDS_PER_SLOT = 2  # of one of Ray's jobs
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -95,20 +101,65 @@ def policies(config: Config, workdir: Path) -> dict[str, Path]:
   return found
 
 
-def rollout(config: Config, workdir: Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+  """Those of one checkpoint."""
+
+  policy: Path
+  folder: Path
+  first_seed: int
+  seeds: Sequence[int]
+
+  def left(self) -> "Rollouts | None":
+    """Returns those that are missing; None for none."""
+    seeds = rollouts.missing(self.folder, self.seeds)
+    return dataclasses.replace(self, seeds=seeds) if seeds else None
+
+
+class Runner:
+  """Runs rollouts; the last policy stays loaded."""
+
+  def __init__(self, config: RolloutConfig):
+    self._config, self._load = config, functools.lru_cache(maxsize=1)(directory.load)
+
+  def __call__(self, job: Rollouts) -> Iterator[tuple[int, str]]:
+    """Yields (seed, why it crashed: '' if it did not) of each."""
+    return rollouts.written(self._load(job.policy), job.folder, job.seeds, self._config, first_seed=job.first_seed)
+
+  def close(self) -> None:
+    """Leaves nothing behind: worlds end with their job."""
+
+
+def rollout(config: Config, workdir: Path, machines: Machines = HERE) -> None:
   """Records the rollouts of every checkpoint, those that are missing."""
   if config.rollouts.given:
     return
   found = policies(config, workdir)
   seeds_of = {name: rollout_seeds(config, number) for number, name in enumerate(found)}
-  for name, place in found.items():
-    folder, seeds = workdir / "rollouts" / name, seeds_of[name]
-    crashed = rollouts.record(
-      directory.load(place), folder, seeds, rollout_config(config),
-      progress=lambda done, name=name: metrics.log.info(
-        "checkpoint %s: %d of %d rollouts", name, done, config.rollouts.episodes) if done % 10 == 0 else None)
-    if crashed:
-      metrics.log.warning("checkpoint %s: %d rollouts crashed and are left out: seeds %s", name, len(crashed), crashed)
+  where = rollout_config(config)
+  group = config.rollouts.episodes if machines.address is None else SEEDS_PER_SLOT * where.slots
+  make = functools.partial(Runner, dataclasses.replace(where, processes=machines.processes(where.processes)))
+  crashed: dict[str, dict[int, str]] = {name: {} for name in found}
+  with crew.crew(make, machines, shared=workdir, note=metrics.log.info) as hands:
+    for number, (name, place) in enumerate(found.items()):
+      for first in range(0, len(seeds_of[name]), group):
+        job = Rollouts(place, workdir / "rollouts" / name, seeds_of[name][0], seeds_of[name][first : first + group])
+        hands.give(name, job.left, name=f"checkpoint {name}", rank=(number, first), likes=name)
+    for name, _, result in hands.results():
+      seeds, folder = seeds_of[name], workdir / "rollouts" / name
+      if result is crew.OVER:
+        continue
+      seed, why = result
+      crashed[name] |= {seed: why} if why else {}
+      if len(crashed[name]) == len(seeds):
+        raise Pi0RagError(f"all {len(seeds)} rollouts into '{folder}' crashed, the last with:\n{why}")
+      done = len(seeds) - len(rollouts.missing(folder, seeds))
+      if not why and done % 10 == 0:
+        metrics.log.info("checkpoint %s: %d of %d rollouts", name, done, len(seeds))
+  for name, seeds in crashed.items():
+    if seeds:
+      metrics.log.warning("checkpoint %s: %d rollouts crashed and are left out: seeds %s", name, len(seeds),
+                          sorted(seeds))
 
 
 def rollout_seeds(config: Config, number: int) -> range:

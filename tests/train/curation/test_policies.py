@@ -3,6 +3,8 @@
 import pytest
 
 from configs import curation_panda, mobile_vla_lstm
+from pi0rag_jax.cluster import Machines
+from pi0rag_jax.curation import rollouts
 from pi0rag_jax.errors import Pi0RagError
 from train.curation import policies, retrain
 
@@ -29,16 +31,55 @@ def test_no_two_checkpoints_see_the_same_layout():
   assert not any(more[i] & seeds[j] for i in range(4) for j in range(4) if i != j)
 
 
-def test_every_checkpoint_runs_its_own_seeds(tmp_path, monkeypatch):
+@pytest.fixture
+def two_checkpoints(tmp_path, monkeypatch):
+  """Rollouts that are made at once: (configuration, what was asked for of each checkpoint, its folder)."""
   asked = {}
+
+  def written(policy, folder, seeds, config, *, first_seed):
+    asked.setdefault(folder.name, []).append((policy, list(seeds), first_seed))
+    for seed in seeds:
+      if seed != 101_001:
+        folder.mkdir(parents=True, exist_ok=True)
+        rollouts.episode_path(folder, seed).touch()
+      yield seed, "it broke" if seed == 101_001 else ""
+
   monkeypatch.setattr(policies, "policies", lambda *_: {"early": "a", "late": "b"})
-  monkeypatch.setattr(policies.directory, "load", lambda place: place)
-  monkeypatch.setattr(policies.rollouts, "record",
-                      lambda policy, folder, seeds, config, progress: asked.update({folder.name: list(seeds)}))
+  monkeypatch.setattr(policies.directory, "load", lambda place: f"policy {place}")
+  monkeypatch.setattr(policies.rollouts, "written", written)
   config = curation_panda.get_config().unlock()
   config.rollouts.episodes = 2
-  policies.rollout(config, tmp_path)
-  assert asked == {"early": [100_000, 100_001], "late": [101_000, 101_001]}
+  return config, asked, tmp_path
+
+
+def test_every_checkpoint_runs_its_own_seeds_and_those_that_are_missing(two_checkpoints, caplog):
+  config, asked, folder = two_checkpoints
+  policies.rollout(config, folder)
+  assert asked == {"early": [("policy a", [100_000, 100_001], 100_000)],
+                   "late": [("policy b", [101_000, 101_001], 101_000)]}
+  assert "checkpoint late: 1 rollouts crashed and are left out: seeds [101001]" in caplog.text
+  asked.clear()
+  policies.rollout(config, folder)
+  assert asked == {"late": [("policy b", [101_001], 101_000)]}
+
+
+def test_on_a_cluster_rollouts_run_in_groups(two_checkpoints, made_up_ray):
+  config, asked, folder = two_checkpoints
+  config.rollouts.episodes, config.rollouts.slots = 5, 1
+  made_up_ray(one=1, two=2)
+  policies.rollout(config, folder, Machines("local"))
+  groups = {name: sorted(seeds for _, seeds, _ in given) for name, given in asked.items()}
+  assert groups == {name: [[first, first + 1], [first + 2, first + 3], [first + 4]]
+                    for name, first in (("early", 100_000), ("late", 101_000))}
+  assert {first for given in asked.values() for *_, first in given} == {100_000, 101_000}
+
+
+def test_rollouts_that_all_crash_are_an_error(two_checkpoints):
+  config, _, folder = two_checkpoints
+  config.rollouts.episodes = 1
+  config.rollouts.first_seed = 100_001
+  with pytest.raises(Pi0RagError, match=r"(?s)all 1 rollouts into '.*late' crashed, the last with:.it broke"):
+    policies.rollout(config, folder)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
