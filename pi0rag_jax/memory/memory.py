@@ -6,17 +6,14 @@ change, never for the disk or the network: others' changes arrive on a thread of
 
 import collections
 import contextlib
-import functools
 import threading
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import address, eviction, index, store, verify
-from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.neighbours import Neighbours, largest_says, shares
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Header, Record
 
 _ADDED_AT_A_TIME = 256  # records
@@ -126,7 +123,7 @@ class Memory:
       that is read-only, frozen or closed; a disk that takes no more.
     """
     records = list(records)
-    ended = [(_largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
+    ended = [(largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
     evicted = 0
 
     def room():
@@ -203,7 +200,7 @@ class Memory:
     """
     with self._writing:
       if self.read_only or self._frozen:
-        _largest_says(ids, says)
+        largest_says(ids, says)
       else:
         self.add([], outcomes=[(ids, says, success)])
 
@@ -240,7 +237,7 @@ class Memory:
 
   def quarantined(self) -> dict[int, str]:
     """Returns why records are in quarantine, by id."""
-    return {identity: record.quarantine for identity, record in self._store.scan() if record.quarantine}
+    return self._store.quarantined()
 
   def _set_apart(self, ids, reason: str) -> None:
     with self._writing:
@@ -394,27 +391,3 @@ class Memory:
     if not np.isfinite(keys_BE).all():
       raise Pi0RagError("keys have values that are not finite: the policy's features are broken")
     return keys_BE
-
-
-@functools.lru_cache(maxsize=16)
-def shares(k: int, kinds: tuple[str, ...]) -> Mapping[str, int]:
-  """Returns how many of k places each kind gets. Errors: Pi0RagError for k below 1, no kind, or an unknown one."""
-  if k < 1:
-    raise Pi0RagError(f"k is {k}, must be 1 or more")
-  if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
-    raise Pi0RagError(f"kinds are {tuple(kinds)}, allowed: one or more of {', '.join(KINDS)}, each once")
-  return MappingProxyType(
-    {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)})
-
-
-def _largest_says(ids, says) -> dict[int, float]:
-  """Returns the largest weight of each id that has one above 0."""
-  ids, says = np.asarray(ids), np.asarray(says, float)
-  if ids.shape != says.shape:
-    raise Pi0RagError(f"ids have shape {ids.shape}, their weights {says.shape}: must be equal")
-  if not (np.isfinite(says) & (says >= 0)).all():
-    raise Pi0RagError("weights must be finite and at least 0")
-  largest: dict[int, float] = {}
-  for identity, say in zip(ids[ids >= 0].tolist(), says[ids >= 0].tolist()):
-    largest[identity] = max(say, largest.get(identity, 0.0))
-  return {identity: say for identity, say in largest.items() if say > 0}

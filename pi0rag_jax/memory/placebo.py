@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from pi0rag_jax.memory import index
-from pi0rag_jax.memory.memory import Memory, shares
-from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.neighbours import Neighbours, shares
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Record
 
 

@@ -38,7 +38,7 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("checkpoint", None, "Of an openpi configuration.")
   flags.DEFINE_string("server", "", "ws://HOST:PORT of a policy server, instead of --policy.")
   flags.DEFINE_string("token", None, "Key of the server.")
-  flags.DEFINE_string("memory", None, "Folder of the memory that steers --policy.")
+  cli.define_memory("Memory that steers --policy.")
   flags.DEFINE_bool("learn", False, "Teach the memory, here or behind the server, what episodes show.")
   flags.DEFINE_string("keep_episodes", None, "As of the server: keeps what the policy saw in episodes that teach it.")
   flags.DEFINE_string("prompt", "", "What the robot is told, where it does not say so itself.")

@@ -133,6 +133,11 @@ class PostgresStore:
     """Writes down why no search may return these records. Errors: as `SqliteStore.quarantine`."""
     self._commit(writing.QUARANTINE, lambda commit: writing.set_apart(commit, ids, reason))
 
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by rising id."""
+    return dict(self._rows(f"SELECT id, quarantine FROM {reading.present(self._version)} WHERE quarantine <> '' "
+                           "ORDER BY id"))
+
   def follow(self, apply: Callable[[Change], None]) -> None:
     """Has every commit from `snapshot` on, whoever makes it, told to `apply`; own ones before their call returns."""
     self._apply = apply

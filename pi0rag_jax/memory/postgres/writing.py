@@ -1,6 +1,7 @@
 """What a commit does, inside its transaction and under the memory's lock: nobody else commits meanwhile."""
 
 import dataclasses
+import itertools
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,6 @@ from pi0rag_jax.memory.store import Contents
 # Kinds of commits. After one of FINAL nothing before it can be taken back.
 ADD, REMOVE, USES, UNDO, UNDONE, QUARANTINE, FILL = "add", "remove", "uses", "undo", "undone", "quarantine", "fill"
 FINAL = (ADD, REMOVE, FILL)
-_EPISODE = codec.COLUMNS.index("episode")
 _COLUMNS = ("memory", "id", "added", *codec.COLUMNS, *codec.BLOBS)
 _INSERT = (f"INSERT INTO pi0rag.records ({', '.join(_COLUMNS)}) VALUES ({', '.join(['%s'] * len(_COLUMNS))})")
 _ERASED = ("erased = true, outcome = '', failure_kind = '', task = '', prompt = '', provenance = '{}', created = 0, "
@@ -110,8 +110,8 @@ def insert(commit: Commit, rows, refuse) -> list[int]:
   """Adds encoded records but for those at the places to refuse; returns the ids of all."""
   ids = list(range(commit.last_id + 1, commit.last_id + len(rows) + 1))
   commit.many(_INSERT, [
-    (commit.memory, identity, commit.version, *columns[:_EPISODE], commit.episodes, *columns[_EPISODE + 1 :], *blobs)
-    for place, (identity, (columns, blobs)) in enumerate(zip(ids, rows)) if place not in refuse])
+    (commit.memory, identity, commit.version, *itertools.chain(*codec.dated(row, commit.episodes)))
+    for place, (identity, row) in enumerate(zip(ids, rows)) if place not in refuse])
   if ids:
     commit.last_id, commit.span = ids[-1], (ids[0], ids[-1])
   return ids
