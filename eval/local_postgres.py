@@ -22,6 +22,7 @@ port = {port}
 unix_socket_directories = '{folder}'
 max_connections = 200
 shared_buffers = 64MB
+recovery_init_sync_method = syncfs
 """
 
 
@@ -84,9 +85,13 @@ class LocalPostgres:
       # Its children have sessions of their own.
       listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True,
                               check=False).stdout
-      for child in [process.pid, *map(int, listed.split())]:
+      children = [int(pid) for pid in listed.split()]
+      for pid in [process.pid, *children]:
         with contextlib.suppress(ProcessLookupError):
-          os.kill(child, how)
+          os.kill(pid, how)
+      process.wait()
+      while any(pathlib.Path(f"/proc/{pid}").exists() for pid in children):  # they have its shared memory
+        time.sleep(0.005)
     else:
       process.send_signal(how)
     process.wait()
