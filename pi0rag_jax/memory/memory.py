@@ -289,7 +289,7 @@ class Memory:
     on a server what it is read at: while that is out of reach, what is known here.
     """
     try:
-      found = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
+      found: dict[str, Any] = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
       found["bytes_on_disk"] = self._store.bytes_on_disk()
     except store.UnreachableError:
       found = {"by_kind": {kind: count for kind, count in sorted(self.counts().items()) if count}}

@@ -62,7 +62,7 @@ class FileChanges:
 
   LOCK_TIMEOUT_S = 0.2
 
-  def __init__(self, directory: str, episodes: str | None = None):
+  def __init__(self, directory, episodes: str | None = None):
     """
     Args:
       episodes: folder of kept episodes.
@@ -131,7 +131,7 @@ class MemoryPage:
     aside: whether the memory is read in another process: where this one serves a policy.
   """
 
-  def __init__(self, directory: str, admission: Admission, *, changes: Changes | None = None,
+  def __init__(self, directory, admission: Admission, *, changes: Changes | None = None,
                episodes: str | None = None, host: str = LOOPBACK[0], aside: bool = False):
     self._survey = SurveyAside(directory) if aside else Survey(directory)
     self._admission, self._changes, self._host = admission, changes, host
@@ -265,7 +265,7 @@ class PageServer:
     """No request becomes a websocket."""
 
 
-def run(directory: str, *, host: str = LOOPBACK[0], port: int = 0, token: str | None = None,
+def run(directory, *, host: str = LOOPBACK[0], port: int = 0, token: str | None = None,
         episodes: str | None = None) -> None:
   """Serves the page of a memory until Ctrl-C; changes wait for nobody who writes the memory.
 

@@ -4,6 +4,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.address import ServerAddress
@@ -16,6 +17,8 @@ try:
 except ImportError:
   raise Pi0RagError("a memory on a server needs psycopg and alembic: pip install 'pi0rag-jax[postgres]'") from None
 
+# psycopg's, whose queries must be literals to type checkers; ours are put together of literals.
+Connection = Any
 # Of libpq, where the address says nothing else: a server that vanished is noticed within seconds.
 _DEFAULTS = {"connect_timeout": "3", "application_name": "pi0rag", "keepalives_idle": "5", "keepalives_interval": "2",
              "keepalives_count": "3", "tcp_user_timeout": "8000"}
@@ -29,7 +32,7 @@ _LATER = ("starting up", "shutting down", "recovery", "too many clients", "remai
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
 
-def connect(address: ServerAddress) -> "psycopg.Connection":
+def connect(address: ServerAddress) -> Connection:
   """Returns a connection that commits each statement by itself.
 
   Errors: UnreachableError for a server that is not there now; Pi0RagError for one that refuses, or for an address that

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
+from pi0rag_jax.memory.postgres.connection import Connection
 from pi0rag_jax.memory.record import Header
 from pi0rag_jax.memory.store import Change, Counters
 
@@ -36,13 +35,13 @@ def present(version: int | None) -> str:
           "AND r.added <= %(version)s AND (r.removed IS NULL OR r.removed > %(version)s)) records")
 
 
-def decoded(connection: "psycopg.Connection", query: str, asked: dict[str, Any], header: Header) -> Iterator[tuple]:
+def decoded(connection: Connection, query: str, asked: dict[str, Any], header: Header) -> Iterator[tuple]:
   """Yields (id, Record) of a query for RECORD. Errors: DamagedError."""
   for row in connection.cursor(binary=True).execute(query, asked):
     yield codec.decode(row, header)
 
 
-def clock(connection: "psycopg.Connection", memory: int, version: int | None) -> tuple[int, int]:
+def clock(connection: Connection, memory: int, version: int | None) -> tuple[int, int]:
   """Returns (episodes, successes) that are counted, or were at a version."""
   if version is None:
     query = "SELECT episodes, successes FROM pi0rag.memories WHERE id = %s"
@@ -51,7 +50,7 @@ def clock(connection: "psycopg.Connection", memory: int, version: int | None) ->
   return connection.execute(query, (memory, version)).fetchone() or (0, 0)
 
 
-def head(connection: "psycopg.Connection", memory: int) -> int:
+def head(connection: Connection, memory: int) -> int:
   """Returns the last version. Errors: Pi0RagError if the memory was deleted."""
   found = connection.execute("SELECT version FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone()
   if found is None:
@@ -59,7 +58,7 @@ def head(connection: "psycopg.Connection", memory: int) -> int:
   return found[0]
 
 
-def change(connection: "psycopg.Connection", memory: int, since: int, header: Header) -> Change:
+def change(connection: Connection, memory: int, since: int, header: Header) -> Change:
   """Returns what happened after a version; the caller sees to it that all of it is read at one moment."""
   asked: dict[str, Any] = {"memory": memory, "since": since}
   removed = [row[0] for row in connection.execute(
@@ -81,14 +80,14 @@ def change(connection: "psycopg.Connection", memory: int, since: int, header: He
   return Change(clock(connection, memory, None), [*removed, *apart], counters, added)
 
 
-def lag_s(connection: "psycopg.Connection", memory: int, version: int) -> float:
+def lag_s(connection: Connection, memory: int, version: int) -> float:
   """Returns how long ago a version was committed, by the server's clock alone."""
   query = ("SELECT EXTRACT(EPOCH FROM clock_timestamp() - committed)::float8 FROM pi0rag.commits WHERE memory = %s "
            "AND version = %s")
   return (connection.execute(query, (memory, version)).fetchone() or (0.0,))[0]
 
 
-def problems(connection: "psycopg.Connection", memory: int) -> list[str]:
+def problems(connection: Connection, memory: int) -> list[str]:
   """Returns where the tables contradict each other, one line each."""
   version, last_id, episodes, successes = connection.execute(
     "SELECT version, last_id, episodes, successes FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone() or (0,) * 4

@@ -16,6 +16,7 @@ from pi0rag_jax.memory import codec
 from pi0rag_jax.memory.address import ServerAddress
 from pi0rag_jax.memory.postgres import connection as connections
 from pi0rag_jax.memory.postgres import reading, schema, writing
+from pi0rag_jax.memory.postgres.connection import Connection
 from pi0rag_jax.memory.postgres.follower import Follower
 from pi0rag_jax.memory.record import DamagedError, Header, check_records
 from pi0rag_jax.memory.store import Change, Commit, Contents, UnreachableError
@@ -50,7 +51,7 @@ class PostgresStore:
     self._version, self._told = address.version, 0
     self._mutex, self._telling = threading.RLock(), threading.RLock()
     self._moment = threading.local()  # its connection is this thread's snapshot
-    self._connection: psycopg.Connection | None = connections.connect(address)
+    self._connection: Connection = connections.connect(address)  # None where it was lost
     self._apply: Callable[[Change], None] | None = None
     self._follower: Follower | None = None
     self._pauses, self._closed = 0, False
@@ -63,7 +64,7 @@ class PostgresStore:
       self._connection.close()
       raise
 
-  def _open(self, connection, header: Header | None, create: bool) -> tuple[int, Header]:
+  def _open(self, connection: Connection, header: Header | None, create: bool) -> tuple[int, Header]:
     if not self.read_only:
       _check_durability(connection, self.address)
       if (header is not None and create) or schema.found(connection, self.address):
@@ -82,9 +83,9 @@ class PostgresStore:
     return found
 
   def _check_version(self, connection, memory: int) -> None:
-    newest = reading.head(connection, memory)
-    if self._version > newest:
-      raise Pi0RagError(f"{self.address}: there is no version {self._version} yet, allowed: 0 to {newest}")
+    wanted, newest = self._version or 0, reading.head(connection, memory)
+    if wanted > newest:
+      raise Pi0RagError(f"{self.address}: there is no version {wanted} yet, allowed: 0 to {newest}")
     query = f"SELECT COUNT(*) FROM {reading.present(self._version)} WHERE erased"
     erased = connection.execute(query, {"memory": memory, "version": self._version}).fetchone()[0]
     if erased:

@@ -6,10 +6,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
+from pi0rag_jax.memory.postgres.connection import Connection
 from pi0rag_jax.memory.postgres.reading import COUNTED
 from pi0rag_jax.memory.postgres.schema import LOCKS
 from pi0rag_jax.memory.record import DamagedError
@@ -30,7 +29,7 @@ _COMMIT = ("memory", "version", "kind", "call", "token", "digest", "first_id", "
 class Commit:
   """The commit under way: what it is numbered, and what the memory says of itself after it."""
 
-  connection: "psycopg.Connection"
+  connection: Connection
   memory: int
   version: int
   last_id: int
@@ -52,7 +51,7 @@ class Commit:
       cursor.executemany(query, rows)
 
 
-def begin(connection: "psycopg.Connection", memory: int, token: str | None, digest: bytes) -> Commit:
+def begin(connection: Connection, memory: int, token: str | None, digest: bytes) -> Commit:
   """Returns the commit that comes next; from here to the transaction's end the memory is locked.
 
   A lock and not a sequence: numbers of a sequence show in another order than they were given, and leave gaps.
@@ -62,7 +61,8 @@ def begin(connection: "psycopg.Connection", memory: int, token: str | None, dige
                            (memory,)).fetchone()
   if row is None:
     raise Pi0RagError("the memory is no longer on its server: somebody deleted it")
-  return Commit(connection, memory, *row, token, digest)
+  version, last_id, episodes, successes = row
+  return Commit(connection, memory, version, last_id, episodes, successes, token, digest)
 
 
 def seen(commit: Commit, call) -> range | None:
@@ -157,7 +157,7 @@ def undo(commit: Commit, token: str) -> None:
   """Takes back the last commit with a token: it is as if it had never been, and its contents are erased."""
   last, version, first_id, last_id, ended, succeeded = commit.execute(
     "SELECT token, version, first_id, last_id, ended, succeeded FROM pi0rag.commits WHERE memory = %s AND "
-    "token IS NOT NULL ORDER BY version DESC LIMIT 1", commit.memory).fetchone() or (None,) * 6
+    "token IS NOT NULL ORDER BY version DESC LIMIT 1", commit.memory).fetchone() or (None, 0, 1, 0, 0, 0)
   if token != last:
     raise Pi0RagError(f"'{token}' cannot be taken back, the last token is {last!r}: take back in reverse order")
   if commit.execute("SELECT 1 FROM pi0rag.commits WHERE memory = %s AND (version > %s AND kind = ANY(%s) OR "
