@@ -35,7 +35,7 @@ from pi0rag_jax.memory.store import UnreachableError
 
 HEADER = Header(key_dim=64, action_horizon=8, action_dim=7, encoder="fleet", policy="none")
 ADDRESS = "PI0RAG_FLEET_ADDRESS"  # of the children: nobody sees the environment of another user's process
-CAPACITY = 1 << 20
+CAPACITY = 1 << 17
 _LARGEST_BATCH = 4
 _EQUAL_S = 1.0  # how soon after the last commit everybody must be where the truth is
 _LONGEST_S = 60.0
@@ -330,7 +330,7 @@ def _kill_in_turn(server, fleet: Fleet, rng, report: Report, arguments) -> None:
   """Kills the server, a writer and a reader in turn, and looks at the truth in between."""
   place = server.address("fleet")
   for number in range(arguments.kills):
-    time.sleep(rng.uniform(0.02, 0.5))
+    time.sleep(rng.uniform(0.05, 1.5))
     victim = ("server", "writer", "reader")[number % 3]
     report.kills[victim] += 1
     if victim == "server":
