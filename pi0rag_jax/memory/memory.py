@@ -94,6 +94,11 @@ class Memory:
     self.close()
 
   @property
+  def remote(self) -> bool:
+    """Whether records are read over a network, which no decision may wait for; queries never are."""
+    return self._store.remote
+
+  @property
   def episodes(self) -> int:
     """Episodes whose outcome was recorded."""
     return self._clock[0]
@@ -334,6 +339,7 @@ class Memory:
       gone = [*change.removed, *replaced]
       with self._searching:
         self._index.remove(gone)
+        self.removals += bool(gone)
         for identity, counters in change.counters.items():
           self._index.count_again(identity, counters)
       # In parts: a query waits for one of them, however much came at once.
@@ -342,7 +348,6 @@ class Memory:
           for identity, record in searched[first : first + _ADDED_AT_A_TIME]:
             self._index.add(identity, record)
       self._clock = change.clock
-      self.removals += bool(gone)
       with self._counting:
         for identity in gone:  # not for a later record of the same id
           self._uses.pop(identity, None)

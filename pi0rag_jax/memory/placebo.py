@@ -45,6 +45,11 @@ class ShuffledMemory:
     return self._memory.successes
 
   @property
+  def remote(self) -> bool:
+    """Whether records are read over a network."""
+    return self._memory.remote
+
+  @property
   def removals(self) -> int:
     """None: what the memory removes stays here."""
     return 0

@@ -38,6 +38,8 @@ class SqliteStore:
     than the file's, and for a memory that another process writes.
   """
 
+  remote = False
+
   def __init__(self, directory, header: Header | None = None, *, create=True, read_only=False, lock_timeout_s=2.0):
     self._writer: sqlite3.Connection | None = None
     self._lock = None

@@ -81,6 +81,7 @@ class Store(Protocol):
   """Where records live. What `add` has returned is durable; ids rise and are never used again, but after `undo`."""
 
   header: Header
+  remote: bool  # whether reads go over a network
 
   def add(self, records: Sequence[Record], *, token: str | None = None, room: Room | None = None,
           outcomes: Outcomes = ()) -> list[int]: ...

@@ -46,6 +46,8 @@ class PostgresStore:
     another header, or a version that it does not have or that cannot be read any more.
   """
 
+  remote = True
+
   def __init__(self, address: ServerAddress, header: Header | None = None, *, create=True, read_only=False):
     self.address, self.read_only = address, read_only
     self._version, self._told = address.version, 0
