@@ -265,9 +265,9 @@ def check(place: str, acknowledged: dict[int, dict[int, list[int]]], *, whole: b
     for number, ids in numbers.items():
       if found.get((robot, number)) != ids:
         problems.append(f"{number} of robot {robot} was acknowledged as {ids}, found {found.get((robot, number))}")
-    later = [number for other, number in found if other == robot and number not in numbers]
-    if (whole and later) or (later and later != [len(numbers)] and not (set(later) <= set(
-        range(len(numbers), len(numbers) + len(later))))):
+    later = sorted(number for other, number in found if other == robot and number not in numbers)
+    under_way = [] if whole else list(range(len(numbers), len(numbers) + len(later)))
+    if later != under_way:
       problems.append(f"{later} of robot {robot} are there and were not acknowledged")
   if list(contents.records) != list(range(1, len(contents.records) + 1)):
     problems.append("ids have gaps")

@@ -29,6 +29,8 @@ _SESSION = ("SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout =
             "('off', 'local')")
 # A server that starts, stops or is full answers with these; it will do better later.
 _LATER = ("starting up", "shutting down", "recovery", "too many clients", "remaining connection slots")
+# What libpq adds to the news that a connection is gone.
+_GUESS = "This probably means the server terminated abnormally\n\tbefore or while processing the request."
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
 
@@ -95,7 +97,7 @@ class Patience:
 
 def _without(address: ServerAddress, error: BaseException) -> str:
   """Returns the start of an error's text as one line, without passwords."""
-  text = str(error)
+  text = str(error).replace(_GUESS, "")
   for secret in address.secrets():
     text = text.replace(secret, "***")
   return one_line(text or type(error).__name__)

@@ -67,10 +67,9 @@ def begin(connection: Connection, memory: int, token: str | None, digest: bytes)
 
 def seen(commit: Commit, call) -> range | None:
   """Returns the ids of a call that was committed before, or of another one with its token; None if there was none."""
-  query = "SELECT first_id, last_id, digest, token, call = %s FROM pi0rag.commits WHERE memory = %s AND "
-  row = commit.execute(query + "call = %s", call, commit.memory, call).fetchone()
-  if row is None and commit.token is not None:
-    row = commit.execute(query + "token = %s", call, commit.memory, commit.token).fetchone()
+  row = commit.execute("SELECT first_id, last_id, digest, token, call = %s AS ours FROM pi0rag.commits "
+                       "WHERE memory = %s AND (call = %s OR token = %s) ORDER BY ours DESC LIMIT 1",
+                       call, commit.memory, call, commit.token).fetchone()
   if row is None:
     return None
   first, last, digest, token, ours = row
@@ -83,11 +82,12 @@ def finish(commit: Commit, kind: str, call) -> None:
   """Writes what the commit was, and wakes everybody who follows once it is durable."""
   values = (commit.memory, commit.version, kind, call, commit.token, commit.digest, *commit.span, commit.ended,
             commit.succeeded, commit.episodes, commit.successes, socket.gethostname())
-  commit.execute(f"INSERT INTO pi0rag.commits ({', '.join(_COMMIT)}) VALUES ({', '.join(['%s'] * len(_COMMIT))})",
-                 *values)
-  commit.execute("UPDATE pi0rag.memories SET version = %s, last_id = %s, episodes = %s, successes = %s WHERE id = %s",
-                 commit.version, commit.last_id, commit.episodes, commit.successes, commit.memory)
-  commit.execute("SELECT pg_notify(%s, %s)", channel(commit.memory), str(commit.version))
+  with commit.connection.pipeline():  # one way to the server and back: others wait for the lock
+    commit.execute(f"INSERT INTO pi0rag.commits ({', '.join(_COMMIT)}) VALUES ({', '.join(['%s'] * len(_COMMIT))})",
+                   *values)
+    commit.execute("UPDATE pi0rag.memories SET version = %s, last_id = %s, episodes = %s, successes = %s WHERE id = %s",
+                   commit.version, commit.last_id, commit.episodes, commit.successes, commit.memory)
+    commit.execute("SELECT pg_notify(%s, %s)", channel(commit.memory), str(commit.version))
 
 
 def channel(memory: int) -> str:
@@ -119,8 +119,9 @@ def insert(commit: Commit, rows, refuse) -> list[int]:
 
 def evict(commit: Commit, ids) -> None:
   """Removes records whose contents stay readable at earlier versions."""
-  commit.execute("UPDATE pi0rag.records SET removed = %s WHERE memory = %s AND id = ANY(%s) AND removed IS NULL",
-                 commit.version, commit.memory, [int(identity) for identity in ids])
+  if len(ids):
+    commit.execute("UPDATE pi0rag.records SET removed = %s WHERE memory = %s AND id = ANY(%s) AND removed IS NULL",
+                   commit.version, commit.memory, [int(identity) for identity in ids])
 
 
 def remove(commit: Commit, ids, episode: str | None = None) -> None:
@@ -201,6 +202,7 @@ def fill(commit: Commit, contents: Contents, rows) -> None:
 def _keep(commit: Commit, ids) -> None:
   """Keeps what is counted of records as it is before this commit."""
   names = ", ".join(COUNTED)
-  commit.execute(f"INSERT INTO pi0rag.history (memory, id, version, {names}) SELECT memory, id, %s, {names} FROM "
-                 "pi0rag.records WHERE memory = %s AND id = ANY(%s) AND removed IS NULL ON CONFLICT DO NOTHING",
-                 commit.version, commit.memory, [int(identity) for identity in ids])
+  if len(ids):
+    commit.execute(f"INSERT INTO pi0rag.history (memory, id, version, {names}) SELECT memory, id, %s, {names} FROM "
+                   "pi0rag.records WHERE memory = %s AND id = ANY(%s) AND removed IS NULL ON CONFLICT DO NOTHING",
+                   commit.version, commit.memory, [int(identity) for identity in ids])
