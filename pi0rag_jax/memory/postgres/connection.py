@@ -1,6 +1,7 @@
 """Connections to a PostgreSQL server, and what its errors mean to a user."""
 
 import contextlib
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ try:
 except ImportError:
   raise Pi0RagError("a memory on a server needs psycopg and alembic: pip install 'pi0rag-jax[postgres]'") from None
 
+# A lost connection is told by us, once.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 # psycopg's, whose queries must be literals to type checkers; ours are put together of literals.
 Connection = Any
 # Of libpq, where the address says nothing else: a server that vanished is noticed within seconds.
@@ -27,8 +30,9 @@ _DEFAULTS = {"connect_timeout": "3", "application_name": "pi0rag", "keepalives_i
 _SESSION = ("SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '15s'; SET client_encoding = 'UTF8'; "
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN "
             "('off', 'local')")
-# A server that starts, stops or is full answers with these; it will do better later.
-_LATER = ("starting up", "shutting down", "recovery", "too many clients", "remaining connection slots")
+# Answers of a server that will not do better later, as one will that starts, stops, recovers or is full.
+_REFUSALS = ("authentication failed", "does not exist", "no password supplied", "pg_hba.conf", "permission denied",
+             "not permitted to log in", "certificate", "does not support SSL")
 # What libpq adds to the news that a connection is gone.
 _GUESS = "This probably means the server terminated abnormally\n\tbefore or while processing the request."
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
@@ -54,7 +58,7 @@ def connect(address: ServerAddress) -> Connection:
     return connection
   except psycopg.OperationalError as error:
     text = _without(address, error)
-    if "FATAL" in text and not any(words in text for words in _LATER):
+    if any(words in text for words in _REFUSALS):
       raise Pi0RagError(f"{address}: the server refuses: {text}") from None
     raise UnreachableError(f"{address} cannot be reached: {text}") from None
   except psycopg.Error as error:
@@ -68,7 +72,8 @@ def reported(address: ServerAddress) -> Iterator[None]:
     yield
   except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
     raise Pi0RagError(f"{address} is held up by another writer: {_without(address, error)}; try again") from None
-  except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+  except (psycopg.OperationalError, psycopg.InterfaceError,
+          psycopg.errors.IdleInTransactionSessionTimeout) as error:
     raise UnreachableError(f"the connection to {address} was lost: {_without(address, error)}") from None
   except psycopg.Error as error:
     raise Pi0RagError(f"{address} cannot be read or written: {_without(address, error)}") from None

@@ -25,7 +25,6 @@ _log = logging.getLogger(__name__)
 _PAGE = 256  # records read at a time
 # How long a call goes on trying while the server is away; people who teach wait for it.
 PATIENCE_S = 8.0
-_ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def stored_header(address: ServerAddress) -> Header | None:
@@ -170,7 +169,7 @@ class PostgresStore:
   def snapshot(self):
     """Inside the block this thread reads one moment, and what follows is told neither more nor less than that."""
     with self._telling, connections.connect(self.address) as connection, connections.reported(self.address):
-      connection.execute(_ONE_MOMENT)
+      connection.execute(reading.ONE_MOMENT)
       if self._apply is None:
         self._told = reading.head(connection, self._memory)
       else:
@@ -318,25 +317,19 @@ class PostgresStore:
 
   def _catch_up(self, connection) -> float | None:
     """Tells what happened since it was last told, on a connection outside of a transaction; returns the lag in s."""
-    with self._telling:
-      if self._pauses or self._apply is None or reading.head(connection, self._memory) == self._told:
-        return None
-      connection.execute(_ONE_MOMENT)
-      try:
-        self._tell(connection)
-        return reading.lag_s(connection, self._memory, self._told)
-      finally:
-        with contextlib.suppress(psycopg.Error):
-          connection.execute("ROLLBACK")
+    return self._tell(connection, alone=True)
 
-  def _tell(self, connection) -> None:
-    """Tells what happened since it was last told, as a transaction sees it."""
+  def _tell(self, connection, *, alone: bool = False) -> float | None:
+    """Tells what happened since it was last told, as the caller's transaction sees it, or as it is now."""
     with self._telling:
-      version = reading.head(connection, self._memory)
-      if self._apply is None or self._pauses or version == self._told:
-        return
-      self._apply(reading.change(connection, self._memory, self._told, self.header))
-      self._told = version
+      if self._apply is None or self._pauses:
+        return None
+      news = reading.news(connection, self._memory, self._told, self.header, alone=alone)
+      if news is None:
+        return None
+      self._apply(news.change)
+      self._told = news.version
+      return news.lag_s
 
   def _rows(self, query: str, **asked: Any) -> list[tuple]:
     asked |= {"memory": self._memory, "version": self._version}
@@ -363,8 +356,9 @@ class PostgresStore:
     try:
       with connections.reported(self.address):
         yield self._connection
-    except UnreachableError:
-      self._drop()
+    except Pi0RagError:
+      if self._connection.closed or self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        self._drop()
       raise
 
   def _drop(self) -> None:
