@@ -4,6 +4,7 @@
 process that started it. The first line is the memory's address: of an argument everybody would see the passwords.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import address
 from pi0rag_jax.memory.survey import Survey
 
+_END_S = 5.0
 NICENESS = 10  # whoever decides goes first
 
 
@@ -51,9 +53,17 @@ class SurveyAside:
   def close(self) -> None:
     """Ends the process."""
     process, self._process = self._process, None
-    if process is not None:
-      process.kill()
-      process.communicate()
+    if process is None:
+      return
+    assert process.stdin is not None and process.stdout is not None, "as they were asked for"
+    with contextlib.suppress(OSError):
+      process.stdin.close()
+    if address.on_server(self._place):
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_END_S)  # it removes its mirror
+    process.kill()
+    process.wait()
+    process.stdout.close()
 
   def _running(self) -> "subprocess.Popen[str]":
     if self._process is None:
@@ -82,4 +92,8 @@ def answer_all(survey: Survey, questions: IO[str], answers: IO[str]) -> None:
 
 if __name__ == "__main__":
   os.nice(NICENESS)
-  answer_all(Survey(json.loads(sys.stdin.readline())), sys.stdin, sys.stdout)
+  try:
+    with contextlib.closing(Survey(json.loads(sys.stdin.readline()))) as opened:
+      answer_all(opened, sys.stdin, sys.stdout)
+  except Pi0RagError as away:  # a server, for now; the next question starts another process
+    print(json.dumps(("error", str(away))), flush=True)

@@ -254,6 +254,25 @@ def test_the_migrations_are_those_that_the_code_knows(store_kind):
   assert tuple(reversed(found)) == tables.REVISIONS
 
 
+def test_tables_are_made_once_by_many_at_once(postgres, place, open_memory):
+  name = f"db_{address.locate(place()).memory.partition('-')[0]}"
+  with psycopg.connect(address.locate(place()).uri, autocommit=True) as connection:
+    connection.execute(f"CREATE DATABASE {name}")
+  where, ended = place().replace("/postgres?", f"/{name}?"), []
+  with pytest.raises(Pi0RagError, match="no memory in"):
+    open_memory(where, read_only=True)
+
+  def make():
+    ended.append(open_memory(where))
+
+  threads = [threading.Thread(target=make) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(ended) == 3 and len({memory.header for memory in ended}) == 1
+
+
 def test_credentials_come_from_a_file_or_the_environment(open_memory, postgres, place, tmp_path, monkeypatch):
   open_memory()
   bare = place().replace(f":{postgres.password}@", "@")
@@ -330,9 +349,10 @@ def test_commands_take_a_server(open_memory, make_record, place, tmp_path, capsy
     survey.close()
 
 
-def test_nothing_of_it_is_seen_by_others(open_memory, place):
+def test_nothing_of_it_is_seen_by_others_nor_left_behind(open_memory, place, tmp_path, monkeypatch):
   """The survey's process gets the address by its input, not by its arguments."""
   open_memory()
+  monkeypatch.setenv("TMPDIR", str(tmp_path))
   from pi0rag_jax.memory.aside import SurveyAside
 
   aside = SurveyAside(place())
@@ -340,5 +360,7 @@ def test_nothing_of_it_is_seen_by_others(open_memory, place):
     assert aside.ask("overview")["records"] == 0
     with open(f"/proc/{aside._process.pid}/cmdline", "rb") as file:
       assert b"postgresql" not in file.read()
+    assert len(list(tmp_path.glob("pi0rag_mirror_*"))) == 1
   finally:
     aside.close()
+  assert not list(tmp_path.glob("pi0rag_mirror_*"))
