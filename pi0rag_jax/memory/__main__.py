@@ -126,7 +126,7 @@ def compact(arguments) -> int:
         ids = memory.near_duplicates(kind, arguments.near_duplicates)
         memory.remove(ids)
         evicted[kind] = len(ids)
-    memory.compact()
+    memory.compact(arguments.keep_versions)
     after = memory.statistics()["bytes_on_disk"]
   texts = [f"{number} near-duplicate {kind}s evicted" for kind, number in evicted.items()]
   print("; ".join([*texts, f"{before} bytes on disk before, {after} after"]))
@@ -277,6 +277,9 @@ def parser() -> argparse.ArgumentParser:
   added["compact"].add_argument(
     "--near_duplicates", type=_distance, metavar="DISTANCE", help="evict until no two keys are nearer (L2)"
   )
+  added["compact"].add_argument("--keep_versions", type=_count, metavar="N",
+                                help="of a memory on a server: give up reading versions before the last N, and what "
+                                "was evicted before them")
   added["compact"].add_argument("--kind", choices=(*KINDS, "all"), default="anchor", help="evict from (default anchor)")
   added["serve"].add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
   added["serve"].add_argument("--port", type=_port, default=8080, help="TCP port, 0 for a free one (default 8080)")
@@ -338,6 +341,13 @@ def _distance(text: str) -> float:
   value = float(text)
   if not 0 < value < float("inf"):
     raise argparse.ArgumentTypeError(f"{text} is not a distance above 0")
+  return value
+
+
+def _count(text: str) -> int:
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
   return value
 
 

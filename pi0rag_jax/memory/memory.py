@@ -232,7 +232,7 @@ class Memory:
     They take no place, are never evicted, and are not among `records`.
     Errors: Pi0RagError for an id that is not there, or no reason; nothing changes then. Otherwise as `add`.
     """
-    if not reason or not isinstance(reason, str):
+    if not reason:
       raise Pi0RagError("a quarantine needs a reason: say what is wrong with the records")
     self._set_apart(ids, reason)
 
@@ -240,14 +240,14 @@ class Memory:
     """Ends the quarantine of records. Errors: as `quarantine`."""
     self._set_apart(ids, "")
 
-  def quarantined(self) -> dict[int, str]:
-    """Returns why records are in quarantine, by id."""
-    return self._store.quarantined()
-
   def _set_apart(self, ids, reason: str) -> None:
     with self._writing:
       self._require_writable()
       self._store.quarantine([int(identity) for identity in ids], reason)
+
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by id."""
+    return self._store.quarantined()
 
   def records(self):
     """Yields (id, Record) by rising id, from the store, but for those in quarantine."""
@@ -270,12 +270,12 @@ class Memory:
     with self._writing, self._changing:
       return eviction.crowded(self._index, kind, self._index.count(kind), below=distance)
 
-  def compact(self) -> None:
-    """Writes use counts, gives unused disk pages back and empties the write-ahead log."""
+  def compact(self, keep_versions: int | None = None) -> None:
+    """Writes use counts and gives unused disk pages back; of a memory on a server gives up all but `keep_versions`."""
     with self._writing:
       self._require_writable()
       self.flush()
-      self._store.compact()
+      self._store.compact(keep_versions)
 
   @contextlib.contextmanager
   def frozen(self):
@@ -336,7 +336,7 @@ class Memory:
       searched = [(identity, record) for identity, record in change.added if not record.quarantine]
       self._grow(len(self._index) + len(searched))
       replaced = [identity for identity, _ in change.added if identity in self._index]
-      gone = [*change.removed, *replaced]
+      gone = self._index.ids() if change.whole else [*change.removed, *replaced]
       with self._searching:
         self._index.remove(gone)
         self.removals += bool(gone)

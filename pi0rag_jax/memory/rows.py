@@ -63,6 +63,17 @@ def put(connection: sqlite3.Connection, header: Header, records, commits: Iterab
   connection.executemany("UPDATE header SET value = ? WHERE name = ?", zip(map(str, clock), schema.CLOCK))
 
 
+def take(connection: sqlite3.Connection, header: Header, change: Change, commits: Iterable[Commit]) -> None:
+  """Follows another store, of which these are all the commits with tokens."""
+  if change.whole:
+    delete(connection, [identity for (identity,) in connection.execute("SELECT id FROM records").fetchall()])
+  delete(connection, [*change.removed, *(identity for identity, _ in change.added)])
+  connection.executemany("UPDATE records SET use_count = ?, helped = ?, hurt = ?, episode = ? WHERE id = ?",
+                         [(*counters, identity) for identity, counters in change.counters.items()])
+  connection.execute("DELETE FROM batches")
+  put(connection, header, change.added, commits, change.clock)
+
+
 def delete(connection: sqlite3.Connection, ids) -> None:
   """Removes records; unknown ids are ignored."""
   rows = [(int(identity),) for identity in ids]

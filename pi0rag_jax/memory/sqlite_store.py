@@ -119,11 +119,7 @@ class SqliteStore:
   def take(self, change: Change, commits: Iterable[Commit]) -> None:
     """Follows another store whose mirror this is: what changed there, and all of its commits with a token."""
     with self._transaction() as (connection, _):
-      rows.delete(connection, [*change.removed, *(identity for identity, _ in change.added)])
-      connection.executemany("UPDATE records SET use_count = ?, helped = ?, hurt = ?, episode = ? WHERE id = ?",
-                             [(*counters, identity) for identity, counters in change.counters.items()])
-      connection.execute("DELETE FROM batches")
-      rows.put(connection, self.header, change.added, commits, change.clock)
+      rows.take(connection, self.header, change, commits)
 
   def last_id(self) -> int:
     """Returns the largest id that any record got."""
@@ -312,8 +308,10 @@ class SqliteStore:
     with self._reading() as connection, self._mutex:
       return seal.holds(connection)
 
-  def compact(self) -> None:
-    """Gives unused pages back and empties the write-ahead log."""
+  def compact(self, keep_versions=None) -> None:
+    """Gives unused pages back and empties the write-ahead log. Errors: Pi0RagError for versions, which a file lacks."""
+    if keep_versions is not None:
+      raise Pi0RagError(f"{self.path.parent} is a folder, which keeps no versions")
     with self._mutex, schema.reported(self.path):
       connection = self._require_writer()
       connection.execute("VACUUM")

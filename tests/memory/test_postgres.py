@@ -107,10 +107,32 @@ def test_what_was_is_read_as_it_was(open_memory, make_record, key, place):
     assert then.episodes == 1
     with pytest.raises(Pi0RagError, match="read-only"):
       then.add([])
-  with pytest.raises(Pi0RagError, match=r"there is no version 99 yet, allowed: 0 to \d"):
+  with pytest.raises(Pi0RagError, match=r"there is no version 99, allowed: 0 to \d"):
     Memory.load(place(), version=99)
   with pytest.raises(Pi0RagError, match="what was is only read"):
     Memory.load(place(), version=1, read_only=False)
+
+
+def test_versions_that_are_given_up(open_memory, make_record, place):
+  memory, reader = open_memory(capacity=2), open_memory(read_only=True)
+  for number in range(6):
+    memory.add([make_record(float(number), ANCHOR)], token=str(number), outcomes=[([number], [1.0], True)])
+  assert same(memory, reader)
+  with reader.frozen():  # hears of nothing until all is over
+    memory.add([make_record(6.0, ANCHOR)], token="6")
+    memory.add([make_record(7.0, ANCHOR)], token="7")
+    assert main(["compact", place(), "--keep_versions=1"]) == 0
+    memory.add([make_record(8.0, ANCHOR)], token="8")
+  assert same(memory, reader) and len(reader) == 2
+  assert verify.verify(place()) == []
+  assert len(Memory.load(place(), version=7)) == 2
+  with pytest.raises(Pi0RagError, match="there is no version 6, allowed: 7 to 9"):
+    Memory.load(place(), version=6)
+  memory.undo("8")
+  memory.undo("7")
+  with pytest.raises(Pi0RagError, match="what was before it was given up"):
+    memory.undo("6")
+  assert same(memory, reader)
 
 
 def test_what_is_removed_for_good_is_gone_from_every_version(open_memory, make_record, place, postgres):

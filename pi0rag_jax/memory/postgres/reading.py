@@ -12,6 +12,7 @@ from pi0rag_jax.memory.store import Change, Counters
 GROUPS = {"kind": "kind", "outcome": "outcome", "failure_kind": "failure_kind", "task": "task",
           "source": "provenance ->> 'source'"}
 COUNTED = ("use_count", "helped", "hurt", "episode", "quarantine")
+_NOTHING = -1  # before the first version
 ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BLOBS = "key, base, corrected"
 _FIXED = ("memory", "id", "added", "removed", "erased", *codec.TEXTS, "created", "digest")
@@ -27,7 +28,7 @@ RECORD = ", ".join(("id", *(f"{name}::text" if name == "provenance" else name fo
 
 # What happened since a version: who went, what was counted of those who stayed, and who came, or was released.
 _HEAD = """
-  SELECT m.version, m.episodes, m.successes,
+  SELECT m.version, m.oldest, m.episodes, m.successes,
     COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - c.committed), 0)::float8
   FROM pi0rag.memories m LEFT JOIN pi0rag.commits c ON c.memory = m.id AND c.version = m.version
   WHERE m.id = %(memory)s"""
@@ -62,12 +63,12 @@ def clock(connection: Connection, memory: int, version: int | None) -> tuple[int
   return connection.execute(query, (memory, version)).fetchone() or (0, 0)
 
 
-def head(connection: Connection, memory: int) -> int:
-  """Returns the last version. Errors: Pi0RagError if the memory was deleted."""
-  found = connection.execute("SELECT version FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone()
+def versions(connection: Connection, memory: int) -> tuple[int, int]:
+  """Returns the first version that can be read, and the last one. Errors: Pi0RagError if the memory was deleted."""
+  found = connection.execute("SELECT oldest, version FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone()
   if found is None:
     raise _gone()
-  return found[0]
+  return found
 
 
 class News(NamedTuple):
@@ -98,9 +99,11 @@ def news(connection: Connection, memory: int, since: int, header: Header, *, alo
   found = head.fetchone()
   if found is None:
     raise _gone()
-  version, episodes, successes, lag_s = found
+  version, oldest, episodes, successes, lag_s = found
   if version == since:
     return None
+  if since < oldest and since >= 0:  # who went before that is no longer known
+    return news(connection, memory, _NOTHING, header, alone=alone)
   counters, apart = {}, []
   for identity, *counts, quarantine in counted:
     counters[identity] = Counters(*counts)
@@ -108,7 +111,7 @@ def news(connection: Connection, memory: int, since: int, header: Header, *, alo
       apart.append(identity)
   gone = [identity for (identity,) in removed] + apart
   records = [codec.decode(row, header) for row in added]
-  return News(version, lag_s, Change((episodes, successes), gone, counters, records))
+  return News(version, lag_s, Change((episodes, successes), gone, counters, records, whole=since == _NOTHING))
 
 
 def problems(connection: Connection, memory: int) -> list[str]:

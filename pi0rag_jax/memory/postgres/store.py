@@ -84,9 +84,9 @@ class PostgresStore:
     return found
 
   def _check_version(self, connection, memory: int) -> None:
-    wanted, newest = self._version or 0, reading.head(connection, memory)
-    if wanted > newest:
-      raise Pi0RagError(f"{self.address}: there is no version {wanted} yet, allowed: 0 to {newest}")
+    wanted, (oldest, newest) = self._version or 0, reading.versions(connection, memory)
+    if not oldest <= wanted <= newest:
+      raise Pi0RagError(f"{self.address}: there is no version {wanted}, allowed: {oldest} to {newest}")
     query = f"SELECT COUNT(*) FROM {reading.present(self._version)} WHERE erased"
     erased = connection.execute(query, {"memory": memory, "version": self._version}).fetchone()[0]
     if erased:
@@ -171,7 +171,7 @@ class PostgresStore:
     with self._telling, connections.connect(self.address) as connection, connections.reported(self.address):
       connection.execute(reading.ONE_MOMENT)
       if self._apply is None:
-        self._told = reading.head(connection, self._memory)
+        self._told = reading.versions(connection, self._memory)[1]
       else:
         self._tell(connection)
       self._moment.connection = connection
@@ -269,9 +269,11 @@ class PostgresStore:
     """Returns True: what a server's pages hold is under the server's own checksums."""
     return True
 
-  def compact(self) -> None:
-    """Gives the space of rows that are gone back to the tables. What was evicted stays: versions are read of it."""
+  def compact(self, keep_versions=None) -> None:
+    """Gives up all but the last versions, if some are named, and the space of what is gone back to the tables."""
     self._require_writable()
+    if keep_versions is not None:
+      self._read(lambda connection: writing.forget(connection, self._memory, keep_versions))
     self._read(lambda connection: connection.execute("VACUUM (ANALYZE) pi0rag.records, pi0rag.history, pi0rag.commits"))
 
   def close(self) -> None:

@@ -162,9 +162,10 @@ def undo(commit: Commit, token: str) -> None:
   if token != last:
     raise Pi0RagError(f"'{token}' cannot be taken back, the last token is {last!r}: take back in reverse order")
   if commit.execute("SELECT 1 FROM pi0rag.commits WHERE memory = %s AND (version > %s AND kind = ANY(%s) OR "
-                    "version = %s AND kind = %s) LIMIT 1", commit.memory, version, list(FINAL), version,
-                    FILL).fetchone():
-    raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since")
+                    "version = %s AND kind = %s) UNION SELECT 1 FROM pi0rag.memories WHERE id = %s AND oldest >= %s",
+                    commit.memory, version, list(FINAL), version, FILL, commit.memory, version).fetchone():
+    raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since, or what was "
+                      "before it was given up")
   remove(commit, range(first_id, last_id + 1))
   back = ", ".join(_COLUMNS[3:])
   commit.execute(f"INSERT INTO pi0rag.records (memory, id, added, {back}) SELECT memory, id, %s, {back} FROM "
@@ -197,6 +198,16 @@ def fill(commit: Commit, contents: Contents, rows) -> None:
                         for identity, (columns, blobs) in zip(contents.records, rows)])
   commit.last_id, (commit.episodes, commit.successes) = contents.last_id, contents.clock
   commit.ended, commit.succeeded = contents.clock
+
+
+def forget(connection: Connection, memory: int, kept: int) -> None:
+  """Gives up all but the last versions: what was evicted before them, and how it was counted then."""
+  with connection.transaction():
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, memory))
+    row = connection.execute("UPDATE pi0rag.memories SET oldest = GREATEST(oldest, version - %s) WHERE id = %s "
+                             "RETURNING oldest", (kept, memory)).fetchone()
+    for table, gone in (("records", "removed"), ("history", "version")):
+      connection.execute(f"DELETE FROM pi0rag.{table} WHERE memory = %s AND {gone} <= %s", (memory, row[0]))
 
 
 def _keep(commit: Commit, ids) -> None:
