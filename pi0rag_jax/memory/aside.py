@@ -6,6 +6,7 @@ process that started it. The first line is the memory's address: of an argument 
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -92,6 +93,7 @@ def answer_all(survey: Survey, questions: IO[str], answers: IO[str]) -> None:
 
 if __name__ == "__main__":
   os.nice(NICENESS)
+  logging.getLogger("pi0rag_jax").setLevel(logging.ERROR)  # the process that asks says itself that a server is away
   try:
     with contextlib.closing(Survey(json.loads(sys.stdin.readline()))) as opened:
       answer_all(opened, sys.stdin, sys.stdout)

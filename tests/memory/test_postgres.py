@@ -352,6 +352,7 @@ def test_commands_take_a_server(open_memory, make_record, place, tmp_path, capsy
   for command in (["inspect", where], ["inspect", where, "--json", "--memory_version=1"], ["verify", where],
                   ["backup", where, str(tmp_path / "backup")], ["export", where, f"--out={tmp_path / 'm.npz'}"],
                   ["import", place("new"), f"--from={tmp_path / 'm.npz'}"], ["compact", where],
+                  ["explain", where, "--ids=1"],
                   ["merge", place("both"), where, place("new")]):
     assert main(command) == 0, command
     told = capsys.readouterr()
