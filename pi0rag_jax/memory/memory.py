@@ -6,6 +6,7 @@ change, never for the disk or the network: others' changes arrive on a thread of
 
 import collections
 import contextlib
+import logging
 import threading
 from typing import Any
 
@@ -16,6 +17,7 @@ from pi0rag_jax.memory import address, eviction, index, store, verify
 from pi0rag_jax.memory.neighbours import Neighbours, largest_says, shares
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Header, Record
 
+_log = logging.getLogger(__name__)
 _ADDED_AT_A_TIME = 256  # records
 
 
@@ -62,8 +64,7 @@ class Memory:
       stored = address.stored_header(place)
       chunk_dtype = stored.chunk_dtype if stored else "float16"
     header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype, start, actions)
-    options = {"create": create, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(place, header, capacity, **options)
+    return cls._start(place, header, capacity, create=create, read_only=read_only, lock_timeout_s=lock_timeout_s)
 
   @classmethod
   def load(cls, place, *, capacity=10_000, read_only=True, lock_timeout_s=2.0, version: int | None = None) -> "Memory":
@@ -72,8 +73,8 @@ class Memory:
     Args:
       version: of a memory on a server: as it was then, whatever others write.
     """
-    options = {"create": False, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(address.at_version(place, version), None, capacity, **options)
+    place, options = address.at_version(place, version), {"read_only": read_only, "lock_timeout_s": lock_timeout_s}
+    return cls._start(place, None, capacity, create=False, **options)
 
   @classmethod
   def _start(cls, place, header, capacity, *, read_only, **options) -> "Memory":
@@ -290,9 +291,7 @@ class Memory:
         self._frozen -= 1
 
   def statistics(self) -> dict[str, Any]:
-    """Returns counts by kind, outcome, failure kind, task and source, sizes, this session's numbers, and of a memory
-    on a server what it is read at: while that is out of reach, what is known here.
-    """
+    """Returns counts by group, sizes, this session's numbers, and how a server is followed, also while it is away."""
     try:
       found: dict[str, Any] = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
       found["bytes_on_disk"] = self._store.bytes_on_disk()
@@ -317,6 +316,8 @@ class Memory:
         return
       try:
         self._write_uses()
+      except store.UnreachableError as error:  # a robot whose server is away can still be stopped
+        _log.warning("use counts of this session are lost: %s", error)
       finally:
         with self._searching:
           self._closed = True

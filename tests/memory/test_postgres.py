@@ -175,6 +175,9 @@ def test_while_the_server_is_away(make_record, key, caplog, monkeypatch, own_ser
     assert not any(own_server.password in line for line in lines)
     assert memory.add([make_record(1.0)], token="b") == [2]
     assert len(memory) == 2 and memory.index_problems() == []
+    memory.record_use([1])
+    own_server.kill()
+  assert "use counts of this session are lost" in caplog.messages[-1]
 
 
 @pytest.fixture

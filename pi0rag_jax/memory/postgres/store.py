@@ -48,6 +48,8 @@ class PostgresStore:
   remote = True
 
   def __init__(self, address: ServerAddress, header: Header | None = None, *, create=True, read_only=False):
+    if address.version is not None and not read_only:
+      raise Pi0RagError(f"{address}: what was is only read: open it with read_only=True, or without a version")
     self.address, self.read_only = address, read_only
     self._version, self._told = address.version, 0
     self._mutex, self._telling = threading.RLock(), threading.RLock()
@@ -56,8 +58,6 @@ class PostgresStore:
     self._apply: Callable[[Change], None] | None = None
     self._follower: Follower | None = None
     self._pauses, self._closed = 0, False
-    if self._version is not None and not read_only:
-      raise Pi0RagError(f"{address}: what was is only read: open it with read_only=True, or without a version")
     try:
       with connections.reported(address):
         self._memory, self.header = self._open(self._connection, header, create)
