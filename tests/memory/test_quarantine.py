@@ -2,11 +2,13 @@
 
 import sqlite3
 
+import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, Memory, anew, portable, schema, seal, verify
 from pi0rag_jax.memory.__main__ import main
+from pi0rag_jax.serving import runner
 
 from .conftest import BOTH
 
@@ -35,6 +37,18 @@ def test_no_search_returns_it_until_it_is_released(open_memory, make_record, key
   found = memory.query(key(0.0), 2, kinds=("correction",))
   assert (found.ids_BK.tolist(), found.helped_BK.tolist()) == ([[1, 2]], [[0.5, 0.0]])
   assert memory.index_problems() == []
+
+
+def test_programs_do_not_find_it_either(open_memory, make_record, place):
+  memory = open_memory()
+  memory.add([make_record(0.0), make_record(1.0)])
+  memory.quarantine([1], "why")
+  about = {"memory": {"key_dim": 4, "action_horizon": 3, "action_dim": 2, "chunk_dtype": "float16"},
+           "unit_distance": 1.0, "shares": {"correction": 2}, "kinds": ["correction", "anchor", "failure"]}
+  ids_BK, _ = runner.Memory(place(), about, None).nearest(np.zeros((1, 4)))
+  assert ids_BK.tolist() == [[2, -1]]
+  with pytest.raises(ValueError, match="reads the folder of a memory"):
+    runner.Memory("postgresql://host/db?memory=a", about, None)
 
 
 @BOTH
