@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_addresses_that_name_no_memory(text, message):
   with pytest.raises(Pi0RagError, match=message) as told:
     address.locate(text)
   assert "s3cret" not in str(told.value)
+
+
+def test_what_a_server_needs_is_named(monkeypatch):
+  for name in [name for name in sys.modules if name.startswith("pi0rag_jax.memory.postgres")]:
+    monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setitem(sys.modules, "psycopg", None)
+  with pytest.raises(Pi0RagError, match=r"needs psycopg and alembic: pip install 'pi0rag-jax\[postgres\]'"):
+    Memory.load(SECRET)
 
 
 def test_versions_and_credentials_come_with_flags(tmp_path):

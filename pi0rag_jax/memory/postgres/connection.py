@@ -12,11 +12,13 @@ from pi0rag_jax.memory.address import ServerAddress
 from pi0rag_jax.memory.schema import one_line
 from pi0rag_jax.memory.store import UnreachableError
 
+EXTRA = "a memory on a server needs psycopg and alembic: pip install 'pi0rag-jax[postgres]'"
+
 try:
   import psycopg
   from psycopg import conninfo
 except ImportError:
-  raise Pi0RagError("a memory on a server needs psycopg and alembic: pip install 'pi0rag-jax[postgres]'") from None
+  raise Pi0RagError(EXTRA) from None
 
 # A lost connection is told by us, once.
 logging.getLogger("psycopg").setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ import contextlib
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.address import ServerAddress
-from pi0rag_jax.memory.postgres.connection import Connection, psycopg
+from pi0rag_jax.memory.postgres.connection import EXTRA, Connection, psycopg
 
 SCHEMA = "pi0rag"
 # Of the migrations, in their order. A server may have any of them, or none yet.
@@ -48,9 +48,12 @@ def _revision(connection: Connection, address: ServerAddress) -> str | None:
 def _migrate(connection: Connection) -> None:
   """Runs the migrations that are missing, all or none."""
   # Late: they take most of a second, and only a server without tables needs them.
-  import alembic.command
-  import alembic.config
-  import sqlalchemy
+  try:
+    import alembic.command
+    import alembic.config
+    import sqlalchemy
+  except ImportError:
+    raise Pi0RagError(EXTRA) from None
 
   config = alembic.config.Config()
   config.set_main_option("script_location", f"{__package__}:migrations")

@@ -9,14 +9,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
 from pi0rag_jax.memory.address import ServerAddress
 from pi0rag_jax.memory.postgres import connection as connections
 from pi0rag_jax.memory.postgres import reading, schema, writing
-from pi0rag_jax.memory.postgres.connection import Connection
+from pi0rag_jax.memory.postgres.connection import Connection, psycopg
 from pi0rag_jax.memory.postgres.follower import Follower
 from pi0rag_jax.memory.record import DamagedError, Header, check_records
 from pi0rag_jax.memory.store import Change, Commit, Contents, UnreachableError
