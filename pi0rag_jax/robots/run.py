@@ -39,6 +39,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("server", "", "ws://HOST:PORT of a policy server, instead of --policy.")
   flags.DEFINE_string("token", None, "Key of the server.")
   cli.define_memory("Memory that steers --policy.")
+  flags.DEFINE_string("episode_log", None, "As of the server: robots on one machine that teach one memory need one "
+                      "each.")
   flags.DEFINE_bool("learn", False, "Teach the memory, here or behind the server, what episodes show.")
   flags.DEFINE_string("keep_episodes", None, "As of the server: keeps what the policy saw in episodes that teach it.")
   flags.DEFINE_string("prompt", "", "What the robot is told, where it does not say so itself.")
