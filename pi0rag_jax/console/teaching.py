@@ -19,7 +19,7 @@ from pi0rag_jax.robots.robot import Robot
 from pi0rag_jax.serving import LOOPBACK, server
 from pi0rag_jax.serving.admission import Admission
 from pi0rag_jax.serving.client import TeachingClient
-from pi0rag_jax.serving.memory_page import PATH, MemoryPage
+from pi0rag_jax.serving.memory_page import PATH
 from pi0rag_jax.serving.websocket_server import WebsocketPolicyServer
 from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.world import EXPERT, FILMS, WorldConfig
@@ -73,7 +73,7 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     server.warm_up(agent, example, all_prompts=False)
     taught = opened.enter_context(server.teachable(agent, values))
     admission = Admission(token=token)
-    shown = opened.enter_context(contextlib.closing(MemoryPage(values.memory, admission, changes=taught, aside=True)))
+    shown = opened.enter_context(server.memory_page(values, admission, taught))
     served = WebsocketPolicyServer(taught, LOOPBACK[0], metadata=agent.metadata, admission=admission, page=shown)
     port = served.port
     sys.setswitchinterval(server.SWITCH_S)  # between decisions, pictures and pages

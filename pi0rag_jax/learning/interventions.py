@@ -7,7 +7,6 @@ detour that the policy made is.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from pi0rag_jax.data.validation import ACTORS, BY, HUMAN, POLICY, TEACHERS
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.learning import lessons
 from pi0rag_jax.learning.lessons import CorrectionConfig, RecordContext
+from pi0rag_jax.memory import address
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Policy, padded_size
@@ -231,17 +231,18 @@ def run(values) -> None:
   """See `main`; `values` are the flags."""
   spec, _ = directory.describe(values.policy, values.checkpoint)
   # A policy of new draws has no chunk of its own that a correction could be compared with.
-  start = start_with(values.memory, spec, values.start) or (ZERO if spec.start == NEW else None)
+  place = address.given(values)
+  start = start_with(place, spec, values.start) or (ZERO if spec.start == NEW else None)
   policy = directory.load(values.policy, checkpoint=values.checkpoint, start=start, key_name=values.key_name,
                           default_prompt=values.prompt)
   dataset, to_robot = opened(values, policy)
   check_rate(values.fps or dataset.fps, policy, dataset.path)
-  with Memory.open(pathlib.Path(values.memory).expanduser(), **policy.memory_header()) as memory:
+  with Memory.open(place, **policy.memory_header()) as memory:
     config = InterventionConfig(flag=values.flag, stride=values.stride, before=values.before)
     counts = learn(memory, policy, dataset, config, to_robot=to_robot, task=values.task,
                    failure_kind=values.failure_kind)
   print(f"{counts.records} records of {counts.interventions} interventions in {counts.episodes} episodes are in "
-        f"{values.memory}")
+        f"{place}")
   for what, reason in dataset.damaged.items():
     print(f"left out: {what}: {reason}")
 
@@ -287,7 +288,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("start", None, "Where the flow starts: zero or draw:SEED. By default as the policy or an "
                       "existing memory says, and zero where that is new for each decision.")
   flags.DEFINE_string("data", None, "Data set with interventions, of any format that pi0rag_jax.data reads.")
-  flags.DEFINE_string("memory", None, "Folder of the memory, which is made if there is none.")
+  cli.define_memory("Made if there is none.", versions=False)
   flags.DEFINE_string("flag", FLAG, "Stored field that is not 0 where a person had taken over; without it who acted "
                       f"says so, the field '{BY}' of EpisodeWriter.")
   flags.DEFINE_string("columns", None, "The robot's keys by the data set's columns, JSON; by default as the policy's "

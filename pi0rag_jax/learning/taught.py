@@ -46,7 +46,7 @@ def export(memory_dir: str | os.PathLike, folder: str | os.PathLike, out: str | 
   contents = anew.read(memory_dir)
   out = portable.free_place(out)
   known = {commit.token for commit in contents.commits}
-  records = by_moment(contents.records.values())
+  records = by_moment(record for record in contents.records.values() if not record.quarantine)
   taught, untaught, shown = [], 0, []
   writer, frames, labels = None, 0, 0
   for episode in kept.read(folder):

@@ -4,37 +4,44 @@ Commands that need policies or robots lie above the memory, in `learning` and `s
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import pathlib
 import sys
 
 from pi0rag_jax.errors import Pi0RagError, exit_status
-from pi0rag_jax.memory import address, backup, portable, verify
+from pi0rag_jax.memory import address, anew, backup, portable, verify
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.memory.store import GROUPS
 
 NPZ, LEROBOT = "npz", "lerobot"
+VERSIONED = ("inspect", "backup", "copy", "export", "explain")  # also of what was
 
 
 def inspect(arguments) -> int:
   """Prints the header, sizes, and counts by kind, outcome, failure kind, task and source."""
   store = address.open_store(arguments.directory, read_only=True)
-  with store.snapshot():
+  with contextlib.closing(store), store.snapshot():
     groups = {group: store.breakdown(group) for group in GROUPS}
+    apart = [f"{identity} ({reason})" for identity, reason in store.quarantined().items()]
+    read_at, bytes_on_disk = store.following(), store.bytes_on_disk()
   found = {
-    "directory": arguments.directory,
+    "directory": str(arguments.directory),
     "header": dataclasses.asdict(store.header),
     "records": sum(groups["kind"].values()),
-    "bytes_on_disk": store.bytes_on_disk(),
-  } | {f"by_{group}": counts for group, counts in groups.items()}
+    "quarantined": apart,
+    "bytes_on_disk": bytes_on_disk,
+  } | {name: value for name, value in read_at.items() if name == "version"}
+  found |= {f"by_{group}": counts for group, counts in groups.items()}
   if arguments.json:
     print(json.dumps(found, indent=1))
     return 0
   for name, value in found.items():
     if isinstance(value, dict):
       value = ", ".join(f"{key or '(none)'} {number}" for key, number in value.items()) or "-"
+    elif isinstance(value, list):
+      value = ", ".join(value) or "-"
     print(f"{name:16} {value}")
   return 0
 
@@ -52,6 +59,30 @@ def check(arguments) -> int:
 def back_up(arguments) -> int:
   """Copies the memory, also while it is written."""
   print(f"{arguments.directory} is copied to {backup.backup(arguments.directory, arguments.out)}, which is whole")
+  return 0
+
+
+def copy(arguments) -> int:
+  """Makes another memory of the same records, and compares the two."""
+  target = arguments.target
+  if address.on_server(target):
+    target = address.with_credentials(target, arguments.memory_credentials)
+  done = anew.copy(arguments.directory, target)
+  print(f"{done} records of {arguments.directory} are in {target}, which says the same")
+  return 0
+
+
+def quarantine(arguments) -> int:
+  """Takes records out of every search, or lets them in again."""
+  if arguments.release == (arguments.reason is not None):
+    raise Pi0RagError("give either a --reason or --release")
+  with Memory.load(arguments.directory, read_only=False) as memory:
+    if arguments.release:
+      memory.release(arguments.ids)
+    else:
+      memory.quarantine(arguments.ids, arguments.reason)
+  print(f"{len(arguments.ids)} records of {arguments.directory} are " + (
+    "searched again" if arguments.release else "in quarantine: no search returns them"))
   return 0
 
 
@@ -95,7 +126,7 @@ def compact(arguments) -> int:
         ids = memory.near_duplicates(kind, arguments.near_duplicates)
         memory.remove(ids)
         evicted[kind] = len(ids)
-    memory.compact()
+    memory.compact(arguments.keep_versions)
     after = memory.statistics()["bytes_on_disk"]
   texts = [f"{number} near-duplicate {kind}s evicted" for kind, number in evicted.items()]
   print("; ".join([*texts, f"{before} bytes on disk before, {after} after"]))
@@ -140,7 +171,7 @@ def _decisions(arguments, space):
 
   if arguments.kept is not None:
     return explain.of_kept(arguments.kept, arguments.episode)
-  log = pathlib.Path(arguments.directory).expanduser() / episode_log.LOG_NAME
+  log = address.beside(arguments.directory) / episode_log.LOG_NAME
   steps = episode_log.logged(log, arguments.episode).steps if log.is_file() else []
   if not steps:
     raise Pi0RagError(f"the server's log in {arguments.directory} has no episode '{arguments.episode}': it tells of "
@@ -192,7 +223,7 @@ def _meaning(arguments, directories):
   """Returns (action space or None, unit distance or None) of a memory: its policy's, where that is given."""
   header = address.stored_header(directories[0])
   if header is None:
-    raise Pi0RagError(f"no memory in {directories[0]}")
+    raise Pi0RagError(f"no memory in {address.shown(directories[0])}")
   if arguments.policy is None:
     from pi0rag_jax.robots import registry
 
@@ -229,6 +260,10 @@ def parser() -> argparse.ArgumentParser:
     ("inspect", inspect, "memory", "counts, sizes and header"),
     ("verify", check, "memory", "check file, records and index; status 1 if something is wrong"),
     ("backup", back_up, "memory copy", "copy to a new folder while it may be written; the copy is verified"),
+    ("copy", copy, "memory 'postgresql://robot@host/fleet?memory=kitchen'",
+     "copy to a new memory, a folder or a name on a server, and compare the two"),
+    ("quarantine", quarantine, "memory --ids=1,2 --reason='wrong gripper'",
+     "keep records, and return them from no search"),
     ("export", export, "memory --out=memory.npz",
      "write one portable .npz file, or what was taught as a LeRobot data set"),
     ("import", import_, "memory --from=memory.npz",
@@ -244,10 +279,16 @@ def parser() -> argparse.ArgumentParser:
      "make the memory of the weights that were trained since; what they know is retired"),
   ):
     added[name] = commands.add_parser(name, help=text, description=text, epilog=f"example: {top.prog} {name} {example}")
-    added[name].add_argument("directory", metavar="DIR")
+    added[name].add_argument("directory", metavar="DIR", help="folder of a memory, or its address on a server, "
+                             f"{address.EXAMPLE}")
+    address.add_flags(added[name], versions=name in VERSIONED)
     added[name].set_defaults(run=run)
   added["inspect"].add_argument("--json", action="store_true", help="print JSON")
   added["backup"].add_argument("out", metavar="OUT", help="folder to make")
+  added["copy"].add_argument("target", metavar="TO", help="new or empty memory: a folder, or an address on a server")
+  added["quarantine"].add_argument("--ids", type=_ids, required=True, metavar="1,2", help="records")
+  added["quarantine"].add_argument("--reason", help="what is wrong with them")
+  added["quarantine"].add_argument("--release", action="store_true", help="let searches return them again")
   added["export"].add_argument("--out", required=True, metavar="FILE", help="file to write")
   added["export"].add_argument("--format", choices=(NPZ, LEROBOT), default=NPZ, help="file or data set (default npz)")
   added["export"].add_argument("--kept", metavar="KEPT", help="of lerobot: folder of a server's --keep_episodes")
@@ -259,6 +300,9 @@ def parser() -> argparse.ArgumentParser:
   added["compact"].add_argument(
     "--near_duplicates", type=_distance, metavar="DISTANCE", help="evict until no two keys are nearer (L2)"
   )
+  added["compact"].add_argument("--keep_versions", type=_count, metavar="N",
+                                help="of a memory on a server: give up reading versions before the last N, and what "
+                                "was evicted before them")
   added["compact"].add_argument("--kind", choices=(*KINDS, "all"), default="anchor", help="evict from (default anchor)")
   added["serve"].add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1)")
   added["serve"].add_argument("--port", type=_port, default=8080, help="TCP port, 0 for a free one (default 8080)")
@@ -298,7 +342,17 @@ def _add_explain(command: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
-  return exit_status(lambda: arguments.run(arguments))
+  return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments) -> int:
+  place = arguments.directory
+  if arguments.memory_credentials is not None and address.on_server(place):
+    place = address.with_credentials(place, arguments.memory_credentials)
+  arguments.directory = address.at_version(place, getattr(arguments, "memory_version", None))
+  if hasattr(arguments, "others"):
+    arguments.others = [address.read(other) for other in arguments.others]
+  return arguments.run(arguments)
 
 
 def _ids(text: str) -> list[int]:
@@ -312,6 +366,13 @@ def _distance(text: str) -> float:
   value = float(text)
   if not 0 < value < float("inf"):
     raise argparse.ArgumentTypeError(f"{text} is not a distance above 0")
+  return value
+
+
+def _count(text: str) -> int:
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
   return value
 
 

@@ -46,6 +46,11 @@ class ServerAddress:
 
   __repr__ = __str__
 
+  def whole(self) -> str:
+    """Returns it with its passwords, for another process of ours."""
+    ours = [("memory", self.memory)] + ([] if self.version is None else [("version", str(self.version))])
+    return self.uri + ("&" if urlsplit(self.uri).query else "?") + urlencode(ours)
+
   def secrets(self) -> list[str]:
     """Returns the passwords in it, as they are written there and as they are meant."""
     parts = urlsplit(self.uri)
@@ -112,23 +117,29 @@ def same_as(address) -> str:
   return str(place.resolve() if isinstance(place, Path) else place)
 
 
-def at_version(address, version: int | None) -> "str | Path | ServerAddress":
+def read(address):
+  """Returns an address as it may be printed: a folder as it was given, another without its passwords when it is text.
+  """
+  return locate(address) if on_server(address) else address
+
+
+def at_version(address, version: int | None):
   """Returns the address of a memory as it was at a version; None leaves it. Errors: Pi0RagError for a folder."""
   if version is None:
-    return address
+    return read(address)
   place = locate(address)
   if isinstance(place, Path):
     raise Pi0RagError(f"{address} is a folder, which has no versions: copy it, or put the memory on a server")
   return dataclasses.replace(place, version=version)
 
 
-def with_credentials(address, file: str | None) -> "str | Path | ServerAddress":
+def with_credentials(address, file: str | None):
   """Returns the address with the passwords of a file, one line `host:port:database:user:password` for each.
 
   Errors: Pi0RagError for a file that is missing, or that others may read: libpq would leave it aside.
   """
   if file is None:
-    return address
+    return read(address)
   place, path = locate(address), Path(file).expanduser()
   if isinstance(place, Path):
     raise Pi0RagError(f"{address} is a folder: credentials are for a memory on a server")
@@ -143,8 +154,8 @@ def with_credentials(address, file: str | None) -> "str | Path | ServerAddress":
   return dataclasses.replace(place, uri=urlunsplit(parts._replace(query=query)))
 
 
-def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, versions: bool = True) -> None:
-  """Adds the flags beside `--memory` that concern a memory on a server; `given` reads them."""
+def add_flags(parser: argparse.ArgumentParser, *, versions: bool = True) -> None:
+  """Adds the flags that concern a memory on a server; `given` reads them."""
   parser.add_argument("--memory_credentials", metavar="FILE",
                       help="passwords of a memory on a server, one line host:port:database:user:password for each")
   if versions:
@@ -152,7 +163,7 @@ def add_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup, *, vers
                         help="read a memory on a server as it was at this version, whatever is taught meanwhile")
 
 
-def given(values: argparse.Namespace):
+def given(values):
   """Returns the address of `--memory` with what the flags of `add_flags` say, None where there is no memory."""
   version, credentials = getattr(values, "memory_version", None), getattr(values, "memory_credentials", None)
   if not values.memory:

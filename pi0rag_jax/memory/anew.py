@@ -17,12 +17,13 @@ def read(place) -> Contents:
   store = address.open_store(place, read_only=True)
   try:
     with store.snapshot():
-      return _contents(store, place)
+      return contents(store, place)
   finally:
     store.close()
 
 
-def _contents(store: Store, place) -> Contents:
+def contents(store: Store, place) -> Contents:
+  """Returns what a store says; inside its `snapshot` all of one moment."""
   return Contents(address.shown(place), store.header, store.commits(), dict(store.scan()), store.clock(),
                   store.last_id())
 
@@ -59,28 +60,28 @@ def copy(source, target) -> int:
   compared before this returns.
   Errors: Pi0RagError for a target that has records, or that is for another policy; a copy that is not equal.
   """
-  contents = read(source)
-  _fill(target, contents)
-  wanted, found = digest(contents), digest(read(target))
+  told = read(source)
+  _fill(target, told)
+  wanted, found = digest(told), digest(read(target))
   if wanted != found:
-    raise Pi0RagError(f"the copy in {address.shown(target)} is not what {contents.place} was: digests {found} and "
+    raise Pi0RagError(f"the copy in {address.shown(target)} is not what {told.place} was: digests {found} and "
                       f"{wanted}; remove it")
-  return len(contents.records)
+  return len(told.records)
 
 
-def digest(contents: Contents) -> str:
+def digest(told: Contents) -> str:
   """Returns a text that tells whether two memories say the same: header, clock, tokens, records and their counts."""
   state = hashlib.blake2b(digest_size=16)
-  state.update(repr((contents.header, contents.clock, contents.last_id, list(contents.commits))).encode())
-  for identity, record in contents.records.items():
-    state.update(repr((identity, *codec.encode(record, contents.header)[0][len(codec.TEXTS) :])).encode())
+  state.update(repr((told.header, told.clock, told.last_id, list(told.commits))).encode())
+  for identity, record in told.records.items():
+    state.update(repr((identity, *codec.encode(record, told.header)[0][len(codec.TEXTS) :])).encode())
   return state.hexdigest()
 
 
-def _fill(place, contents: Contents) -> None:
-  store = address.open_store(place, contents.header)
+def _fill(place, told: Contents) -> None:
+  store = address.open_store(place, told.header)
   try:
-    store.fill(contents)
+    store.fill(told)
     if isinstance(address.locate(place), Path):
       store.compact()
   finally:

@@ -18,6 +18,7 @@ TEXTS = ("kind", "outcome", "failure_kind", "task", "prompt", "provenance")
 COUNTERS = ("use_count", "helped", "hurt", "episode", "created", "quarantine")
 COLUMNS = (*TEXTS, *COUNTERS, "digest")
 BLOBS = ("key", "base", "corrected")
+_EPISODE = COLUMNS.index("episode")
 
 
 def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, bytes]]:
@@ -35,6 +36,12 @@ def encode(record: Record, header: Header) -> tuple[tuple, tuple[bytes, bytes, b
   counters = (record.use_count, float(record.helped), float(record.hurt), record.episode, float(record.created),
               record.quarantine)
   return (*texts, *counters, _digest(texts, blobs)), blobs
+
+
+def dated(row: tuple[tuple, tuple], episode: int) -> tuple[tuple, tuple]:
+  """Returns an encoded record as of a memory's count of episodes."""
+  columns, blobs = row
+  return (*columns[:_EPISODE], episode, *columns[_EPISODE + 1 :]), blobs
 
 
 def decode(row: tuple, header: Header) -> tuple[int, Record]:

@@ -100,6 +100,10 @@ class MemoryIndex:
     failures = self._counts[FAILURE]
     return slice(0, failures) if kind == FAILURE else slice(failures, failures + self._counts[CORRECTION])
 
+  def ids(self) -> list[int]:
+    """Returns the ids of all records."""
+    return list(self._rows)
+
   def row(self, identity: int) -> int:
     """Returns the row of a record; KeyError if it is not here."""
     return self._rows[identity]

@@ -6,19 +6,18 @@ change, never for the disk or the network: others' changes arrive on a thread of
 
 import collections
 import contextlib
-import functools
+import logging
 import threading
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import address, eviction, index, store, verify
-from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.neighbours import Neighbours, largest_says, shares
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Header, Record
 
+_log = logging.getLogger(__name__)
 _ADDED_AT_A_TIME = 256  # records
 
 
@@ -65,8 +64,7 @@ class Memory:
       stored = address.stored_header(place)
       chunk_dtype = stored.chunk_dtype if stored else "float16"
     header = Header(key_dim, action_horizon, action_dim, encoder, policy, chunk_dtype, start, actions)
-    options = {"create": create, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(place, header, capacity, **options)
+    return cls._start(place, header, capacity, create=create, read_only=read_only, lock_timeout_s=lock_timeout_s)
 
   @classmethod
   def load(cls, place, *, capacity=10_000, read_only=True, lock_timeout_s=2.0, version: int | None = None) -> "Memory":
@@ -75,8 +73,8 @@ class Memory:
     Args:
       version: of a memory on a server: as it was then, whatever others write.
     """
-    options = {"create": False, "read_only": read_only, "lock_timeout_s": lock_timeout_s}
-    return cls._start(address.at_version(place, version), None, capacity, **options)
+    place, options = address.at_version(place, version), {"read_only": read_only, "lock_timeout_s": lock_timeout_s}
+    return cls._start(place, None, capacity, create=False, **options)
 
   @classmethod
   def _start(cls, place, header, capacity, *, read_only, **options) -> "Memory":
@@ -95,6 +93,11 @@ class Memory:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+  @property
+  def remote(self) -> bool:
+    """Whether records are read over a network, which no decision may wait for; queries never are."""
+    return self._store.remote
 
   @property
   def episodes(self) -> int:
@@ -126,7 +129,7 @@ class Memory:
       that is read-only, frozen or closed; a disk that takes no more.
     """
     records = list(records)
-    ended = [(_largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
+    ended = [(largest_says(ids, says), bool(success)) for ids, says, success in outcomes]
     evicted = 0
 
     def room():
@@ -203,7 +206,7 @@ class Memory:
     """
     with self._writing:
       if self.read_only or self._frozen:
-        _largest_says(ids, says)
+        largest_says(ids, says)
       else:
         self.add([], outcomes=[(ids, says, success)])
 
@@ -230,7 +233,7 @@ class Memory:
     They take no place, are never evicted, and are not among `records`.
     Errors: Pi0RagError for an id that is not there, or no reason; nothing changes then. Otherwise as `add`.
     """
-    if not reason or not isinstance(reason, str):
+    if not reason:
       raise Pi0RagError("a quarantine needs a reason: say what is wrong with the records")
     self._set_apart(ids, reason)
 
@@ -238,14 +241,14 @@ class Memory:
     """Ends the quarantine of records. Errors: as `quarantine`."""
     self._set_apart(ids, "")
 
-  def quarantined(self) -> dict[int, str]:
-    """Returns why records are in quarantine, by id."""
-    return {identity: record.quarantine for identity, record in self._store.scan() if record.quarantine}
-
   def _set_apart(self, ids, reason: str) -> None:
     with self._writing:
       self._require_writable()
       self._store.quarantine([int(identity) for identity in ids], reason)
+
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by id."""
+    return self._store.quarantined()
 
   def records(self):
     """Yields (id, Record) by rising id, from the store, but for those in quarantine."""
@@ -268,12 +271,12 @@ class Memory:
     with self._writing, self._changing:
       return eviction.crowded(self._index, kind, self._index.count(kind), below=distance)
 
-  def compact(self) -> None:
-    """Writes use counts, gives unused disk pages back and empties the write-ahead log."""
+  def compact(self, keep_versions: int | None = None) -> None:
+    """Writes use counts and gives unused disk pages back; of a memory on a server gives up all but `keep_versions`."""
     with self._writing:
       self._require_writable()
       self.flush()
-      self._store.compact()
+      self._store.compact(keep_versions)
 
   @contextlib.contextmanager
   def frozen(self):
@@ -288,11 +291,9 @@ class Memory:
         self._frozen -= 1
 
   def statistics(self) -> dict[str, Any]:
-    """Returns counts by kind, outcome, failure kind, task and source, sizes, this session's numbers, and of a memory
-    on a server what it is read at: while that is out of reach, what is known here.
-    """
+    """Returns counts by group, sizes, this session's numbers, and how a server is followed, also while it is away."""
     try:
-      found = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
+      found: dict[str, Any] = {f"by_{group}": self._store.breakdown(group) for group in store.GROUPS}
       found["bytes_on_disk"] = self._store.bytes_on_disk()
     except store.UnreachableError:
       found = {"by_kind": {kind: count for kind, count in sorted(self.counts().items()) if count}}
@@ -321,6 +322,8 @@ class Memory:
         return
       try:
         self._write_uses()
+      except store.UnreachableError as error:  # a robot whose server is away can still be stopped
+        _log.warning("use counts of this session are lost: %s", error)
       finally:
         with self._searching:
           self._closed = True
@@ -340,9 +343,10 @@ class Memory:
       searched = [(identity, record) for identity, record in change.added if not record.quarantine]
       self._grow(len(self._index) + len(searched))
       replaced = [identity for identity, _ in change.added if identity in self._index]
-      gone = [*change.removed, *replaced]
+      gone = self._index.ids() if change.whole else [*change.removed, *replaced]
       with self._searching:
         self._index.remove(gone)
+        self.removals += bool(gone)
         for identity, counters in change.counters.items():
           self._index.count_again(identity, counters)
       # In parts: a query waits for one of them, however much came at once.
@@ -351,7 +355,6 @@ class Memory:
           for identity, record in searched[first : first + _ADDED_AT_A_TIME]:
             self._index.add(identity, record)
       self._clock = change.clock
-      self.removals += bool(gone)
       with self._counting:
         for identity in gone:  # not for a later record of the same id
           self._uses.pop(identity, None)
@@ -400,27 +403,3 @@ class Memory:
     if not np.isfinite(keys_BE).all():
       raise Pi0RagError("keys have values that are not finite: the policy's features are broken")
     return keys_BE
-
-
-@functools.lru_cache(maxsize=16)
-def shares(k: int, kinds: tuple[str, ...]) -> Mapping[str, int]:
-  """Returns how many of k places each kind gets. Errors: Pi0RagError for k below 1, no kind, or an unknown one."""
-  if k < 1:
-    raise Pi0RagError(f"k is {k}, must be 1 or more")
-  if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds):
-    raise Pi0RagError(f"kinds are {tuple(kinds)}, allowed: one or more of {', '.join(KINDS)}, each once")
-  return MappingProxyType(
-    {kind: (i + 1) * k // len(kinds) - i * k // len(kinds) for i, kind in enumerate(kinds)})
-
-
-def _largest_says(ids, says) -> dict[int, float]:
-  """Returns the largest weight of each id that has one above 0."""
-  ids, says = np.asarray(ids), np.asarray(says, float)
-  if ids.shape != says.shape:
-    raise Pi0RagError(f"ids have shape {ids.shape}, their weights {says.shape}: must be equal")
-  if not (np.isfinite(says) & (says >= 0)).all():
-    raise Pi0RagError("weights must be finite and at least 0")
-  largest: dict[int, float] = {}
-  for identity, say in zip(ids[ids >= 0].tolist(), says[ids >= 0].tolist()):
-    largest[identity] = max(say, largest.get(identity, 0.0))
-  return {identity: say for identity, say in largest.items() if say > 0}

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from pi0rag_jax.memory import index
-from pi0rag_jax.memory.memory import Memory, shares
-from pi0rag_jax.memory.neighbours import Neighbours
+from pi0rag_jax.memory.memory import Memory
+from pi0rag_jax.memory.neighbours import Neighbours, shares
 from pi0rag_jax.memory.record import ANCHOR, CORRECTION, KINDS, Record
 
 
@@ -43,6 +43,11 @@ class ShuffledMemory:
   @property
   def successes(self) -> int:
     return self._memory.successes
+
+  @property
+  def remote(self) -> bool:
+    """Whether records are read over a network."""
+    return self._memory.remote
 
   @property
   def removals(self) -> int:

@@ -62,7 +62,7 @@ def locate(directory) -> Path:
     raise Pi0RagError(f"{directory} cannot be used for a memory: {error}") from None
 
 
-def create(path: Path, header: Header) -> None:
+def make(path: Path, header: Header) -> None:
   """Makes an empty memory file under another name and renames it: a kill leaves a whole file or none.
 
   The caller holds the directory's lock. Errors: Pi0RagError if a journal of a file that is gone lies there.
@@ -83,6 +83,29 @@ def create(path: Path, header: Header) -> None:
   files.sync(new)
   new.rename(path)
   files.sync(path.parent)
+
+
+def acquire(path: Path, header: Header | None, *, create: bool, timeout_s: float) -> lock.WriterLock:
+  """Returns the writer's lock, after making an empty memory where there is none and one is wanted."""
+  with reported(path):
+    if not path.exists() and (header is None or not create):
+      raise Pi0RagError(f"no memory in {path.parent}: {path.name} is missing")
+  try:
+    _make_durable_directory(path.parent)
+    held = lock.WriterLock(path, timeout_s)
+  except OSError as error:
+    raise Pi0RagError(f"{path.parent} cannot be used for a memory: {error}") from error
+  try:
+    with reported(path):
+      if not path.exists() and header is not None:
+        held.note(0)
+        make(path, header)
+      elif path.is_file() and path.stat().st_nlink > 1:
+        raise Pi0RagError(f"{path} has another name, a hard link, whose writers cannot be seen: copy it first")
+  except BaseException:
+    held.release()
+    raise
+  return held
 
 
 @contextlib.contextmanager
@@ -267,3 +290,10 @@ def _foreign(path: Path, details: str) -> Pi0RagError:
 
 def _damaged(path: Path, details: str) -> DamagedError:
   return DamagedError(f"{path} is damaged ({details}): it was left as it is; restore it from a backup")
+
+
+def _make_durable_directory(directory: Path) -> None:
+  missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+  directory.mkdir(parents=True, exist_ok=True)
+  for folder in missing:
+    files.sync(folder.parent)

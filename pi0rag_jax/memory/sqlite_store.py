@@ -4,36 +4,16 @@ import contextlib
 import dataclasses
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from pi0rag_jax import files
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import codec, lock, schema, seal, undo
+from pi0rag_jax.memory import codec, rows, schema, seal, undo
 from pi0rag_jax.memory.record import DamagedError, Header, Record, check_records
-from pi0rag_jax.memory.store import Change, Commit, Contents, Counters, Room
+from pi0rag_jax.memory.store import Change, Commit, Contents, Room
 
-_INSERT = f"INSERT INTO records ({', '.join(codec.COLUMNS)}) VALUES ({', '.join('?' * len(codec.COLUMNS))})"
-_EPISODE = codec.COLUMNS.index("episode")
 _PAGE = 64  # records read at a time
 _CHECKPOINT_WAIT_MS = 100  # for readers, who hold up nothing but the emptying of the log
-
-
-@dataclasses.dataclass
-class _Changed:
-  """What a transaction changes."""
-
-  removed: list[int] = dataclasses.field(default_factory=list)
-  counted: list[int] = dataclasses.field(default_factory=list)
-  added: list[tuple[int, Record]] = dataclasses.field(default_factory=list)
-
-  def told(self, connection: sqlite3.Connection, path: Path) -> Change:
-    """Returns it as the transaction leaves it, to be called before the commit."""
-    query = "SELECT use_count, helped, hurt, episode FROM records WHERE id = ?"
-    found = {identity: connection.execute(query, (identity,)).fetchone() for identity in self.counted}
-    counters = {identity: Counters(*row) for identity, row in found.items() if row is not None}
-    return Change(schema.clock(connection, path), self.removed, counters, self.added)
 
 
 def stored_header(directory) -> Header | None:
@@ -58,6 +38,8 @@ class SqliteStore:
     than the file's, and for a memory that another process writes.
   """
 
+  remote = False
+
   def __init__(self, directory, header: Header | None = None, *, create=True, read_only=False, lock_timeout_s=2.0):
     self._writer: sqlite3.Connection | None = None
     self._lock = None
@@ -67,7 +49,7 @@ class SqliteStore:
     self._apply: Callable[[Change], None] | None = None
     self._moment = threading.local()  # its connection is this thread's snapshot
     if not read_only:
-      self._lock = self._acquire(header, create, lock_timeout_s)
+      self._lock = schema.acquire(self.path, header, create=create, timeout_s=lock_timeout_s)
     try:
       self.header = self._checked_header(header)
       if not read_only:
@@ -88,9 +70,9 @@ class SqliteStore:
     Errors: Pi0RagError for records that do not fit the header, or a token seen with other records.
     """
     check_records(records, self.header)
-    rows, outcomes = [codec.encode(record, self.header) for record in records], list(outcomes)
+    encoded, outcomes = [codec.encode(record, self.header) for record in records], list(outcomes)
     with self._transaction() as (connection, changed):
-      seen = self._find_batch(connection, token, rows)
+      seen = rows.find_batch(connection, token, encoded)
       if seen is not None:
         return seen
       evict, refuse = room() if room is not None else ((), ())
@@ -101,22 +83,20 @@ class SqliteStore:
       else:
         undo.note(connection, number, touched)
       for says, success in outcomes:
-        _count_outcome(connection, says, success)
+        rows.count_outcome(connection, says, success)
       episodes = schema.clock(connection, self.path)[0]
       ids = []
-      for record, (columns, blobs) in zip(records, rows):
-        values = (*columns[:_EPISODE], episodes, *columns[_EPISODE + 1 :])
-        identity = connection.execute(_INSERT, values).lastrowid
-        connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
+      for record, row in zip(records, encoded):
+        identity = rows.insert(connection, codec.dated(row, episodes))
         if len(ids) not in refuse:
           changed.added.append((identity, dataclasses.replace(record, episode=episodes)))
         ids.append(identity)
       if token is not None:
         undo.keep(connection, number, evict)
         first, last = (ids[0], ids[-1]) if ids else (1, 0)
-        digest = codec.batch_digest(columns[-1] for columns, _ in rows)
+        digest = codec.batch_digest(columns[-1] for columns, _ in encoded)
         connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", (token, digest, first, last, number))
-      _delete(connection, [*evict, *(ids[place] for place in refuse)])
+      rows.delete(connection, [*evict, *(ids[place] for place in refuse)])
       changed.removed += evict
       changed.counted += touched
     return ids
@@ -127,22 +107,19 @@ class SqliteStore:
     Errors: Pi0RagError for one that had any, and for records that do not fit the header.
     """
     check_records(list(contents.records.values()), self.header)
-    insert = _INSERT.replace("(", "(id, ", 1).replace("VALUES (", "VALUES (?, ")
     with self._transaction() as (connection, changed):
       if self.last_id() or self.commits():
         raise Pi0RagError(f"the memory in {self.path.parent} is in use already: choose a new place")
-      for identity, record in contents.records.items():
-        columns, blobs = codec.encode(record, self.header)
-        connection.execute(insert, (identity, *columns))
-        connection.execute("INSERT INTO arrays VALUES (?, ?, ?, ?)", (identity, *blobs))
-        changed.added.append((identity, record))
-      for number, (token, span, digest) in enumerate(contents.commits, 1):
-        first, last = (span[0], span[-1]) if span else (1, 0)
-        connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", (token, digest, first, last, number))
-      connection.executemany("UPDATE header SET value = ? WHERE name = ?", zip(map(str, contents.clock), schema.CLOCK))
-      connection.execute("DELETE FROM sqlite_sequence WHERE name = 'records'")
+      changed.added += contents.records.items()
+      rows.put(connection, self.header, changed.added, contents.commits, contents.clock)
       if contents.last_id:
-        connection.execute("INSERT INTO sqlite_sequence VALUES ('records', ?)", (contents.last_id,))
+        connection.execute("INSERT OR REPLACE INTO sqlite_sequence (rowid, name, seq) VALUES ((SELECT rowid FROM "
+                           "sqlite_sequence WHERE name = 'records'), 'records', ?)", (contents.last_id,))
+
+  def take(self, change: Change, commits: Iterable[Commit]) -> None:
+    """Follows another store whose mirror this is: what changed there, and all of its commits with a token."""
+    with self._transaction() as (connection, _):
+      rows.take(connection, self.header, change, commits)
 
   def last_id(self) -> int:
     """Returns the largest id that any record got."""
@@ -158,8 +135,8 @@ class SqliteStore:
     with self._reading() as connection, self._mutex:
       order = [name for name in ("number", "first_id") if name in schema.columns(connection, "batches")]
       query = f"SELECT token, first_id, last_id, digest FROM batches ORDER BY {', '.join(order)}"
-      rows = connection.execute(query).fetchall()
-    return [Commit(token, range(first, last + 1), digest) for token, first, last, digest in rows]
+      found = connection.execute(query).fetchall()
+    return [Commit(token, range(first, last + 1), digest) for token, first, last, digest in found]
 
   def undo(self, token: str) -> None:
     """Takes the last commit with a token back: rows, utilities, clock, and the next id are as they were before it.
@@ -176,7 +153,7 @@ class SqliteStore:
                           f"not one of the last {undo.KEPT}")
       if not seal.holds(connection):
         raise DamagedError(f"'{token}' cannot be taken back: {self.path} is not what was written; see its `verify`")
-      _delete(connection, range(first_id, last_id + 1))
+      rows.delete(connection, range(first_id, last_id + 1))
       returned, counted = undo.take_back(connection, number)
       changed.removed += range(first_id, last_id + 1)
       changed.added += zip(returned, self.get(returned))
@@ -193,15 +170,15 @@ class SqliteStore:
     ids = [int(identity) for identity in ids]
     with self._transaction() as (connection, changed):
       undo.forget(connection)
-      _delete(connection, ids)
+      rows.delete(connection, ids)
       changed.removed += ids
 
   def add_uses(self, uses) -> None:
     """Adds to the use counts of records, durably; unknown ids are ignored."""
     with self._transaction() as (connection, changed):
       changed.counted += uses
-      rows = [(count, identity) for identity, count in uses.items()]
-      connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?", rows)
+      connection.executemany("UPDATE records SET use_count = use_count + ? WHERE id = ?",
+                             [(count, identity) for identity, count in uses.items()])
 
   def quarantine(self, ids, reason: str) -> None:
     """Writes down, durably, why no search may return these records; an empty reason releases them.
@@ -212,6 +189,13 @@ class SqliteStore:
       self.get(ids)
       connection.executemany("UPDATE records SET quarantine = ? WHERE id = ?", [(reason, int(i)) for i in ids])
       changed.added += zip(map(int, ids), self.get(ids))
+
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by rising id."""
+    with self._reading() as connection, self._mutex:
+      if "quarantine" not in schema.columns(connection, "records"):
+        return {}
+      return dict(connection.execute("SELECT id, quarantine FROM records WHERE quarantine <> '' ORDER BY id"))
 
   def clock(self) -> tuple[int, int]:
     """Returns (episodes, successes) that were counted. Errors: DamagedError if they are no numbers."""
@@ -253,12 +237,12 @@ class SqliteStore:
     with self._reading() as connection:
       while True:
         with self._mutex, schema.reported(self.path):
-          query = f"{_select(connection)} WHERE id >= ? ORDER BY id LIMIT {_PAGE}"
-          rows = connection.execute(query, (after,)).fetchall()
-        if not rows:
+          query = f"{rows.select(connection)} WHERE id >= ? ORDER BY id LIMIT {_PAGE}"
+          page = connection.execute(query, (after,)).fetchall()
+        if not page:
           return
-        after = rows[-1][0] + 1
-        for row in rows:
+        after = page[-1][0] + 1
+        for row in page:
           try:
             decoded = codec.decode(row, self.header)
           except Pi0RagError as error:
@@ -273,7 +257,7 @@ class SqliteStore:
     records = []
     with self._reading() as connection, self._mutex:
       for identity in ids:
-        row = connection.execute(f"{_select(connection)} WHERE id = ?", (int(identity),)).fetchone()
+        row = connection.execute(f"{rows.select(connection)} WHERE id = ?", (int(identity),)).fetchone()
         if row is None:
           raise Pi0RagError(f"there is no record {identity} in {self.path}: it was evicted, or never there")
         records.append(codec.decode(row, self.header)[1])
@@ -324,8 +308,10 @@ class SqliteStore:
     with self._reading() as connection, self._mutex:
       return seal.holds(connection)
 
-  def compact(self) -> None:
-    """Gives unused pages back and empties the write-ahead log."""
+  def compact(self, keep_versions=None) -> None:
+    """Gives unused pages back and empties the write-ahead log. Errors: Pi0RagError for versions, which a file lacks."""
+    if keep_versions is not None:
+      raise Pi0RagError(f"{self.path.parent} is a folder, which keeps no versions")
     with self._mutex, schema.reported(self.path):
       connection = self._require_writer()
       connection.execute("VACUUM")
@@ -337,28 +323,6 @@ class SqliteStore:
     """Ends the connection and lets the next writer in; a second call does nothing."""
     with self._mutex:
       self._release()
-
-  def _acquire(self, header: Header | None, create: bool, timeout_s: float) -> lock.WriterLock:
-    """Returns the writer's lock, after making an empty memory where there is none and one is wanted."""
-    with schema.reported(self.path):
-      if not self.path.exists() and (header is None or not create):
-        raise Pi0RagError(f"no memory in {self.path.parent}: {self.path.name} is missing")
-    try:
-      _make_durable_directory(self.path.parent)
-      held = lock.WriterLock(self.path, timeout_s)
-    except OSError as error:
-      raise Pi0RagError(f"{self.path.parent} cannot be used for a memory: {error}") from error
-    try:
-      with schema.reported(self.path):
-        if not self.path.exists() and header is not None:
-          held.note(0)
-          schema.create(self.path, header)
-        elif self.path.is_file() and self.path.stat().st_nlink > 1:
-          raise Pi0RagError(f"{self.path} has another name, a hard link, whose writers cannot be seen: copy it first")
-    except BaseException:
-      held.release()
-      raise
-    return held
 
   def _checked_header(self, wanted: Header | None) -> Header:
     with schema.snapshot(self.path) as connection:
@@ -393,7 +357,7 @@ class SqliteStore:
   def _transaction(self):
     """Yields the connection inside one transaction, all of it durable at the end or none there, and what to tell of it.
     """
-    changed = _Changed()
+    changed = rows.Changed()
     with self._mutex, schema.reported(self.path):
       connection = self._require_writer()
       connection.execute("BEGIN IMMEDIATE")
@@ -425,18 +389,6 @@ class SqliteStore:
       with schema.reported(self.path):
         yield self._require_writer()
 
-  @staticmethod
-  def _find_batch(connection, token: str | None, rows) -> list[int] | None:
-    if token is None:
-      return None
-    query = "SELECT digest, first_id, last_id FROM batches WHERE token = ?"
-    row = connection.execute(query, (token,)).fetchone()
-    if row is None:
-      return None
-    if row[0] != codec.batch_digest(columns[-1] for columns, _ in rows):
-      raise Pi0RagError(f"the token '{token}' was used for other records: use one token per batch")
-    return list(range(row[1], row[2] + 1))
-
   def _release(self) -> None:
     writer, held, self._writer, self._lock = self._writer, self._lock, None, None
     try:
@@ -445,32 +397,3 @@ class SqliteStore:
     finally:
       if held is not None:
         held.release()
-
-
-def _make_durable_directory(directory: Path) -> None:
-  missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-  directory.mkdir(parents=True, exist_ok=True)
-  for folder in missing:
-    files.sync(folder.parent)
-
-
-def _select(connection: sqlite3.Connection) -> str:
-  """Returns the query of records; columns that an older file lacks are read as zero or empty."""
-  lacking = schema.ADDED.keys() - schema.columns(connection, "records")
-  names = [f"{schema.lacking(name)} AS {name}" if name in lacking else name for name in codec.COLUMNS + codec.BLOBS]
-  return f"SELECT id, {', '.join(names)} FROM records LEFT JOIN arrays USING (id)"
-
-
-def _count_outcome(connection: sqlite3.Connection, says: Mapping[int, float], success: bool) -> None:
-  """Counts an episode and what each record had to say in it."""
-  step = "UPDATE header SET value = CAST(value AS INTEGER) + 1 WHERE name = ?"
-  connection.executemany(step, [(name,) for name in schema.CLOCK[: 1 + success]])
-  change = "helped = helped + ?, episode = (SELECT CAST(value AS INTEGER) FROM header WHERE name = 'episodes')"
-  rows = [(say, identity) for identity, say in says.items()]
-  connection.executemany(f"UPDATE records SET {change if success else 'hurt = hurt + ?'} WHERE id = ?", rows)
-
-
-def _delete(connection: sqlite3.Connection, ids) -> None:
-  rows = [(int(identity),) for identity in ids]
-  connection.executemany("DELETE FROM records WHERE id = ?", rows)
-  connection.executemany("DELETE FROM arrays WHERE id = ?", rows)

@@ -10,12 +10,14 @@ import dataclasses
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory import codec, schema, seal, tokens
+from pi0rag_jax.memory import address, codec, schema, seal, tokens
+from pi0rag_jax.memory.mirror import Mirror
 from pi0rag_jax.memory.record import CORRECTION, KINDS
 
 QUESTIONS = ("overview", "episodes", "records", "record", "map")
@@ -52,10 +54,15 @@ class EpisodeSummary:
 
 
 class Survey:
-  """Reads the memory in a folder. Errors of all methods: Pi0RagError for a file that is missing, foreign or damaged."""
+  """Reads the memory in a folder, or one on a server by a mirror of it.
+
+  Errors of all methods: Pi0RagError for a memory that is missing, foreign or damaged.
+  """
 
   def __init__(self, directory):
-    self.path = schema.locate(directory)
+    place = address.locate(directory)
+    self._mirror = None if isinstance(place, Path) else Mirror(place)
+    self.path = schema.locate(place) if self._mirror is None else self._mirror.path
     self._known: dict[str, tuple[Any, Any]] = {}  # name -> (state of the file, what was made of it)
     with schema.snapshot(self.path) as connection:
       schema.read_header(connection, self.path)
@@ -67,7 +74,9 @@ class Survey:
     return getattr(self, name)(**asked)
 
   def close(self) -> None:
-    """Does nothing: no file stays open."""
+    """Ends following a memory on a server; of a file nothing stays open."""
+    if self._mirror is not None:
+      self._mirror.close()
 
   def overview(self) -> dict[str, Any]:
     """Returns header, clock, counts by group, and how the episodes ended over time."""

@@ -1,5 +1,7 @@
 """Whether a memory is whole: the file, each record, and the index that is derived from it."""
 
+import contextlib
+
 import numpy as np
 
 from pi0rag_jax.memory import address
@@ -12,15 +14,15 @@ _SEARCHED = 500
 _LISTED = 20  # ids named per line
 
 
-def verify(directory) -> list[str]:
-  """Returns what is wrong with the memory in `directory`, one line each; an empty list if it is whole.
+def verify(place) -> list[str]:
+  """Returns what is wrong with the memory at `place`, one line each; an empty list if it is whole.
 
   Errors: Pi0RagError if there is no memory.
   """
   problems: list[str] = []
   try:
-    store = address.open_store(directory, read_only=True)
-    with store.snapshot():
+    store = address.open_store(place, read_only=True)
+    with contextlib.closing(store), store.snapshot():
       store.check()
       if not store.sealed():
         problems.append("the header, the count of episodes, ids, counters or tokens are not what was written")

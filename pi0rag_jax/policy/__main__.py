@@ -44,7 +44,7 @@ def export(arguments) -> int:
       unit = policy.unit_distance or float(retrieval.UnitDistance(memory))
       of_memory = {"unit_distance": unit, "chunk_dtype": memory.header.chunk_dtype}
     if math.isinf(unit):
-      raise Pi0RagError(f"the memory in {arguments.memory} has no records of two episodes: what is near cannot be "
+      raise Pi0RagError(f"the memory in {_address(arguments)} has no records of two episodes: what is near cannot be "
                         "measured yet")
   names = export.write(policy, arguments.out, rule=rules.preset(arguments.rule), platforms=arguments.platforms,
                        prompts=prompts, lengths=arguments.lengths, **of_memory)
@@ -88,14 +88,19 @@ def _load(arguments):
   spec, _ = directory.describe(arguments.policy, arguments.checkpoint)
   return directory.load(
     arguments.policy, checkpoint=arguments.checkpoint, key_name=arguments.key_name, weights=arguments.weights,
-    start=start_with(arguments.memory, spec, arguments.start), default_prompt=arguments.prompt)
+    start=start_with(_address(arguments), spec, arguments.start), default_prompt=arguments.prompt)
+
+
+def _address(arguments):
+  from pi0rag_jax.memory import address
+
+  return address.given(arguments)
 
 
 def _memory(arguments, policy):
   from pi0rag_jax.memory.memory import Memory
 
-  return Memory.open(pathlib.Path(arguments.memory).expanduser(), create=False, read_only=True,
-                     **policy.memory_header())
+  return Memory.open(_address(arguments), create=False, read_only=True, **policy.memory_header())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,7 +123,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--policy", required=True, help="any, as the server takes it")
     command.add_argument("--checkpoint", help="of an openpi configuration, as the server takes it")
     command.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    command.add_argument("--memory", metavar="MEMORY", help="of this policy")
+    command.add_argument("--memory", metavar="MEMORY", help="of this policy: a folder, or an address on a server")
+    command.add_argument("--memory_credentials", metavar="FILE", help="passwords of a memory on a server")
+    command.add_argument("--memory_version", type=int, metavar="N", help="read a memory on a server as it was then")
     command.add_argument("--rule", default="residual", help="preset of the steering (default residual)")
     command.add_argument("--key_name", default="", help="key statistics of the policy; its own by default")
     command.add_argument("--start", help="where the flow starts: zero, draw:SEED or new; the policy's own by default")

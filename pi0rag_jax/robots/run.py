@@ -38,7 +38,9 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("checkpoint", None, "Of an openpi configuration.")
   flags.DEFINE_string("server", "", "ws://HOST:PORT of a policy server, instead of --policy.")
   flags.DEFINE_string("token", None, "Key of the server.")
-  flags.DEFINE_string("memory", None, "Folder of the memory that steers --policy.")
+  cli.define_memory("Memory that steers --policy.")
+  flags.DEFINE_string("episode_log", None, "As of the server: robots on one machine that teach one memory need one "
+                      "each.")
   flags.DEFINE_bool("learn", False, "Teach the memory, here or behind the server, what episodes show.")
   flags.DEFINE_string("name", "", "Of this robot among others of its kind, for whoever looks into the memory.")
   flags.DEFINE_string("teacher", "", "Name of who takes over, likewise.")

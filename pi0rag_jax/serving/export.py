@@ -16,7 +16,7 @@ import numpy as np
 
 from pi0rag_jax.data.dataset import import_extra
 from pi0rag_jax.errors import Pi0RagError, unknown_name
-from pi0rag_jax.memory.memory import shares
+from pi0rag_jax.memory.neighbours import shares
 from pi0rag_jax.memory.record import KINDS
 from pi0rag_jax.policy import compiling
 from pi0rag_jax.policy.network import FlowPolicy

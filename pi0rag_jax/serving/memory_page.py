@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.memory import forgetting
-from pi0rag_jax.memory.address import stored_header
+from pi0rag_jax.memory import address, forgetting
 from pi0rag_jax.memory.aside import SurveyAside
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.survey import Survey
@@ -63,7 +62,7 @@ class FileChanges:
 
   LOCK_TIMEOUT_S = 0.2
 
-  def __init__(self, directory: str, episodes: str | None = None):
+  def __init__(self, directory, episodes: str | None = None):
     """
     Args:
       episodes: folder of kept episodes.
@@ -99,12 +98,12 @@ class FileChanges:
     from pi0rag_jax.serving.episode_log import LOG_NAME
     from pi0rag_jax.serving.labels import Labels
 
-    header = stored_header(self._directory)
+    header = address.stored_header(self._directory)
     robot = None if header is None else registry.robot_of(header.actions)
     if header is None or robot is None or robot.actions is None:
       raise Pi0RagError("nobody here knows what the actions of this memory's robot mean: label at the server that "
                         "learns")
-    return Labels(Path(self._directory).expanduser() / LOG_NAME, robot, robot.actions, header.action_horizon,
+    return Labels(address.beside(self._directory) / LOG_NAME, robot, robot.actions, header.action_horizon,
                   episodes=self._episodes)
 
   def _opened(self) -> Memory:
@@ -123,7 +122,7 @@ class MemoryPage:
   """Answers the requests of browsers, one at a time.
 
   Args:
-    directory: of the memory.
+    directory: of the memory, or its address on a server.
     admission: whose token browsers send as `Authorization: Api-Key TOKEN`; without one there are no changes, and only
       browsers of this machine are answered.
     changes: None where nobody may change the memory.
@@ -132,11 +131,11 @@ class MemoryPage:
     aside: whether the memory is read in another process: where this one serves a policy.
   """
 
-  def __init__(self, directory: str, admission: Admission, *, changes: Changes | None = None,
+  def __init__(self, directory, admission: Admission, *, changes: Changes | None = None,
                episodes: str | None = None, host: str = LOOPBACK[0], aside: bool = False):
     self._survey = SurveyAside(directory) if aside else Survey(directory)
     self._admission, self._changes, self._host = admission, changes, host
-    self._name, self._kept = Path(directory).expanduser().resolve().name, None
+    self._name, self._kept = address.name_of(directory), None
     if episodes is not None:
       from pi0rag_jax.serving.pictures import KeptEpisodes  # robot data take libraries that a memory does without
 
@@ -266,7 +265,7 @@ class PageServer:
     """No request becomes a websocket."""
 
 
-def run(directory: str, *, host: str = LOOPBACK[0], port: int = 0, token: str | None = None,
+def run(directory, *, host: str = LOOPBACK[0], port: int = 0, token: str | None = None,
         episodes: str | None = None) -> None:
   """Serves the page of a memory until Ctrl-C; changes wait for nobody who writes the memory.
 
@@ -280,9 +279,9 @@ def run(directory: str, *, host: str = LOOPBACK[0], port: int = 0, token: str | 
   shown = MemoryPage(directory, admission, changes=FileChanges(directory, episodes), episodes=episodes, host=host)
   with contextlib.closing(shown), contextlib.suppress(KeyboardInterrupt):
     reserved = reserve(host, port)
-    address = f"http://{host}:{reserved.getsockname()[1]}{PATH}"
+    shown_at = f"http://{host}:{reserved.getsockname()[1]}{PATH}"
     server = PageServer(shown, admission, reserved)
-    asyncio.run(server.run(lambda: print(f"The memory's page is at {address} (Ctrl-C ends it)", flush=True)))
+    asyncio.run(server.run(lambda: print(f"The memory's page is at {shown_at} (Ctrl-C ends it)", flush=True)))
 
 
 def _json(status: http.HTTPStatus, values: Mapping[str, Any]) -> Response:

@@ -133,6 +133,8 @@ class Memory:
     self._unit, self._about, self._kinds = about["unit_distance"] or unit_distance, about, {}
     if self._unit is None:
       raise ValueError("nobody measured the policy's keys: give unit_distance, or export with --memory")
+    if str(folder).startswith(("postgresql:", "postgres:")):
+      raise ValueError("a program reads the folder of a memory: `pi0rag_jax.memory backup ADDRESS FOLDER` makes one")
     path = pathlib.Path(folder).expanduser().resolve() / "memory.sqlite3"
     file = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)
     header = dict(file.execute("SELECT name, value FROM header"))
@@ -140,7 +142,9 @@ class Memory:
       if header.get(name, str(wanted)) != str(wanted):
         raise ValueError(f"the memory's {name} is {header[name]}, the policy's {wanted}: it is of another policy")
     width = about["memory"]["key_dim"]
-    query = "SELECT id, key, base, corrected FROM records JOIN arrays USING (id) WHERE kind = ? ORDER BY id"
+    apart = any(row[1] == "quarantine" for row in file.execute("PRAGMA table_info(records)"))
+    searched = "WHERE kind = ? AND quarantine = ''" if apart else "WHERE kind = ?"
+    query = f"SELECT id, key, base, corrected FROM records JOIN arrays USING (id) {searched} ORDER BY id"
     for kind in about["shares"]:
       rows = file.execute(query, (kind,)).fetchall()
       ids, keys, *chunks = zip(*rows) if rows else ((),) * 4

@@ -102,6 +102,8 @@ def check_learning(values, token: str | None) -> None:
   """Raises Pi0RagError where a server that learns has no memory, or everybody could teach it."""
   if values.learn and not values.memory:
     raise Pi0RagError("--learn needs a --memory to put into what is learned; the folder is made if there is none")
+  if values.learn and getattr(values, "memory_version", None) is not None:
+    raise Pi0RagError("--memory_version reads what was, which cannot learn: leave out --learn")
   if values.keep_episodes is not None and not values.learn:
     raise Pi0RagError("--keep_episodes keeps the episodes that teach: it needs --learn")
   if values.learn and token is None and values.host not in LOOPBACK:
@@ -117,7 +119,7 @@ def teachable(agent: "Agent", values) -> Iterator["Teachable"]:
   from pi0rag_jax.serving.session import Teachable
 
   with contextlib.ExitStack() as opened:
-    log = opened.enter_context(contextlib.closing(EpisodeLog(pathlib.Path(values.memory).expanduser() / LOG_NAME)))
+    log = opened.enter_context(contextlib.closing(EpisodeLog(log_folder(values) / LOG_NAME)))
     if log.open:
       print(f"{len(log.open)} episodes are under way, of robots that this server may hear of again", flush=True)
     keeper = None if values.keep_episodes is None else opened.enter_context(contextlib.closing(Keeper(
@@ -126,14 +128,24 @@ def teachable(agent: "Agent", values) -> Iterator["Teachable"]:
     yield Teachable(agent, agent.memory, log, keeper)
 
 
+def log_folder(values) -> pathlib.Path:
+  """Returns where the log of episodes under way is: in the memory's folder, or on this machine beside one on a server.
+  """
+  from pi0rag_jax.memory import address
+
+  asked = getattr(values, "episode_log", None)
+  return pathlib.Path(asked).expanduser() if asked else address.beside(address.given(values))
+
+
 @contextlib.contextmanager
 def memory_page(values, admitted: "Admission", served: "Agent | Teachable") -> Iterator["MemoryPage"]:
   """Yields the page of the memory, which goes through whoever learns, if anybody does."""
+  from pi0rag_jax.memory import address
   from pi0rag_jax.serving.memory_page import MemoryPage
   from pi0rag_jax.serving.session import Teachable
 
   changes = served if isinstance(served, Teachable) else None
-  with contextlib.closing(MemoryPage(values.memory, admitted, changes=changes, host=values.host, aside=True,
+  with contextlib.closing(MemoryPage(address.given(values), admitted, changes=changes, host=values.host, aside=True,
                                      episodes=values.keep_episodes)) as page:
     yield page
 
@@ -156,6 +168,7 @@ def read_token(token: str | None, file: str | None) -> str | None:
 @contextlib.contextmanager
 def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iterator["Agent"]:
   """Yields the policy that the flags name, with its memory, which is read as it is now, or learns."""
+  from pi0rag_jax.memory import address
   from pi0rag_jax.memory.memory import Memory
   from pi0rag_jax.policy import directory
   from pi0rag_jax.policy.spec import NEW, ZERO
@@ -164,7 +177,8 @@ def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iter
   began = time.perf_counter()
   name = values.policy or getattr(values, "config", None)
   spec, _ = directory.describe(name, values.checkpoint)
-  start = start_with(values.memory, spec, values.start)
+  place = address.given(values)
+  start = start_with(place, spec, values.start)
   if learn and not start and spec.start == NEW:
     start = ZERO  # a policy of new draws has no chunk of its own that a correction could be compared with
   policy = directory.load(
@@ -172,8 +186,8 @@ def open_agent(values, *, learn: bool = False, capacity: int = CAPACITY) -> Iter
     denoising_steps=values.denoising_steps, weights=values.weights, default_prompt=values.default_prompt,
     key_name=values.key_name)
   with contextlib.ExitStack() as opened:
-    memory = None if not values.memory else opened.enter_context(Memory.open(
-      pathlib.Path(values.memory).expanduser(), **policy.memory_header(), create=learn, read_only=not learn,
+    memory = None if place is None else opened.enter_context(Memory.open(
+      place, **policy.memory_header(), create=learn, read_only=not learn,
       capacity=capacity))
     agent = Agent(policy, memory, real_time=values.real_time)
     opened.callback(agent.close)
@@ -246,8 +260,10 @@ if __name__ == "__main__":
   flags.DEFINE_string("config", None, "Older name of --policy.")
   flags.DEFINE_string("checkpoint", None, "Checkpoint of a configuration: a directory or a gs:// address; openpi's "
                       "release if left out.")
-  flags.DEFINE_string("memory", None, "Memory that steers the policy: a directory, read as it is at the start "
-                      "unless --learn is given.")
+  cli.define_memory("Memory that steers the policy; a folder is read as it is at the start unless --learn is given, "
+                    "one on a server is followed.")
+  flags.DEFINE_string("episode_log", None, "Folder of the log of episodes under way; by default the memory's, or one "
+                      "in ~/.local/state for a memory on a server. Servers on one machine need one each.")
   flags.DEFINE_bool("learn", False, "Let clients teach the memory, which then learns from every episode that they tell "
                     "of; the folder is made if there is none. Asks for a --token unless only this machine is let in.")
   flags.DEFINE_integer("capacity", CAPACITY, "Records that the memory may hold; with --learn old ones of little use "

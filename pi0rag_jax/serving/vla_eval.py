@@ -15,6 +15,7 @@ import numpy as np
 from pi0rag_jax import cli
 from pi0rag_jax.data.dataset import import_extra
 from pi0rag_jax.errors import Pi0RagError
+from pi0rag_jax.memory import address
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import gym_world
 
@@ -120,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(prog=f"python -m pi0rag_jax.{COMMAND}", description=__doc__)
   parser.add_argument("--policy", required=True, help="as the server takes it")
   parser.add_argument("--checkpoint", help="of an openpi configuration")
-  parser.add_argument("--memory", help="folder of a memory that steers the policy")
+  parser.add_argument("--memory", help="folder of a memory that steers the policy, or its address on a server")
+  address.add_flags(parser)
   parser.add_argument("--key_name", default="", help="key statistics of the policy; its own by default")
   parser.add_argument("--start", help="where the flow starts: zero, draw:SEED or new")
   parser.add_argument("--default_prompt", help="where an observation has none")

@@ -40,7 +40,8 @@ def run(values) -> None:
   reserved = reserve(LOOPBACK[0], values.port)
   with memory_folder(values.memory) as memory:
     asked = types.SimpleNamespace(
-      policy=values.policy, config=None, checkpoint=values.checkpoint, memory=memory, keep_episodes=None,
+      policy=values.policy, config=None, checkpoint=values.checkpoint, memory=memory,
+      memory_credentials=values.memory_credentials, host=LOOPBACK[0], keep_episodes=None,
       key_name="", start=None, default_prompt=None, denoising_steps=None, weights=None,
       real_time=False)
     teaching.run(plan, asked, reserved, token=secrets.token_urlsafe(16), seed=values.seed,
@@ -64,8 +65,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("world", "panda", "panda, metaworld or libero: worlds whose robot is driven at the tool.")
   flags.DEFINE_string("task", "", "A task of the world; by default the first that the policy was trained on.")
   flags.DEFINE_string("condition", "camera_shift", "What differs from the policy's demonstrations; nominal: nothing.")
-  flags.DEFINE_string("memory", None, "Folder of the memory that is taught, made if there is none; by default one that "
-                      "is forgotten at the end.")
+  cli.define_memory("Memory that is taught, made if there is none; by default one that is forgotten at the end.",
+                    versions=False)
   # From here panda_small fails by itself with the camera shifted, and does not once it was helped.
   flags.DEFINE_integer("seed", 100_002, "Of the first episode's start.", lower_bound=0)
   flags.DEFINE_integer("port", 8090, "TCP port of the page, on this machine; 0 takes a free one.", lower_bound=0,

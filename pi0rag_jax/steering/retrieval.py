@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.memory.neighbours import Neighbours
 from pi0rag_jax.memory.placebo import ShuffledMemory
@@ -17,6 +18,7 @@ from pi0rag_jax.steering import credit, paths
 from pi0rag_jax.steering.rules import SteeringConfig, reads_residuals
 
 _LEAST_UNIT = 1e-9  # where all keys are alike
+_UNSETTLED = -1  # no count of removals
 PREPARED_AT_ONCE = 256  # records; alignment holds a T x T table for each
 
 
@@ -25,20 +27,40 @@ class UnitDistance:
 
   The median distance from a record's key to the nearest one of another episode, as `train.calibrate` measures it on
   demonstrations. It settles once the first EPISODES are whole; with records of one episode alone, nothing is near. It
-  follows from what the memory holds, not from when it was asked or what was taken out of it before.
+  follows from what the memory holds, not from when it was asked or what was taken out of it before; of a memory on a
+  server, whose records no decision may wait for, a thread brings it up to date.
   """
 
   EPISODES, RECORDS = 20, 2048
 
   def __init__(self, memory: Memory | ShuffledMemory):
     self._memory, self._seen, self._value, self._settled = memory, (-1, -1), math.inf, False
+    self._measuring = threading.Lock()
+    if memory.remote:
+      self._seen = self._now()
+      self._measure()
 
   def __float__(self) -> float:
-    now = len(self._memory), self._memory.removals
+    now = self._now()
     if now != self._seen and not (self._settled and now[1] == self._seen[1]):
-      self._seen = now
-      self._measure()
+      if not self._memory.remote:
+        self._seen = now
+        self._measure()
+      elif self._measuring.acquire(blocking=False):
+        self._seen = now
+        threading.Thread(target=self._measure_aside, daemon=True).start()
     return self._value
+
+  def _now(self) -> tuple[int, int]:
+    return len(self._memory), self._memory.removals
+
+  def _measure_aside(self) -> None:
+    try:
+      self._measure()
+    except Pi0RagError:  # the server is away: what is known goes on, until something changes again
+      pass
+    finally:
+      self._measuring.release()
 
   def _measure(self) -> None:
     records, episodes = [], set()
@@ -93,7 +115,10 @@ class Retriever:
 
   def __call__(self, keys_BE) -> dict[str, np.ndarray]:
     """Returns the neighbours of keys, as `steering.steer` takes them, and their `ids_BK` (-1 where masked)."""
-    return self._answer(self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, kinds=self._config.kinds))
+    before = self._memory.removals
+    found = self._memory.query(np.asarray(keys_BE, np.float32), self._config.k, kinds=self._config.kinds)
+    # Where others took records away meanwhile, nobody knows of which ones these are: nothing is kept of them.
+    return self._answer(found, before if before == self._memory.removals else _UNSETTLED)
 
   @property
   def unit_distance(self) -> float:
@@ -102,9 +127,9 @@ class Retriever:
 
   def empty(self, batch: int) -> dict[str, np.ndarray]:
     """Returns the answer of a memory with nothing in it: all masked."""
-    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header))
+    return self._answer(Neighbours.empty(batch, self._config.k, self._memory.header), self._removals)
 
-  def _answer(self, found: Neighbours) -> dict[str, np.ndarray]:
+  def _answer(self, found: Neighbours, removals: int) -> dict[str, np.ndarray]:
     memory, unit = self._memory, self.unit_distance
     # Without a unit nothing is near.
     distance_BK = found.distances_BK / unit if math.isfinite(unit) else np.full_like(found.distances_BK, np.inf)
@@ -119,7 +144,7 @@ class Retriever:
     }
     if self._noise is not None:
       answer |= self._noise_of(found, self._noise)
-    return answer | {"residual_BKTA": self._residuals_of(found)} if self._with_residuals else answer
+    return answer | {"residual_BKTA": self._residuals_of(found, removals)} if self._with_residuals else answer
 
   @staticmethod
   def _noise_of(found: Neighbours, noise: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
@@ -130,14 +155,14 @@ class Retriever:
     return {"noise_BKTX": np.stack(rows).reshape(*found.ids_BK.shape, *nothing_TX.shape),
             "mask_BK": found.mask_BK & known_BK.reshape(found.ids_BK.shape)}
 
-  def _residuals_of(self, found: Neighbours) -> np.ndarray:
+  def _residuals_of(self, found: Neighbours, removals: int) -> np.ndarray:
     """Returns the path residual of each neighbour, zero where there is none. float32[B, K, T, A]"""
     mask_BK = found.mask_BK
     residual_BKTA = np.zeros(found.corrected_BKTA.shape, np.float32)
     ids_N, where_N, inverse_N = np.unique(found.ids_BK[mask_BK], return_index=True, return_inverse=True)
     with self._lock:
-      if self._memory.removals != self._removals:  # an undo frees ids, which come again
-        self._removals = self._memory.removals
+      if removals != self._removals or removals == _UNSETTLED:  # an undo frees ids, which come again
+        self._removals = removals
         self._residuals.clear()
       new_N = np.array([i not in self._residuals for i in ids_N.tolist()], bool)
       if new_N.any():

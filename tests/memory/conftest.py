@@ -57,6 +57,7 @@ def open_memory(place):
     opened.append(Memory.open(where, **(fields | {"capacity": 100, "lock_timeout_s": 0.05} | changes)))
     return opened[-1]
 
+  open_.opened = opened
   yield open_
   for memory in opened:
     memory.close()

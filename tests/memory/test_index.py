@@ -7,6 +7,7 @@ from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import ANCHOR, CORRECTION, FAILURE, KINDS, Record
 from pi0rag_jax.memory import index as index_module
 from pi0rag_jax.memory.index import LANES, MemoryIndex, build
+from pi0rag_jax.memory.store import Counters
 
 
 @pytest.fixture
@@ -151,3 +152,21 @@ def test_a_capacity_beyond_the_machines_memory_is_refused(header, monkeypatch):
   with pytest.raises(Pi0RagError, match=r"a capacity of 100000 takes 0.0056 GB of memory, this machine has"):
     MemoryIndex(header, 100_000)
   assert MemoryIndex(header, 1000).capacity == 1000
+
+
+def test_more_rows_find_the_same(index, key, make_record):
+  index.remove([1])
+  index.add(6, make_record(4.0, FAILURE, task="pick"))
+  index.count_again(3, Counters(2, 0.5, 0.25, 7))
+  index.count_again(99, Counters(1, 1.0, 1.0, 1))
+  larger = index.resized(20)
+  wanted = dict.fromkeys(KINDS, 3)
+  for task in (None, "pick"):
+    one, other = (each.search(key(9.0, 2.0), wanted, task) for each in (index, larger))
+    for field in dataclasses.fields(one):
+      np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+  assert one.ids_BK[0].max() == 6 and larger.search(key(10.0), {CORRECTION: 1}).helped_BK[0, 0] == 0.5
+  assert sorted(larger.ids()) == [2, 3, 4, 5, 6] and larger.capacity == 20
+  for identity in range(10, 25):
+    larger.add(identity, make_record(float(identity), ANCHOR))
+  assert len(larger) == 20

@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_no_lock(open_memory, make_record, monkeypatch, tmp_p
       with pytest.raises(Pi0RagError, match="No space left"):
         open_memory()
   with monkeypatch.context() as patch:
-    patch.setattr(schema, "create", full_disk)
+    patch.setattr(schema, "make", full_disk)
     with pytest.raises(Pi0RagError, match="No space left"):
       open_memory()
   memory = open_memory()

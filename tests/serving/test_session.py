@@ -361,6 +361,7 @@ def teach(robot, trace, numbers):
 @pytest.mark.parametrize(("flags", "message"), [
   ({"memory": None}, "--learn needs a --memory"),
   ({"learn": False, "keep_episodes": "kept"}, "--keep_episodes keeps the episodes that teach: it needs --learn"),
+  ({"memory_version": 3}, "--memory_version reads what was, which cannot learn"),
   ({"host": "0.0.0.0"}, "whoever reaches 0.0.0.0 could teach the policy: give a --token"),
 ])
 def test_who_may_teach(flags, message):

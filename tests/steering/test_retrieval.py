@@ -1,6 +1,8 @@
 """What a policy asks of its memory; and the unit of distance of one that nobody calibrated."""
 
 import dataclasses
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +48,41 @@ def test_the_unit_follows_from_what_is_in_the_memory(memory):
   assert float(unit) == 5.0
   memory.remove(ids[:20])  # those that it was measured on
   assert float(unit) == float(UnitDistance(memory)) == 3.0
+
+
+def test_no_decision_waits_for_the_records_of_a_server(memory, monkeypatch):
+  memory.add([record([0, 5.0 * i], i) for i in range(3)])
+  monkeypatch.setattr(Memory, "remote", True)
+  unit, go_on, read = UnitDistance(memory), threading.Event(), memory.records
+  monkeypatch.setattr(memory, "records", lambda: go_on.wait(20) and read())
+  memory.remove([2])
+  assert float(unit) == float(unit) == 5.0  # as it was, while the network is slow
+  go_on.set()
+  while float(unit) == 5.0:
+    time.sleep(0.001)
+  assert float(unit) == 10.0
+
+
+def test_records_that_others_take_away_during_a_search(memory, monkeypatch):
+  """Between the search and what is made of it an id may become another record's."""
+  read, query = Retriever(memory, rules.preset("aligned"), ACTIONS, unit_distance=1.0), Memory.query
+  key_BE = np.zeros((1, 2), np.float32)
+
+  def say(better):
+    memory.add([dataclasses.replace(record([0, 0], 0), corrected_chunk=np.full((4, 5), better))], token="e")
+
+  say(0.01)
+
+  def interrupted(self, *arguments, **options):
+    found = query(self, *arguments, **options)
+    monkeypatch.setattr(Memory, "query", query)
+    memory.undo("e")
+    say(0.02)
+    return found
+
+  monkeypatch.setattr(Memory, "query", interrupted)
+  for better in (0.01, 0.02, 0.02):
+    np.testing.assert_allclose(read(key_BE)["residual_BKTA"][0, 0, 0], better, rtol=1e-3)
 
 
 def test_what_was_derived_of_a_record_is_not_said_of_the_next_one_with_its_id(memory):

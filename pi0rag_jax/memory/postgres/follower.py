@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.address import ServerAddress
 from pi0rag_jax.memory.postgres import connection as connections
+from pi0rag_jax.memory.postgres.connection import Connection
 
 _log = logging.getLogger(__name__)
 # So often it asks without having been told: a connection that died without a word is noticed.
@@ -26,7 +25,7 @@ class Follower:
     catch_up: brings the index along on this connection; returns how late that was, in s, None where nothing was new.
   """
 
-  def __init__(self, address: ServerAddress, channel: str, catch_up: Callable[["psycopg.Connection"], float | None]):
+  def __init__(self, address: ServerAddress, channel: str, catch_up: Callable[[Connection], float | None]):
     self._address, self._channel, self._catch_up = address, channel, catch_up
     self._stopped = threading.Event()
     self._woken, self._wake = os.pipe()
@@ -72,7 +71,7 @@ class Follower:
         _log.exception("%s: following it failed; trying again", self._address)
         self._stopped.wait(patience.next_s())
 
-  def _follow(self, connection: "psycopg.Connection") -> None:
+  def _follow(self, connection: Connection) -> None:
     lag_s = self._catch_up(connection)
     if lag_s is not None:
       self._lag_s = lag_s
@@ -87,7 +86,7 @@ class Follower:
       self._lost_s = time.monotonic()
       _log.warning("%s; going on with the records that are here, and trying again", error)
 
-  def _wait(self, connection: "psycopg.Connection") -> bool:
+  def _wait(self, connection: Connection) -> bool:
     """Returns whether to look again, once something was told, time is up, or somebody wants it."""
     if list(connection.notifies(timeout=0)):  # told while something else was read
       return True

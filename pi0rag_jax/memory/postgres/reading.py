@@ -1,12 +1,10 @@
 """What is asked of the tables: the records that are present, now or at a version, and what changed since one."""
 
-from collections.abc import Iterator
-from typing import Any
-
-import psycopg
+from typing import NamedTuple
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
+from pi0rag_jax.memory.postgres.connection import Connection
 from pi0rag_jax.memory.record import Header
 from pi0rag_jax.memory.store import Change, Counters
 
@@ -14,6 +12,8 @@ from pi0rag_jax.memory.store import Change, Counters
 GROUPS = {"kind": "kind", "outcome": "outcome", "failure_kind": "failure_kind", "task": "task",
           "source": "provenance ->> 'source'"}
 COUNTED = ("use_count", "helped", "hurt", "episode", "quarantine")
+_NOTHING = -1  # before the first version
+ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BLOBS = "key, base, corrected"
 _FIXED = ("memory", "id", "added", "removed", "erased", *codec.TEXTS, "created", "digest")
 # What was counted before the first commit after the version that changed it; where there is none, it is as it was.
@@ -26,6 +26,24 @@ _THEN = """
 RECORD = ", ".join(("id", *(f"{name}::text" if name == "provenance" else name for name in codec.COLUMNS), _BLOBS))
 
 
+# What happened since a version: who went, what was counted of those who stayed, and who came, or was released.
+_HEAD = """
+  SELECT m.version, m.oldest, m.episodes, m.successes,
+    COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - c.committed), 0)::float8
+  FROM pi0rag.memories m LEFT JOIN pi0rag.commits c ON c.memory = m.id AND c.version = m.version
+  WHERE m.id = %(memory)s"""
+_REMOVED = "SELECT id FROM pi0rag.records WHERE memory = %(memory)s AND removed > %(since)s AND added <= %(since)s"
+_COUNTED = """
+  SELECT id, use_count, helped, hurt, episode, quarantine FROM pi0rag.records
+  WHERE memory = %(memory)s AND removed IS NULL AND added <= %(since)s
+    AND id IN (SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s)"""
+_ADDED = f"""
+  SELECT {RECORD} FROM pi0rag.records
+  WHERE memory = %(memory)s AND removed IS NULL AND (added > %(since)s OR quarantine = '' AND id IN (
+    SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s AND quarantine <> ''))
+  ORDER BY id"""
+
+
 def present(version: int | None) -> str:
   """Returns the relation of a memory's records, as they are or as they were at a version."""
   if version is None:
@@ -36,13 +54,7 @@ def present(version: int | None) -> str:
           "AND r.added <= %(version)s AND (r.removed IS NULL OR r.removed > %(version)s)) records")
 
 
-def decoded(connection: "psycopg.Connection", query: str, asked: dict[str, Any], header: Header) -> Iterator[tuple]:
-  """Yields (id, Record) of a query for RECORD. Errors: DamagedError."""
-  for row in connection.cursor(binary=True).execute(query, asked):
-    yield codec.decode(row, header)
-
-
-def clock(connection: "psycopg.Connection", memory: int, version: int | None) -> tuple[int, int]:
+def clock(connection: Connection, memory: int, version: int | None) -> tuple[int, int]:
   """Returns (episodes, successes) that are counted, or were at a version."""
   if version is None:
     query = "SELECT episodes, successes FROM pi0rag.memories WHERE id = %s"
@@ -51,44 +63,58 @@ def clock(connection: "psycopg.Connection", memory: int, version: int | None) ->
   return connection.execute(query, (memory, version)).fetchone() or (0, 0)
 
 
-def head(connection: "psycopg.Connection", memory: int) -> int:
-  """Returns the last version. Errors: Pi0RagError if the memory was deleted."""
-  found = connection.execute("SELECT version FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone()
+def versions(connection: Connection, memory: int) -> tuple[int, int]:
+  """Returns the first version that can be read, and the last one. Errors: Pi0RagError if the memory was deleted."""
+  found = connection.execute("SELECT oldest, version FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone()
   if found is None:
-    raise Pi0RagError("the memory is no longer on its server: somebody deleted it")
-  return found[0]
+    raise _gone()
+  return found
 
 
-def change(connection: "psycopg.Connection", memory: int, since: int, header: Header) -> Change:
-  """Returns what happened after a version; the caller sees to it that all of it is read at one moment."""
-  asked: dict[str, Any] = {"memory": memory, "since": since}
-  removed = [row[0] for row in connection.execute(
-    "SELECT id FROM pi0rag.records WHERE memory = %(memory)s AND removed > %(since)s AND added <= %(since)s", asked)]
-  counters, apart, released = {}, [], []
-  query = ("SELECT r.id, r.use_count, r.helped, r.hurt, r.episode, r.quarantine, h.quarantine FROM pi0rag.records r "
-           "JOIN (SELECT DISTINCT ON (id) id, quarantine FROM pi0rag.history WHERE memory = %(memory)s AND "
-           "version > %(since)s ORDER BY id, version) h ON h.id = r.id "
-           "WHERE r.memory = %(memory)s AND r.removed IS NULL AND r.added <= %(since)s")
-  for identity, *counted, now, before in connection.execute(query, asked):
-    counters[identity] = Counters(*counted)
-    if now:
+class News(NamedTuple):
+  """What happened after a version."""
+
+  version: int  # the last one
+  lag_s: float  # since it was committed, by the server's clock alone
+  change: Change
+
+
+def news(connection: Connection, memory: int, since: int, header: Header, *, alone: bool) -> News | None:
+  """Returns what happened after a version, None where nothing did; in one way to the server and back.
+
+  Args:
+    alone: in a transaction of its own, so that all of it is of one moment; otherwise the caller has one.
+  Errors: Pi0RagError if the memory was deleted; DamagedError for a damaged record.
+  """
+  asked = {"memory": memory, "since": since}
+  with connection.pipeline():
+    if alone:
+      connection.execute(ONE_MOMENT)
+    head = connection.execute(_HEAD, asked)
+    removed = connection.execute(_REMOVED, asked)
+    counted = connection.execute(_COUNTED, asked)
+    added = connection.cursor(binary=True).execute(_ADDED, asked)
+    if alone:
+      connection.execute("COMMIT")
+  found = head.fetchone()
+  if found is None:
+    raise _gone()
+  version, oldest, episodes, successes, lag_s = found
+  if version == since:
+    return None
+  if since < oldest and since >= 0:  # who went before that is no longer known
+    return news(connection, memory, _NOTHING, header, alone=alone)
+  counters, apart = {}, []
+  for identity, *counts, quarantine in counted:
+    counters[identity] = Counters(*counts)
+    if quarantine:
       apart.append(identity)
-    elif before:
-      released.append(identity)
-  query = (f"SELECT {RECORD} FROM pi0rag.records WHERE memory = %(memory)s AND removed IS NULL "
-           "AND (added > %(since)s OR id = ANY(%(released)s)) ORDER BY id")
-  added = list(decoded(connection, query, asked | {"released": released}, header))
-  return Change(clock(connection, memory, None), [*removed, *apart], counters, added)
+  gone = [identity for (identity,) in removed] + apart
+  records = [codec.decode(row, header) for row in added]
+  return News(version, lag_s, Change((episodes, successes), gone, counters, records, whole=since == _NOTHING))
 
 
-def lag_s(connection: "psycopg.Connection", memory: int, version: int) -> float:
-  """Returns how long ago a version was committed, by the server's clock alone."""
-  query = ("SELECT EXTRACT(EPOCH FROM clock_timestamp() - committed)::float8 FROM pi0rag.commits WHERE memory = %s "
-           "AND version = %s")
-  return (connection.execute(query, (memory, version)).fetchone() or (0.0,))[0]
-
-
-def problems(connection: "psycopg.Connection", memory: int) -> list[str]:
+def problems(connection: Connection, memory: int) -> list[str]:
   """Returns where the tables contradict each other, one line each."""
   version, last_id, episodes, successes = connection.execute(
     "SELECT version, last_id, episodes, successes FROM pi0rag.memories WHERE id = %s", (memory,)).fetchone() or (0,) * 4
@@ -109,3 +135,7 @@ def problems(connection: "psycopg.Connection", memory: int) -> list[str]:
   if late:
     found.append(f"{late} records are of versions after the last one, {version}")
   return found
+
+
+def _gone() -> Pi0RagError:
+  return Pi0RagError("the memory is no longer on its server: somebody deleted it")

@@ -4,7 +4,7 @@ import contextlib
 
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory.address import ServerAddress
-from pi0rag_jax.memory.postgres.connection import psycopg
+from pi0rag_jax.memory.postgres.connection import EXTRA, Connection, psycopg
 
 SCHEMA = "pi0rag"
 # Of the migrations, in their order. A server may have any of them, or none yet.
@@ -13,12 +13,12 @@ REVISIONS = ("1",)
 LOCKS = 0x70693052  # "pi0R"
 
 
-def found(connection: "psycopg.Connection", address: ServerAddress) -> bool:
+def found(connection: Connection, address: ServerAddress) -> bool:
   """Returns whether the tables are there. Errors: Pi0RagError for those of a version that this code does not know."""
   return _revision(connection, address) is not None
 
 
-def prepare(connection: "psycopg.Connection", address: ServerAddress) -> None:
+def prepare(connection: Connection, address: ServerAddress) -> None:
   """Makes the tables what this code writes; several processes at once do it once. Errors: as `found`."""
   if _revision(connection, address) == REVISIONS[-1]:
     return
@@ -31,7 +31,7 @@ def prepare(connection: "psycopg.Connection", address: ServerAddress) -> None:
       connection.execute("SELECT pg_advisory_unlock(%s, 0)", (LOCKS,))
 
 
-def _revision(connection: "psycopg.Connection", address: ServerAddress) -> str | None:
+def _revision(connection: Connection, address: ServerAddress) -> str | None:
   """Returns the version of the tables, None where there are none."""
   table = f"{SCHEMA}.alembic_version"
   if connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() == (None,):
@@ -45,12 +45,15 @@ def _revision(connection: "psycopg.Connection", address: ServerAddress) -> str |
   return versions[0]
 
 
-def _migrate(connection: "psycopg.Connection") -> None:
+def _migrate(connection: Connection) -> None:
   """Runs the migrations that are missing, all or none."""
   # Late: they take most of a second, and only a server without tables needs them.
-  import alembic.command
-  import alembic.config
-  import sqlalchemy
+  try:
+    import alembic.command
+    import alembic.config
+    import sqlalchemy
+  except ImportError:
+    raise Pi0RagError(EXTRA) from None
 
   config = alembic.config.Config()
   config.set_main_option("script_location", f"{__package__}:migrations")

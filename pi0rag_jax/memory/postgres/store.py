@@ -9,13 +9,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
 from pi0rag_jax.memory.address import ServerAddress
 from pi0rag_jax.memory.postgres import connection as connections
 from pi0rag_jax.memory.postgres import reading, schema, writing
+from pi0rag_jax.memory.postgres.connection import Connection, psycopg
 from pi0rag_jax.memory.postgres.follower import Follower
 from pi0rag_jax.memory.record import DamagedError, Header, check_records
 from pi0rag_jax.memory.store import Change, Commit, Contents, UnreachableError
@@ -24,7 +23,6 @@ _log = logging.getLogger(__name__)
 _PAGE = 256  # records read at a time
 # How long a call goes on trying while the server is away; people who teach wait for it.
 PATIENCE_S = 8.0
-_ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def stored_header(address: ServerAddress) -> Header | None:
@@ -45,17 +43,19 @@ class PostgresStore:
     another header, or a version that it does not have or that cannot be read any more.
   """
 
+  remote = True
+
   def __init__(self, address: ServerAddress, header: Header | None = None, *, create=True, read_only=False):
+    if address.version is not None and not read_only:
+      raise Pi0RagError(f"{address}: what was is only read: open it with read_only=True, or without a version")
     self.address, self.read_only = address, read_only
     self._version, self._told = address.version, 0
     self._mutex, self._telling = threading.RLock(), threading.RLock()
     self._moment = threading.local()  # its connection is this thread's snapshot
-    self._connection: psycopg.Connection | None = connections.connect(address)
+    self._connection: Connection = connections.connect(address)  # None where it was lost
     self._apply: Callable[[Change], None] | None = None
     self._follower: Follower | None = None
     self._pauses, self._closed = 0, False
-    if self._version is not None and not read_only:
-      raise Pi0RagError(f"{address}: what was is only read: open it with read_only=True, or without a version")
     try:
       with connections.reported(address):
         self._memory, self.header = self._open(self._connection, header, create)
@@ -63,7 +63,7 @@ class PostgresStore:
       self._connection.close()
       raise
 
-  def _open(self, connection, header: Header | None, create: bool) -> tuple[int, Header]:
+  def _open(self, connection: Connection, header: Header | None, create: bool) -> tuple[int, Header]:
     if not self.read_only:
       _check_durability(connection, self.address)
       if (header is not None and create) or schema.found(connection, self.address):
@@ -82,9 +82,9 @@ class PostgresStore:
     return found
 
   def _check_version(self, connection, memory: int) -> None:
-    newest = reading.head(connection, memory)
-    if self._version > newest:
-      raise Pi0RagError(f"{self.address}: there is no version {self._version} yet, allowed: 0 to {newest}")
+    wanted, (oldest, newest) = self._version or 0, reading.versions(connection, memory)
+    if not oldest <= wanted <= newest:
+      raise Pi0RagError(f"{self.address}: there is no version {wanted}, allowed: {oldest} to {newest}")
     query = f"SELECT COUNT(*) FROM {reading.present(self._version)} WHERE erased"
     erased = connection.execute(query, {"memory": memory, "version": self._version}).fetchone()[0]
     if erased:
@@ -133,6 +133,11 @@ class PostgresStore:
     """Writes down why no search may return these records. Errors: as `SqliteStore.quarantine`."""
     self._commit(writing.QUARANTINE, lambda commit: writing.set_apart(commit, ids, reason))
 
+  def quarantined(self) -> dict[int, str]:
+    """Returns why records are in quarantine, by rising id."""
+    return dict(self._rows(f"SELECT id, quarantine FROM {reading.present(self._version)} WHERE quarantine <> '' "
+                           "ORDER BY id"))
+
   def follow(self, apply: Callable[[Change], None]) -> None:
     """Has every commit from `snapshot` on, whoever makes it, told to `apply`; own ones before their call returns."""
     self._apply = apply
@@ -162,9 +167,9 @@ class PostgresStore:
   def snapshot(self):
     """Inside the block this thread reads one moment, and what follows is told neither more nor less than that."""
     with self._telling, connections.connect(self.address) as connection, connections.reported(self.address):
-      connection.execute(_ONE_MOMENT)
+      connection.execute(reading.ONE_MOMENT)
       if self._apply is None:
-        self._told = reading.head(connection, self._memory)
+        self._told = reading.versions(connection, self._memory)[1]
       else:
         self._tell(connection)
       self._moment.connection = connection
@@ -262,9 +267,11 @@ class PostgresStore:
     """Returns True: what a server's pages hold is under the server's own checksums."""
     return True
 
-  def compact(self) -> None:
-    """Gives the space of rows that are gone back to the tables. What was evicted stays: versions are read of it."""
+  def compact(self, keep_versions=None) -> None:
+    """Gives up all but the last versions, if some are named, and the space of what is gone back to the tables."""
     self._require_writable()
+    if keep_versions is not None:
+      self._read(lambda connection: writing.forget(connection, self._memory, keep_versions))
     self._read(lambda connection: connection.execute("VACUUM (ANALYZE) pi0rag.records, pi0rag.history, pi0rag.commits"))
 
   def close(self) -> None:
@@ -310,25 +317,19 @@ class PostgresStore:
 
   def _catch_up(self, connection) -> float | None:
     """Tells what happened since it was last told, on a connection outside of a transaction; returns the lag in s."""
-    with self._telling:
-      if self._pauses or self._apply is None or reading.head(connection, self._memory) == self._told:
-        return None
-      connection.execute(_ONE_MOMENT)
-      try:
-        self._tell(connection)
-        return reading.lag_s(connection, self._memory, self._told)
-      finally:
-        with contextlib.suppress(psycopg.Error):
-          connection.execute("ROLLBACK")
+    return self._tell(connection, alone=True)
 
-  def _tell(self, connection) -> None:
-    """Tells what happened since it was last told, as a transaction sees it."""
+  def _tell(self, connection, *, alone: bool = False) -> float | None:
+    """Tells what happened since it was last told, as the caller's transaction sees it, or as it is now."""
     with self._telling:
-      version = reading.head(connection, self._memory)
-      if self._apply is None or self._pauses or version == self._told:
-        return
-      self._apply(reading.change(connection, self._memory, self._told, self.header))
-      self._told = version
+      if self._apply is None or self._pauses:
+        return None
+      news = reading.news(connection, self._memory, self._told, self.header, alone=alone)
+      if news is None:
+        return None
+      self._apply(news.change)
+      self._told = news.version
+      return news.lag_s
 
   def _rows(self, query: str, **asked: Any) -> list[tuple]:
     asked |= {"memory": self._memory, "version": self._version}
@@ -355,8 +356,9 @@ class PostgresStore:
     try:
       with connections.reported(self.address):
         yield self._connection
-    except UnreachableError:
-      self._drop()
+    except Pi0RagError:
+      if self._connection.closed or self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        self._drop()
       raise
 
   def _drop(self) -> None:

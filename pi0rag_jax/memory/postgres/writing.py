@@ -1,14 +1,14 @@
 """What a commit does, inside its transaction and under the memory's lock: nobody else commits meanwhile."""
 
 import dataclasses
+import itertools
 import socket
 from collections.abc import Sequence
 from typing import Any
 
-import psycopg
-
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.memory import codec
+from pi0rag_jax.memory.postgres.connection import Connection
 from pi0rag_jax.memory.postgres.reading import COUNTED
 from pi0rag_jax.memory.postgres.schema import LOCKS
 from pi0rag_jax.memory.record import DamagedError
@@ -17,7 +17,6 @@ from pi0rag_jax.memory.store import Contents
 # Kinds of commits. After one of FINAL nothing before it can be taken back.
 ADD, REMOVE, USES, UNDO, UNDONE, QUARANTINE, FILL = "add", "remove", "uses", "undo", "undone", "quarantine", "fill"
 FINAL = (ADD, REMOVE, FILL)
-_EPISODE = codec.COLUMNS.index("episode")
 _COLUMNS = ("memory", "id", "added", *codec.COLUMNS, *codec.BLOBS)
 _INSERT = (f"INSERT INTO pi0rag.records ({', '.join(_COLUMNS)}) VALUES ({', '.join(['%s'] * len(_COLUMNS))})")
 _ERASED = ("erased = true, outcome = '', failure_kind = '', task = '', prompt = '', provenance = '{}', created = 0, "
@@ -30,7 +29,7 @@ _COMMIT = ("memory", "version", "kind", "call", "token", "digest", "first_id", "
 class Commit:
   """The commit under way: what it is numbered, and what the memory says of itself after it."""
 
-  connection: "psycopg.Connection"
+  connection: Connection
   memory: int
   version: int
   last_id: int
@@ -52,7 +51,7 @@ class Commit:
       cursor.executemany(query, rows)
 
 
-def begin(connection: "psycopg.Connection", memory: int, token: str | None, digest: bytes) -> Commit:
+def begin(connection: Connection, memory: int, token: str | None, digest: bytes) -> Commit:
   """Returns the commit that comes next; from here to the transaction's end the memory is locked.
 
   A lock and not a sequence: numbers of a sequence show in another order than they were given, and leave gaps.
@@ -62,15 +61,15 @@ def begin(connection: "psycopg.Connection", memory: int, token: str | None, dige
                            (memory,)).fetchone()
   if row is None:
     raise Pi0RagError("the memory is no longer on its server: somebody deleted it")
-  return Commit(connection, memory, *row, token, digest)
+  version, last_id, episodes, successes = row
+  return Commit(connection, memory, version, last_id, episodes, successes, token, digest)
 
 
 def seen(commit: Commit, call) -> range | None:
   """Returns the ids of a call that was committed before, or of another one with its token; None if there was none."""
-  query = "SELECT first_id, last_id, digest, token, call = %s FROM pi0rag.commits WHERE memory = %s AND "
-  row = commit.execute(query + "call = %s", call, commit.memory, call).fetchone()
-  if row is None and commit.token is not None:
-    row = commit.execute(query + "token = %s", call, commit.memory, commit.token).fetchone()
+  row = commit.execute("SELECT first_id, last_id, digest, token, call = %s AS ours FROM pi0rag.commits "
+                       "WHERE memory = %s AND (call = %s OR token = %s) ORDER BY ours DESC LIMIT 1",
+                       call, commit.memory, call, commit.token).fetchone()
   if row is None:
     return None
   first, last, digest, token, ours = row
@@ -83,11 +82,12 @@ def finish(commit: Commit, kind: str, call) -> None:
   """Writes what the commit was, and wakes everybody who follows once it is durable."""
   values = (commit.memory, commit.version, kind, call, commit.token, commit.digest, *commit.span, commit.ended,
             commit.succeeded, commit.episodes, commit.successes, socket.gethostname())
-  commit.execute(f"INSERT INTO pi0rag.commits ({', '.join(_COMMIT)}) VALUES ({', '.join(['%s'] * len(_COMMIT))})",
-                 *values)
-  commit.execute("UPDATE pi0rag.memories SET version = %s, last_id = %s, episodes = %s, successes = %s WHERE id = %s",
-                 commit.version, commit.last_id, commit.episodes, commit.successes, commit.memory)
-  commit.execute("SELECT pg_notify(%s, %s)", channel(commit.memory), str(commit.version))
+  with commit.connection.pipeline():  # one way to the server and back: others wait for the lock
+    commit.execute(f"INSERT INTO pi0rag.commits ({', '.join(_COMMIT)}) VALUES ({', '.join(['%s'] * len(_COMMIT))})",
+                   *values)
+    commit.execute("UPDATE pi0rag.memories SET version = %s, last_id = %s, episodes = %s, successes = %s WHERE id = %s",
+                   commit.version, commit.last_id, commit.episodes, commit.successes, commit.memory)
+    commit.execute("SELECT pg_notify(%s, %s)", channel(commit.memory), str(commit.version))
 
 
 def channel(memory: int) -> str:
@@ -110,8 +110,8 @@ def insert(commit: Commit, rows, refuse) -> list[int]:
   """Adds encoded records but for those at the places to refuse; returns the ids of all."""
   ids = list(range(commit.last_id + 1, commit.last_id + len(rows) + 1))
   commit.many(_INSERT, [
-    (commit.memory, identity, commit.version, *columns[:_EPISODE], commit.episodes, *columns[_EPISODE + 1 :], *blobs)
-    for place, (identity, (columns, blobs)) in enumerate(zip(ids, rows)) if place not in refuse])
+    (commit.memory, identity, commit.version, *itertools.chain(*codec.dated(row, commit.episodes)))
+    for place, (identity, row) in enumerate(zip(ids, rows)) if place not in refuse])
   if ids:
     commit.last_id, commit.span = ids[-1], (ids[0], ids[-1])
   return ids
@@ -119,8 +119,9 @@ def insert(commit: Commit, rows, refuse) -> list[int]:
 
 def evict(commit: Commit, ids) -> None:
   """Removes records whose contents stay readable at earlier versions."""
-  commit.execute("UPDATE pi0rag.records SET removed = %s WHERE memory = %s AND id = ANY(%s) AND removed IS NULL",
-                 commit.version, commit.memory, [int(identity) for identity in ids])
+  if len(ids):
+    commit.execute("UPDATE pi0rag.records SET removed = %s WHERE memory = %s AND id = ANY(%s) AND removed IS NULL",
+                   commit.version, commit.memory, [int(identity) for identity in ids])
 
 
 def remove(commit: Commit, ids, episode: str | None = None) -> None:
@@ -157,13 +158,14 @@ def undo(commit: Commit, token: str) -> None:
   """Takes back the last commit with a token: it is as if it had never been, and its contents are erased."""
   last, version, first_id, last_id, ended, succeeded = commit.execute(
     "SELECT token, version, first_id, last_id, ended, succeeded FROM pi0rag.commits WHERE memory = %s AND "
-    "token IS NOT NULL ORDER BY version DESC LIMIT 1", commit.memory).fetchone() or (None,) * 6
+    "token IS NOT NULL ORDER BY version DESC LIMIT 1", commit.memory).fetchone() or (None, 0, 1, 0, 0, 0)
   if token != last:
     raise Pi0RagError(f"'{token}' cannot be taken back, the last token is {last!r}: take back in reverse order")
   if commit.execute("SELECT 1 FROM pi0rag.commits WHERE memory = %s AND (version > %s AND kind = ANY(%s) OR "
-                    "version = %s AND kind = %s) LIMIT 1", commit.memory, version, list(FINAL), version,
-                    FILL).fetchone():
-    raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since")
+                    "version = %s AND kind = %s) UNION SELECT 1 FROM pi0rag.memories WHERE id = %s AND oldest >= %s",
+                    commit.memory, version, list(FINAL), version, FILL, commit.memory, version).fetchone():
+    raise Pi0RagError(f"'{token}' cannot be taken back: the memory was changed without a token since, or what was "
+                      "before it was given up")
   remove(commit, range(first_id, last_id + 1))
   back = ", ".join(_COLUMNS[3:])
   commit.execute(f"INSERT INTO pi0rag.records (memory, id, added, {back}) SELECT memory, id, %s, {back} FROM "
@@ -198,9 +200,20 @@ def fill(commit: Commit, contents: Contents, rows) -> None:
   commit.ended, commit.succeeded = contents.clock
 
 
+def forget(connection: Connection, memory: int, kept: int) -> None:
+  """Gives up all but the last versions: what was evicted before them, and how it was counted then."""
+  with connection.transaction():
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, memory))
+    row = connection.execute("UPDATE pi0rag.memories SET oldest = GREATEST(oldest, version - %s) WHERE id = %s "
+                             "RETURNING oldest", (kept, memory)).fetchone()
+    for table, gone in (("records", "removed"), ("history", "version")):
+      connection.execute(f"DELETE FROM pi0rag.{table} WHERE memory = %s AND {gone} <= %s", (memory, row[0]))
+
+
 def _keep(commit: Commit, ids) -> None:
   """Keeps what is counted of records as it is before this commit."""
   names = ", ".join(COUNTED)
-  commit.execute(f"INSERT INTO pi0rag.history (memory, id, version, {names}) SELECT memory, id, %s, {names} FROM "
-                 "pi0rag.records WHERE memory = %s AND id = ANY(%s) AND removed IS NULL ON CONFLICT DO NOTHING",
-                 commit.version, commit.memory, [int(identity) for identity in ids])
+  if len(ids):
+    commit.execute(f"INSERT INTO pi0rag.history (memory, id, version, {names}) SELECT memory, id, %s, {names} FROM "
+                   "pi0rag.records WHERE memory = %s AND id = ANY(%s) AND removed IS NULL ON CONFLICT DO NOTHING",
+                   commit.version, commit.memory, [int(identity) for identity in ids])

@@ -1,5 +1,6 @@
 """The first tables. A record stays when it is evicted, so that any version can be read: it is there from the commit
 `added` on, before the commit `removed`. `history` has what was counted of it before each commit that changed that.
+Both are kept for versions from `oldest` on.
 """
 
 from alembic import op
@@ -16,7 +17,7 @@ def upgrade() -> None:
   op.execute("""
     CREATE TABLE pi0rag.memories (
       id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE, header json NOT NULL,
-      version bigint NOT NULL DEFAULT 0, last_id bigint NOT NULL DEFAULT 0,
+      version bigint NOT NULL DEFAULT 0, oldest bigint NOT NULL DEFAULT 0, last_id bigint NOT NULL DEFAULT 0,
       episodes bigint NOT NULL DEFAULT 0, successes bigint NOT NULL DEFAULT 0)""")
   op.execute("""
     CREATE TABLE pi0rag.commits (
