@@ -13,8 +13,7 @@ GROUPS = {"kind": "kind", "outcome": "outcome", "failure_kind": "failure_kind", 
           "source": "provenance ->> 'source'"}
 COUNTED = ("use_count", "helped", "hurt", "episode", "quarantine")
 _NOTHING = -1  # before the first version
-# Who only reads holds nobody up, and may take its time: a large index is made in between.
-ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = '10min'"
+ONE_MOMENT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BLOBS = "key, base, corrected"
 _FIXED = ("memory", "id", "added", "removed", "erased", *codec.TEXTS, "created", "digest")
 # What was counted before the first commit after the version that changed it; where there is none, it is as it was.

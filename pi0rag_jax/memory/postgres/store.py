@@ -168,6 +168,8 @@ class PostgresStore:
     """Inside the block this thread reads one moment, and what follows is told neither more nor less than that."""
     with self._telling, connections.connect(self.address) as connection, connections.reported(self.address):
       connection.execute(reading.ONE_MOMENT)
+      # Who only reads holds nobody up, and may take its time: a large index is made in between.
+      connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10min'")
       if self._apply is None:
         self._told = reading.versions(connection, self._memory)[1]
       else:
