@@ -12,8 +12,8 @@ from eval import experiment, ray_durability, sweep
 from eval.worker import Ended
 from pi0rag_jax.cluster import Machines
 
-CHANGES = {"conditions": ("camera_shift",), "slots": 4, "processes": 0, "stream.episodes": 3, "stream.corrected_max": 2,
-           "evaluation.episodes": 5, "evaluation.latency_episodes": 0, "evaluation.clips": 0, "evaluation.policies": (
+CHANGES = {"conditions": ("camera_shift",), "slots": 2, "processes": 0, "stream.episodes": 2, "stream.corrected_max": 2,
+           "evaluation.episodes": 3, "evaluation.latency_episodes": 0, "evaluation.clips": 0, "evaluation.policies": (
              {"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})}
 
 
@@ -30,10 +30,10 @@ def test_a_sweep_comes_to_the_same_whichever_actors_die_and_in_whatever_groups_s
     whole, tmp_path, made_up_ray, monkeypatch):
   config, out = whole
   ray = made_up_ray(one=1, two=1)
-  ray.dying = [False, True, False, False, True, False, False, False, True]
+  ray.dying = [False, True, False, True, False, False, True]
   monkeypatch.setattr(experiment, "SEEDS_PER_SLOT", 1)
   sweep.sweep(config, tmp_path, machines=Machines("local"))
-  assert len(ray.taken) >= 5 and ray_durability.differences(tmp_path, out) == []
+  assert len(ray.taken) >= 4 and ray_durability.differences(tmp_path, out) == []
   sizes = (tmp_path / "memory_bytes.json").read_text()
   assert sizes == (out / "memory_bytes.json").read_text()
 
