@@ -48,6 +48,7 @@ def test_the_comparison_sees_a_difference(whole, tmp_path):
   assert ray_durability.differences(tmp_path, out) == ["1 records", "1 episodes are in the log twice"]
 
 
+@pytest.mark.slow  # Ray's processes alone take 10 s; .ci/run asks for it
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # nothing of jax runs in what is forked
 def test_a_sweep_whose_actors_are_killed_comes_to_the_same_as_one_without_ray(whole, tmp_path, monkeypatch):
   pytest.importorskip("ray", reason="the extra `ray` is not installed")
