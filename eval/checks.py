@@ -70,6 +70,8 @@ def check_methods(config: Config, policy: Policy) -> None:
     if method.start is not None and not policy.noise_shape:
       raise Pi0RagError(f"'{method.name}' starts the flow at '{method.start}', but policy '{name}' "
                         f"({policy.spec.family}) starts from no noise: leave `start` out")
+    if method.execute_steps is not None and method.policy is None:
+      policy.spec.executing(method.execute_steps)
     if method.steering is None:
       continue
     check_rule(policy, rules.preset(method.steering))

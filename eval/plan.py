@@ -48,6 +48,7 @@ class Method:
   start: str | None = None  # where its flow starts, one of STARTS; None is the policy's own start
   steering: str | None = None  # preset; None is the policy without memory
   policy: str | None = None  # another one than the sweep's, of the same robot: what was retrained on its corrections
+  execute_steps: int | None = None  # actions of a chunk before the next decision; None is the sweep's number
 
 
 @dataclasses.dataclass(frozen=True)

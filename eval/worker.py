@@ -161,7 +161,7 @@ class Worker:
       if not part.exact and done:
         yield Note(f"{source.name}: what was under way is not known (a version before this one began the stream, or it "
                    "was changed): those episodes begin anew, not exactly as they would have run")
-      learner = self._agent(memory, rule)
+      learner = self._agent(self._policy, memory, rule)
       elsewhere = [record for record in records if record.stream != source.name]
       yield from (Ended(*ended) for ended in stream.run(
         self._env(source.place), learner, cell, part, how, journal,
@@ -256,20 +256,25 @@ class Worker:
   def _agent_of(self, step: Evaluate, method: Method):
     """Yields the agent of a method; its memory, if it has one, is only read."""
     if method.steering is None:
-      yield Agent(self._other(method.policy) if method.policy else self._policy)
+      yield Agent(self._decides(method))
       return
     if step.stream is None:
       raise Pi0RagError(f"policy '{method.name}' steers with '{method.steering}', but no stream taught it")
     rule = self._rule(method.steering)
     with self._open_memory(step.stream, read_only=True) as memory:
       if rules.is_fitted(rule) and not any(memory.counts()[kind] for kind in rule.kinds):
-        yield Agent(self._policy)  # nothing to be fitted to: nobody would have a say
+        yield Agent(self._decides(method))  # nothing to be fitted to: nobody would have a say
         return
-      agent = self._agent(memory, rule, self._fits.of(step.stream, step.after, rule, memory))
+      agent = self._agent(self._decides(method), memory, rule, self._fits.of(step.stream, step.after, rule, memory))
       try:
         yield agent
       finally:
         agent.close()
+
+  def _decides(self, method: Method) -> Policy:
+    """Returns the policy of a method, at its pace."""
+    policy = self._other(method.policy) if method.policy else self._policy
+    return policy if method.execute_steps is None else policy.executing(method.execute_steps)
 
   def _other(self, policy: str) -> Policy:
     """Returns a policy that is not the sweep's. Errors: Pi0RagError where it sees or does something else."""
@@ -289,9 +294,9 @@ class Worker:
     return rules.preset(name, silenced_at=trust.silenced_at, harmless=trust.broken_max) if trust.promises else (
       rules.preset(name))
 
-  def _agent(self, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
+  def _agent(self, policy: Policy, memory: Memory, rule: rules.SteeringConfig, fit: Fit = UNFITTED) -> Agent:
     c = self._config.memory
-    return Agent(self._policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None, fit=fit)
+    return Agent(policy, memory, rule, feeding=c.feeding, deadline_ms=c.deadline_ms or None, fit=fit)
 
   def _open_memory(self, source: Stream | Pool, *, read_only: bool) -> Memory:
     return Memory.open(memory_dir(self._out, source), **self._policy.memory_header(),

@@ -73,8 +73,8 @@ def load(policy, *, checkpoint=None, key_name: str = "", key_stats: keys.KeyStat
   spec, directory = describe(policy, checkpoint)
   if spec.head is not None and (denoising_steps is not None or start not in (None, spec.start)):
     raise Pi0RagError(f"policy '{spec.name}' is a head: it has no flow, so neither start nor denoising_steps are given")
-  if execute_steps is not None and execute_steps != spec.execute_steps:
-    spec = _executing(spec, execute_steps)
+  if execute_steps is not None:
+    spec = spec.executing(execute_steps)
   changes = {"start": start, "denoising_steps": denoising_steps}
   spec = dataclasses.replace(spec, **{name: value for name, value in changes.items() if value is not None})
   return build(spec, directory, key_name=key_name, key_stats=key_stats, weights=weights, default_prompt=default_prompt,
@@ -103,15 +103,6 @@ def describe(policy, checkpoint=None) -> tuple[PolicySpec, pathlib.Path | str]:
   if len(path.parts) > 1:
     raise _of_a_training(path) or Pi0RagError(f"no policy directory '{name}'")
   raise unknown_name(f"policy (and no directory with a {FILE_NAME})", name, [*shipped(), *CONFIGS])
-
-
-def _executing(spec: PolicySpec, count: int) -> PolicySpec:
-  if spec.head is not None:
-    raise Pi0RagError(f"policy '{spec.name}' is a head, which learned to decide every {spec.execute_steps} actions, "
-                      f"not every {count}")
-  if not 1 <= count <= spec.horizon:
-    raise Pi0RagError(f"policy '{spec.name}' cannot execute {count} actions of a chunk; allowed: 1 to {spec.horizon}")
-  return dataclasses.replace(spec, execute_steps=count)
 
 
 def build(spec: PolicySpec, directory, *, key_name: str = "", key_stats: keys.KeyStats | None = None,

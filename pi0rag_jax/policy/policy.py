@@ -8,6 +8,7 @@ A letter beyond the project's key: `X` is the model's action dim.
 
 import abc
 import concurrent.futures
+import copy
 import functools
 import hashlib
 import threading
@@ -66,6 +67,12 @@ class Policy(abc.ABC):
     self._own_starts: dict[int, Array] = {}  # on the device, by batch
     self._encode, self._decode = self.compiled(self.encode_fn), self.compiled(self.decode_fn)
     self._sample, self._go_on = self.compiled(self.sample_fn), self.compiled(self.go_on_fn)
+
+  def executing(self, count: int) -> "Policy":
+    """Returns this policy at another pace, see PolicySpec.executing; parameters and programs are shared."""
+    other = copy.copy(self)
+    other.spec = self.spec.executing(count)
+    return other
 
   @property
   def fingerprint(self) -> str:

@@ -59,6 +59,20 @@ class PolicySpec:
                         f"{self.denoising_steps}, decoding_steps {self.decoding_steps} and control_hz "
                         f"{self.control_hz} must be above 0")
 
+  def executing(self, count: int) -> "PolicySpec":
+    """Returns the policy that executes so many actions of a chunk before the next decision.
+
+    Errors: Pi0RagError for more than a chunk has, and for heads, which learned at one pace.
+    """
+    if count == self.execute_steps:
+      return self
+    if self.head is not None:
+      raise Pi0RagError(f"policy '{self.name}' is a head, which learned to decide every {self.execute_steps} actions, "
+                        f"not every {count}")
+    if not 1 <= count <= self.horizon:
+      raise Pi0RagError(f"policy '{self.name}' cannot execute {count} actions of a chunk; allowed: 1 to {self.horizon}")
+    return dataclasses.replace(self, execute_steps=count)
+
   @property
   def family(self) -> str:
     """'pi0', 'pi05', 'pi0_fast' or 'head'."""

@@ -123,15 +123,19 @@ def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
     assert dataclasses.replace(again[record_key(record)], latency_ms={}) == dataclasses.replace(record, latency_ms={})
 
 
-def test_a_retrained_policy_joins_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
+def test_retrained_policies_and_other_paces_join_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
   monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   config = config_of(tiny_policy_dir)
   retrained = {"name": "lora_dagger", "start": "zero", "policy": str(tiny_policy_dir)}
   with config.unlocked():
-    config.evaluation.policies = (*config.evaluation.policies, retrained)
+    config.evaluation.policies = (*config.evaluation.policies, retrained,
+                                  {"name": "whole", "start": "zero", "execute_steps": 16})
   sweep.sweep(config, tmp_path)
-  ended = {(r.policy, r.seed): (r.outcome, r.steps) for r in read_records(tmp_path / "records.jsonl") if not r.stream}
+  alone = [record for record in read_records(tmp_path / "records.jsonl") if not record.stream]
+  for record in alone:
+    assert record.decisions == -(-record.steps // (16 if record.policy == "whole" else 4)), record
+  ended = {(record.policy, record.seed): (record.outcome, record.steps) for record in alone}
   for seed in (200_000, 200_001):
     assert ended["lora_dagger", seed] == ended["base_z0", seed], "here it is the same policy"
   with pytest.raises(Pi0RagError, match=r"evaluation\.policies was"):
@@ -295,6 +299,7 @@ def test_any_environment_of_gymnasium_can_be_swept(gym_config, tmp_path):
     ({"evaluation.policies": ({"name": "memory", "steering": "residual"},)}, "has no expert"),
     ({"conditions": ("camera_shift",)}, "unknown condition 'camera_shift'.*nominal"),
     ({"execute_steps": 99}, "cannot execute 99 actions of a chunk; allowed: 1 to 16"),
+    ({"evaluation.policies": ({"name": "x", "execute_steps": 17},)}, "cannot execute 17 actions"),
     ({"weights": "int4"}, "unknown storage of weights 'int4'"),
 ])
 def test_what_an_environment_lacks_is_refused_by_name(gym_config, tmp_path, changes, message):
