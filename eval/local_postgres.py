@@ -18,6 +18,8 @@ from pi0rag_jax.errors import Pi0RagError
 _DEBIAN = pathlib.Path("/usr/lib/postgresql")
 _ACCOUNT = "postgres"  # of Debian; the server refuses to run as root
 _USER, _READY_S = "pi0rag", 30.0
+# Ends with whoever started it, also where that is killed.
+_MORTAL = ["setpriv", "--pdeathsig", "QUIT"] if shutil.which("setpriv") else []
 _SETTINGS = """
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -67,7 +69,7 @@ class LocalPostgres:
   def start(self) -> None:
     """Starts it, and returns once it takes connections."""
     with (self._folder / "log").open("a") as log:
-      self._process = subprocess.Popen([str(self._programs / "postgres"), "-D", str(self._folder / "data")],
+      self._process = subprocess.Popen([*_MORTAL, str(self._programs / "postgres"), "-D", str(self._folder / "data")],
                                        stdout=log, stderr=log, start_new_session=True, **_account())
     deadline_s = time.monotonic() + _READY_S
     while subprocess.run([str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)],

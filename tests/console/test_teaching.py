@@ -49,8 +49,9 @@ def test_a_person_teaches_in_a_browser(tab, tiny_policy_dir, tmp_path, monkeypat
   monkeypatch.setattr(ControlLoop, "__init__", lambda self, *given: (made(self, *given), loops.append(self))[0])
   addresses = queue.Queue()
   values = types.SimpleNamespace(
-    policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"),
-    host="127.0.0.1", keep_episodes=None, key_name="", start=None,
+    policy=str(tiny_policy_dir), config=None, checkpoint=None, memory=str(tmp_path / "memory"), host="127.0.0.1",
+    keep_episodes=None,
+    key_name="", start=None,
     default_prompt=None, denoising_steps=None, weights=None, real_time=False)
   plan = teaching.plan(str(tiny_policy_dir), None, "panda", "", "nominal")
   console = threading.Thread(target=teaching.run, args=[plan, values, reserve("127.0.0.1", 0)],

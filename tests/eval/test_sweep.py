@@ -123,7 +123,7 @@ def test_a_resumed_sweep_fits_nothing_again(fitted, tmp_path, monkeypatch):
     assert dataclasses.replace(again[record_key(record)], latency_ms={}) == dataclasses.replace(record, latency_ms={})
 
 
-def test_retrained_policies_and_other_paces_join_results_that_are_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
+def test_retrained_policies_and_other_paces_join_what_is_there(finished, tiny_policy_dir, tmp_path, monkeypatch):
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
   monkeypatch.setattr(worker.Worker, "_film", lambda *_: [])
   config = config_of(tiny_policy_dir)
