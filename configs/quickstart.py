@@ -10,7 +10,7 @@ EVALUATION_SEED = 200_000
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = ConfigDict()
-  config.policy = "panda_small"  # a shipped policy, the directory of one's own, or an openpi configuration's name
+  config.policy = "panda_tasks"  # a shipped policy, the directory of one's own, or an openpi configuration's name
   config.checkpoint = ""  # of an openpi configuration; '' is its release
   config.start = ""  # where the flow starts; '' is the policy's own. A memory needs 'zero', or 'draw:SEED'
   config.execute_steps = 0  # actions of a chunk before the next decision; 0: the policy's own
@@ -20,11 +20,12 @@ def get_config() -> ConfigDict:
   config.weights = ""  # how matrices are stored: 'int8', 'fp8' or 'bfloat16'; '' as they are
   config.world = ConfigDict({"id": "panda"})  # or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
   config.task = "pick_and_place"
-  config.conditions = ("camera_shift", "wrist_camera_turn")  # of the task; 'task/condition' names another task's
+  # Of the task; 'task/condition' names another task's.
+  config.conditions = ("camera_shift_double", "insertion/camera_shift_double")
 
   # While the memory learns.
   config.stream = ConfigDict()
-  config.stream.first_seed, config.stream.episodes = STREAM_SEED, 300
+  config.stream.first_seed, config.stream.episodes = STREAM_SEED, 150
   config.stream.checkpoints = ()  # episodes after which the memory is evaluated, besides all of them
   config.stream.corrected_max = 40  # episodes in which the expert may take over
   config.stream.acting = "memory"  # or 'base', the policy alone: then the stream is the same whatever steers later
@@ -55,11 +56,14 @@ def get_config() -> ConfigDict:
   config.evaluation.episodes = 100
   config.evaluation.latency_episodes = 2  # of each policy, run one robot at a time to time its decisions
   config.evaluation.clips = 3  # seeds shown with and without memory
-  # Where the flow starts ('zero', 'new' for a draw at each decision; without it the policy's own start), and the
-  # steering preset; without one it is the policy alone.
+  # Where the flow starts ('zero', 'new' for a draw at each decision; without it the policy's own start), how many
+  # actions of a chunk are executed, and the steering preset; without one it is the policy alone. Where a memory helps,
+  # another pace may help too: the best policy without one is what it has to be better than.
   config.evaluation.policies = (
       {"name": "base", "start": "new"},
       {"name": "base_z0", "start": "zero"},
+      {"name": "base_z0_8", "start": "zero", "execute_steps": 8},
+      {"name": "base_z0_16", "start": "zero", "execute_steps": 16},
       {"name": "textbook", "steering": "textbook"},
       {"name": "memory", "steering": "residual"},
   )

@@ -21,7 +21,7 @@ OWN, POOLED, HELD_OUT = MEMORIES = ("own", "pooled", "held_out")
 # In each place that of the controls which succeeds most often there, by the seeds of the evaluation: a baseline that
 # has chosen with hindsight, so that no gain is owed to a weak one.
 BETTER = "better_control"
-CONTROLS = ("base", "base_z0")
+CONTROL = "base"  # and every policy whose name goes on from it, as 'base_z0'
 RESAMPLES = 4000
 SEED = 0
 
@@ -114,15 +114,15 @@ def rows(cells: Mapping[CellName, Sequence[EpisodeRecord]], baselines: Sequence[
   groups: dict[tuple[str, int, str], list[CellName]] = {}
   for name, records in cells.items():
     task, condition, policy, stream, episodes = name
-    if (stream and not records[0].came_from) or policy in CONTROLS:
+    if (stream and not records[0].came_from) or is_control(policy):
       held_out = bool(taught) and (task, condition) not in taught
       where = HELD_OUT if held_out else POOLED if records[0].pooled else OWN
       groups.setdefault((policy, episodes, where), []).append(name)
   found = []
   for (policy, episodes, where), names in sorted(groups.items(), key=lambda group: MEMORIES.index(group[0][2])):
     # A control is compared with the better one alone, and only where something was learned beside it.
-    compared = (BETTER,) if policy in CONTROLS else (*baselines, BETTER)
-    if policy in CONTROLS and not streamed:
+    compared = (BETTER,) if is_control(policy) else (*baselines, BETTER)
+    if is_control(policy) and not streamed:
       continue
     for baseline in compared:
       pairs = {name: (before, cells[name]) for name in names if (before := _baseline(cells, name, baseline))}
@@ -150,9 +150,14 @@ def _baseline(cells: Mapping[CellName, Sequence[EpisodeRecord]], name: CellName,
   """Returns the episodes of a policy without memory in a cell's place; None where it did not run there."""
   if baseline != BETTER:
     return cells.get((name[0], name[1], baseline, "", 0))
-  ran = [cells[name[0], name[1], control, "", 0] for control in CONTROLS if (*name[:2], control, "", 0) in cells]
+  ran = [records for other, records in cells.items() if other[:2] == name[:2] and not other[3] and is_control(other[2])]
   return max(ran, key=lambda records: np.mean([r.policy_succeeded for r in records if not r.crashed] or [0.0]),
              default=None)
+
+
+def is_control(policy: str) -> bool:
+  """Returns whether a policy is one without memory, at whatever pace, that others are compared with."""
+  return policy == CONTROL or policy.startswith(f"{CONTROL}_")
 
 
 def _cost(records: Sequence[EpisodeRecord], episodes: int) -> _Cost:
