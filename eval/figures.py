@@ -68,7 +68,7 @@ def place_label(row: Mapping[str, Any]) -> str:
 
 def _role(policy: str) -> str:
   """Returns the entry of COLOURS and MARKERS that a policy is drawn with; unknown ones share two by name."""
-  if policy in POLICY_ORDER:
+  if policy in COLOURS:
     return policy
   return ("other1", "other2")[sum(policy.encode()) % 2]
 
