@@ -29,9 +29,11 @@ from eval.experiment import RECORDS_NAME
 from eval.worker import JOURNAL_NAME
 from pi0rag_jax import files
 
-CONFIG = ["--config=configs/quickstart.py", "--config.stream.episodes=24", "--config.stream.checkpoints=(12,)",
-          "--config.stream.corrected_max=12", "--config.evaluation.episodes=32", "--config.evaluation.clips=1",
-          "--config.evaluation.latency_episodes=1", "--config.slots=8", "--config.processes=1"]
+CONFIG = ["--config=configs/quickstart.py", "--config.policy=panda_small",
+          "--config.conditions=('camera_shift', 'wrist_camera_turn')", "--config.stream.episodes=24",
+          "--config.stream.checkpoints=(12,)", "--config.stream.corrected_max=12", "--config.evaluation.episodes=32",
+          "--config.evaluation.clips=1", "--config.evaluation.latency_episodes=1", "--config.slots=8",
+          "--config.processes=1"]
 # When what is killed, as the share of the sweep's episodes that are logged by then.
 HERE_UNTIL, NODE_UNTIL, DRIVER_UNTIL, AGAIN_UNTIL = 0.1, 0.35, 0.6, 0.85
 _WAIT_S = 1800.0
