@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from eval.benchmarks.retrieval import QUERIES, K, available_bytes
+from pi0rag_jax.memory.index import LANES
 
 EPISODE = 70  # records
 PER_TASK = 1_000  # episodes of one task
@@ -36,6 +37,7 @@ def indices(flags: argparse.Namespace) -> Iterator[dict]:
 
 def _of_size(records: int, key_dim: int, patience_s: float) -> Iterator[dict]:
   row = {"what": "index", "records": records, "key_dim": key_dim}
+  key_dim = -(-key_dim // LANES) * LANES  # as `memory.index` keeps them
   # Two at a time, in float16, with HNSW's links; and what is drawn at once.
   needed = records * (4 * key_dim + 8 * LINKS + 16) + BLOCK_EPISODES * EPISODE * key_dim * 12
   if needed > available_bytes():

@@ -98,8 +98,8 @@ def png(panels: Sequence[Panel]) -> bytes:
     for axes, panel in zip(grid, panels):
       panel.draw(axes)
       above_legend = 20 if axes.get_legend() else 6
-      # Beside wide labels of an axis little of a panel is left for its title.
-      axes.set_title(panel.title, loc="left", fontsize=10.5 if len(panel.title) < 28 else 8.5, fontweight="bold", pad=above_legend)
+      size = 10.5 if len(panel.title) < 28 else 8.5  # beside an axis' wide labels little is left for a title
+      axes.set_title(panel.title, loc="left", fontsize=size, fontweight="bold", pad=above_legend)
     for axes in grid[len(panels) :]:
       axes.set_axis_off()
     return _saved(figure, format="png", dpi=160, facecolor="white")
