@@ -29,7 +29,10 @@ _DEFAULTS = {"connect_timeout": "3", "application_name": "pi0rag", "keepalives_i
              "keepalives_count": "3", "tcp_user_timeout": "8000"}
 # Whoever stops in the middle of a commit must not hold up the fleet, nor wait for somebody who does.
 # What is acknowledged is on disk, whatever the server does for others.
+# News are few rows of many, which an index finds; the planner takes a third of the table for them where it has no
+# statistics yet, or plans for every version at once, and then reads all of it.
 _SESSION = ("SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '15s'; SET client_encoding = 'UTF8'; "
+            "SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; SET jit = off; "
             "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN "
             "('off', 'local')")
 # Answers of a server that will not do better later, as one will that starts, stops, recovers or is full.

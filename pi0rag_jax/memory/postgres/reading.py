@@ -1,5 +1,6 @@
 """What is asked of the tables: the records that are present, now or at a version, and what changed since one."""
 
+import operator
 from typing import NamedTuple
 
 from pi0rag_jax.errors import Pi0RagError
@@ -33,15 +34,18 @@ _HEAD = """
   FROM pi0rag.memories m LEFT JOIN pi0rag.commits c ON c.memory = m.id AND c.version = m.version
   WHERE m.id = %(memory)s"""
 _REMOVED = "SELECT id FROM pi0rag.records WHERE memory = %(memory)s AND removed > %(since)s AND added <= %(since)s"
+# Lists of ids, which an index looks up one by one, and nothing in an order: joined or sorted, all records of the memory
+# would be read.
 _COUNTED = """
   SELECT id, use_count, helped, hurt, episode, quarantine FROM pi0rag.records
   WHERE memory = %(memory)s AND removed IS NULL AND added <= %(since)s
-    AND id IN (SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s)"""
+    AND id = ANY(ARRAY(SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s))"""
 _ADDED = f"""
+  SELECT {RECORD} FROM pi0rag.records WHERE memory = %(memory)s AND removed IS NULL AND added > %(since)s
+  UNION ALL
   SELECT {RECORD} FROM pi0rag.records
-  WHERE memory = %(memory)s AND removed IS NULL AND (added > %(since)s OR quarantine = '' AND id IN (
-    SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s AND quarantine <> ''))
-  ORDER BY id"""
+  WHERE memory = %(memory)s AND removed IS NULL AND added <= %(since)s AND quarantine = '' AND id = ANY(ARRAY(
+    SELECT id FROM pi0rag.history WHERE memory = %(memory)s AND version > %(since)s AND quarantine <> ''))"""
 
 
 def present(version: int | None) -> str:
@@ -110,7 +114,7 @@ def news(connection: Connection, memory: int, since: int, header: Header, *, alo
     if quarantine:
       apart.append(identity)
   gone = [identity for (identity,) in removed] + apart
-  records = [codec.decode(row, header) for row in added]
+  records = [codec.decode(row, header) for row in sorted(added, key=operator.itemgetter(0))]
   return News(version, lag_s, Change((episodes, successes), gone, counters, records, whole=since == _NOTHING))
 
 
