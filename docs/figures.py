@@ -164,7 +164,8 @@ def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
     good = {name: [each for each in found if each.get("recall", 0) >= recall] for name, found in of.items()}
     best = {name: min(found, key=lambda each: each["search_p50_ms"], default=None) for name, found in good.items()}
     said = {name: f"{each['search_p50_ms']} ({each['recall']:.2f}" if each else "" for name, each in best.items()}
-    built = f"; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else "not built"
+    some = any("recall" in each for each in of["hnsw"])
+    built = f"; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else "below that recall" if some else "not built"
     exact = best["exact"]["search_p50_ms"] if best["exact"] else "not run"
     table.append(f"| {records:,} | {exact} | {said['ivf'] + ')' if said['ivf'] else 'below that recall'} | "
                  f"{said['hnsw']}{built} |")
