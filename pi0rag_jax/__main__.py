@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one command, which may end the process itself; returns the exit status, 2 for none or an unknown one."""
   name, *others = (sys.argv[1:] if argv is None else argv) or [""]
   if name in ("-h", "--help"):
-    print(overview())
+    try:
+      print(overview(), flush=True)
+    except BrokenPipeError:  # of `| head`, which has seen enough
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   if name not in COMMANDS:
     message = str(errors.unknown_name("command", name, COMMANDS)) if name else overview()

@@ -1,8 +1,10 @@
 """`pi0rag COMMAND` is `python -m MODULE`, and every command's --help shows how it is called."""
 
 import ast
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -41,6 +43,15 @@ def test_help_shows_an_example(command):
   if "argparse" in text and "description=__doc__" not in text:
     told = " ".join(re.findall(r'epilog=f?"example: (.*)"', text))
   assert re.search(rf"python -m\s+{command.module}\s+(--)?\w", " ".join(told.split())), told
+
+
+def test_who_reads_the_list_may_stop():
+  read, write = os.pipe()
+  os.close(read)
+  done = subprocess.run([sys.executable, "-m", "pi0rag_jax", "--help"], stdout=write, stderr=subprocess.PIPE, text=True,
+                        check=False)
+  os.close(write)
+  assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_list_names_every_command(run):
