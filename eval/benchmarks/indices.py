@@ -73,7 +73,7 @@ def _ivf(row: dict, records: int, key_dim: int, keys_BE, wanted_BK) -> Iterator[
 
 
 def _hnsw(row: dict, records: int, key_dim: int, keys_BE, wanted_BK) -> Iterator[dict]:
-  hnsw = faiss.IndexHNSWSQ(key_dim, faiss.ScalarQuantizer.QT_fp16, LINKS)
+  hnsw = faiss.IndexHNSWSQ(key_dim, faiss.ScalarQuantizer.QT_fp16, LINKS)  # pyright: ignore[reportArgumentType]
   hnsw.hnsw.efConstruction = BUILD_DEPTH
   hnsw.train(_sample(records, key_dim, min(records, 10_000)))
   built_s = _fill(hnsw, records, key_dim)

@@ -74,7 +74,7 @@ def run(chosen: Plan, values: Any, reserved: socket.socket, *, token: str, seed:
     taught = opened.enter_context(server.teachable(agent, values))
     admission = Admission(token=token)
     shown = opened.enter_context(server.memory_page(values, admission, taught))
-    served = WebsocketPolicyServer(taught, LOOPBACK[0], metadata=agent.metadata, admission=admission, page=shown)
+    served = WebsocketPolicyServer(taught, LOOPBACK[0], metadata=agent.metadata, admission=admission, pages=[shown])
     port = served.port
     sys.setswitchinterval(server.SWITCH_S)  # between decisions, pictures and pages
     opened.enter_context(beside(served.run))
