@@ -178,7 +178,7 @@ def test_a_policy_server_shows_its_memory_during_an_inference_and_owns_the_chang
   policy, admission = Waiting(), Admission(token=TOKEN)
   with Memory.load(folder, read_only=False) as memory, contextlib.closing(
       MemoryPage(folder, admission, changes=Learning(memory), aside=True)) as page, running(
-      WebsocketPolicyServer(policy, HOST, admission=admission, page=page)) as server:
+      WebsocketPolicyServer(policy, HOST, admission=admission, pages=[page])) as server:
     robot = WebsocketClientPolicy(HOST, server.port, TOKEN)
     asking = threading.Thread(target=robot.infer, args=[{"state": 1}])
     asking.start()

@@ -33,6 +33,7 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path):
   assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # three processes that compile at once; .ci/run asks for it
 def test_two_processes_train_as_one_does(tmp_path):
   """One workdir for both, which the first writes; this process trains alone meanwhile."""
   tiny.write_data(tmp_path / "data")
