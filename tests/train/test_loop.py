@@ -106,7 +106,7 @@ def test_the_exported_weights_are_the_average(straight):
 
 def test_the_loss_falls(data_dir, tmp_path, caplog):
   config = tiny.make_config(
-    data_dir, steps=90, log_every=30, validate_every=90, learning_rate=1e-2, auxiliary_weight=0.1)
+    data_dir, steps=150, log_every=50, validate_every=150, learning_rate=1e-2, auxiliary_weight=0.1)
   with caplog.at_level(logging.INFO, "train"):
     loop.train_and_evaluate(config, tmp_path)
   losses = [float(m.split("flow_loss ")[1].split()[0]) for m in caplog.messages if "  train  " in m]
