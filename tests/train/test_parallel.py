@@ -59,6 +59,7 @@ def test_one_device_and_four_train_alike(one_device):
   assert pmap["moved"] < 1.1, "one mean of the gradients, and of the metrics"
 
 
+@pytest.mark.slow  # two processes that compile at once, both ways; .ci/run asks for it
 def test_two_processes_train_as_one_does(one_device):
   port = _free_port()
   for process in [_start("pmap", "fsdp", devices=1, index=index, count=2, port=port) for index in range(2)]:
