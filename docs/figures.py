@@ -164,11 +164,12 @@ def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
     good = {name: [each for each in found if each.get("recall", 0) >= recall] for name, found in of.items()}
     best = {name: min(found, key=lambda each: each["search_p50_ms"], default=None) for name, found in good.items()}
     said = {name: f"{each['search_p50_ms']} ({each['recall']:.2f}" if each else "" for name, each in best.items()}
-    some = any("recall" in each for each in of["hnsw"])
-    built = f"; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else "below that recall" if some else "not built"
+    missing = {name: "below that recall" if any("recall" in each for each in found) else "not built"
+               for name, found in of.items()}
     exact = best["exact"]["search_p50_ms"] if best["exact"] else "not run"
-    table.append(f"| {records:,} | {exact} | {said['ivf'] + ')' if said['ivf'] else 'below that recall'} | "
-                 f"{said['hnsw']}{built} |")
+    ivf = f"{said['ivf']})" if best["ivf"] else missing["ivf"]
+    hnsw = f"{said['hnsw']}; {best['hnsw']['built_s']:.0f})" if best["hnsw"] else missing["hnsw"]
+    table.append(f"| {records:,} | {exact} | {ivf} | {hnsw} |")
   return "\n".join(table)
 
 
