@@ -21,6 +21,7 @@ SMOOTH = 0.95  # of a key in the next one
 SPREAD = {"task": 1.0, "episode": 0.3, "step": 0.3}  # standard deviation of what each adds to a key's entry
 BLOCK_EPISODES = 512
 IVF_TRAINED = 40  # records per list that its lists are trained on, at most
+MOST_LISTS = 4096  # training more of them takes longer than they save
 PROBES = (1, 4, 16, 64)  # lists that a search of IVF reads
 LINKS, BUILD_DEPTH = 16, 80  # of HNSW
 DEPTHS = (64, 128, 256)  # candidates that a search of HNSW keeps
@@ -58,7 +59,7 @@ def _of_size(records: int, key_dim: int, patience_s: float) -> Iterator[dict]:
 
 
 def _ivf(row: dict, records: int, key_dim: int, keys_BE, wanted_BK) -> Iterator[dict]:
-  lists = 2 ** round(math.log2(4 * math.sqrt(records)))
+  lists = min(2 ** round(math.log2(4 * math.sqrt(records))), MOST_LISTS)
   coarse = faiss.IndexFlatL2(key_dim)
   ivf = faiss.IndexIVFScalarQuantizer(coarse, key_dim, lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
   ivf.by_residual = False
