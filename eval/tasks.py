@@ -7,9 +7,9 @@ once, unless one changes what the other uses.
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from eval.overall import is_control
 from eval.plan import Evaluate, Fork, Learn, Merge, Method, Place, Pool, Step, Stream
 from eval.stream import Cell
-from eval.summary import CONTROLS
 from pi0rag_jax.steering import rules
 from pi0rag_jax.typing import Config
 
@@ -68,7 +68,7 @@ def tasks(config: Config, steps: Sequence[Step], *, filmed: tuple[Method, Method
       found += timed
     for method in step.methods:
       found += _running(step, method, first, whole if stop_early else {}, group)
-      if method.steering is None and method.name in CONTROLS:
+      if method.steering is None and is_control(method.name):
         whole[cell(step, method)] = step.seeds
     if not stop_early:
       found += timed
@@ -81,7 +81,7 @@ def _running(step: Evaluate, method: Method, first: int, whole: dict[Cell, range
              ) -> Iterator[Running]:
   controls = tuple(cell for cell, seeds in whole.items() if (cell.task, cell.condition) == (
     step.place.task, step.place.condition) and set(step.seeds) <= set(seeds))
-  if controls and method.name not in CONTROLS:
+  if controls and not is_control(method.name):
     yield Running(step, method, step.seeds, controls=controls)
     return
   seeds = step.seeds[first:]

@@ -92,6 +92,14 @@ def test_an_evaluation_that_may_stop_early_waits_for_its_controls():
     assert len(found[n].seeds) == 8
 
 
+def test_a_base_at_another_pace_is_a_control_that_runs_to_its_end():
+  paced = {"name": "base_z0_8", "start": "zero", "execute_steps": 8}
+  found = tasks_of(stop_early=True, **{"evaluation.policies": (POLICIES[0], POLICIES[1], paced, *POLICIES[2:])})
+  decided = [task for task in found if isinstance(task, Running) and task.controls]
+  assert decided and {task.method.name for task in decided} == {"memory", "flowdagger"}
+  assert all({cell.policy for cell in task.controls} == {"base", "base_z0", "base_z0_8"} for task in decided)
+
+
 def test_groups_have_every_seed_once():
   whole, parts = ({(task.step, task.method): [] for task in tasks_of() if isinstance(task, Running)} for _ in range(2))
   for seeds, group in ((whole, None), (parts, 3)):
