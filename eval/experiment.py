@@ -13,7 +13,7 @@ from rich.console import Console
 
 from eval import clips, fits, overall, plan, provenance, stream, summary, tasks, worker
 from eval.fits import EXECUTED_NAME
-from eval.plan import Evaluate, Fork, Learn, Merge, Method, Step
+from eval.plan import Evaluate, Fork, Learn, Merge, Method, Step, Stream
 from eval.progress import Stage, SweepProgress
 from eval.records import EpisodeRecord, RecordLog
 from eval.stream import Cell
@@ -196,8 +196,20 @@ class _Sweep:
     cell = tasks.cell(task.step, task.method)
     if not self._missing(cell, task.seeds):
       return None
+    self._check_memory(task)
     self._show(cell, tasks.name(task), task.step.seeds)
     return Assignment(task, [record for one in (cell, *task.controls) for record in self._of_cell.get(one, [])])
+
+  def _check_memory(self, task: Running) -> None:
+    """Raises Pi0RagError where a memory has learned more since than it is to be evaluated with."""
+    source = task.step.stream
+    if task.method.steering is None or not isinstance(source, Stream):
+      return
+    learned = len(self._of_cell.get(tasks.learning_cell(self._config, source), []))
+    if learned > task.step.after:
+      raise Pi0RagError(f"{tasks.name(task)}: stream '{source.name}' has learned {learned} episodes, so that its memory "
+                        f"after {task.step.after} is gone: policies and seeds that are added later are evaluated at the "
+                        "stream's end alone. Leave this checkpoint out, or use another --out")
 
   def _filming(self, task: Filming) -> Assignment | None:
     assert task.step.stream is not None

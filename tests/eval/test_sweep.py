@@ -318,6 +318,14 @@ def test_a_stream_does_not_go_on_without_what_it_has_learned(finished, tiny_poli
     sweep.sweep(changed, tmp_path / "sweep")
 
 
+def test_a_memory_that_has_learned_more_since_is_not_evaluated_as_what_it_was(finished, tiny_policy_dir, tmp_path):
+  shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+  changed = config_of(tiny_policy_dir, **{"stream.checkpoints": (1,)})
+  (tmp_path / "config.json").write_text(changed.to_json_best_effort())
+  with pytest.raises(Pi0RagError, match=r"camera_shift' has learned 2 episodes, so that its memory after 1 is gone"):
+    sweep.sweep(changed, tmp_path)
+
+
 def test_results_whose_configuration_cannot_be_read_are_left_alone(finished, tiny_policy_dir, tmp_path):
   shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
   (tmp_path / "config.json").write_text("{")
