@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
   config.evaluation.policies = (
       {"name": "base", "start": "new"},
       {"name": "base_z0", "start": "zero"},
-      {"name": "base_z0_8", "start": "zero", "execute_steps": 8},
+      {"name": "base_z0_4", "start": "zero", "execute_steps": 4},
       {"name": "base_z0_16", "start": "zero", "execute_steps": 16},
       {"name": "textbook", "steering": "textbook"},
       {"name": "memory", "steering": "residual"},

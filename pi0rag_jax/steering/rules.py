@@ -39,7 +39,7 @@ class SteeringConfig:
   regularization: float = 0.02  # lambda: pulls to the base policy where all weights are small
   alpha: float = 1.0  # share of the displacement, of the blend or of what is injected
   band: int = 0  # ticks, see paths.aligned_residual; 0 takes the paths' differences tick by tick
-  anchor_weight: float = 0.3  # of an anchor against a correction: early anchors say "no change" where one is missing
+  anchor_weight: float = 1.0  # of an anchor against a correction: below it, few corrections outvote what worked often
   pull: float = 0.8  # of flows 'pulled' and 'early', on each step's clean chunk
   bound: float = 0.5  # of flow 'early': most that a step's clean chunk is moved, in spreads of the actions
   flow_time: float = 0.5  # of flows 'injected', 'warm_started' and (to its end) 'early'; 1 is noise, 0 the action
@@ -60,8 +60,7 @@ class SteeringConfig:
 # Few neighbours, whatever the policy wants, and the mean of what they ask for.
 _PLAIN = SteeringConfig(k=8, tau=0.5, plan_tau=math.inf, mode_width=math.inf, regularization=0.05)
 # A fitted network answers; the memory says no more than whether any record, or one in range, is there.
-_ASKED = SteeringConfig(k=2, tau=math.inf, range=math.inf, plan_tau=math.inf, mode_width=math.inf, regularization=0.0,
-                        anchor_weight=1.0)
+_ASKED = SteeringConfig(k=2, tau=math.inf, range=math.inf, plan_tau=math.inf, mode_width=math.inf, regularization=0.0)
 
 PRESETS = {
     "residual": SteeringConfig(),
@@ -70,16 +69,16 @@ PRESETS = {
     "textbook": dataclasses.replace(_PLAIN, k=3, tau=math.inf, regularization=0.0, method="blend", kinds=(CORRECTION,),
                                     alpha=0.3),
     "absolute": SteeringConfig(method="blend", regularization=0.0),
+    "few_anchors": SteeringConfig(anchor_weight=0.3),  # until results/pace the default
     "no_anchors": SteeringConfig(kinds=(CORRECTION,)),
     "raw": _PLAIN,
     "aligned": dataclasses.replace(_PLAIN, band=6),  # the learning notes' best, with fewer neighbours
     "mean": SteeringConfig(mode_width=math.inf),
-    "injection": dataclasses.replace(_PLAIN, regularization=0.0, method="blend", flow="injected", kinds=(ANCHOR,),
-                                     anchor_weight=1.0),
+    "injection": dataclasses.replace(_PLAIN, regularization=0.0, method="blend", flow="injected", kinds=(ANCHOR,)),
     "guidance": SteeringConfig(flow="pulled"),
     "warm_start": SteeringConfig(method="blend", flow="warm_started", regularization=0.0),
     "repulsion": dataclasses.replace(_PLAIN, method="repulsion", kinds=(FAILURE,)),
-    "best_of_n": dataclasses.replace(_PLAIN, k=12, method="blend", flow="best_of_n", kinds=KINDS, anchor_weight=1.0),
+    "best_of_n": dataclasses.replace(_PLAIN, k=12, method="blend", flow="best_of_n", kinds=KINDS),
     # FlowDAgger's published recipe. It never abstains: one record anywhere, and the network is asked.
     "flowdagger": dataclasses.replace(_ASKED, method="noise_network", flow="restarted"),
     "flowdagger_in_range": dataclasses.replace(_ASKED, method="noise_network", flow="restarted", range=1.5),
@@ -88,7 +87,7 @@ PRESETS = {
     "residual_dagger_in_range": dataclasses.replace(_ASKED, method="residual_network", range=1.5),
     # How strongly and how long the flow is guided was chosen here.
     "traceflow": dataclasses.replace(_PLAIN, k=16, method="contrast", flow="early", kinds=(ANCHOR, FAILURE),
-                                     anchor_weight=1.0, pull=0.3),
+                                     pull=0.3),
     "placebo": SteeringConfig(shuffle_seed=0),
     "placebo_keys": SteeringConfig(shuffle_seed=0, shuffle_plans=False),
     "forgetting": SteeringConfig(utility=True, half_life=200.0),
