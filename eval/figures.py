@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 
 from pi0rag_jax.pages.panels import LIGHT, Panel, rows_height
 
-POLICY_ORDER = ("base", "base_z0", "base_z0_8", "base_z0_16", "textbook", "memory")
+POLICY_ORDER = ("base", "base_z0", "base_z0_4", "base_z0_8", "base_z0_16", "textbook", "memory")
 POLICY_LABELS = {
   "base": "base (sampled)",
   "base_z0": "base (z=0)",
+  "base_z0_4": "base (z=0), 4 actions",
   "base_z0_8": "base (z=0), 8 actions",
   "base_z0_16": "base (z=0), 16 actions",
   "textbook": "textbook blend",

@@ -32,10 +32,10 @@ def words(steps):
 def test_each_place_is_evaluated_without_memory_then_learned_and_evaluated():
   steps = plan.steps(config_of())
   assert words(steps) == [
-    "evaluate pick_and_place/camera_shift 0 base,base_z0,base_z0_8,base_z0_16",
+    "evaluate pick_and_place/camera_shift 0 base,base_z0,base_z0_4,base_z0_16",
     "learn pick_and_place/camera_shift 100",
     "evaluate pick_and_place/camera_shift 100 textbook,memory",
-    "evaluate pick_and_place/tool_offset 0 base,base_z0,base_z0_8,base_z0_16",
+    "evaluate pick_and_place/tool_offset 0 base,base_z0,base_z0_4,base_z0_16",
     "learn pick_and_place/tool_offset 100",
     "evaluate pick_and_place/tool_offset 100 textbook,memory",
   ]
