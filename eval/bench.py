@@ -20,7 +20,7 @@ Rows are kept in FILE.json.part as they come, so that a run that is stopped leav
 `clients`: several clients of one server, decided for one at a time or together; needs the simulator.
 `wire`: a memory taught over the wire against one taught in process, and what it is good for.
 `options`: fewer steps, warm starts and weights of less precision, by success rate and time of a decision; needs the
-  simulator.
+  simulator of its world.
 """
 
 import argparse
@@ -131,9 +131,13 @@ def make_parser() -> argparse.ArgumentParser:
   add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
   add("--feeding", default="overlap", choices=FEEDING, help="loop: searches while the device decodes, or in one call")
-  add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
+  add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24; options: the last")
   add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
-  add("--policy", default="panda_tasks", help="options: a policy of the Panda")
+  add("--policy", default="panda_tasks", help="options: a policy of the world's robot")
+  add("--world", default="panda", help="options: a family of worlds, as metaworld")
+  add("--places", type=lambda text: tuple(text.split(",")),
+      default=("pick_and_place/nominal", "pick_and_place/camera_shift"),
+      help="options: tasks and conditions, as push-v3/nominal,reach-v3/nominal")
   add("--options", type=lambda text: tuple(text.split(",")), default=(),
       help="options: beside ten steps, as '5 steps,int8 weights,fp8'; all by default")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")

@@ -44,13 +44,13 @@ class Lowered:
 def compile_for(flags: argparse.Namespace) -> list[dict]:
   """Returns one row of what the target's compiler says of the program."""
   target = targets.TARGETS[flags.target]
-  devices = target.devices(flags.devices)
+  is_gpu = target.compute_capability is not None
   config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel)
   compiling.check_attention(config, compute_capability=target.compute_capability)
-  is_gpu = target.compute_capability is not None
   if flags.weights in ("int8", "fp8") and not is_gpu:
     raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts them before each product, "
                       "which is slower than bfloat16; allowed for GPUs")
+  devices = target.devices(flags.devices)
   with _cudnn_of(target) if flags.kernel == "cudnn" else mock.patch.dict({}):
     lowered = PROGRAMS[flags.program](config, devices, flags)
   start = time.perf_counter()
