@@ -11,8 +11,8 @@ import os
 from pi0rag_jax.errors import Pi0RagError
 
 EXTRA = "pip install 'pi0rag-jax[aot]'"
-# Before jax is imported: no accelerator is looked for, and two processes may load a TPU's library, which complains where
-# its host has no name.
+# Before jax is imported: no accelerator is looked for, and two processes may load a TPU's library, which complains of a
+# host without a name.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
                "TPU_WORKER_HOSTNAMES": "localhost"}
 
