@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
       help="latency, loop, memory: cameras present, as 1,2,3; compile: the last")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
   add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, memory, compile: of our attention")
-  add("--weights", choices=("int8", "fp8", "bfloat16"),
+  add("--weights", choices=("int8", "w8a8", "fp8", "bfloat16"),
       help="latency, ablate, compile: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
   add("--stages", default=True, action=argparse.BooleanOptionalAction, help="latency: its parts too")

@@ -47,9 +47,9 @@ def compile_for(flags: argparse.Namespace) -> list[dict]:
   is_gpu = target.compute_capability is not None
   config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel)
   compiling.check_attention(config, compute_capability=target.compute_capability)
-  if flags.weights in ("int8", "fp8") and not is_gpu:
-    raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts them before each product, "
-                      "which is slower than bfloat16; allowed for GPUs")
+  if flags.weights in ("int8", "fp8", "w8a8") and not is_gpu:
+    raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts or rounds before each "
+                      "product, which is slower than bfloat16; allowed for GPUs")
   devices = target.devices(flags.devices)
   with _cudnn_of(target) if flags.kernel == "cudnn" else mock.patch.dict({}):
     lowered = PROGRAMS[flags.program](config, devices, flags)

@@ -135,6 +135,6 @@ def _warm_started(steps: int) -> Callable[[str], WarmStarted]:
 # What makes each of a policy's name; the first is what the others are compared with.
 OPTIONS: dict[str, Callable[[str], Policy | WarmStarted]] = {
     **{f"{n} steps": _loading(denoising_steps=n) for n in (10, 5, 4, 3, 2, 1)},
-    "int8 weights": _loading(weights="int8"), "fp8": _loading(weights="fp8"), "bfloat16": _loading(weights="bfloat16"),
+    "int8 weights": _loading(weights="int8"), **{name: _loading(weights=name) for name in ("w8a8", "fp8", "bfloat16")},
     **{f"last {n} of 10 steps": _warm_started(n) for n in (7, 5, 3)},
 }

@@ -21,7 +21,7 @@ from pi0rag_jax.typing import Params
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 UNSPLIT = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 # Compute capability from which on a GPU multiplies such matrices as they are stored; int8 is converted first by any.
-_PRODUCTS = {"int8": (0, 0), "fp8": (8, 9), "bfloat16": (8, 0)}
+_PRODUCTS = {"int8": (0, 0), "w8a8": (8, 0), "fp8": (8, 9), "bfloat16": (8, 0)}
 _CUDNN_HEAD_DIM = 128  # up to Ampere and Ada; wider heads came with Hopper
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
