@@ -21,7 +21,7 @@ from pi0rag_jax.typing import Params
 _WITHOUT_HOISTING = {"xla_disable_hlo_passes": "while-loop-invariant-code-motion"}
 UNSPLIT = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 # Compute capability from which on a GPU multiplies such matrices as they are stored; int8 is converted first by any.
-_PRODUCTS = {"int8": (0, 0), "w8a8": (8, 0), "fp8": (8, 9), "bfloat16": (8, 0)}
+_PRODUCTS = {"int8": (0, 0), "fp8": (8, 9), "bfloat16": (8, 0)}
 _CUDNN_HEAD_DIM = 128  # up to Ampere and Ada; wider heads came with Hopper
 # The folder of compiled programs; empty: none is kept. jax's own JAX_COMPILATION_CACHE_DIR comes before it.
 CACHE_VARIABLE = "PI0RAG_JAX_XLA_CACHE"
@@ -67,6 +67,8 @@ def check_layout(model: PaliGemmaConfig, weights: str | None) -> None:
   """Raises Pi0RagError where this device has no such attention, and warns where it is slower with such weights."""
   capability = getattr(jax.devices()[0], "compute_capability", None)
   check_attention(model, compute_capability=capability)
+  if weights == "w8a8":  # more kernels than bfloat16 has take longer than the products gain, see docs/speed.md
+    logger.warning("w8a8 weights take less memory, but no device is known to be faster with them")
   if weights in _PRODUCTS and (capability is None or tuple(map(int, capability.split("."))) < _PRODUCTS[weights]):
     logger.warning("%s weights take less memory, but only an NVIDIA GPU%s is faster with them; this is a %s", weights,
                    " of compute capability 8.9 or more" * (weights == "fp8"),
