@@ -123,6 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--target", choices=TARGETS, help="compile: the accelerator")
   add("--program", default="infer", choices=PROGRAMS, help="compile: sampling, ours or openpi's structure, or a step")
   add("--devices", type=number, default=1, help="compile: of the training")
+  add("--layers", type=number, help="compile: of each tower when sampling, for a quick comparison; all by default")
   add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
   add("--records", type=number, default=10_000, help="memory, loop: records")
   add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6),
