@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
   # How long a robot waits for a chunk, and executes the one before; with `real_time` the new one goes on from that.
   config.loop = ConfigDict({"delay_ms": 0.0, "real_time": False})
   config.denoising_steps = 0  # of the flow; 0: the policy's own
-  config.weights = ""  # how matrices are stored: 'int8', 'fp8' or 'bfloat16'; '' as they are
+  config.weights = ""  # how matrices are stored: 'int8', 'w8a8', 'fp8' or 'bfloat16'; '' as they are
   config.world = ConfigDict({"id": "panda"})  # or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
   config.task = "pick_and_place"
   # Of the task; 'task/condition' names another task's.

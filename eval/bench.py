@@ -20,7 +20,7 @@ Rows are kept in FILE.json.part as they come, so that a run that is stopped leav
 `clients`: several clients of one server, decided for one at a time or together; needs the simulator.
 `wire`: a memory taught over the wire against one taught in process, and what it is good for.
 `options`: fewer steps, warm starts and weights of less precision, by success rate and time of a decision; needs the
-  simulator.
+  simulator of its world.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
       help="latency, loop, memory: cameras present, as 1,2,3; compile: the last")
   add("--steps", type=numbers, default=(10,), help="latency: steps of the flow, as 10,5,2,1; others take the first")
   add("--kernel", default="xla", choices=("xla", "cudnn"), help="latency, ablate, memory, compile: of our attention")
-  add("--weights", choices=("int8", "fp8", "bfloat16"),
+  add("--weights", choices=("int8", "w8a8", "fp8", "bfloat16"),
       help="latency, ablate, compile: how our matrices are stored, see models/packing.py")
   add("--batches", type=numbers, default=(1,), help="latency: batch sizes, as 1,8,64")
   add("--stages", default=True, action=argparse.BooleanOptionalAction, help="latency: its parts too")
@@ -123,6 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--target", choices=TARGETS, help="compile: the accelerator")
   add("--program", default="infer", choices=PROGRAMS, help="compile: sampling, ours or openpi's structure, or a step")
   add("--devices", type=number, default=1, help="compile: of the training")
+  add("--layers", type=number, help="compile: of each tower when sampling, for a quick comparison; all by default")
   add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
   add("--records", type=number, default=10_000, help="memory, loop: records")
   add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6),
@@ -131,9 +132,13 @@ def make_parser() -> argparse.ArgumentParser:
   add("--rates", type=numbers, default=(40, 50, 100), help="loop: cycles per second, as 40,50,100")
   add("--cycles", type=number, default=1000, help="loop: cycles of each rate")
   add("--feeding", default="overlap", choices=FEEDING, help="loop: searches while the device decodes, or in one call")
-  add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24")
+  add("--slots", type=numbers, default=(1, 8, 24), help="sweep: environments, as 1,8,24; options: the last")
   add("--episodes", type=number, default=48, help="sweep, options: episodes of each; wire: that teach")
-  add("--policy", default="panda_tasks", help="options: a policy of the Panda")
+  add("--policy", default="panda_tasks", help="options: a policy of the world's robot")
+  add("--world", default="panda", help="options: a family of worlds, as metaworld")
+  add("--places", type=lambda text: tuple(text.split(",")),
+      default=("pick_and_place/nominal", "pick_and_place/camera_shift"),
+      help="options: tasks and conditions, as push-v3/nominal,reach-v3/nominal")
   add("--options", type=lambda text: tuple(text.split(",")), default=(),
       help="options: beside ten steps, as '5 steps,int8 weights,fp8'; all by default")
   add("--corrected", type=number, default=40, help="wire: episodes that may be taken over")

@@ -21,6 +21,7 @@ def validate(config: Config) -> None:
   places = {step.place for step in steps if isinstance(step, Evaluate)}
   _check_fitted(config)
   spec, _ = directory.describe(config.policy, config.checkpoint or None)
+  _check_loop(config, spec)
   for place in places:
     online_config(config, place.task)
     world_config(config, spec, place)
@@ -35,6 +36,15 @@ def world_config(config: Config, spec: PolicySpec, place: Place) -> WorldConfig:
   """Returns the worlds of a place. Errors: those of `rollout.world_config`."""
   world, options = registry.read(config.world)
   return rollout.world_config(spec, place.task, place.condition, world=world, options=options)
+
+
+def _check_loop(config: Config, spec: PolicySpec) -> None:
+  """Raises Pi0RagError for a pace, of the policy or of a method, that the delay of the robot's loop is too long for."""
+  methods = plan.read_methods((*config.evaluation.policies, *config.focus.policies))
+  paces = {config.execute_steps or spec.execute_steps,
+           *(method.execute_steps for method in methods if method.execute_steps and method.policy is None)}
+  for count in sorted(paces):
+    plan.loop(config, spec.executing(count))
 
 
 def _check_rewinds(config: Config) -> None:

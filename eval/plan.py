@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pi0rag_jax import schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.memory.index import MAX_CAPACITY
-from pi0rag_jax.policy.policy import Policy
-from pi0rag_jax.policy.spec import NEW, ZERO, check_start
+from pi0rag_jax.policy.spec import NEW, ZERO, PolicySpec, check_start
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import FEEDING
 from pi0rag_jax.typing import Config
@@ -195,10 +194,10 @@ def family(config: Config) -> Family:
   return registry.family(*registry.read(config.world))
 
 
-def loop(config: Config, policy: Policy) -> Loop:
+def loop(config: Config, spec: PolicySpec) -> Loop:
   """Returns how the robot's loop waits for the policy. Errors: Pi0RagError where the policy cannot keep up with it."""
-  found = Loop(round(config.loop.delay_ms / 1000 * policy.spec.control_hz), config.loop.real_time)
-  found.check(policy)
+  found = Loop(round(config.loop.delay_ms / 1000 * spec.control_hz), config.loop.real_time)
+  found.check(spec)
   return found
 
 

@@ -99,7 +99,7 @@ class Worker:
       config.policy, checkpoint=config.checkpoint or None, key_name=config.memory.key_name, start=config.start or None,
       **_decided(config))
     checks.check_methods(config, self._policy)
-    self._loop = plan.loop(config, self._policy)
+    self._loop = plan.loop(config, self._policy.spec)
     self._others: dict[str, Policy] = {}
     self._envs = contextlib.ExitStack()
     self._here: tuple[Place, BatchEnv] | None = None

@@ -44,19 +44,20 @@ class Lowered:
 def compile_for(flags: argparse.Namespace) -> list[dict]:
   """Returns one row of what the target's compiler says of the program."""
   target = targets.TARGETS[flags.target]
-  devices = target.devices(flags.devices)
-  config = dataclasses.replace(models.SIZES[flags.size], attention_kernel=flags.kernel)
-  compiling.check_attention(config, compute_capability=target.compute_capability)
   is_gpu = target.compute_capability is not None
-  if flags.weights in ("int8", "fp8") and not is_gpu:
-    raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts them before each product, "
-                      "which is slower than bfloat16; allowed for GPUs")
+  config = dataclasses.replace(_cut(models.SIZES[flags.size], flags.layers), attention_kernel=flags.kernel)
+  compiling.check_attention(config, compute_capability=target.compute_capability)
+  if flags.weights in ("int8", "fp8", "w8a8") and not is_gpu:
+    raise Pi0RagError(f"--weights={flags.weights} for a {target.kind}: its compiler converts or rounds before each "
+                      "product, which is slower than bfloat16; allowed for GPUs")
+  devices = target.devices(flags.devices)
   with _cudnn_of(target) if flags.kernel == "cudnn" else mock.patch.dict({}):
     lowered = PROGRAMS[flags.program](config, devices, flags)
   start = time.perf_counter()
   compiled = lowered.program.compile(compiler_options=dict(CUBLAS) if is_gpu else None)
   row = {"target": flags.target, "program": flags.program, "devices": flags.devices, "size": flags.size,
-         **lowered.facts, "compile_s": round(time.perf_counter() - start, 1)}
+         **({"layers": flags.layers} if flags.layers else {}), **lowered.facts,
+         "compile_s": round(time.perf_counter() - start, 1)}
   program = hlo.Program(compiled.as_text())
   return [{**row, **_memory(compiled, target), **_counts(program, lowered, target), **_collectives(program)}]
 
@@ -116,6 +117,14 @@ def _training(variant: str, devices: parallel.Replicated | parallel.Sharded, fla
   facts = {"variant": variant, "batch": batch, "parameters_GB": _gigabytes(_nbytes((trainable, frozen))),
            "trainable_GB": _gigabytes(_nbytes(trainable))}
   return Lowered(program, facts)
+
+
+def _cut(config: Pi0Config, layers: int | None) -> Pi0Config:
+  """Returns a model with so many layers in each tower, None: all of them."""
+  if layers is None:
+    return config
+  return dataclasses.replace(config, **{
+    name: dataclasses.replace(getattr(config, name), depth=layers) for name in ("siglip", "paligemma", "expert")})
 
 
 def _memory(compiled, target: targets.Gpu | targets.Tpu) -> dict[str, Any]:

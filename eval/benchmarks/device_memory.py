@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from eval.benchmarks import models
 from pi0rag_jax.models import packing, pi0
-from pi0rag_jax.models.dense import FP8
+from pi0rag_jax.models.dense import FP8, TURNED
 from pi0rag_jax.models.pi0_config import Pi0Config
 from pi0rag_jax.policy import compiling
 
@@ -40,14 +40,16 @@ def shapes_of(config: Pi0Config) -> dict[str, Any]:
 
 
 # How `packing.WEIGHTS` store matrices.
-STORED = {"int8": jnp.int8, "fp8": FP8, "bfloat16": jnp.bfloat16}
+STORED = {"int8": jnp.int8, "w8a8": jnp.int8, "fp8": FP8, "bfloat16": jnp.bfloat16}
 
 
 def quantized_shapes(params: dict[str, Any], weights: str, *, in_layers: bool = False) -> dict[str, Any]:
   """Returns the shapes of packed parameters with the matrices of the layers stored as `weights` of STORED."""
   if in_layers and "kernel" in params and params["kernel"].ndim == 2:
-    kernel = params["kernel"]
-    return {**params, "kernel": jax.ShapeDtypeStruct(kernel.shape, STORED[weights]),
+    kernel, rest = params["kernel"], {name: part for name, part in params.items() if name != "kernel"}
+    turned = weights == "w8a8"
+    stored = jax.ShapeDtypeStruct(kernel.shape[::-1] if turned else kernel.shape, STORED[weights])
+    return {**rest, TURNED if turned else "kernel": stored,
             "scale": jax.ShapeDtypeStruct(kernel.shape[1:], jnp.float32)}
   layers, norms = ("layers_", "encoderblock_"), ("pre_attention_norm", "pre_ffw_norm")
   inside = lambda name: (in_layers or name.startswith(layers)) and not name.startswith(norms)  # noqa: E731

@@ -1,6 +1,6 @@
 """`options`: ways to decide sooner, or in less memory, that change what is decided, judged by success rate.
 
-The simulator is needed.
+The world's simulator is needed.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import cast
 import jax.numpy as jnp
 import numpy as np
 
+from eval import plan
 from eval.benchmarks import timing
 from pi0rag_jax import statistics
 from pi0rag_jax.errors import unknown_name
@@ -20,17 +21,17 @@ from pi0rag_jax.policy import directory
 from pi0rag_jax.policy.policy import Encoded, Policy
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.typing import Array
-from pi0rag_jax.worlds import rollout
+from pi0rag_jax.worlds import registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv, Start
 from pi0rag_jax.worlds.episode import Job, Trace
+from pi0rag_jax.worlds.world import WorldConfig
 
-TASK, CONDITIONS = "pick_and_place", ("nominal", "camera_shift")
 FIRST_SEED = 380_000  # of the tuning range
-SLOTS, PROCESSES = 24, 2
+PROCESSES = 2
 
 
 def options(flags: argparse.Namespace) -> Iterator[dict]:
-  """Yields a row for each condition and option: success on the same seeds, and one robot's decision in turn.
+  """Yields a row for each place and option: success on the same seeds, and one robot's decision in turn.
 
   `ratio` is the decision's time against that of the first option, `fixed` and `regressed` count the episodes that only
   it, or only the first option, brought to an end. Intervals are of 95 %.
@@ -39,26 +40,29 @@ def options(flags: argparse.Namespace) -> Iterator[dict]:
   unknown = set(flags.options) - set(OPTIONS)
   if unknown:
     raise unknown_name("option", unknown.pop(), OPTIONS)
+  family, (spec, _) = registry.family(flags.world), directory.describe(flags.policy)
+  places = [plan.place(entry, "", family) for entry in flags.places]
+  worlds = [rollout.world_config(spec, place.task, place.condition, world=flags.world) for place in places]
   policies = {name: OPTIONS[name](flags.policy) for name in (reference, *others)
               if name == reference or name in flags.options or not flags.options}
-  taken_ms = _decisions(policies, repeats=flags.repeats)
-  for condition in CONDITIONS:
+  taken_ms = _decisions(policies, worlds[0], repeats=flags.repeats)
+  for world in worlds:
     expected: np.ndarray | None = None
-    for name, by_seed in _successes(policies, condition, flags.episodes):
+    for name, by_seed in _successes(policies, world, flags):
       expected = by_seed if expected is None else expected
       rate = statistics.success_rate(by_seed)
       paired = statistics.paired_comparison(expected, by_seed, np.random.default_rng(0))
-      yield {"policy": flags.policy, "task": TASK, "condition": condition, "option": name, "episodes": rate.n,
-             "success": round(rate.value, 4), "success_low": round(rate.low, 4),
+      yield {"policy": flags.policy, "world": flags.world, "task": world.task_name, "condition": world.condition,
+             "option": name, "episodes": rate.n, "success": round(rate.value, 4), "success_low": round(rate.low, 4),
              "success_high": round(rate.high, 4), "fixed": paired.fixed, "regressed": paired.regressed,
              "p50_ms": timing.summary(taken_ms[name])["p50_ms"],
              **timing.ratio(taken_ms[name], taken_ms[reference])}
 
 
-def _decisions(policies: "dict[str, Policy | WarmStarted]", *, repeats: int) -> dict[str, np.ndarray]:
+def _decisions(policies: "dict[str, Policy | WarmStarted]", world: WorldConfig, *, repeats: int
+               ) -> dict[str, np.ndarray]:
   """Returns the ms of a decision for one robot, of all options in turn; it has a last chunk to go on from."""
-  policy = next(iter(policies.values()))
-  with BatchEnv(rollout.world_config(policy.spec, TASK, CONDITIONS[0]), slots=1, processes=0) as env:
+  with BatchEnv(world, slots=1, processes=0) as env:
     observation = env.run({0: Start(FIRST_SEED - 1)})[0].observation
   calls = {}
   for name, policy in policies.items():
@@ -71,13 +75,12 @@ def _actions(agent: Agent, observation: dict, start: np.ndarray | None) -> np.nd
   return agent.decide(agent.policy.start(1), [observation], start)[1].actions_BTA
 
 
-def _successes(policies: "dict[str, Policy | WarmStarted]", condition: str, episodes: int
+def _successes(policies: "dict[str, Policy | WarmStarted]", world: WorldConfig, flags: argparse.Namespace
                ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields each option and bool[episodes], by seed."""
-  config = rollout.world_config(next(iter(policies.values())).spec, TASK, condition)
-  with BatchEnv(config, slots=SLOTS, processes=PROCESSES) as env:
+  with BatchEnv(world, slots=flags.slots[-1], processes=PROCESSES) as env:
     for name, policy in policies.items():
-      jobs = collections.deque(Job(FIRST_SEED + i, i) for i in range(episodes))
+      jobs = collections.deque(Job(FIRST_SEED + i, i) for i in range(flags.episodes))
       start = policy.last_chunk if isinstance(policy, WarmStarted) else None
       traces = list(rollout.run(env, Agent(cast("Policy", policy)), jobs, start=start))
       crashed = [trace.error for trace in traces if trace.outcome == "crashed"]
@@ -132,6 +135,6 @@ def _warm_started(steps: int) -> Callable[[str], WarmStarted]:
 # What makes each of a policy's name; the first is what the others are compared with.
 OPTIONS: dict[str, Callable[[str], Policy | WarmStarted]] = {
     **{f"{n} steps": _loading(denoising_steps=n) for n in (10, 5, 4, 3, 2, 1)},
-    "int8 weights": _loading(weights="int8"), "fp8": _loading(weights="fp8"), "bfloat16": _loading(weights="bfloat16"),
+    "int8 weights": _loading(weights="int8"), **{name: _loading(weights=name) for name in ("w8a8", "fp8", "bfloat16")},
     **{f"last {n} of 10 steps": _warm_started(n) for n in (7, 5, 3)},
 }

@@ -11,8 +11,10 @@ import os
 from pi0rag_jax.errors import Pi0RagError
 
 EXTRA = "pip install 'pi0rag-jax[aot]'"
-# Before jax is imported: no accelerator is looked for, and two processes may load a TPU's library.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# Before jax is imported: no accelerator is looked for, and two processes may load a TPU's library, which complains of a
+# host without a name.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+               "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Gpu:
       if importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(f"jax_plugins.xla_cuda{version}"):
         return _topology(count, platform="cuda", topology_name="gpu", target_config=self._config(),
                          topology=f"1x1x{count}")
-    raise Pi0RagError(f"no compiler for a {self.kind}: the package jax-cuda13-plugin is missing; {EXTRA}")
+    raise Pi0RagError(f"no compiler for the {self.kind}: the package jax-cuda13-plugin is missing; {EXTRA}")
 
   def _config(self) -> str:
     """Returns XLA's description of a device, a text proto."""
@@ -74,7 +76,7 @@ class Tpu:
   def devices(self, count: int) -> list:
     """Returns so many devices, to compile for: those of the smallest slice that has them."""
     if not importlib.util.find_spec("libtpu"):
-      raise Pi0RagError(f"no compiler for a {self.kind}: the package libtpu is missing; {EXTRA}")
+      raise Pi0RagError(f"no compiler for the {self.kind}: the package libtpu is missing; {EXTRA}")
     for name in self.slices:
       size = 1
       for side in name.split("x"):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 FP8 = jnp.float8_e4m3fn
+INT8_MAX = 127
+TURNED = "turned"  # a kernel int8[out, in], see `packing.WEIGHTS`
 
 
 class Dense(nn.Module):
@@ -19,6 +21,10 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    if self.has_variable("params", TURNED):
+      turned = self.param(TURNED, nn.initializers.zeros, (self.features, x.shape[-1]))
+      scale = self.param("scale", nn.initializers.ones, (self.features,))
+      return self._with_bias((_int8_product(x, turned) * scale).astype(x.dtype))
     kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
     if self.has_variable("params", "scale"):
       # Tied to x, the kernel is converted where it is read: else XLA hoists a copy, as large as the weights were, out
@@ -31,15 +37,28 @@ class Dense(nn.Module):
         y = ((x @ kernel.astype(x.dtype)) * scale).astype(x.dtype)
     else:
       y = x @ kernel.astype(x.dtype)
-    if self.use_bias:
-      y += self.param("bias", self.bias_init, (self.features,)).astype(x.dtype)
-    return y
+    return self._with_bias(y)
+
+  def _with_bias(self, y):
+    return y + self.param("bias", self.bias_init, (self.features,)).astype(y.dtype) if self.use_bias else y
 
 
 def _product(x, kernel):
   """Returns x @ kernel in float32, x rounded to the kernel's type; to fp8 each row as large as the type allows."""
   if kernel.dtype != FP8:
     return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
-  largest = jnp.abs(x).max(axis=-1, keepdims=True).astype(jnp.float32)
-  unit = jnp.where(largest > 0, largest / jnp.finfo(FP8).max.astype(jnp.float32), 1.0)
+  unit = _unit(x, jnp.finfo(FP8).max)
   return jnp.matmul((x / unit).astype(FP8), kernel, preferred_element_type=jnp.float32) * unit
+
+
+def _int8_product(x, turned):
+  """Returns x @ turned.T in float32, each row of x rounded to int8, as large as that allows; its sums are exact."""
+  unit = _unit(x, INT8_MAX)
+  rounded = jnp.rint(x / unit).astype(jnp.int8)
+  return jnp.einsum("...d,fd->...f", rounded, turned, preferred_element_type=jnp.int32).astype(jnp.float32) * unit
+
+
+def _unit(x, largest):
+  """Returns what each row is divided by, so that its largest entry becomes `largest`; 1 for a row of zeros."""
+  row = jnp.abs(x).max(axis=-1, keepdims=True).astype(jnp.float32)
+  return jnp.where(row > 0, row / jnp.asarray(largest, jnp.float32), 1.0)

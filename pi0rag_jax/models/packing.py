@@ -6,7 +6,8 @@ what is multiplied in the computing type is stored in it. `pack` returns the con
 
 The matrices may be stored with less precision. As int8, a GPU waits for half as many bytes as of bfloat16 where weights
 are read more than they are multiplied, as in the flow's loop. As fp8 or bfloat16, what they are multiplied with is
-rounded to the same type, and sums are of float32: what hardware with such products computes, wherever it runs. Tables
+rounded to the same type, and sums are of float32: what hardware with such products computes, wherever it runs. As w8a8
+both are int8 and sums int32, from matrices that are turned, which is how cuBLAS takes such factors. Tables
 of tokens and positions, norms and modulations, and the projections into and out of the towers stay as they are.
 """
 
@@ -20,12 +21,11 @@ import numpy as np
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.models import adapters
 from pi0rag_jax.models.adapters import Config
-from pi0rag_jax.models.dense import FP8
+from pi0rag_jax.models.dense import FP8, INT8_MAX, TURNED
 from pi0rag_jax.models.gemma import PACKED_OUT, PACKED_QKV, GemmaConfig, expert_name
 from pi0rag_jax.models.siglip import ATTENTION, MLP
 from pi0rag_jax.typing import Array, Params
 
-INT8_MAX = 127
 Store = Callable[[Array], Params]
 
 
@@ -73,6 +73,12 @@ def quantize_fp8(kernel_DF) -> Params:
   return {"kernel": (kernel_DF / scale_F).astype(FP8), "scale": scale_F}
 
 
+def _quantize_turned(kernel_DF) -> Params:
+  """Returns {turned: int8[F, D], scale: float32[F]}, the numbers of `quantize`."""
+  stored = quantize(kernel_DF)
+  return {TURNED: np.ascontiguousarray(stored["kernel"].T), "scale": stored["scale"]}
+
+
 def _bfloat16(kernel_DF) -> Params:
   return {"kernel": np.asarray(kernel_DF).astype(jnp.bfloat16), "scale": np.ones(kernel_DF.shape[1], np.float32)}
 
@@ -81,7 +87,8 @@ def _as_it_is(kernel) -> Params:
   return {"kernel": kernel}
 
 
-WEIGHTS: dict[str, Store] = {"int8": quantize, "fp8": quantize_fp8, "bfloat16": _bfloat16}
+WEIGHTS: dict[str, Store] = {
+  "int8": quantize, "w8a8": _quantize_turned, "fp8": quantize_fp8, "bfloat16": _bfloat16}
 
 
 def _image_tower(params: Params, depth: int, store: Store) -> Params:

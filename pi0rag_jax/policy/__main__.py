@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rule", default="residual", help="preset of the steering (default residual)")
     command.add_argument("--key_name", default="", help="key statistics of the policy; its own by default")
     command.add_argument("--start", help="where the flow starts: zero, draw:SEED or new; the policy's own by default")
-    command.add_argument("--weights", help="how matrices are stored: int8, fp8 or bfloat16")
+    command.add_argument("--weights", help="how matrices are stored: int8, w8a8, fp8 or bfloat16")
     command.add_argument("--prompt", help="where an observation has none")
   added["export"].add_argument("--platforms", type=_names, default=(), metavar="cpu,cuda,tpu",
                                help="to run on; this machine's by default")

@@ -67,6 +67,8 @@ def check_layout(model: PaliGemmaConfig, weights: str | None) -> None:
   """Raises Pi0RagError where this device has no such attention, and warns where it is slower with such weights."""
   capability = getattr(jax.devices()[0], "compute_capability", None)
   check_attention(model, compute_capability=capability)
+  if weights == "w8a8":  # more kernels than bfloat16 has take longer than the products gain, see docs/speed.md
+    logger.warning("w8a8 weights take less memory, but no device is known to be faster with them")
   if weights in _PRODUCTS and (capability is None or tuple(map(int, capability.split("."))) < _PRODUCTS[weights]):
     logger.warning("%s weights take less memory, but only an NVIDIA GPU%s is faster with them; this is a %s", weights,
                    " of compute capability 8.9 or more" * (weights == "fp8"),

@@ -277,8 +277,8 @@ if __name__ == "__main__":
   flags.DEFINE_string("default_prompt", None, "Prompt of observations that have none.")
   flags.DEFINE_integer("denoising_steps", None, "Steps of the flow, instead of the policy's own; docs/speed.md says "
                        "what fewer cost.", lower_bound=1)
-  flags.DEFINE_string("weights", None, "int8 or fp8: matrices take half the memory of bfloat16; bfloat16: half of "
-                      "float32's. docs/speed.md says what that costs.")
+  flags.DEFINE_string("weights", None, "int8, w8a8 or fp8: matrices take half the memory of bfloat16; bfloat16: half "
+                      "of float32's. docs/speed.md says what that costs.")
   flags.DEFINE_bool("real_time", False, "Chunks go on from the one before, for robots that execute it until the new "
                     "one is there (real-time chunking). How long that takes clients say (serving.chunk_broker), or "
                     "the server's clock.")

@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--start", help="where the flow starts: zero, draw:SEED or new")
   parser.add_argument("--default_prompt", help="where an observation has none")
   parser.add_argument("--denoising_steps", type=int, help="of the flow, instead of the policy's own")
-  parser.add_argument("--weights", choices=("int8", "fp8", "bfloat16"), help="how the matrices are stored")
+  parser.add_argument("--weights", choices=("int8", "w8a8", "fp8", "bfloat16"), help="how the matrices are stored")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
   parser.add_argument("--port", type=int, default=8000, help="TCP port")
   parser.set_defaults(config=None, real_time=False)

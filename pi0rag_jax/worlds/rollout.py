@@ -46,9 +46,9 @@ class Loop:
   delay: int = 0  # ticks from an observation until its chunk is there; the one before is executed meanwhile
   real_time: bool = False  # a chunk goes on from that one, see `policy.realtime`
 
-  def check(self, policy: Policy) -> None:
+  def check(self, spec: PolicySpec) -> None:
     """Raises Pi0RagError where a policy cannot keep up with the loop."""
-    count, horizon = policy.spec.execute_steps, policy.spec.horizon
+    count, horizon = spec.execute_steps, spec.horizon
     if not 0 <= self.delay <= count:
       raise Pi0RagError(f"a chunk is there after {self.delay} ticks, and after {count} the next one is asked for; "
                         f"allowed: a delay of 0 to {count}, or more execute_steps")
@@ -160,7 +160,7 @@ def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: Flo
   Errors: Pi0RagError for a loop that the policy cannot keep up with.
   """
   if loop != AT_ONCE:
-    loop.check(agent.policy)
+    loop.check(agent.policy.spec)
   rows = group_size(env.slots)
   groups = [_Group(range(first, min(first + rows, env.slots)), agent.policy.start(rows))
             for first in range(0, env.slots, rows)]

@@ -242,6 +242,10 @@ def test_an_interrupted_stream_goes_on_and_forgets_what_was_not_logged(tiny_poli
     ({"policy": "pi05_libero"}, "policy 'pi05_libero' is for the robot 'libero', that of the world 'panda' is 'panda'"),
     ({"evaluation.first_seed": 100_001}, "overlap"),
     ({"stream.steering": "algined"}, "Did you mean 'aligned'"),
+    ({"loop.delay_ms": 300.0}, "there after 6 ticks, and after 4 the next one is asked for"),
+    ({"loop.delay_ms": 300.0, "execute_steps": 12}, "after 12 actions of a chunk of 16 a delay of 6 ticks is longer"),
+    ({"loop.delay_ms": 200.0, "evaluation.policies": ({"name": "whole", "start": "zero", "execute_steps": 16},)},
+     "after 16 actions of a chunk of 16 a delay of 4 ticks is longer"),
 ])
 def test_a_wrong_configuration_is_refused_before_anything_runs(tiny_policy_dir, tmp_path, changes, message):
   with pytest.raises(Pi0RagError, match=message):

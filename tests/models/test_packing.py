@@ -133,6 +133,30 @@ def test_products_of_less_precision_round_both_factors_and_sum_in_float32(weight
   assert rounding / 16 < error_BF[:4].max() < 2 * rounding
 
 
+def test_w8a8_rounds_both_factors_to_int8_and_sums_without_error():
+  rng = np.random.default_rng(0)
+  kernel_DF = rng.normal(size=(64, 7)).astype(np.float32) * 10.0 ** np.arange(-3, 4)
+  x_BD = rng.normal(size=(5, 64)).astype(np.float32) * 10.0 ** np.arange(-2, 3)[:, None]
+  x_BD[4] = 0
+  stored = packing.WEIGHTS["w8a8"](kernel_DF)
+  assert stored["turned"].shape == (7, 64) and stored["turned"].dtype == np.int8
+  bias_F = np.arange(7, dtype=np.float32)
+  y_BF = np.asarray(Dense(7).apply({"params": {**stored, "bias": bias_F}}, x_BD))
+  unit_B1 = np.abs(x_BD).max(axis=1, keepdims=True) / np.float32(127)
+  rounded_BD = np.rint(x_BD / np.where(unit_B1 > 0, unit_B1, 1)).astype(int)
+  sum_BF = rounded_BD @ stored["turned"].T.astype(int)
+  np.testing.assert_allclose(y_BF, sum_BF * unit_B1 * stored["scale"] + bias_F, rtol=1e-6)
+
+
+def test_w8a8_samples_nearly_the_same_chunk(config, params, obs, noise_BTA):
+  sample = lambda weights: np.asarray(SAMPLE(  # noqa: E731
+    pi0.Pi0(dataclasses.replace(config, packed=True)), packing.pack(params, config, weights=weights)[0], obs, noise_BTA,
+    num_steps=3))
+  exact_BTA, rounded_BTA = sample(None), sample("w8a8")
+  error, motion = (np.sqrt(np.mean(np.square(a))) for a in (rounded_BTA - exact_BTA, exact_BTA - noise_BTA))
+  assert 0 < error < 2 * INT8_GATE * motion
+
+
 def test_int8_stores_every_matrix_of_the_layers(config, params, packed):
   int8_params, _ = packing.pack(params, config, weights="int8")
   was, now = (traverse_util.flatten_dict(tree, sep="/") for tree in (packed[0], int8_params))
@@ -149,7 +173,7 @@ def test_int8_stores_every_matrix_of_the_layers(config, params, packed):
 
 
 def test_an_unknown_storage_of_weights_is_named(config, params):
-  with pytest.raises(Pi0RagError, match=r"unknown storage of weights 'int4'.*Valid names: bfloat16, fp8, int8"):
+  with pytest.raises(Pi0RagError, match=r"unknown storage of weights 'int4'.*Valid names: bfloat16, fp8, int8, w8a8"):
     packing.pack(params, config, weights="int4")
 
 
