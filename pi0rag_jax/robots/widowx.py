@@ -1,8 +1,9 @@
-"""A WidowX driven at the hand five times a second, as Bridge has it: a camera in front and one on the wrist; a plain robot.
+"""A WidowX driven at the hand at 5 Hz, as in Bridge, with cameras in front and on the wrist; a plain robot.
 
-An observation is `image` {`base_0_rgb`, `left_wrist_0_rgb`: uint8[S, S, 3]}, `state` float[7] (fingertips' x, y, z in m
-in the base's frame; how the hand is turned from pointing down, as a rotation vector in rad; the gripper's opening from 0
-to 1) and `prompt`; actions are float[T, 7]: dx, dy, dz, a rotation vector, and how far the gripper shall be open.
+An observation is `image` {`base_0_rgb`, `left_wrist_0_rgb`: uint8[S, S, 3]}, `state` float[7] (the fingertips' x, y, z,
+m above the table and from the base's axis; how the hand is turned from pointing down, as a rotation vector in rad; the
+gripper's opening from 0 to 1) and `prompt`; actions are float[T, 7]: dx, dy, dz, a rotation vector, and how far the
+gripper shall be open.
 """
 
 import functools

