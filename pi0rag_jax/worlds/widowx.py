@@ -164,7 +164,7 @@ class WidowX(MujocoWorld):
 def require(task: str, condition: str) -> None:
   """Raises Pi0RagError where the arm's model or OpenGL is missing."""
   del task, condition
-  arm.package()
+  arm.assets()
   require_opengl()
 
 

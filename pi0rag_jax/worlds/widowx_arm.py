@@ -35,9 +35,8 @@ def model(things: Sequence[Thing], *, table_rgb: Sequence[float], checkered: boo
     table_rgb: its colour.
     checkered: with a pattern on it that is half as bright.
   """
-  assets = pathlib.Path(package().submodule_search_locations[0]) / "assets"
-  spec = mujoco.MjSpec.from_file(str(assets / "wxai_follower.xml"))
-  spec.meshdir = str(assets)
+  spec = mujoco.MjSpec.from_file(str(assets() / "wxai_follower.xml"))
+  spec.meshdir = str(assets())
   spec.option.timestep, spec.option.cone, spec.option.impratio = _STEP_S, mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0
   spec.visual.headlight.ambient, spec.visual.headlight.diffuse = (0.25,) * 3, (0.3,) * 3
   spec.body(BASE).pos[2] = MOUNT_M
@@ -88,12 +87,12 @@ def _put(spec: mujoco.MjSpec, thing: Thing) -> None:
                   rgba=(*part.rgb, 1.0), mass=thing.mass / len(thing.geoms), friction=_FRICTION, condim=_ROLLING)
 
 
-def package():
-  """Returns where the arm's model is. Errors: Pi0RagError where its package is missing."""
+def assets() -> pathlib.Path:
+  """Returns the folder of the arm's model. Errors: Pi0RagError where its package is missing."""
   found = importlib.util.find_spec(PACKAGE)
   if found is None or not found.submodule_search_locations:
     raise Pi0RagError(f"world 'widowx' needs {PACKAGE}, which has the arm's model: pip install 'pi0rag-jax[widowx]'")
-  return found
+  return pathlib.Path(found.submodule_search_locations[0]) / "assets"
 
 
 def pointing_down(turn: float = 0.0) -> np.ndarray:

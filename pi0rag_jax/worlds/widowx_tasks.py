@@ -64,7 +64,8 @@ class Arrangement:
 
 
 def _block(name: str, rgb: tuple[float, float, float]) -> Thing:
-  return Thing(name, (0.02,) * 3, (Geom("box", (0.02,) * 3, rgb),), like_turned=math.pi / 2)
+  half = (0.02, 0.02, 0.02)
+  return Thing(name, half, (Geom("box", half, rgb),), like_turned=math.pi / 2)
 
 
 _STEEL, _RED, _GREEN, _YELLOW = (0.75, 0.78, 0.8), (0.8, 0.15, 0.12), (0.15, 0.6, 0.2), (0.92, 0.8, 0.1)
