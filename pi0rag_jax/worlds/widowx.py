@@ -16,7 +16,7 @@ from pi0rag_jax.worlds.mujoco_model import NOTHING, Shift, get_state, require_op
 from pi0rag_jax.worlds.mujoco_world import MujocoWorld
 from pi0rag_jax.worlds.rotations import rotation, rotation_vector
 from pi0rag_jax.worlds.widowx_expert import Expert
-from pi0rag_jax.worlds.widowx_tasks import DISTRACTORS, TASKS, arrange, is_over
+from pi0rag_jax.worlds.widowx_tasks import DISTRACTORS, TASKS, Thing, arrange, is_over
 from pi0rag_jax.worlds.world import EXPERT, FILMS, NOMINAL, REWINDS, TELLS, Family, WorldConfig
 
 _SMOOTH = 10  # pieces of a tick, in which the joints' targets move on
@@ -104,7 +104,7 @@ class WidowX(MujocoWorld):
     self._lifted = False
     return np.array([0.0] * 6 + [1.0], np.float32)
 
-  def _place(self, thing, place: tuple[float, float, float]) -> None:
+  def _place(self, thing: Thing, place: tuple[float, float, float]) -> None:
     """Puts a thing on the table: x, y, turn."""
     x, y, turn = place
     pose_7 = np.array([x, y, thing.half[2], np.cos(turn / 2), 0.0, 0.0, np.sin(turn / 2)])
