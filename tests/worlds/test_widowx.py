@@ -2,12 +2,15 @@
 
 import importlib.util
 import itertools
+import types
 
 import numpy as np
 import pytest
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.worlds import registry, widowx_arm
+from pi0rag_jax.worlds import registry, rollout, widowx_arm
+from pi0rag_jax.worlds.batch import Advance, BatchEnv, Start
+from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.widowx_tasks import JITTER_M, TASKS, TRIALS, arrange, is_over
 from pi0rag_jax.worlds.world import WorldConfig
 
@@ -63,6 +66,17 @@ def test_lifted_is_partly_done_and_lies_there_alone_is_done():
   world.begin(300_000)
   assert not world.advance(stays_TA[:1]).partial
   world.close()
+
+
+@brought
+def test_a_rollout_keeps_what_was_partly_done():
+  running = types.SimpleNamespace(trace=Trace(Job(300_000, 0)))
+  with BatchEnv(WorldConfig("spoon_on_towel", world="widowx"), slots=1, processes=0) as env:
+    first = env.run({0: Start(300_000, plan=True)})[0]
+    rollout._take(running, first)
+    assert not running.trace.partial
+    rollout._take(running, env.run({0: Advance(first.plan_TA[:10])})[0])
+  assert running.trace.partial and not running.trace.outcome
 
 
 @brought
