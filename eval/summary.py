@@ -12,7 +12,7 @@ import numpy as np
 
 from eval import figures, overall
 from eval.provenance import without_paths
-from eval.records import ALONE, EpisodeRecord
+from eval.records import ALONE, PARTIAL, EpisodeRecord
 from pi0rag_jax import anytime
 from pi0rag_jax.pages import page
 from pi0rag_jax.pages.page import interval, percent
@@ -97,6 +97,12 @@ def _grouped(records, name: Callable[[EpisodeRecord], Name]) -> dict[Name, list[
   return groups
 
 
+def _partial_successes(ended: Sequence[EpisodeRecord]) -> int | None:
+  """Returns in how many episodes the policy did the task partly, or all of it; None where the world does not tell."""
+  told = [r for r in ended if PARTIAL in r.extra]
+  return sum(r.policy_succeeded or (r.extra[PARTIAL] and not r.corrected) for r in told) if told else None
+
+
 def _cell_order(cells) -> list[tuple]:
   """Returns the cells by task and condition as they first came, the policies of each in their order."""
   places = list(dict.fromkeys(name[:2] for name in cells))
@@ -125,6 +131,7 @@ def _cell(cells, name: tuple, baselines: Sequence[str], planned: int | None) -> 
     "planned": planned,
     "stopped_early": planned is not None and len(cells[name]) < planned,
     "successes": successes,
+    "partial_successes": _partial_successes(ended),
     "success_rate": number(rate.value),
     "interval_95": bounds(rate),
     "interval_anytime_95": bounds(anytime_rate(successes, rate.n - successes)),

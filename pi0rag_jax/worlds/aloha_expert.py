@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from pi0rag_jax.worlds.rotations import angle_between, rotation, rotation_vector
+
 TIP_M = 0.135  # from the gripper's frame to between the fingertips
 SPEED_M, TURN_RAD, GRIP_SPEED = 0.007, 0.05, 0.08  # most per tick
 CLOSED, OPEN = 0.0, 1.0
@@ -84,17 +86,17 @@ class Hand:
     """Returns (joints float[6], gripper's command) of one tick toward a target."""
     step_3 = target.place_3 - self.told_3
     place_3 = self.told_3 + step_3 * min(1.0, SPEED_M / max(float(np.linalg.norm(step_3)), 1e-9))
-    turn_3 = _rotation_vector(target.turn_33 @ self.told_turn_33.T)
+    turn_3 = rotation_vector(target.turn_33 @ self.told_turn_33.T)
     share = min(1.0, TURN_RAD / max(float(np.linalg.norm(turn_3)), 1e-9))
     grip = self.grip + float(np.clip(target.grip - self.grip, -GRIP_SPEED, GRIP_SPEED))
-    return self._solve(place_3, _rotation(turn_3 * share) @ self.told_turn_33), grip
+    return self._solve(place_3, rotation(turn_3 * share) @ self.told_turn_33), grip
 
   def _solve(self, place_3: np.ndarray, turn_33: np.ndarray) -> np.ndarray:
     """Returns the joints that bring the fingertips there, or as near as they get, by damped least squares."""
     jacobian, error_6 = np.empty((6, self._model.nv)), np.empty(6)
     for _ in range(_SOLVER_STEPS):
       now_33, tip_3 = self._pose(self._scratch)
-      error_6[:3], error_6[3:] = place_3 - tip_3, _rotation_vector(turn_33 @ now_33.T)
+      error_6[:3], error_6[3:] = place_3 - tip_3, rotation_vector(turn_33 @ now_33.T)
       if np.abs(error_6).max() < _SOLVED:
         break
       mujoco.mj_jac(self._model, self._scratch, jacobian[:3], jacobian[3:], tip_3, self._body)
@@ -143,7 +145,7 @@ class Expert:
   def _transfer(self, data: mujoco.MjData) -> tuple[Target, Target]:
     (cube,), (geoms,), left, right = self._things, self._geoms, self.left, self.right
     cube_3, yaw = data.xpos[cube].copy(), _yaw(data.xmat[cube].reshape(3, 3), symmetry=np.pi / 2)
-    down_33, level_33 = _picking(right, 0.0), _rotation(np.array([np.pi / 2, 0.0, 0.0]))
+    down_33, level_33 = _picking(right, 0.0), rotation(np.array([np.pi / 2, 0.0, 0.0]))
     waits = Target(_MEET_M + _WAIT_M, level_33, OPEN)
     if left.holds(geoms):
       away_3 = right.told_3 if any(right.touches(geoms)) else _MEET_M + (0.1, 0.0, 0.0)
@@ -153,7 +155,7 @@ class Expert:
       offers = Target(_MEET_M, down_33, CLOSED)
       aside_m = float(np.linalg.norm((takes_3 - left.place_3)[1:]))
       ready = (np.linalg.norm(right.place_3 - _MEET_M) < _OVER_M and aside_m < _OVER_M
-               and _angle(left.turn_33, level_33) < _FACING_RAD)
+               and angle_between(left.turn_33, level_33) < _FACING_RAD)
       if not ready:  # the left hand waits beside the cube as it is held
         return dataclasses.replace(waits, place_3=np.array([waits.place_3[0], *takes_3[1:]])), offers
       if np.linalg.norm(takes_3 - left.place_3) < _AT_M:
@@ -214,7 +216,7 @@ def _pick(hand: Hand, thing_3: np.ndarray, height_m: float, yaw: float) -> Targe
   if not missed and np.linalg.norm(off_3) < near_m and (closing or hand.opening > _IS_OPEN):
     return Target(hand.told_3, hand.told_turn_33, CLOSED)
   down = float(np.clip(1.0 - off_3[2] / _ABOVE_M, 0.0, 1.0))  # on the way down it may turn, where joints end
-  if aside_m < _OVER_M and _angle(hand.turn_33, turn_33) < _FACING_RAD + down * _TURNED_RAD:
+  if aside_m < _OVER_M and angle_between(hand.turn_33, turn_33) < _FACING_RAD + down * _TURNED_RAD:
     return Target(at_3 if hand.opening > _IS_OPEN else over_3, turn_33, OPEN)
   if aside_m > _OVER_M and off_3[2] < 0.5 * _ABOVE_M:  # not through what lies there
     return Target(np.array([*hand.told_3[:2], over_3[2]]), turn_33, OPEN)
@@ -224,7 +226,7 @@ def _pick(hand: Hand, thing_3: np.ndarray, height_m: float, yaw: float) -> Targe
 def _picking(hand: Hand, yaw: float) -> np.ndarray:
   """Returns how a hand is turned that picks up from above; at a yaw of 0 its fingers close along y."""
   yaw = float(np.clip(yaw, -_MOST_YAW_RAD, _MOST_YAW_RAD)) + (np.pi if hand.sign > 0 else 0.0)
-  return _rotation(np.array([0.0, 0.0, yaw])) @ _rotation(np.array([0.0, _PITCH_RAD, 0.0]))
+  return rotation(np.array([0.0, 0.0, yaw])) @ rotation(np.array([0.0, _PITCH_RAD, 0.0]))
 
 
 def _yaw(turn_33: np.ndarray, *, symmetry: float) -> float:
@@ -232,24 +234,3 @@ def _yaw(turn_33: np.ndarray, *, symmetry: float) -> float:
   lying_3 = turn_33[:, 0] if abs(turn_33[2, 0]) < 0.7 else turn_33[:, 1]
   yaw = float(np.arctan2(lying_3[1], lying_3[0]))
   return yaw - symmetry * round(yaw / symmetry)
-
-
-def _rotation(vector_3: np.ndarray) -> np.ndarray:
-  """Returns float[3, 3] of a rotation vector, rad."""
-  angle, quaternion, matrix = float(np.linalg.norm(vector_3)), np.empty(4), np.empty(9)
-  mujoco.mju_axisAngle2Quat(quaternion, vector_3 / max(angle, 1e-12), angle)
-  mujoco.mju_quat2Mat(matrix, quaternion)
-  return matrix.reshape(3, 3)
-
-
-def _rotation_vector(matrix_33: np.ndarray) -> np.ndarray:
-  """Returns the inverse of `_rotation`."""
-  quaternion, vector_3 = np.empty(4), np.empty(3)
-  mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix_33).reshape(9))
-  mujoco.mju_quat2Vel(vector_3, quaternion, 1.0)
-  return vector_3
-
-
-def _angle(first_33: np.ndarray, second_33: np.ndarray) -> float:
-  """Returns the angle between two orientations, rad."""
-  return float(np.linalg.norm(_rotation_vector(first_33 @ second_33.T)))

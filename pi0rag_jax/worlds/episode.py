@@ -56,6 +56,7 @@ class Trace:
   outcome: str = ""  # 'success', 'failure' or 'crashed' once it is over
   ticks: int = 0
   error: str = ""  # traceback or simulator fault when crashed
+  partial: bool | None = None  # whether the task was partly done; None where the world does not tell
 
   @property
   def deadline_misses(self) -> int:

@@ -45,6 +45,10 @@ class MujocoWorld:
     """Moves on by one tick; returns whether the task is done now."""
     raise NotImplementedError
 
+  def _partial(self) -> bool | None:
+    """Returns whether the task was partly done in this episode, where a family tells."""
+    return None
+
   def _act(self) -> np.ndarray:
     """Returns what the expert would send now, float[A]."""
     raise NotImplementedError
@@ -80,7 +84,8 @@ class MujocoWorld:
       if error or self._success or self._ticks >= self._deadline:
         break
     success = self._success and not error
-    return Progress(self._ticks, success, bool(error) or success or self._ticks >= self._deadline, error=error)
+    return Progress(self._ticks, success, bool(error) or success or self._ticks >= self._deadline, error=error,
+                    partial=self._partial())
 
   def observe(self) -> dict[str, Any]:
     """Returns the observation with fresh pictures."""

@@ -59,6 +59,7 @@ class Progress:
   sensors: Sequence[Mapping] = ()  # one per tick just executed: what a robot can measure; detectors read it
   truths: Sequence[Any] = ()  # likewise, what it cannot; only where the configuration asks for a witness
   error: str = ""  # what is wrong with the simulation, which cannot be trusted any more
+  partial: bool | None = None  # whether the task was partly done in this episode; None where the world does not tell
 
 
 class World(Protocol):

