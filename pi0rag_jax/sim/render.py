@@ -1,6 +1,7 @@
 """Pictures of the named cameras: a ray-caster that needs no OpenGL, and MuJoCo's own renderer."""
 
 import atexit
+from collections.abc import Sequence
 from typing import Protocol
 
 import mujoco
@@ -8,7 +9,7 @@ import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.sim.outlines import TOP_NORMAL, Outlines
-from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS, LIGHT_AMBIENT
+from pi0rag_jax.sim.scene import BACKGROUND_RGB, CAMERAS, LIGHT_AMBIENT, TABLE_GEOM
 from pi0rag_jax.worlds.backend import INSTALL_HINT, select_backend
 
 __all__ = ["RENDERERS", "OpenGLRenderer", "RaycastRenderer", "Renderer", "make_renderer", "select_backend"]
@@ -48,17 +49,21 @@ def make_renderer(name: str, model: mujoco.MjModel, size: int) -> Renderer:
 
 
 class RaycastRenderer:
-  """Flat colours with Lambert shading from one ray per pixel: the same picture on every machine."""
+  """Flat colours with Lambert shading from one ray per pixel: the same picture on every machine.
+
+  Where the model has the Panda's table, pixels that show nothing else need no ray.
+  """
 
   name = "raycast"
 
-  def __init__(self, model: mujoco.MjModel, size: int):
+  def __init__(self, model: mujoco.MjModel, size: int, cameras: Sequence[str] = CAMERAS):
     self._model = model
     self._size = size
-    self._cameras = {name: model.camera(name).id for name in CAMERAS}
+    self._cameras = {name: model.camera(name).id for name in cameras}
     self._half = {name: np.tan(np.deg2rad(float(model.cam_fovy[i])) / 2) for name, i in self._cameras.items()}
     self._rays = {name: _pixel_rays(half, size) for name, half in self._half.items()}
-    self._outlines = Outlines(model, size)
+    has_table = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_GEOM, TABLE_GEOM) >= 0
+    self._outlines = Outlines(model, size) if has_table else None
     count = size * size
     self._geom_ids = np.empty(count, np.int32)
     self._distances = np.empty(count)
@@ -69,17 +74,18 @@ class RaycastRenderer:
     # How bright the model's light is per colour, against the nominal one.
     self._brightness_3 = np.asarray(model.vis.headlight.ambient, np.float32) / np.float32(LIGHT_AMBIENT)
 
-  def render(self, data: mujoco.MjData) -> dict[str, np.ndarray]:
-    """Returns uint8[size, size, 3] for each camera; `data` must be up to date."""
+  def render(self, data: mujoco.MjData, cameras: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Returns uint8[size, size, 3] for each camera, or those that are asked for; `data` must be up to date."""
     # The last row of the palette is the background, which a miss (id -1) picks.
     palette = np.concatenate([self._model.geom_rgba[:, :3], [BACKGROUND_RGB]]).astype(np.float32) * self._brightness_3
-    return {name: self._picture(data, name, palette) for name in self._cameras}
+    return {name: self._picture(data, name, palette) for name in cameras or self._cameras}
 
   def _picture(self, data: mujoco.MjData, name: str, palette: np.ndarray) -> np.ndarray:
     camera = self._cameras[name]
     directions = self._rays[name] @ data.cam_xmat[camera].reshape(3, 3).T
     # All other pixels show the table's top.
-    pixels_N = self._outlines.pixels(data, camera, directions, self._half[name])
+    pixels_N = (np.arange(len(directions)) if self._outlines is None
+                else self._outlines.pixels(data, camera, directions, self._half[name]))
     count = len(pixels_N)
     geom_ids, cast_N3 = self._geom_ids[:count], self._cast_N3[:count]
     if count:
@@ -92,9 +98,12 @@ class RaycastRenderer:
     self._normals[pixels_N] = cast_N3
     shade_N = np.maximum((self._normals @ self._light).take(pixels_N), 0.0) + _AMBIENT
     shade_N[geom_ids < 0] = 1.0
+    seen_N3 = _shaded(palette.take(geom_ids, axis=0, mode="wrap"), shade_N)
+    if self._outlines is None:
+      return seen_N3.reshape(self._size, self._size, 3)
     table_3 = _shaded(palette[self._outlines.table], self._light[2:] + _AMBIENT)[0]
     picture = np.tile(np.tile(table_3, self._size), self._size).reshape(-1, 3)
-    picture[pixels_N] = _shaded(palette.take(geom_ids, axis=0, mode="wrap"), shade_N)
+    picture[pixels_N] = seen_N3
     return picture.reshape(self._size, self._size, 3)
 
   def close(self) -> None:
