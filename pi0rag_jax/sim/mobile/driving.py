@@ -63,11 +63,11 @@ def approach(physics: Physics, place_2: np.ndarray, inward_2: np.ndarray, stop_m
     return drive(physics, place_2 - STANDOFF_M * inward_2)
   ahead, left = physics.in_base(place_2)
   bearing, left_over = math.atan2(left, ahead), math.hypot(ahead, left) - stop_m
-  turn = turn_to(bearing)
+  turn, back = turn_to(bearing), _BACK_SPEED * max(math.cos(bearing), 0.0)
   if not ready and left_over < 0.25:
-    return (_BACK_SPEED if left_over < 0.15 else 0.0), turn
+    return (back if left_over < 0.15 else 0.0), turn
   if abs(bearing) > 0.35:
-    return (_BACK_SPEED if left_over < 0.1 else 0.0), turn
+    return (back if left_over < 0.0 else 0.0), turn
   return min(max(_SPEED_GAIN * left_over, -0.15), 0.4) * max(0.0, 1 - abs(bearing) / 0.35), turn
 
 

@@ -14,7 +14,7 @@ _STOP_M = scene.GRASP_FORWARD_M + _REACH_M  # from the base to what is grasped
 _NEAR_M = 1.25  # from which on the arm gets ready
 _AT_M, _BESIDE_M, _LEVEL_M = 0.03, 0.045, 0.03  # off by which fingers are around what they are to grasp
 _LOOK_M = 0.85  # from what was to be found
-_PULL_SPEED, _CLOSED, _OPEN = -0.25, 0.0, 1.0
+_PULL_SPEED, _CLOSED, _OPEN = -0.2, 0.0, 1.0
 
 
 def act(errand: Errand, physics: Physics) -> np.ndarray:

@@ -11,7 +11,7 @@ from pi0rag_jax.worlds.mujoco_model import work_out
 
 _TICK_STEPS = round(TICK_S / scene.STEP_S)
 # By which commanded places move at most: m per s.
-_LIFT_SPEED, _REACH_SPEED, _FINGER_SPEED = 0.5, 0.4, 0.25
+_LIFT_SPEED, _REACH_SPEED, _FINGER_SPEED = 0.5, 0.4, 0.3
 
 
 class Physics:
@@ -45,7 +45,7 @@ class Physics:
               "right_finger": finger}
     for name, value in values.items():
       self.data.qpos[self._at[name]] = value
-    self.data.ctrl[:] = (0.0, 0.0, 0.0, lift, 0.0, 0.0 if grips else finger)
+    self.data.ctrl[:] = (0.0, 0.0, 0.0, lift, 0.0, -scene.SQUEEZE_M if grips else finger)
 
   def place(self, thing: flat.Thing, place_3, yaw: float = 0.0) -> None:
     """Puts a thing there, upright."""
@@ -140,7 +140,7 @@ class Physics:
     """Moves on by one control tick; commanded places are approached at the speed of their motors."""
     forward, turn, *places = action_A.tolist()
     forward, turn = forward * self._wheels, turn * self._wheels + self._drift * forward
-    wanted = (places[0], places[1], places[2] * scene.FINGER_RANGE_M[1])
+    wanted = (*places[:2], places[2] * (scene.FINGER_RANGE_M[1] + scene.SQUEEZE_M) - scene.SQUEEZE_M)
     for at, (place, speed) in enumerate(zip(wanted, (_LIFT_SPEED, _REACH_SPEED, _FINGER_SPEED)), start=3):
       step = speed * TICK_S
       self.data.ctrl[at] += min(max(place - self.data.ctrl[at], -step), step)

@@ -20,6 +20,7 @@ BASE, DRAWER = "base", "drawer"
 JOINTS = ("x", "y", "yaw", "lift", "reach", "left_finger")  # and actuators
 STEP_S = 0.005
 LIFT_RANGE_M, REACH_RANGE_M, FINGER_RANGE_M = (0.15, 1.05), (0.0, 0.3), (0.0, 0.08)
+SQUEEZE_M = 0.02  # by which closed fingers are told to go further than they can
 GRASP_FORWARD_M = 0.33  # from the base's middle to between the fingers, with the arm drawn in
 _WALL_HEIGHT_M, _WALL_HALF_M = 1.6, 0.05
 _FLOORS = {"kitchen": (0.8, 0.78, 0.7), "living room": (0.6, 0.5, 0.4), "bedroom": (0.5, 0.55, 0.65),
@@ -59,7 +60,7 @@ def _xml(out_m: float) -> str:
     <position name="lift" joint="lift" kp="3000" kv="300" ctrlrange="{_numbers(LIFT_RANGE_M)}" forcerange="-150 150"/>
     <position name="reach" joint="reach" kp="2000" kv="200" ctrlrange="{_numbers(REACH_RANGE_M)}"
       forcerange="-100 100"/>
-    <position name="left_finger" joint="left_finger" kp="400" kv="20" ctrlrange="{_numbers(FINGER_RANGE_M)}"
+    <position name="left_finger" joint="left_finger" kp="600" kv="30" ctrlrange="{-SQUEEZE_M} {FINGER_RANGE_M[1]}"
       forcerange="-25 25"/>
   </actuator>
 </mujoco>"""

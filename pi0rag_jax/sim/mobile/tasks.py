@@ -116,7 +116,8 @@ def _start(task: Task, errand: Errand, physics: Physics, rng: np.random.Generato
     home = flat.THINGS[errand.thing].room if errand.thing else errand.room
     room = str(rng.choice([room for room in flat.ROOMS if room != home]))
     return rng.uniform(*_START_M, 2) * flat.ROOMS[room], float(rng.uniform(-math.pi, math.pi))
-  inward_2, (place_2, _) = flat.FURNITURE[errand.furniture].inward, target(errand, physics)
+  table = flat.FURNITURE[errand.furniture]
+  inward_2, place_2 = table.inward, physics.spot(table) if task.holding else target(errand, physics)[0]
   away, aside = rng.uniform(*_START_AWAY_M), rng.uniform(-_START_ASIDE_M, _START_ASIDE_M)
   return (place_2 - away * inward_2 + aside * np.abs(inward_2[::-1]),
           math.atan2(inward_2[1], inward_2[0]) + float(rng.uniform(-_START_RAD, _START_RAD)))
