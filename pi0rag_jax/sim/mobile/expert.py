@@ -14,7 +14,8 @@ _STOP_M = scene.GRASP_FORWARD_M + _REACH_M  # from the base to what is grasped
 _NEAR_M = 1.25  # from which on the arm gets ready
 _AT_M, _BESIDE_M, _LEVEL_M = 0.03, 0.045, 0.03  # off by which fingers are around what they are to grasp
 _LOOK_M = 0.85  # from what was to be found
-_PULL_SPEED, _CLOSED, _OPEN = -0.2, 0.0, 1.0
+_PULL_SPEED, _GRIPPED = -0.15, 0.25  # of the drawer, whose bar keeps closed fingers so far apart at most
+_CLOSED, _OPEN = 0.0, 1.0
 
 
 def act(errand: Errand, physics: Physics) -> np.ndarray:
@@ -64,7 +65,7 @@ def _put(errand: Errand, physics: Physics):
 def _open(errand: Errand, physics: Physics):
   place_2, height = tasks.target(errand, physics)
   inward_2 = flat.DRESSER.inward
-  if physics.holds("handle"):
+  if physics.holds("handle") or (physics.opening < _GRIPPED and _around(physics, place_2, _AT_M)):
     heading = math.atan2(inward_2[1], inward_2[0])
     return _PULL_SPEED, turn_to(math.remainder(heading - physics.yaw, math.tau)), height, _REACH_M, _CLOSED
   return _grasp(physics, place_2, inward_2, height)

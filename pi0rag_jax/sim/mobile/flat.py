@@ -61,7 +61,7 @@ OTHERS = (
   Furniture("bathtub", "bathroom", NORTH_SOUTH, -1.4, 1.6, 0.7, 0.5, (0.7, 0.85, 0.9)))
 FURNITURE = {piece.name: piece for piece in (*TABLES.values(), DRESSER, *OTHERS)}
 TRAY_RADIUS_M = 0.13  # of the marked place in the middle of every table, where things are put
-DRAWER_TRAVEL_M, HANDLE_HEIGHT_M, HANDLE_OUT_M = 0.30, 0.55, 0.06
+DRAWER_TRAVEL_M, HANDLE_HEIGHT_M, HANDLE_OUT_M = 0.30, 0.55, 0.09
 
 
 @dataclasses.dataclass(frozen=True)

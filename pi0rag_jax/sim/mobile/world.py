@@ -6,6 +6,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from pi0rag_jax.data.mobile_vla import SHARES
 from pi0rag_jax.robots import mobile as robot
 from pi0rag_jax.sim import render
 from pi0rag_jax.sim.mobile import expert, flat, scene, tasks
@@ -94,4 +95,5 @@ class MobileWorld(MujocoWorld):
 FAMILY = Family(
   robot="mobile", tasks=tuple(tasks.TASKS), conditions={name: shift.description for name, shift in CONDITIONS.items()},
   make=MobileWorld, time_limit=lambda task: tasks.get_task(task).time_limit, renderers=lambda: (RENDERER,),
-  abilities=(REWINDS, EXPERT, FILMS, TELLS))
+  abilities=(REWINDS, EXPERT, FILMS, TELLS), categories={name: task.category for name, task in tasks.TASKS.items()},
+  shares=SHARES)
