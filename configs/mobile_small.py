@@ -17,7 +17,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.robot = "mobile"
   config.model.state_dim, config.model.action_dim = 7, 5
   config.model.max_token_len = 16  # "put the bottle on the living room table"
-  config.make_data = "python -m pi0rag_jax.worlds.collect --world=mobile --plan=1000 --pictures=images --out=data/mobile"
+  config.make_data = ("python -m pi0rag_jax.worlds.collect --world=mobile --plan=1000 --pictures=images"
+                      " --out=data/mobile")
   if not variant:
     config.data = ({"path": "data/mobile"},)
     config.columns = ConfigDict({

@@ -41,6 +41,7 @@ EXECUTED = "executed"  # the column of what the robot did
 THINGS = "privileged.things"  # that of where the things of the task were, in worlds that tell it
 # Sets the disturbances' generator apart from the world's, which has the same seed.
 _DISTURBANCES = 1
+_TURN = 10  # episodes of a task, before those of the next one in a plan
 _MOST_TRIES = 2  # episodes recorded for each that a plan asks for, before its expert is called too weak
 
 
@@ -249,7 +250,9 @@ def fill(collection: Collection, counts: Mapping[str, int], first: int, record) 
   folder = pathlib.Path(collection.folder)
   tried, kept = dict.fromkeys(counts, 0), {task: [] for task in counts}
   while missing := {task: count - len(kept[task]) for task, count in counts.items() if count > len(kept[task])}:
-    jobs = [(task, first + tried[task] + i) for task, count in missing.items() for i in range(count)]
+    # In turns, so that a plan that was stopped has some of everything.
+    jobs = [(task, first + tried[task] + i) for start in range(0, max(missing.values()), _TURN)
+            for task, count in missing.items() for i in range(start, min(start + _TURN, count))]
     record(jobs)
     for task, seed in jobs:
       tried[task] += 1
