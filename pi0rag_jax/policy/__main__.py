@@ -166,8 +166,8 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
   command.add_argument("--data", required=True, metavar="DATA", help="of any format that pi0rag_jax.data reads")
   command.add_argument("--stride", type=_count, metavar="N", help="frames between two decisions (default 1)")
   command.add_argument("--batch", type=_count, default=32, metavar="N", help="frames seen at once (default 32)")
-  command.add_argument("--tolerance", type=float, metavar="SHARE", help="say how many steps are right: each entry off by "
-                       "at most this share of its range, such as 0.1")
+  command.add_argument("--tolerance", type=float, metavar="SHARE", help="say how many steps are right: no entry off "
+                       "by more than this share of its range, such as 0.1")
   command.add_argument("--steps", type=_count, metavar="N", help="of a chunk, for --tolerance (default: as executed)")
   command.add_argument("--columns", help="the robot's keys by the data set's columns, JSON; by default as the policy's "
                        "configuration says in `repack`")

@@ -73,7 +73,7 @@ def test_on_a_cluster_the_same_episodes_are_recorded(tmp_path, made_up_ray):
 
 def test_a_plan_shares_its_episodes_out():
   counts = collect.planned_tasks(registry.family("mobile"), 11)
-  assert list(counts.values()) == [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+  assert list(counts.values()) == [2, 2, 1, 1, 1, 1, 1, 1, 1]  # one task of 'manipulation' has none
   assert sum(collect.planned_tasks(registry.family("mobile"), 1000).values()) == 1000
   with pytest.raises(Pi0RagError, match="has no plan of categories"):
     collect.planned_tasks(registry.family("panda"), 10)
@@ -92,7 +92,7 @@ def test_a_plan_is_filled_with_successes(tmp_path):
   jobs = collect.fill(collection, {"a": 3, "b": 1}, 5, lambda jobs: record(jobs, lambda task, seed: seed == 6))
   assert asked == [[("a", 5), ("a", 6), ("a", 7), ("b", 5)], [("a", 8)]]
   assert jobs == [("a", 5), ("a", 7), ("a", 8), ("b", 5)]
-  with pytest.raises(Pi0RagError, match="succeeded in 0 of .* episodes of 'c'"):
+  with pytest.raises(Pi0RagError, match=r"succeeded in 0 of \d+ episodes of 'c'"):
     collect.fill(collection, {"c": 2}, 0, lambda jobs: record(jobs, lambda *_: True))
 
 
