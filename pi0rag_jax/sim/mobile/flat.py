@@ -82,9 +82,9 @@ class Thing:
 
 
 THINGS = {thing.name: thing for thing in (
-  Thing("mug", "kitchen", 0.55, "cylinder", (0.035, 0.05), (0.85, 0.12, 0.1)),
+  Thing("mug", "kitchen", -0.55, "cylinder", (0.035, 0.05), (0.85, 0.12, 0.1)),
   Thing("book", "living room", -0.55, "box", (0.03, 0.03, 0.07), (0.1, 0.2, 0.85)),
-  Thing("toy", "living room", 0.55, "box", (0.035, 0.035, 0.045), (0.95, 0.85, 0.1)),
+  Thing("toy", "living room", 0.4, "box", (0.035, 0.035, 0.045), (0.95, 0.85, 0.1)),
   Thing("bottle", "bedroom", 0.55, "cylinder", (0.03, 0.08), (0.1, 0.65, 0.15)),
   Thing("soap", "bathroom", 0.55, "box", (0.032, 0.032, 0.045), (0.65, 0.1, 0.7)))}
 
