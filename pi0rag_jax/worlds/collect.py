@@ -27,12 +27,11 @@ from pi0rag_jax import cli, cluster, crew, files, schema
 from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.data.lerobot_meta import CATEGORY
 from pi0rag_jax.data.lerobot_writer import CAMERA, PICTURES, LerobotWriter, WrittenEpisode
-from pi0rag_jax.data.validation import Schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.worlds import batch, registry
-from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, TELLS, Family, Progress, WorldConfig
+from pi0rag_jax.worlds import batch, plans, registry
+from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, TELLS, Progress, WorldConfig
 
 COMMAND = "worlds.collect"
 PARTS, SETTINGS = ".parts", "collect.json"
@@ -41,8 +40,6 @@ EXECUTED = "executed"  # the column of what the robot did
 THINGS = "privileged.things"  # that of where the things of the task were, in worlds that tell it
 # Sets the disturbances' generator apart from the world's, which has the same seed.
 _DISTURBANCES = 1
-_TURN = 10  # episodes of a task, before those of the next one in a plan
-_MOST_TRIES = 2  # episodes recorded for each that a plan asks for, before its expert is called too weak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,53 +214,6 @@ def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: i
     yield from crew.spread(work, named, machines, shared=folder / PARTS)
 
 
-def planned_tasks(family: Family, episodes: int) -> dict[str, int]:
-  """Returns how many episodes of each task a plan has; the tasks of a category share its episodes.
-
-  Errors: Pi0RagError where the family has no plan.
-  """
-  if not family.shares:
-    raise Pi0RagError(f"--plan={episodes}: the robot '{family.robot}' has no plan of categories; use --tasks")
-  counts = {}
-  for category, number in plan(family, episodes).planned().items():
-    tasks = [task for task in family.tasks if family.categories[task] == category]
-    counts |= {task: number // len(tasks) + (i < number % len(tasks)) for i, task in enumerate(tasks)}
-  return {task: counts[task] for task in family.tasks if counts[task]}
-
-
-def plan(family: Family, episodes: int, *, cameras: Mapping[str, tuple[int, int]] | None = None, state_dim: int = 0,
-         action_dim: int = 0, fps: float = 0.0) -> Schema:
-  """Returns the schema of a planned data set."""
-  return Schema(dict(cameras or {}), state_dim, action_dim, fps, name=family.robot, categories=dict(family.shares),
-                planned_episodes=episodes)
-
-
-def fill(collection: Collection, counts: Mapping[str, int], first: int, record) -> list[tuple[str, int]]:
-  """Returns the jobs (task, seed) of a plan's episodes, all of them successes; those that fail are followed by others.
-
-  Args:
-    counts: task -> successes that it takes.
-    first: seed of each task.
-    record: records the jobs that it is given, where they are missing.
-  Errors: Pi0RagError where an expert fails too often.
-  """
-  folder = pathlib.Path(collection.folder)
-  tried, kept = dict.fromkeys(counts, 0), {task: [] for task in counts}
-  while missing := {task: count - len(kept[task]) for task, count in counts.items() if count > len(kept[task])}:
-    # In turns, so that a plan that was stopped has some of everything.
-    jobs = [(task, first + tried[task] + i) for start in range(0, max(missing.values()), _TURN)
-            for task, count in missing.items() for i in range(start, min(start + _TURN, count))]
-    record(jobs)
-    for task, seed in jobs:
-      tried[task] += 1
-      if _succeeded(_part(folder, task, seed)):
-        kept[task].append((task, seed))
-    if weak := [task for task in missing if tried[task] > _MOST_TRIES * counts[task] + 10]:
-      raise Pi0RagError(f"the expert succeeded in {len(kept[weak[0]])} of {tried[weak[0]]} episodes of '{weak[0]}': "
-                        "the plan cannot be filled")
-  return [job for jobs in kept.values() for job in jobs]
-
-
 def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool,
           categories: Mapping[str, str] | None = None) -> tuple[int, int]:
   """Returns (episodes, frames) of the data set that is made of the parts, in the order of the jobs; they are removed.
@@ -300,7 +250,7 @@ def run(values, machines: Machines = HERE) -> None:
 
   options = schema.parse(values.options.encode(), dict[str, Any], "--options") if values.options else {}
   family = registry.family(values.world, options)
-  counts = planned_tasks(family, values.plan) if values.plan else {}
+  counts = plans.planned_tasks(family, values.plan) if values.plan else {}
   tasks = list(counts) or values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
   if not tasks:
     raise Pi0RagError(f"--tasks says none of {', '.join(family.tasks)}")
@@ -340,11 +290,11 @@ def run(values, machines: Machines = HERE) -> None:
     results.extend(track(recorded, description=values.world, total=missing))
 
   if counts:
-    jobs = fill(collection, counts, values.seed, record)
+    jobs = plans.fill(counts, values.seed, record, lambda job: _succeeded(_part(folder, *job)))
     first = _read_part(_part(folder, *jobs[0]))
     cameras = {CAMERA + name: pictures.shape[1:3] for name, pictures in first.images.items()}
-    plan(family, values.plan, cameras=cameras, state_dim=first.state.shape[1], action_dim=first.actions.shape[1],
-         fps=round(1 / robot.tick_s, 6)).save(folder)
+    plans.schema(family, values.plan, cameras=cameras, state_dim=first.state.shape[1],
+                 action_dim=first.actions.shape[1], fps=round(1 / robot.tick_s, 6)).save(folder)
   else:
     jobs = [(task, seed) for task in tasks for seed in seeds]
     record(jobs)

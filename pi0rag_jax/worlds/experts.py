@@ -30,7 +30,7 @@ def measure(config: WorldConfig, seeds: range) -> dict[str, Any]:
     world.begin(seed)
     done = False
     while not done:
-      progress = world.advance(world.plan(1))  # type: ignore[attr-defined]  # experts plan
+      progress = world.advance(world.plan(1))
       done = progress.done
     if progress.error:
       raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")

@@ -8,12 +8,11 @@ import pytest
 
 from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.data.formats import open_dataset
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.robots.aloha import ACTIONS as ALOHA
 from pi0rag_jax.robots.panda import ACTIONS
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.sim.world import PandaWorld
-from pi0rag_jax.worlds import collect, registry
+from pi0rag_jax.worlds import collect
 from pi0rag_jax.worlds.collect import Collection, Disturbance
 from pi0rag_jax.worlds.world import WorldConfig
 from train.policy_data import facts_of
@@ -69,31 +68,6 @@ def test_on_a_cluster_the_same_episodes_are_recorded(tmp_path, made_up_ray):
     with np.load(part) as arrays:
       found.append((told, {name: arrays[name].tobytes() for name in arrays.files}))
   assert found[0] == found[1]
-
-
-def test_a_plan_shares_its_episodes_out():
-  counts = collect.planned_tasks(registry.family("mobile"), 11)
-  assert list(counts.values()) == [2, 2, 1, 1, 1, 1, 1, 1, 1]  # one task of 'manipulation' has none
-  assert sum(collect.planned_tasks(registry.family("mobile"), 1000).values()) == 1000
-  with pytest.raises(Pi0RagError, match="has no plan of categories"):
-    collect.planned_tasks(registry.family("panda"), 10)
-
-
-def test_a_plan_is_filled_with_successes(tmp_path):
-  collection = Collection("panda", {}, "nominal", 16, "raycast", ACTIONS, 0.05, str(tmp_path), {}, None)
-  (tmp_path / collect.PARTS).mkdir()
-  asked = []
-
-  def record(jobs, fails):
-    asked.append(jobs)
-    for task, seed in jobs:
-      np.savez(collect._part(tmp_path, task, seed), success=np.array(not fails(task, seed)))
-
-  jobs = collect.fill(collection, {"a": 3, "b": 1}, 5, lambda jobs: record(jobs, lambda task, seed: seed == 6))
-  assert asked == [[("a", 5), ("a", 6), ("a", 7), ("b", 5)], [("a", 8)]]
-  assert jobs == [("a", 5), ("a", 7), ("a", 8), ("b", 5)]
-  with pytest.raises(Pi0RagError, match=r"succeeded in 0 of \d+ episodes of 'c'"):
-    collect.fill(collection, {"c": 2}, 0, lambda jobs: record(jobs, lambda *_: True))
 
 
 def run(tmp_path, *flags):

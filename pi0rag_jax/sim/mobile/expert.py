@@ -50,7 +50,7 @@ def _put(errand: Errand, physics: Physics):
       return 0.0, 0.0, physics.lift, physics.reach, _OPEN
     home = flat.TABLES[flat.room_at(place_2)]
     return _grasp(physics, place_2, home.inward, top + tasks.GRASP_HEIGHT_M)
-  if _around(physics, place_2, _AT_M):
+  if _around(physics, place_2):
     low = top + tasks.GRASP_HEIGHT_M
     down = physics.lift < low + 0.01
     return 0.0, 0.0, low, _REACH_M, _OPEN if down else _CLOSED
@@ -65,7 +65,7 @@ def _put(errand: Errand, physics: Physics):
 def _open(errand: Errand, physics: Physics):
   place_2, height = tasks.target(errand, physics)
   inward_2 = flat.DRESSER.inward
-  if physics.holds("handle") or (physics.opening < _GRIPPED and _around(physics, place_2, _AT_M)):
+  if physics.holds("handle") or (physics.opening < _GRIPPED and _around(physics, place_2)):
     heading = math.atan2(inward_2[1], inward_2[0])
     return _PULL_SPEED, turn_to(math.remainder(heading - physics.yaw, math.tau)), height, _REACH_M, _CLOSED
   return _grasp(physics, place_2, inward_2, height)
@@ -85,7 +85,7 @@ def _grasp(physics: Physics, place_2: np.ndarray, inward_2: np.ndarray, height: 
   """Drives up with open fingers at a height, and closes them around a place."""
   height = max(height, scene.LIFT_RANGE_M[0])
   level = abs(physics.lift - height) < _LEVEL_M
-  if level and _around(physics, place_2, _AT_M):
+  if level and _around(physics, place_2):
     return 0.0, 0.0, height, _REACH_M, _CLOSED
   near = _near(physics, place_2)
   ready = level and physics.reach > _REACH_M - 0.03 and physics.opening > 0.8
@@ -100,7 +100,7 @@ def _near(physics: Physics, place_2: np.ndarray) -> bool:
           and abs(math.atan2(left, ahead)) < 0.5)
 
 
-def _around(physics: Physics, place_2: np.ndarray, off_m: float) -> bool:
+def _around(physics: Physics, place_2: np.ndarray) -> bool:
   """Returns whether a place is between the fingers."""
   ahead, left = physics.in_base(place_2)
-  return abs(ahead - scene.GRASP_FORWARD_M - physics.reach) < off_m and abs(left) < _BESIDE_M
+  return abs(ahead - scene.GRASP_FORWARD_M - physics.reach) < _AT_M and abs(left) < _BESIDE_M

@@ -6,7 +6,6 @@ share it: `fetch` is `pick_up` from another room.
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
@@ -165,8 +164,3 @@ def lies_on_tray(errand: Errand, physics: Physics) -> bool:
   place_3 = physics.thing(errand.thing)
   above = float(place_3[2]) - thing.half_height - physics.top(table)
   return bool(np.linalg.norm(place_3[:2] - physics.spot(table)) < flat.TRAY_RADIUS_M and abs(above) < RESTING_M)
-
-
-def to_dict(errand: Errand) -> dict[str, Any]:
-  """Returns plain values, of which `Errand(**values)` makes the same."""
-  return dataclasses.asdict(errand)

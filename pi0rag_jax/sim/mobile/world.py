@@ -1,5 +1,6 @@
 """The mobile manipulator's flat as a world; see `robots.mobile` for observations and actions."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -80,7 +81,7 @@ class MobileWorld(MujocoWorld):
     return {"image": dict(zip(robot.CAMERAS, pictures)), "state": state_P, "prompt": self._errand.prompt}
 
   def _notes(self) -> dict[str, Any]:
-    return tasks.to_dict(self._errand)
+    return dataclasses.asdict(self._errand)
 
   def _set_notes(self, notes: dict[str, Any]) -> None:
     self._errand = Errand(**notes)
