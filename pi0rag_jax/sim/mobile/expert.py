@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from pi0rag_jax.robots.mobile import LIFT_M
 from pi0rag_jax.sim.mobile import flat, scene, tasks
 from pi0rag_jax.sim.mobile.driving import approach, drive, turn_to
 from pi0rag_jax.sim.mobile.physics import Physics
@@ -83,7 +84,7 @@ def _close(errand: Errand, physics: Physics):
 
 def _grasp(physics: Physics, place_2: np.ndarray, inward_2: np.ndarray, height: float):
   """Drives up with open fingers at a height, and closes them around a place."""
-  height = max(height, scene.LIFT_RANGE_M[0])
+  height = max(height, LIFT_M[0])
   level = abs(physics.lift - height) < _LEVEL_M
   if level and _around(physics, place_2):
     return 0.0, 0.0, height, _REACH_M, _CLOSED

@@ -10,6 +10,7 @@ import math
 import mujoco
 import numpy as np
 
+from pi0rag_jax.robots.mobile import LIFT_M, REACH_M
 from pi0rag_jax.sim.mobile import flat
 from pi0rag_jax.sim.scene import LIGHT_AMBIENT, widen_bounds
 
@@ -19,7 +20,7 @@ CAMERAS = (FRONT_CAMERA, GRIPPER_CAMERA, *CEILING_CAMERAS.values())
 BASE, DRAWER = "base", "drawer"
 JOINTS = ("x", "y", "yaw", "lift", "reach", "left_finger")  # and actuators
 STEP_S = 0.01
-LIFT_RANGE_M, REACH_RANGE_M, FINGER_RANGE_M = (0.15, 1.05), (0.0, 0.3), (0.0, 0.08)
+FINGER_RANGE_M = (0.0, 0.08)
 SQUEEZE_M = 0.02  # by which closed fingers are told to go further than they can
 GRASP_FORWARD_M = 0.33  # from the base's middle to between the fingers, with the arm drawn in
 _WALL_HEIGHT_M, _WALL_HALF_M = 1.6, 0.05
@@ -57,8 +58,8 @@ def _xml(out_m: float) -> str:
     <velocity name="x" joint="x" kv="600" forcerange="-300 300"/>
     <velocity name="y" joint="y" kv="600" forcerange="-300 300"/>
     <velocity name="yaw" joint="yaw" kv="60" forcerange="-60 60"/>
-    <position name="lift" joint="lift" kp="3000" kv="300" ctrlrange="{_numbers(LIFT_RANGE_M)}" forcerange="-150 150"/>
-    <position name="reach" joint="reach" kp="2000" kv="200" ctrlrange="{_numbers(REACH_RANGE_M)}"
+    <position name="lift" joint="lift" kp="3000" kv="300" ctrlrange="{_numbers(LIFT_M)}" forcerange="-150 150"/>
+    <position name="reach" joint="reach" kp="2000" kv="200" ctrlrange="{_numbers(REACH_M)}"
       forcerange="-100 100"/>
     <position name="left_finger" joint="left_finger" kp="600" kv="30" ctrlrange="{-SQUEEZE_M} {FINGER_RANGE_M[1]}"
       forcerange="-25 25"/>
@@ -150,10 +151,10 @@ def _robot() -> str:
     <geom type="box" size="0.04 0.05 0.5" pos="-0.04 0 0.74" mass="4" rgba="0.3 0.3 0.35 1"/>
     {_camera(FRONT_CAMERA, (0.02, 0.0, 1.3), math.radians(42), 82)}
     <body name="lift" gravcomp="1">
-      <joint name="lift" type="slide" axis="0 0 1" range="{_numbers(LIFT_RANGE_M)}" damping="20"/>
+      <joint name="lift" type="slide" axis="0 0 1" range="{_numbers(LIFT_M)}" damping="20"/>
       <geom type="box" size="0.05 0.06 0.03" pos="0.05 0 0" mass="1" rgba="0.5 0.5 0.55 1"/>
       <body name="arm" gravcomp="1">
-        <joint name="reach" type="slide" axis="1 0 0" range="{_numbers(REACH_RANGE_M)}" damping="20"/>
+        <joint name="reach" type="slide" axis="1 0 0" range="{_numbers(REACH_M)}" damping="20"/>
         <geom type="box" size="0.1 0.02 0.02" pos="0.14 0 0" mass="0.6" rgba="0.6 0.6 0.65 1"/>
         <geom type="box" size="0.015 0.1 0.02" pos="0.25 0 0" mass="0.4" rgba="0.6 0.6 0.65 1"/>
         {_camera(GRIPPER_CAMERA, (0.2, 0.0, 0.14), math.radians(38), 85)}
