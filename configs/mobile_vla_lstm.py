@@ -1,14 +1,15 @@
 """Mobile-VLA's LSTM head on a frozen backbone: a mobile manipulator with a front and a wrist camera.
 
 `--config=configs/mobile_vla_lstm.py` reads PaliGemma's features, `...py:light` those of a small convolutional encoder
-that runs on a CPU, and `...py:debug` trains a smaller head on synthetic data in seconds.
+that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), and `...py:debug` trains a smaller
+head on synthetic data in seconds.
 """
 
 from ml_collections import ConfigDict
 
 from pi0rag_jax.errors import unknown_name
 
-VARIANTS = ("", "light", "debug")
+VARIANTS = ("", "light", "sim", "debug")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -74,6 +75,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.best_by = "loss"
   config.patience = 5  # validations without a better one after which training stops; 0 never does
   config.wandb_project = ""  # of Weights & Biases; '' writes TensorBoard's files alone
+  if variant == "sim":
+    _simulate(config)
   if variant == "debug":
     _shrink(config)
   return config.lock()
@@ -101,6 +104,19 @@ def _light(image_size: tuple[int, int]) -> ConfigDict:
   backbone.vocab_size = 256  # at most so many words of prompts; 0 reads none
   backbone.max_token_len = 16
   return backbone
+
+
+def _simulate(config) -> None:
+  """Reads what `python -m pi0rag_jax.worlds.collect --world=mobile --plan=1000 --out=data/mobile` recorded."""
+  config.backbone = _light((64, 64))
+  config.backbone.vocab_size, config.feature_batch_size = 128, 64
+  config.data = ({"path": "data/mobile"},)
+  config.robot = "mobile"
+  config.fields.cameras = ConfigDict({name: f"observation.images.{name}" for name in config.fields.cameras})
+  config.stride = 2  # 0.2 s
+  config.validation_fraction = 0.05
+  config.update({"steps": 4_000, "learning_rate": 1e-3, "warmup_steps": 100, "validate_every": 500})
+  config.update({"validation_batches": 16, "patience": 0, "ema_decay": 0.99})
 
 
 def _shrink(config) -> None:

@@ -23,6 +23,9 @@ DEPTH_FLAGS = ("is_depth_map", "video.is_depth_map", "image.is_depth_map")
 TEXT_COLUMNS = ("task", "__index_level_0__")
 
 
+CATEGORY = "category"  # a column of v3's meta/episodes that our own writer adds
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeMeta:
   """Where one episode lies."""
@@ -31,6 +34,7 @@ class EpisodeMeta:
   length: int
   data_file: Path | None  # None where the meta names none
   videos: Mapping[str, Stretch]  # stored camera name -> where; without those that the meta does not name
+  category: str = ""  # of a data set's plan, '' where nothing says it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +169,7 @@ def _parquet(root: Path, info: Mapping, damaged: dict[str, str]) -> tuple[dict[i
   if not files:
     raise Pi0RagError(f"the LeRobot data set '{root}' has no meta/episodes/*/*.parquet")
   cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-  columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+  columns = ["episode_index", "length", "data/chunk_index", "data/file_index", CATEGORY]
   columns += [f"videos/{key}/{part}" for key in cameras
               for part in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
   episodes = []
@@ -202,7 +206,7 @@ def _episode(root: Path, info: Mapping, row: Mapping, cameras: list[str], where:
       videos[key] = Stretch(
         file, checks.number(start_s, f"{where}videos/{key}/from_timestamp", low=-1.0, high=1e7),
         end_s=float(end_s) if isinstance(end_s, int | float) else math.inf)
-  return EpisodeMeta(index, length, place("data", "data_path"), videos)
+  return EpisodeMeta(index, length, place("data", "data_path"), videos, str(row.get(CATEGORY) or ""))
 
 
 def _with_neighbours(episodes: list[EpisodeMeta], *, whole: bool) -> list[EpisodeMeta]:

@@ -5,6 +5,7 @@ The last two lie above the policy, in `serving` and `learning`, and are imported
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import pathlib
@@ -57,7 +58,8 @@ def export(arguments) -> int:
 
 def predict(arguments) -> int:
   """Writes what the policy would do at the frames of a data set."""
-  from pi0rag_jax.learning import interventions, predict
+  from pi0rag_jax import files
+  from pi0rag_jax.learning import accuracy, interventions, predict
   from pi0rag_jax.policy import compiling
   from pi0rag_jax.steering.agent import Agent
 
@@ -74,6 +76,13 @@ def predict(arguments) -> int:
         + (f", {counts.found} episodes were there already" if counts.found else ""))
   for what, reason in dataset.damaged.items():
     print(f"left out: {what}: {reason}")
+  if arguments.tolerance:
+    found = accuracy.measure(arguments.out, dataset, policy.space, steps=arguments.steps or policy.spec.execute_steps,
+                             tolerance=arguments.tolerance)
+    files.write_json(pathlib.Path(arguments.out).expanduser() / accuracy.FILE_NAME, dataclasses.asdict(found))
+    low, high = found.interval_95
+    print(f"{found.right:.1%} ({low:.1%} to {high:.1%}) of {found.steps} steps are right: each entry within "
+          f"{arguments.tolerance:.0%} of its range")
   return 0
 
 
@@ -157,6 +166,9 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
   command.add_argument("--data", required=True, metavar="DATA", help="of any format that pi0rag_jax.data reads")
   command.add_argument("--stride", type=_count, metavar="N", help="frames between two decisions (default 1)")
   command.add_argument("--batch", type=_count, default=32, metavar="N", help="frames seen at once (default 32)")
+  command.add_argument("--tolerance", type=float, metavar="SHARE", help="say how many steps are right: no entry off "
+                       "by more than this share of its range, such as 0.1")
+  command.add_argument("--steps", type=_count, metavar="N", help="of a chunk, for --tolerance (default: as executed)")
   command.add_argument("--columns", help="the robot's keys by the data set's columns, JSON; by default as the policy's "
                        "configuration says in `repack`")
   command.add_argument("--state", help="without columns, the stored field of the state")

@@ -1,7 +1,8 @@
-"""Which pixels show nothing but the table, without a ray for each: the ray-caster leaves these out.
+"""Which pixels show nothing new, without a ray for each: the ray-caster leaves these out.
 
-Whatever is on the table lies in a box in its own frame. Where no such box is, and the table's top is hit, the picture
-is known. All bounds are generous: a pixel that is left out is certain.
+Whatever is on the Panda's table lies in a box in its own frame. Where no such box is, and the table's top is hit, the
+picture is known. To a camera that hangs still, what stands still looks always the same. All bounds are generous: a
+pixel that is left out is certain.
 """
 
 import itertools
@@ -24,50 +25,25 @@ _TOP_LOW_2, _TOP_HIGH_2 = (np.array(TABLE_CENTER_M[:2]) + side * (np.array(TABLE
                            for side in (-1.0, 1.0))
 
 
-class Outlines:
-  """Finds the pixels of square pictures that may show more than the table's top.
+class Boxes:
+  """Finds the pixels of square pictures that may show some of a model's geoms."""
 
-  Attributes:
-    table: the table's geom.
-  """
-
-  def __init__(self, model: mujoco.MjModel, size: int):
-    self.table, self._size = model.geom(TABLE_GEOM).id, size
-    self._others_G = np.flatnonzero(np.arange(model.ngeom) != self.table)
-    center_G3, half_G3 = np.split(model.geom_aabb[self._others_G], 2, axis=1)
+  def __init__(self, model: mujoco.MjModel, size: int, geoms_G: np.ndarray):
+    self._size, self.geoms_G = size, geoms_G
+    center_G3, half_G3 = np.split(model.geom_aabb[geoms_G], 2, axis=1)
     self._corners_G83 = center_G3[:, None] + (half_G3 + _SLACK_M)[:, None] * _SIGNS_83
 
-  def pixels(self, data: mujoco.MjData, camera: int, directions_R3: np.ndarray, half: float) -> np.ndarray:
-    """Returns the numbers int[N] of the pixels, row by row, that must be looked at, rising.
-
-    Args:
-      directions_R3: unit rays of all pixels in the world's frame.
-      half: of the picture's width at a depth of 1.
-    """
+  def mark(self, seen: np.ndarray, data: mujoco.MjData, camera: int, half: float) -> None:
+    """Sets their pixels in bool[size, size]; `half` is half of the picture's width at a depth of 1."""
     position_3, axes_33 = data.cam_xpos[camera], data.cam_xmat[camera].reshape(3, 3)
-    seen = self._beyond_table(position_3, directions_R3)
-    if seen is None:
-      return np.arange(len(directions_R3))
     low_G2, high_G2 = self._rectangles((self._placed(data) - position_3) @ axes_33, half)
     for (left, top), (right, bottom) in zip(low_G2.tolist(), high_G2.tolist()):
       seen[top:bottom, left:right] = True
-    return np.flatnonzero(seen)
 
   def _placed(self, data: mujoco.MjData) -> np.ndarray:
     """Returns the corners of all boxes in the world's frame, float[G, 8, 3]."""
-    axes_G33 = data.geom_xmat[self._others_G].reshape(-1, 3, 3)
-    return self._corners_G83 @ axes_G33.transpose(0, 2, 1) + data.geom_xpos[self._others_G][:, None]
-
-  def _beyond_table(self, position_3: np.ndarray, directions_R3: np.ndarray) -> np.ndarray | None:
-    """Returns which pixels miss the table's top, bool[size, size]; None where the camera is not above it."""
-    height, last = float(position_3[2]), self._size - 1
-    if height < _SLACK_M:
-      return None
-    corners_43 = directions_R3[[0, last, self._size * last, self._size * self._size - 1]]
-    # Between rays that hit a plane within a rectangle lie others that do.
-    if _hits_top(position_3, corners_43).all():
-      return np.zeros((self._size, self._size), bool)
-    return ~_hits_top(position_3, directions_R3).reshape(self._size, self._size)
+    axes_G33 = data.geom_xmat[self.geoms_G].reshape(-1, 3, 3)
+    return self._corners_G83 @ axes_G33.transpose(0, 2, 1) + data.geom_xpos[self.geoms_G][:, None]
 
   def _rectangles(self, corners_G83: np.ndarray, half: float) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pixels (column, row) around boxes in the camera's frame: the first and one past the last, int[G, 2].
@@ -90,6 +66,41 @@ class Outlines:
     behind_G = ~before_G8.any(axis=1)
     first_G2[behind_G] = last_G2[behind_G] = 0
     return np.maximum(first_G2, 0).astype(int), np.maximum(last_G2, 0).astype(int)
+
+class Outlines:
+  """Finds the pixels of square pictures that may show more than the table's top.
+
+  Attributes:
+    table: the table's geom.
+  """
+
+  def __init__(self, model: mujoco.MjModel, size: int):
+    self.table, self._size = model.geom(TABLE_GEOM).id, size
+    self._others = Boxes(model, size, np.flatnonzero(np.arange(model.ngeom) != self.table))
+
+  def pixels(self, data: mujoco.MjData, camera: int, directions_R3: np.ndarray, half: float) -> np.ndarray:
+    """Returns the numbers int[N] of the pixels, row by row, that must be looked at, rising.
+
+    Args:
+      directions_R3: unit rays of all pixels in the world's frame.
+      half: of the picture's width at a depth of 1.
+    """
+    seen = self._beyond_table(data.cam_xpos[camera], directions_R3)
+    if seen is None:
+      return np.arange(len(directions_R3))
+    self._others.mark(seen, data, camera, half)
+    return np.flatnonzero(seen)
+
+  def _beyond_table(self, position_3: np.ndarray, directions_R3: np.ndarray) -> np.ndarray | None:
+    """Returns which pixels miss the table's top, bool[size, size]; None where the camera is not above it."""
+    height, last = float(position_3[2]), self._size - 1
+    if height < _SLACK_M:
+      return None
+    corners_43 = directions_R3[[0, last, self._size * last, self._size * self._size - 1]]
+    # Between rays that hit a plane within a rectangle lie others that do.
+    if _hits_top(position_3, corners_43).all():
+      return np.zeros((self._size, self._size), bool)
+    return ~_hits_top(position_3, directions_R3).reshape(self._size, self._size)
 
 
 def _hits_top(position_3: np.ndarray, directions_R3: np.ndarray) -> np.ndarray:

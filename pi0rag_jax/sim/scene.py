@@ -84,19 +84,21 @@ class SceneSpec:
 def build_model(spec: SceneSpec, condition: Condition) -> mujoco.MjModel:
   """Returns the compiled model of robot, table and `spec` under `condition`."""
   model = mujoco.MjModel.from_xml_string(scene_xml(spec, condition))
-  _widen_bounds(model)
+  widen_bounds(model)
   return model
 
 
-def _widen_bounds(model: mujoco.MjModel) -> None:
+def widen_bounds(model: mujoco.MjModel) -> None:
   """Makes each body's bounding box a cube around its inertial frame's origin that contains all its geoms.
 
   mj_multiRay 3.8 culls bodies by a sphere whose centre it does not rotate with the body: fingers that point
-  down would be missing from ray-cast pictures. A centre at the origin is right under any rotation.
+  down would be missing from ray-cast pictures. A centre at the origin is right under any rotation. What stands still
+  and unturned keeps its box, which fits better.
   """
   for body in range(model.nbody):
     count, root = int(model.body_geomnum[body]), int(model.body_bvhadr[body])
-    if count == 0 or root < 0:
+    still = model.body_weldid[body] == 0 and model.body_quat[body, 0] == 1.0 and model.body_parentid[body] == 0
+    if count == 0 or root < 0 or (body and still):
       continue
     first = int(model.body_geomadr[body])
     offsets = model.geom_pos[first : first + count] - model.body_ipos[body]

