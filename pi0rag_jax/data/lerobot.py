@@ -116,7 +116,8 @@ class LerobotDataset(Dataset):
       prompts=self._prompts(table, prompt),
       timestamps=self._remembered(episode, table),
       extras=dict(arrays),
-      metadata={"episode_index": meta.index, "robot_type": self.meta.robot_type},
+      metadata={"episode_index": meta.index, "robot_type": self.meta.robot_type,
+                **({"flaw": meta.flaw} if meta.flaw else {})},
     )
 
   def _prompts(self, table: Any, column: str | None) -> list[str]:
