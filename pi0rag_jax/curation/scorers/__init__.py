@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from pi0rag_jax.curation.scorers import agreement, classifying, duplicates, information, outcomes, plain, progress
-from pi0rag_jax.curation.scorers.demonstrations import Steps
+from pi0rag_jax.curation.scorers.demonstrations import Steps, joined
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
-__all__ = ["SCORERS", "Scorer", "Steps", "combined", "ranks", "score"]
+__all__ = ["SCORERS", "Scorer", "Steps", "combined", "joined", "ranks", "score"]
 
 
 @dataclasses.dataclass(frozen=True)
