@@ -1,4 +1,4 @@
-"""What the experiment came to: success of the retrained policies beside how well each scorer tells clean demonstrations."""
+"""What the experiment came to: success of the retrained policies, and how well scorers tell clean demonstrations."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,13 +65,14 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 def table(found: Mapping[str, Any]) -> str:
   """Returns a mixture as a table of Markdown, the best selections first."""
-  lines = ["| kept by | AUROC | clean among the kept | success in % | by training seed | n |", "|---|---|---|---|---|---|"]
+  lines = ["| kept by | AUROC | clean of the kept | success in % | by training seed | n |", "|---|---|---|---|---|---|"]
   cells = found["cells"]
   for name in sorted(cells, key=lambda name: -(cells[name]["success"] or 0)):
     each = cells[name]
     auroc = found["auroc"].get(name)
     low, high = (100 * bound for bound in each["interval_95"])
     seeds = ", ".join("-" if value is None else f"{100 * value:.0f}" for value in each["by_training_seed"].values())
-    lines.append(f"| {name} | {'-' if auroc is None else f'{auroc["value"]:.2f}'} | {100 * each['precision']:.0f} % | "
+    told = "-" if auroc is None else f"{auroc['value']:.2f}"
+    lines.append(f"| {name} | {told} | {100 * each['precision']:.0f} % | "
                  f"{100 * each['success']:.0f} ({low:.0f} to {high:.0f}) | {seeds} | {each['n']} |")
   return "\n".join(lines)
