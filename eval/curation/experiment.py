@@ -1,9 +1,11 @@
-"""One mixture of demonstrators: scores of all of them, what each scorer keeps, and policies that are trained on that."""
+"""One mixture of demonstrators: their scores, what each scorer keeps, and policies that are trained on that."""
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
 KINDS = ("step_mlp", "transformer", "pool_mlp")
 NOT_TRAINED = ("length", "pace")  # lengths are matched, and clean demonstrators slower, by construction
 COMBINED = ("agreement", "deminf", "outcomes")
+DEMO_SCORE, CLASSIFIER, UPDATED = "demo_score", "step_mlp0", "demo_score_updated"
+ENSEMBLES = {DEMO_SCORE: (CLASSIFIER,), "demo_score_kinds": tuple(f"{kind}0" for kind in KINDS),
+             "demo_score_policies": ("step_mlp0", "step_mlp1")}  # members: a kind, and the policy whose rollouts it read
 ADAPTIVE = "demo_score_adaptive"  # keeps what scores as training rollouts do on average, however many that are
 SCORED, POLICIES, EPISODES = "scores.json", "policies.npz", "episodes.jsonl"
 
@@ -98,48 +103,65 @@ def prepare(mixture: Mixture, *, processes: int) -> None:
 
 
 def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
-  """Returns what `scores.json` holds: every score, how well it tells clean demonstrations, and what is kept by it."""
+  """Returns what `scores.json` holds: every score, how well it tells clean demonstrations, and what is kept by it.
+
+  Who reads rollouts may say nothing, where they all ended alike: `silent` says why.
+  """
   settings, everything = mixture.settings, np.ones(len(mixture.demonstrations), bool)
   early, late = mixture.train([everything] * 2, [0, 1], keep=(0.5, 1.0))
   seen = rollouts(settings, {f"{stage}{run}": policy for stage, made in (("early", early), ("late", late))
                              for run, policy in enumerate(made)}, first=settings.first_rollout, processes=processes)
-  own = {name: seen[name] for name in ("early0", "late0")}
-  found = {name: scorers.score(name, mixture.steps, own if each.rollouts else None)
-           for name, each in SCORERS.items() if name != "demo_score"}
-  members = {f"{kind}{run}": classifier(kind, {name: seen[name] for name in (f"early{run}", f"late{run}")})
-             for kind in KINDS for run in (0, 1)}
+  own, silent = {name: seen[name] for name in ("early0", "late0")}, {}
+  found = {name: scorers.score(name, mixture.steps) for name, each in SCORERS.items() if not each.rollouts}
+  for name in ("outcomes", "agreement_by_success"):
+    with told(silent, name):
+      found[name] = scorers.score(name, mixture.steps, own)
+  members = {}
+  for kind, run in itertools.product(KINDS, (0, 1)):
+    with told(silent, f"{kind}{run}"):
+      members[f"{kind}{run}"] = classifier(kind, {name: seen[name] for name in (f"early{run}", f"late{run}")})
   judged = {name: judge(trained, mixture.steps) for name, (trained, _) in members.items()}
-  found["demo_score"] = judged["step_mlp0"]
-  found["demo_score_kinds"] = np.mean([judged[f"{kind}0"] for kind in KINDS], axis=0)
-  found["demo_score_policies"] = np.mean([judged[f"step_mlp{run}"] for run in (0, 1)], axis=0)
-  found["combination"] = scorers.combined([found[name] for name in COMBINED])
+  for name, parts in ENSEMBLES.items():
+    if all(part in judged for part in parts):
+      found[name] = np.mean([judged[part] for part in parts], axis=0)
+  found["combination"] = scorers.combined([found[name] for name in COMBINED if name in found])
   share = float(mixture.clean_J.mean())
-  kept = {ALL: everything, ORACLE: mixture.clean_J > 0.5} | {
-    name: best(each, share) for name, each in found.items() if name not in NOT_TRAINED}
-  kept[LEAST] = best(-found["agreement"], share)
-  tried = trial(mixture, {name: kept[name] for name in ("agreement", LEAST, "demo_score")}, processes=processes)
-  chosen = max(("agreement", LEAST), key=lambda name: tried[name].success_J.mean())
-  trained, _ = members["step_mlp0"]
-  found["demo_score_updated"] = judge(
-    training.update(trained, as_episodes(joined([seen["early0"], tried["demo_score"]])), as_episodes(seen["late0"]),
-                    training.TrainingConfig()), mixture.steps)
-  kept["demo_score_updated"] = best(found["demo_score_updated"], share)
-  rules = thresholds_of(members["step_mlp0"][1], found["demo_score"], mixture.clean_J, share)
-  kept[ADAPTIVE] = found["demo_score"] >= rules["demo_score"]["threshold"]
-  if not kept[ADAPTIVE].any():
-    del kept[ADAPTIVE]
+  halves = {"agreement": best(found["agreement"], share), LEAST: best(-found["agreement"], share)}
+  wanted = halves | ({DEMO_SCORE: best(found[DEMO_SCORE], share)} if DEMO_SCORE in found else {})
+  tried = trial(mixture, wanted, processes=processes)
+  rules: dict[str, dict[str, Any]] = {}
+  kept = {ALL: everything, ORACLE: mixture.clean_J > 0.5, LEAST: halves[LEAST]}
+  if DEMO_SCORE in found:
+    trained, of_rollouts = members[CLASSIFIER]
+    with told(silent, UPDATED):
+      later = as_episodes(joined([seen["early0"], tried[DEMO_SCORE]]))
+      found[UPDATED] = judge(
+        training.update(trained, later, as_episodes(seen["late0"]), training.TrainingConfig()), mixture.steps)
+    rules = thresholds_of(of_rollouts, found[DEMO_SCORE], mixture.clean_J, share)
+    if rules["demo_score"]["kept"]:
+      kept[ADAPTIVE] = found[DEMO_SCORE] >= rules["demo_score"]["threshold"]
+  kept |= {name: best(each, share) for name, each in found.items() if name not in NOT_TRAINED}
+  auroc = lambda scores_J: dataclasses.asdict(metrics.auroc_estimate(scores_J, mixture.clean_J))  # noqa: E731
   return {
-    "flaws": [each.flaw for each in mixture.demonstrations], "lengths": [len(each.actions_TA) for each in
-                                                                         mixture.demonstrations],
+    "flaws": [each.flaw for each in mixture.demonstrations],
+    "lengths": [len(each.actions_TA) for each in mixture.demonstrations],
     "rollout_success": {name: float(each.success_J.mean()) for name, each in seen.items()},
-    "scores": {name: each.tolist() for name, each in found.items()},
-    "auroc": {name: dataclasses.asdict(metrics.auroc_estimate(each, mixture.clean_J)) for name, each in found.items()},
+    "scores": {name: each.tolist() for name, each in found.items()}, "silent": silent,
+    "auroc": {name: auroc(each) for name, each in found.items()},
+    "classifiers": {name: auroc(each) for name, each in judged.items()}, "thresholds": rules,
     "precision": {name: float(mixture.clean_J[each].mean()) for name, each in kept.items()},
-    "thresholds": rules, "kept": {name: np.flatnonzero(each).tolist() for name, each in kept.items()},
-    "tried": {"success": {name: float(each.success_J.mean()) for name, each in tried.items()}, "chosen": chosen,
-              "episodes": settings.rollouts},
-    "classifiers": {name: dataclasses.asdict(metrics.auroc_estimate(scores, mixture.clean_J))
-                    for name, scores in judged.items()}}
+    "kept": {name: np.flatnonzero(each).tolist() for name, each in kept.items()},
+    "tried": {"success": {name: float(each.success_J.mean()) for name, each in tried.items()},
+              "chosen": max(halves, key=lambda name: tried[name].success_J.mean()), "episodes": settings.rollouts}}
+
+
+@contextlib.contextmanager
+def told(silent: dict[str, str], name: str) -> Iterator[None]:
+  """Notes why something cannot be said, such as of rollouts that all failed."""
+  try:
+    yield
+  except Pi0RagError as error:
+    silent[name] = str(error)
 
 
 def best(scores_J: np.ndarray, share: float) -> np.ndarray:
@@ -148,7 +170,7 @@ def best(scores_J: np.ndarray, share: float) -> np.ndarray:
 
 
 def classifier(kind: str, seen: Mapping[str, Steps]):
-  """Returns (Demo-SCORE's classifier of rollouts by checkpoint, what it says of them); None where all ended alike."""
+  """Returns (Demo-SCORE's classifier of rollouts by checkpoint, what it says of them)."""
   episodes = {name: as_episodes(steps) for name, steps in seen.items()}
   trained, _ = cross_validation.cross_validate(kind, {}, episodes, training.TrainingConfig())
   first, last = episodes[trained.trained_on], episodes[trained.validated_on]

@@ -29,6 +29,7 @@ def mixture_summary(folder: Path, training_seeds: Sequence[int]) -> dict[str, An
   clean = [flaw == "clean" for flaw in scored["flaws"]]
   return {"demonstrations": len(clean), "clean": sum(clean), "rollout_success": scored["rollout_success"],
           "auroc": scored["auroc"], "classifiers": scored["classifiers"], "thresholds": scored["thresholds"],
+          "silent": scored["silent"],
           "cells": cells}
 
 
