@@ -1,14 +1,14 @@
 """Curation where more and more demonstrators are bad, alike or each in their own way: what every scorer is worth.
 
-`--config=configs/curation_mixtures.py:alike_60` has 60 % that go for the wrong cube first, `own_50` 50 % that have one of
-four flaws each; see MIXTURES. Make the data first:
+`--config=configs/curation_mixtures.py:alike_60` has 60 % that go for the wrong cube first, `own_50` 50 % that have
+one of four flaws each; see MIXTURES. Make the data first:
 
-    python -m pi0rag_jax.sim.collect --task=pick_and_place --flaw=wrong_approach --episodes=240 --record_every=1 --out=data/alike
-    python -m pi0rag_jax.sim.collect --task=pick_and_place --flaw=all --episodes=160 --record_every=1 --out=data/own
+    python -m pi0rag_jax.sim.collect --task=pick_and_place --flaw=wrong_approach --episodes=240 --record_every=1 \\
+      --out=data/alike  # and --flaw=all --episodes=160 --out=data/own
     python -m pi0rag_jax.curation mix data/alike --share=0.6 --episodes=150 --out=data/alike_60.json
 
-A head on the frozen backbone of the shipped policy is trained, which takes half a minute of
-one core: so that every selection can be trained with several seeds. `configs/curation_panda.py` explains every entry.
+A head on the frozen backbone of the shipped policy is trained, which takes half a minute of one core, so that every
+selection can be trained with several seeds. `configs/curation_panda.py` explains every entry.
 """
 
 from ml_collections import ConfigDict
@@ -35,14 +35,14 @@ def get_config(variant: str = "alike_60") -> ConfigDict:
   config.demonstrations_every = 4  # as often as a rollout decides
   config.checkpoints = 2
   config.rollouts.episodes = 60
-  config.classifiers = ConfigDict({name: ConfigDict({"kind": kind, "inputs": ("embeddings",), "policy": "",
-                                                     "options": ConfigDict()})
-                                   for name, kind in (("demo_score", "step_mlp"), ("demo_score_transformer", "transformer"))})
+  config.classifiers = ConfigDict({
+    name: ConfigDict({"kind": kind, "inputs": ("embeddings",), "policy": "", "options": ConfigDict()})
+    for name, kind in (("demo_score", "step_mlp"), ("demo_score_transformer", "transformer"))})
   config.scorers = _scorers()
   config.select.scorers, config.select.value = ("agreement",), 1 - share
   config.retrain.enabled = True
-  config.retrain.compared = ("all", "oracle", "random", "agreement", "least agreement", "deminf", "demo_score", "outcomes",
-                             "agreement_by_success", "smoothness", "combination")
+  config.retrain.compared = ("all", "oracle", "random", "agreement", "least agreement", "deminf", "demo_score",
+                             "outcomes", "agreement_by_success", "smoothness", "combination")
   config.retrain.training_seeds = (0, 1, 2)
   return config.lock()
 

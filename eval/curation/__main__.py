@@ -1,8 +1,8 @@
-"""Holds scorers of demonstrations to the policies that are trained on what they keep: `python -m eval.curation --out=DIR`.
+"""Holds scorers of demonstrations to policies trained on what they keep: `python -m eval.curation --out=DIR`.
 
-Demonstrators of a MetaWorld task are mixed, 20, 50 and 60 % of them bad in the same way or half of them each in its own;
-every scorer keeps as many as are clean, and policies from places to actions are cloned with several seeds. Resumes, and
-goes on where it is given more --episodes: every pass over the mixtures adds some seeds to all policies.
+Demonstrators of a MetaWorld task are mixed, 20, 50 and 60 % of them bad in the same way or half of them each in its
+own; every scorer keeps as many as are clean, and policies from places to actions are cloned with several seeds.
+Resumes, and goes on with more --episodes: every pass over the mixtures adds some seeds to all policies.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Policies that are cloned from demonstrations: small networks from places to chunks of actions, many trained at once."""
+"""Policies cloned from demonstrations: small networks from places to chunks of actions, many trained at once."""
 
 import functools
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Who demonstrates MetaWorld's tasks: an expert at some pace, or one with a habit that a robot had better not learn.
 
-All of them succeed, and lengths say little: clean demonstrators are slower, as much as flawed ones lose time. Policies here read where the hand and the things are, no pictures, so that nothing has to be drawn.
+All of them succeed, and lengths say little: clean demonstrators are slower, as much as flawed ones lose time. Policies
+here read where the hand and the things are, no pictures, so that nothing has to be drawn.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
 
 HAND, GRIPPER = slice(0, 3), 3  # of an action, and the hand's place in an observation
 THING = slice(4, 7)  # of an observation: the first thing's place
-# Shares of the expert's speed. Clean demonstrators are as much slower as flawed ones lose time, so that lengths tell little.
+# Shares of the expert's speed. Clean demonstrators are as much slower as flawed ones lose time: lengths tell little.
 PACES, CLEAN_PACES = (0.8, 1.0), (0.5, 0.65)
 ATTEMPTS = 8
 TIME_LIMIT = 250  # ticks
@@ -121,7 +122,7 @@ DEMONSTRATORS = {CLEAN: Demonstrator, **FLAWS}
 
 
 def record(task: str, job: tuple[int, str]) -> Demonstration:
-  """Returns the demonstration of a job: (seed, CLEAN or a flaw); the first attempt that succeeds, with other habits each."""
+  """Returns the demonstration of a job, (seed, CLEAN or a flaw): the first attempt at its habits that succeeds."""
   seed, flaw = job
   for attempt in range(ATTEMPTS):
     rng = np.random.default_rng([_HABITS, seed, list(DEMONSTRATORS).index(flaw), attempt])

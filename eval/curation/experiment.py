@@ -34,7 +34,7 @@ NOT_TRAINED = ("length", "pace")  # lengths are matched, and clean demonstrators
 COMBINED = ("agreement", "deminf", "outcomes")
 DEMO_SCORE, CLASSIFIER, UPDATED = "demo_score", "step_mlp0", "demo_score_updated"
 ENSEMBLES = {DEMO_SCORE: (CLASSIFIER,), "demo_score_kinds": tuple(f"{kind}0" for kind in KINDS),
-             "demo_score_policies": ("step_mlp0", "step_mlp1")}  # members: a kind, and the policy whose rollouts it read
+             "demo_score_policies": ("step_mlp0", "step_mlp1")}  # of a kind, and the policy whose rollouts it read
 ADAPTIVE = "demo_score_adaptive"  # keeps what scores as training rollouts do on average, however many that are
 SCORED, POLICIES, EPISODES = "scores.json", "policies.npz", "episodes.jsonl"
 

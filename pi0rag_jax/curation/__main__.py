@@ -1,4 +1,4 @@
-"""Command line: `python -m pi0rag_jax.curation mix|score|keep|export DATA`: which demonstrations there are, and some of them.
+"""Command line: `python -m pi0rag_jax.curation mix|score|keep|export DATA`: demonstrations of any format, judged.
 
 Needs no policy and no configuration; `train.curate` is the whole way with a policy's rollouts.
 """
@@ -96,7 +96,8 @@ def parser() -> argparse.ArgumentParser:
   for name, run, example, text in (
     ("mix", mix, "data/panda_flawed --share 0.6 --episodes 150 --out mixture.json",
      "write a file of selections that keeps a mixture of clean and flawed demonstrations"),
-    ("score", score, "recordings --every 4 --out scores.json", "score demonstrations by one another, without any policy"),
+    ("score", score, "recordings --every 4 --out scores.json",
+     "score demonstrations by one another, without any policy"),
     ("keep", keep, "recordings --scorer agreement --share 0.5 --out selection.json",
      "write a file of selections that keeps the best share, which training and `export` read"),
     ("export", export, "recordings --selection selection.json --out chosen",
@@ -109,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     added[name].add_argument("--state", action="append", metavar="FIELD", help="stored field, repeatable")
     added[name].add_argument("--actions", action="append", metavar="FIELD", help="stored field, repeatable")
     added[name].add_argument("--prompt", metavar="FIELD", help="stored field of the language")
+    added[name].add_argument("--default_prompt", metavar="TEXT", help="where the data set says none")
     added[name].add_argument("--seed", type=int, default=0, help="of all draws (default 0)")
   added["mix"].add_argument("--share", type=float, required=True, help="of the mixture that is flawed")
   added["mix"].add_argument("--episodes", type=int, required=True, help="of the mixture")
@@ -126,7 +128,8 @@ def parser() -> argparse.ArgumentParser:
   added["keep"].add_argument("--out", required=True, metavar="FILE", help="of selections, .json")
   added["export"].add_argument("--out", required=True, metavar="DIR", help="of the new data set")
   added["export"].add_argument("--selection", metavar="FILE", help="of the episodes that are kept (default: all)")
-  added["export"].add_argument("--pictures", choices=PICTURES, default=VIDEO, help=f"(default {VIDEO}; images are exact)")
+  added["export"].add_argument("--pictures", choices=PICTURES, default=VIDEO,
+                               help=f"(default {VIDEO}; images are exact)")
   added["export"].add_argument("--robot", default="", help="its name (default: what the data set says)")
   added["export"].add_argument("--flaw", action="append", choices=sorted(flaws_lib.FLAWS),
                                help="repeatable; one: the flawed are bad alike, several: each in its own way")
@@ -143,7 +146,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open(arguments) -> Dataset:
-  fields = Fields(state=arguments.state, actions=arguments.actions, prompt=arguments.prompt)
+  fields = Fields(state=arguments.state, actions=arguments.actions, prompt=arguments.prompt,
+                  default_prompt=arguments.default_prompt)
   return open_dataset(arguments.directory, arguments.format, fields=fields, skip_bad=True)
 
 

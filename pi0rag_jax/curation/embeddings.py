@@ -48,7 +48,7 @@ def policy_extractor(policy, *, layer: str = "hidden", pool: str = "mean") -> Fe
 
   Args:
     policy: see `directory.load`.
-    layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence. A head has its backbone's own.
+    layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence. A head has its own.
   """
   spec, where = directory.describe(policy)
   if spec.family == HEAD:

@@ -1,4 +1,4 @@
-"""A chosen part of a data set of any format as a LeRobot v3 data set of its own, with flaws put in where that is asked."""
+"""A chosen part of a data set of any format as a LeRobot v3 data set of its own, with flaws where that is asked."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ def write(dataset: Dataset, export: Export, *, progress: Callable[[int], None] =
                      ) as writer:
     for episode, data in dataset.iterate(images=True):
       if data.actions.ndim != 2:
-        raise Pi0RagError(f"{dataset.episode_name(episode)} has chunks of actions, LeRobot data sets one per frame: name "
-                          "the field of single actions")
+        raise Pi0RagError(f"{dataset.episode_name(episode)} has chunks of actions, LeRobot data sets one per frame: "
+                          "name the field of single actions")
       flaw = export.flaws[episode] if flawed else ""
       kept = Recording(np.arange(len(data)), np.asarray(data.actions, float), list(data.prompts))
       if flaw:
@@ -82,7 +82,8 @@ def as_written(data: EpisodeData, kept: Recording, told: dict[str, str]) -> Writ
   extras = {name: np.asarray(values).reshape(len(data), -1) if np.ndim(values) < 3 else np.asarray(values)
             for name, values in data.extras.items() if _goes_along(name, values, data)}
   return WrittenEpisode(
-    {camera.removeprefix(CAMERA): frames[frames_K] for camera, frames in data.images.items()}, np.asarray(data.state)[frames_K],
+    {camera.removeprefix(CAMERA): frames[frames_K] for camera, frames in data.images.items()},
+    np.asarray(data.state)[frames_K],
     kept.actions_KA, kept.prompts, success_of(data), {name: values[frames_K] for name, values in extras.items()}, told)
 
 

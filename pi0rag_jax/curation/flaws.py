@@ -97,8 +97,8 @@ def assigned(episodes: int, names: Sequence[str], *, share: float, seed: int = 0
     if name not in FLAWS:
       raise unknown_name("flaw", name, FLAWS)
   if not 0 <= share <= 1 or (share and not names):
-    raise Pi0RagError(f"a share of {share:g} of the episodes with flaws {', '.join(names) or 'of no kind'}; allowed: 0 to "
-                      "1, and one flaw at least")
+    raise Pi0RagError(f"a share of {share:g} of the episodes with flaws {', '.join(names) or 'of no kind'}; allowed: 0 "
+                      "to 1, and one flaw at least")
   found = [""] * episodes
   chosen = np.random.default_rng([seed, 0]).permutation(episodes)[: round(share * episodes)]
   for i, episode in enumerate(chosen.tolist()):

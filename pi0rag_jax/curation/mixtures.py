@@ -1,4 +1,4 @@
-"""Mixtures of demonstrators: a given share of them bad, in one way or each in their own, drawn from a judged data set."""
+"""Mixtures of demonstrators: a share of them bad, in one way or each in their own, drawn from a judged data set."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,8 @@ from pi0rag_jax.data.episodes import CLEAN
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 
-def mixture(flaws: Sequence[str], *, share: float, episodes: int, kinds: Sequence[str] = (), seed: int = 0) -> np.ndarray:
+def mixture(flaws: Sequence[str], *, share: float, episodes: int, kinds: Sequence[str] = (), seed: int = 0
+            ) -> np.ndarray:
   """Returns bool[J], the episodes of a mixture.
 
   Args:

@@ -127,7 +127,8 @@ class LerobotWriter:
     if self._data is not None and self._file_rows + len(episode.state) > _ROWS_PER_FILE:
       self._end_files()
     place = {"chunk": self._file // _CHUNK_FILES, "file": self._file % _CHUNK_FILES}
-    entry = {"episode_index": len(self._episodes), "tasks": list(dict.fromkeys(_prompts(episode))), "length": len(episode.state),
+    entry = {"episode_index": len(self._episodes), "tasks": list(dict.fromkeys(_prompts(episode))),
+             "length": len(episode.state),
              "data/chunk_index": place["chunk"], "data/file_index": place["file"],
              "dataset_from_index": self._rows, "dataset_to_index": self._rows + len(episode.state)}
     if self._pictures == VIDEO:
@@ -196,7 +197,8 @@ class LerobotWriter:
       raise Pi0RagError(f"{', '.join(odd)} of an episode have other shapes than [F, N] and [F, T, N]")
     prompts = _prompts(episode)
     if len(prompts) != frames or not all(prompt.strip() for prompt in prompts):
-      raise Pi0RagError("an episode has an empty prompt, or one for some frames alone; allowed: what the robot is told")
+      raise Pi0RagError("an episode has an empty prompt, or one for some frames alone; allowed: what the robot is "
+                        "told")
     features: dict[str, dict[str, Any]] = {}
     for camera, images in episode.images.items():
       if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:

@@ -23,7 +23,7 @@ from train.curation.scores import SELECTION_NAME, read_scores
 EVALUATION_NAME, RETRAINED_FOLDER, LAST_FOLDER = "evaluation.json", "retrained", "last"
 # All demonstrations; as many at random; what the stage select kept; as many of those that are known to be clean.
 ALL, RANDOM, KEPT, ORACLE = NAMED = ("all", "random", "kept", "oracle")
-# Before a scorer's name: as many of those that it likes least. What most demonstrators have as a habit, agreement likes.
+# Before a scorer's name: as many of those that it likes least. Agreement likes what most demonstrators do.
 LEAST = "least "
 
 Outcomes = Mapping[str, Mapping[int, Mapping[int, str]]]  # selection -> seed of its training -> seed -> outcome
@@ -142,7 +142,7 @@ def evaluate(config: Config, directory: Path, log: Path) -> dict[int, str]:
 def compare(outcomes: Outcomes) -> dict[str, Any]:
   """Returns success rates with intervals, over all trainings and by the seed of each, and paired comparisons.
 
-  Where there is a random selection everything is compared with it, and what is kept with all. Pairs are the same seed of
+  All are compared with a random selection and with all demonstrations, where there are such. Pairs are the same seed of
   an episode after trainings of the same seed; those where some policy crashed count nowhere.
   """
   runs = sorted({run for by_run in outcomes.values() for run in by_run})

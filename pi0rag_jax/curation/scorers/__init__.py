@@ -65,8 +65,8 @@ def score(name: str, steps: Steps, rollouts: Mapping[str, Steps] | None = None, 
   if not scorer.rollouts:
     return scorer.function(steps, **options)
   if not rollouts:
-    raise Pi0RagError(f"the scorer '{name}' reads rollouts of a policy that was trained on the demonstrations, and there "
-                      "are none: give some, or choose a scorer without")
+    raise Pi0RagError(f"the scorer '{name}' reads rollouts of a policy that was trained on the demonstrations, and "
+                      "there are none: give some, or choose a scorer without")
   return scorer.function(steps, rollouts, **options)
 
 

@@ -28,7 +28,8 @@ def outcome_agreement(steps: Steps, rollouts: Mapping[str, Steps], *, neighbours
 
   Args:
     steps: the demonstrations.
-    rollouts: of checkpoints of a policy that was trained on them, with outcomes, cut as classifiers read them (`inputs.common_frames`).
+    rollouts: of checkpoints of a policy that was trained on them, with outcomes, cut as classifiers read them, see
+      `inputs.common_frames`.
     neighbours: steps of either kind that are looked at.
   Raises:
     Pi0RagError: too few rollouts of one kind.

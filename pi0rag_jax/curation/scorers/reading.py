@@ -7,6 +7,7 @@ import numpy as np
 from pi0rag_jax.curation.inputs import actions_of
 from pi0rag_jax.curation.scorers.demonstrations import Steps
 from pi0rag_jax.data.dataset import Dataset, EpisodeData
+from pi0rag_jax.errors import Pi0RagError
 
 CHUNKS = "action_chunks"  # of the project's own rollouts: what was decided at each frame
 
@@ -21,11 +22,13 @@ def read(dataset: Dataset, looks: Sequence[np.ndarray] | None = None, *, every: 
     looks: float32[T, F] of each; None: the state.
     every: takes the frames 0, every, 2 every, ...
     horizon: H, actions from a step on.
-    ticks: actions per frame; of a policy's rollouts, which have a frame per decision, those that it executes of a chunk.
+    ticks: actions per frame; of a policy's rollouts, which have a frame per decision, those it executes of a chunk.
     tool_dims: of the state, the tool's position; none: the whole state.
     success_J: 1, 0, or nan where it is not known; None: nowhere.
     steps: of every episode, the first ones alone; None: all.
   """
+  if min(every, horizon, ticks) < 1:
+    raise Pi0RagError(f"steps of every {every} frames, {horizon} actions and {ticks} ticks; allowed: 1 or more of each")
   states, chunks = [], []
   for episode in range(dataset.num_episodes):
     data = dataset.read_episode(episode, images=False)
