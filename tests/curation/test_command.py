@@ -84,7 +84,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path, capsys):
   assert "an episode has an empty prompt" in capsys.readouterr().err
   assert main(["export", str(root), "--out", str(out), "--robot", "aloha", "--default_prompt", "move the cube"]) == 0
   written = open_dataset(out)
-  assert "next.success" not in written.read_episode(0, images=False).extras and written.num_episodes == 3
+  assert "next.success" not in written.read_episode(0, images=False).extras and written.num_episodes == 2
   assert set(written.read_episode(0, images=False).prompts) == {"move the cube"}
 
 
