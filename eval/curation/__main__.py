@@ -22,6 +22,7 @@ from pi0rag_jax.policy import compiling
 COMMAND = "eval.curation"
 BLOCK = 10  # seeds of a pass
 SETTINGS, SUMMARY, DEMONSTRATIONS = "settings.json", "summary.json", "demonstrations.npz"
+RECORDED = "recorded_flaws.json"
 
 
 def study(settings: Settings, out: Path, names: list[str], *, episodes: int, processes: int) -> None:
@@ -35,6 +36,8 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
   for name in names:
     experiment.prepare(experiment.draw(settings, pool, name, out), processes=processes)
     logging.info("%s: scored and trained, %.0f s", name, time.monotonic() - started)
+  if not (out / RECORDED).is_file():
+    files.write_json(out / RECORDED, experiment.recorded_flaws(settings, pool))
   last = settings.first_evaluation + episodes
   for first in range(settings.first_evaluation, last, BLOCK):
     seeds = range(first, min(first + BLOCK, last))
@@ -49,7 +52,8 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
 def write(settings: Settings, out: Path, names: list[str], wall_clock_s: float) -> None:
   """Writes the summary of all that was run."""
   found = {name: summary.mixture_summary(out / name, settings.training_seeds) for name in names}
-  files.write_json(out / SUMMARY, {"mixtures": found, "provenance": provenance.provenance(
+  files.write_json(out / SUMMARY, {
+    "mixtures": found, "recorded_flaws": schema.read(out / RECORDED, dict), "provenance": provenance.provenance(
     settings, seeds=[settings.first_evaluation], wall_clock_s=wall_clock_s)})
 
 

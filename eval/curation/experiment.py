@@ -15,7 +15,7 @@ from eval.curation import cloning, demonstrators
 from eval.curation.cloning import Policy
 from eval.curation.demonstrators import Demonstration
 from pi0rag_jax import files
-from pi0rag_jax.curation import cross_validation, metrics, mixtures, scorers, scoring, thresholds, training
+from pi0rag_jax.curation import cross_validation, flaws, metrics, mixtures, scorers, scoring, thresholds, training
 from pi0rag_jax.curation.inputs import Episodes
 from pi0rag_jax.curation.scorers import SCORERS, Steps, joined
 from pi0rag_jax.data.episodes import CLEAN
@@ -24,9 +24,10 @@ from pi0rag_jax.worlds import batch
 
 TICK_S = 0.0125
 OWN = ("own_wrong_place", "hesitation", "detour")
-# Mixture -> (flaws, share of the flawed).
-MIXTURES = {"alike_20": (("wrong_place",), 0.2), "alike_50": (("wrong_place",), 0.5),
-            "alike_60": (("wrong_place",), 0.6), "own_50": (OWN, 0.5)}
+# Mixture -> (flaws, share of the flawed). Those of recordings (curation/flaws.py) are put into clean demonstrations.
+MIXTURES = {"alike_60": (("wrong_place",), 0.6), "bias_60": (("action_bias",), 0.6), "own_50": (OWN, 0.5),
+            "alike_50": (("wrong_place",), 0.5), "alike_20": (("wrong_place",), 0.2)}
+BIAS_A = np.array([1.0, -1.0, 1.0, 0.0])  # of the hand alone
 ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
 # Of Demo-SCORE's extras.
 KINDS = ("step_mlp", "transformer", "pool_mlp")
@@ -246,8 +247,40 @@ def _evaluated(task: str, file: Path, job: tuple[str, int]) -> tuple[str, int, b
 def draw(settings: Settings, pool: Sequence[Demonstration], name: str, folder: Path) -> Mixture:
   """Returns a mixture, drawn from a pool of demonstrations."""
   kinds, share = MIXTURES[name]
+  if set(kinds) <= set(flaws.FLAWS):
+    clean = [each for each in pool if each.flaw == CLEAN][: settings.episodes]
+    return Mixture(settings, spoiled(clean, flaws.assigned(len(clean), kinds, share=share)), folder / name)
   chosen = mixtures.mixture([each.flaw for each in pool], share=share, episodes=settings.episodes, kinds=kinds)
   return Mixture(settings, [pool[i] for i in np.flatnonzero(chosen)], folder / name)
+
+
+def spoiled(clean: Sequence[Demonstration], names: Sequence[str]) -> list[Demonstration]:
+  """Returns demonstrations with flaws of recordings, '' for none."""
+  std_A = np.concatenate([each.actions_TA for each in clean]).std(axis=0)
+  around = flaws.Surroundings(1 / TICK_S, std_A, (), integrates=(0, 1, 2), bias_A=BIAS_A)
+  found = []
+  for i, (each, name) in enumerate(zip(clean, names)):
+    if name:
+      recording = flaws.Recording(np.arange(len(each.looks_TF)), each.actions_TA, [""] * len(each.looks_TF))
+      made = flaws.FLAWS[name](recording, around, np.random.default_rng([i, 1]))
+      each = dataclasses.replace(each, flaw=name, looks_TF=each.looks_TF[made.frames_K],
+                                 actions_TA=np.asarray(made.actions_KA, np.float32))
+    found.append(each)
+  return found
+
+
+def recorded_flaws(settings: Settings, pool: Sequence[Demonstration]) -> dict[str, dict[str, Any]]:
+  """Returns flaw of recordings -> scorer -> AUROC, half of the demonstrations having the flaw.
+
+  A wrong prompt is left out, since policies here read none.
+  """
+  clean = [each for each in pool if each.flaw == CLEAN][: settings.episodes]
+  found: dict[str, dict[str, Any]] = {}
+  for flaw in (name for name in flaws.FLAWS if name != "wrong_prompt"):
+    mixture = Mixture(settings, spoiled(clean, flaws.assigned(len(clean), [flaw], share=0.5)), Path())
+    found[flaw] = {name: dataclasses.asdict(metrics.auroc_estimate(scorers.score(name, mixture.steps), mixture.clean_J))
+                   for name, each in SCORERS.items() if not each.rollouts}
+  return found
 
 
 def collect(settings: Settings, file: Path, *, processes: int) -> list[Demonstration]:
@@ -272,9 +305,9 @@ def collect(settings: Settings, file: Path, *, processes: int) -> list[Demonstra
 
 def counts(settings: Settings) -> dict[str, int]:
   """Returns how many demonstrations of each kind the mixtures take at most."""
-  found = {CLEAN: round(settings.episodes * (1 - min(share for _, share in MIXTURES.values())))}
+  found = {CLEAN: settings.episodes}
   for kinds, share in MIXTURES.values():
-    for kind in kinds:
+    for kind in set(kinds) - set(flaws.FLAWS):
       found[kind] = max(found.get(kind, 0), -(-round(share * settings.episodes) // len(kinds)))
   return found
 
