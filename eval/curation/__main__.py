@@ -33,18 +33,17 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
   _claim(settings, out)
   started = time.monotonic()
   pool = experiment.collect(settings, out / DEMONSTRATIONS, processes=processes)
-  for name in names:
-    experiment.prepare(experiment.draw(settings, pool, name, out), processes=processes)
-    logging.info("%s: scored and trained, %.0f s", name, time.monotonic() - started)
   if not (out / RECORDED).is_file():
     files.write_json(out / RECORDED, experiment.recorded_flaws(settings, pool))
   last = settings.first_evaluation + episodes
   for first in range(settings.first_evaluation, last, BLOCK):
     seeds = range(first, min(first + BLOCK, last))
-    for name in names:
+    for number, name in enumerate(names):
+      experiment.prepare(experiment.draw(settings, pool, name, out), processes=processes)
       if experiment.evaluate(settings, out / name, seeds, processes=processes):
         logging.info("%s: seeds to %d, %.0f s", name, seeds[-1], time.monotonic() - started)
-    write(settings, out, names, time.monotonic() - started)
+        begun = names if first > settings.first_evaluation else names[: number + 1]
+        write(settings, out, begun, time.monotonic() - started)
   for name in names:
     print(f"{name}\n{summary.table(schema.read(out / SUMMARY, dict)['mixtures'][name])}\n")
 

@@ -17,7 +17,7 @@ from pi0rag_jax.models.heads.mlp import MlpTrunk
 
 HIDDEN = (96, 96)
 HORIZON, EXECUTED = 8, 4  # actions of a chunk, and of those that are executed before the next decision
-UPDATES, BATCH, LEARNING_RATE = 2_500, 128, 2e-3
+UPDATES, BATCH, LEARNING_RATE = 2_000, 128, 2e-3
 OPTIMIZER = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, UPDATES))
 TIME_LIMIT = 160  # ticks; demonstrations take 86 on average
 ROOM = 8_192  # steps

@@ -31,7 +31,8 @@ BIAS_A = np.array([1.0, -1.0, 1.0, 0.0])  # of the hand alone
 ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
 # Of Demo-SCORE's extras.
 KINDS = ("step_mlp", "transformer", "pool_mlp")
-NOT_TRAINED = ("length", "pace")  # lengths are matched, and clean demonstrators slower, by construction
+# Lengths are matched, and clean demonstrators slower, by construction; the others are scored alone, to save time.
+NOT_TRAINED = ("length", "pace", "novelty", "demo_score_kinds", "demo_score_policies")
 COMBINED = ("agreement", "deminf", "outcomes")
 DEMO_SCORE, CLASSIFIER, UPDATED = "demo_score", "step_mlp0", "demo_score_updated"
 ENSEMBLES = {DEMO_SCORE: (CLASSIFIER,), "demo_score_kinds": tuple(f"{kind}0" for kind in KINDS),
@@ -48,7 +49,7 @@ class Settings:
   episodes: int = 100  # of a mixture
   every: int = 4  # ticks from step to step of scorers
   horizon: int = 16  # actions that scorers compare
-  rollouts: int = 40  # of each checkpoint
+  rollouts: int = 30  # of each checkpoint
   training_seeds: tuple[int, ...] = (0, 1, 2)
   first_demonstration: int = 0
   first_rollout: int = 100_000

@@ -5,6 +5,7 @@ Needs no policy and no configuration; `train.curate` is the whole way with a pol
 
 import argparse
 import collections
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -41,26 +42,29 @@ def mix(arguments) -> int:
 
 def score(arguments) -> int:
   """Prints every scorer's scores, and how well they tell flawed demonstrations where that is known."""
-  dataset = views.readable(_open(arguments))
+  dataset = views.readable(_chosen(arguments))
   steps = reading.read(dataset, every=arguments.every, horizon=arguments.horizon, tool_dims=arguments.tool or ())
   names = arguments.scorer or [name for name, each in SCORERS.items() if not each.rollouts]
   found = {name: scorers.score(name, steps, **({"seed": arguments.seed} if name in SEEDED else {})) for name in names}
   clean_J = verdicts.clean(verdicts.flaws_of(dataset))
   judged = metrics.both_classes(clean_J)
+  estimates = {name: metrics.auroc_estimate(scores_J, clean_J) for name, scores_J in found.items()} if judged else {}
   for name, scores_J in found.items():
-    told = metrics.auroc_estimate(scores_J, clean_J) if judged else None
+    told = estimates.get(name)
     auroc = f"  AUROC {told.value:.3f} ({told.low:.2f} to {told.high:.2f})" if told else ""
     worst = ", ".join(str(int(dataset.episodes[i])) for i in np.argsort(scores_J, kind="stable")[:WORST])
     print(f"{name:12} {scores_J.min():9.3f} to {scores_J.max():9.3f}{auroc}  least: {worst}")
   if arguments.out:
-    files.write_json(arguments.out, {"path": str(dataset.path), "episodes": dataset.episodes.tolist(), "scores": {
-      name: scores_J.tolist() for name, scores_J in found.items()}})
+    files.write_json(arguments.out, {
+      "path": str(dataset.path), "episodes": dataset.episodes.tolist(),
+      "scores": {name: scores_J.tolist() for name, scores_J in found.items()},
+      "auroc": {name: dataclasses.asdict(told) for name, told in estimates.items()}})
   return 0
 
 
 def keep(arguments) -> int:
   """Writes a file of selections that keeps a share of a data set, by the mean rank of one scorer or of several."""
-  dataset = views.readable(_open(arguments))
+  dataset = views.readable(_chosen(arguments))
   steps = reading.read(dataset, every=arguments.every, horizon=arguments.horizon, tool_dims=arguments.tool or ())
   scores_J = scorers.combined([scorers.score(name, steps) for name in arguments.scorer or ["agreement"]])
   kept_J = thresholds.kept("fraction", np.nan, dataset.spread(scores_J), value=arguments.share)
@@ -74,9 +78,7 @@ def keep(arguments) -> int:
 
 def export(arguments) -> int:
   """Writes the episodes that a selection keeps as a LeRobot v3 data set, with flaws put in where that is asked."""
-  dataset = _open(arguments)
-  if arguments.selection:
-    dataset = selection.choose(dataset, arguments.selection)
+  dataset = _chosen(arguments)
   flaws = (flaws_lib.assigned(dataset.num_episodes, arguments.flaw, share=arguments.share, seed=arguments.seed)
            if arguments.flaw else ())
   written = export_lib.write(dataset, export_lib.Export(
@@ -117,6 +119,8 @@ def parser() -> argparse.ArgumentParser:
   added["mix"].add_argument("--kind", action="append", metavar="FLAW", help="to draw from, repeatable (default: all)")
   added["mix"].add_argument("--out", required=True, metavar="FILE", help="of selections, .json")
   alone = [name for name, each in SCORERS.items() if not each.rollouts]
+  for name in ("score", "keep", "export"):
+    added[name].add_argument("--selection", metavar="FILE", help="of the episodes that count (default: all)")
   for name in ("score", "keep"):
     added[name].add_argument("--scorer", action="append", metavar="NAME", choices=alone,
                              help=f"repeatable: {', '.join(alone)}")
@@ -127,7 +131,6 @@ def parser() -> argparse.ArgumentParser:
   added["keep"].add_argument("--share", type=float, default=0.5, help="that is kept (default 0.5)")
   added["keep"].add_argument("--out", required=True, metavar="FILE", help="of selections, .json")
   added["export"].add_argument("--out", required=True, metavar="DIR", help="of the new data set")
-  added["export"].add_argument("--selection", metavar="FILE", help="of the episodes that are kept (default: all)")
   added["export"].add_argument("--pictures", choices=PICTURES, default=VIDEO,
                                help=f"(default {VIDEO}; images are exact)")
   added["export"].add_argument("--robot", default="", help="its name (default: what the data set says)")
@@ -143,6 +146,12 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
   return exit_status(lambda: arguments.run(arguments))
+
+
+def _chosen(arguments) -> Dataset:
+  """Returns the data set, or what a file of selections keeps of it."""
+  dataset = _open(arguments)
+  return selection.choose(dataset, arguments.selection) if arguments.selection else dataset
 
 
 def _open(arguments) -> Dataset:
