@@ -33,8 +33,6 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
   _claim(settings, out)
   started = time.monotonic()
   pool = experiment.collect(settings, out / DEMONSTRATIONS, processes=processes)
-  if not (out / RECORDED).is_file():
-    files.write_json(out / RECORDED, experiment.recorded_flaws(settings, pool))
   last = settings.first_evaluation + episodes
   for first in range(settings.first_evaluation, last, BLOCK):
     seeds = range(first, min(first + BLOCK, last))
@@ -44,6 +42,9 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
         logging.info("%s: seeds to %d, %.0f s", name, seeds[-1], time.monotonic() - started)
         begun = names if first > settings.first_evaluation else names[: number + 1]
         write(settings, out, begun, time.monotonic() - started)
+    if not (out / RECORDED).is_file():
+      files.write_json(out / RECORDED, experiment.recorded_flaws(settings, pool))
+  write(settings, out, names, time.monotonic() - started)
   for name in names:
     print(f"{name}\n{summary.table(schema.read(out / SUMMARY, dict)['mixtures'][name])}\n")
 
@@ -52,8 +53,9 @@ def write(settings: Settings, out: Path, names: list[str], wall_clock_s: float) 
   """Writes the summary of all that was run."""
   found = {name: summary.mixture_summary(out / name, settings.training_seeds) for name in names}
   files.write_json(out / SUMMARY, {
-    "mixtures": found, "recorded_flaws": schema.read(out / RECORDED, dict), "provenance": provenance.provenance(
-    settings, seeds=[settings.first_evaluation], wall_clock_s=wall_clock_s)})
+    "mixtures": found,
+    "recorded_flaws": schema.read(out / RECORDED, dict) if (out / RECORDED).is_file() else None,
+    "provenance": provenance.provenance(settings, seeds=[settings.first_evaluation], wall_clock_s=wall_clock_s)})
 
 
 def _claim(settings: Settings, out: Path) -> None:
