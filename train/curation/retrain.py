@@ -157,8 +157,8 @@ def compare(outcomes: Outcomes) -> dict[str, Any]:
     "success": {name: _rates(by_run) for name, by_run in successes.items()}}
   for first in whole:
     for other in [name for name in (ALL, RANDOM) if name in whole and name != first and first not in (ALL, RANDOM)]:
-      both = [np.concatenate([successes[name][run] for run in runs]) for name in (other, first)]
-      pair = statistics.paired_comparison(*both, np.random.default_rng(0))
+      theirs, own = (np.concatenate([successes[name][run] for run in runs]) for name in (other, first))
+      pair = statistics.paired_comparison(theirs, own, np.random.default_rng(0))
       result[f"{first} against {other}"] = statistics.pair_to_json(pair)
   return result
 
