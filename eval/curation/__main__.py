@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from eval import provenance
-from eval.curation import experiment, summary
+from eval.curation import evaluation, experiment, summary
 from eval.curation.experiment import MIXTURES, Settings
 from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
@@ -38,7 +38,7 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
     seeds = range(first, min(first + BLOCK, last))
     for number, name in enumerate(names):
       experiment.prepare(experiment.draw(settings, pool, name, out), processes=processes)
-      if experiment.evaluate(settings, out / name, seeds, processes=processes):
+      if evaluation.evaluate(settings.task, out / name, seeds, processes=processes):
         logging.info("%s: seeds to %d, %.0f s", name, seeds[-1], time.monotonic() - started)
         begun = names if first > settings.first_evaluation else names[: number + 1]
         write(settings, out, begun, time.monotonic() - started)

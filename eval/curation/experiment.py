@@ -1,25 +1,20 @@
 """One mixture of demonstrators: their scores, what each scorer keeps, and policies that are trained on that."""
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval.curation import cloning, demonstrators
+from eval.curation import cloning, demo_score, demonstrators, evaluation
 from eval.curation.cloning import Policy
 from eval.curation.demonstrators import Demonstration
 from pi0rag_jax import files
-from pi0rag_jax.curation import cross_validation, flaws, metrics, mixtures, scorers, scoring, thresholds, training
-from pi0rag_jax.curation.inputs import Episodes
-from pi0rag_jax.curation.scorers import SCORERS, Steps, joined
+from pi0rag_jax.curation import flaws, metrics, mixtures, scorers, thresholds
+from pi0rag_jax.curation.scorers import SCORERS, Steps
 from pi0rag_jax.data.episodes import CLEAN
-from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.worlds import batch
 
 TICK_S = 0.0125
@@ -29,16 +24,10 @@ MIXTURES = {"alike_60": (("wrong_place",), 0.6), "bias_60": (("action_bias",), 0
             "alike_50": (("wrong_place",), 0.5), "alike_20": (("wrong_place",), 0.2)}
 BIAS_A = np.array([1.0, -1.0, 1.0, 0.0])  # of the hand alone
 ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
-# Of Demo-SCORE's extras.
-KINDS = ("step_mlp", "transformer", "pool_mlp")
 # Lengths are matched, and clean demonstrators slower, by construction; the others are scored alone, to save time.
 NOT_TRAINED = ("length", "pace", "novelty", "demo_score_kinds", "demo_score_policies")
 COMBINED = ("agreement", "deminf", "outcomes")
-DEMO_SCORE, CLASSIFIER, UPDATED = "demo_score", "step_mlp0", "demo_score_updated"
-ENSEMBLES = {DEMO_SCORE: (CLASSIFIER,), "demo_score_kinds": tuple(f"{kind}0" for kind in KINDS),
-             "demo_score_policies": ("step_mlp0", "step_mlp1")}  # of a kind, and the policy whose rollouts it read
-ADAPTIVE = "demo_score_adaptive"  # keeps what scores as training rollouts do on average, however many that are
-SCORED, POLICIES, EPISODES = "scores.json", "policies.npz", "episodes.jsonl"
+SCORED = "scores.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +78,7 @@ class Mixture:
 def prepare(mixture: Mixture, *, processes: int) -> None:
   """Scores the demonstrations of a mixture and trains on what is kept; what is there already stays."""
   file = mixture.folder / SCORED
-  if (mixture.folder / POLICIES).is_file():
+  if (mixture.folder / evaluation.POLICIES).is_file():
     return
   mixture.folder.mkdir(parents=True, exist_ok=True)
   found = score(mixture, processes=processes)
@@ -101,7 +90,8 @@ def prepare(mixture: Mixture, *, processes: int) -> None:
   runs = [(name, seed) for name in names for seed in seeds]
   kept = {name: np.isin(np.arange(len(mixture.demonstrations)), found["kept"][name]) for name in names}
   (policies,) = mixture.train([kept[name] for name, _ in runs], [seed for _, seed in runs])
-  save(mixture.folder / POLICIES, {f"{name} {seed}": policy for (name, seed), policy in zip(runs, policies)})
+  evaluation.save(mixture.folder / evaluation.POLICIES, {
+    f"{name} {seed}": policy for (name, seed), policy in zip(runs, policies)})
 
 
 def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
@@ -109,99 +99,71 @@ def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
 
   Who reads rollouts may say nothing, where they all ended alike: `silent` says why.
   """
-  settings, everything = mixture.settings, np.ones(len(mixture.demonstrations), bool)
-  early, late = mixture.train([everything] * 2, [0, 1], keep=(0.5, 1.0))
-  seen = rollouts(settings, {f"{stage}{run}": policy for stage, made in (("early", early), ("late", late))
-                             for run, policy in enumerate(made)}, first=settings.first_rollout, processes=processes)
-  own, silent = {name: seen[name] for name in ("early0", "late0")}, {}
-  found = {name: scorers.score(name, mixture.steps) for name, each in SCORERS.items() if not each.rollouts}
-  for name in ("outcomes", "agreement_by_success"):
-    with told(silent, name):
-      found[name] = scorers.score(name, mixture.steps, own)
-  members = {}
-  for kind, run in itertools.product(KINDS, (0, 1)):
-    with told(silent, f"{kind}{run}"):
-      members[f"{kind}{run}"] = classifier(kind, {name: seen[name] for name in (f"early{run}", f"late{run}")})
-  judged = {name: judge(trained, mixture.steps) for name, (trained, _) in members.items()}
-  for name, parts in ENSEMBLES.items():
-    if all(part in judged for part in parts):
-      found[name] = np.mean([judged[part] for part in parts], axis=0)
+  silent: dict[str, str] = {}
+  seen = base_rollouts(mixture, processes=processes)
+  members = demo_score.members(seen, silent)
+  judged = {name: demo_score.judge(trained, mixture.steps) for name, (trained, _) in members.items()}
+  found = scored_by_all(mixture, seen, silent) | demo_score.ensembles(judged)
   found["combination"] = scorers.combined([found[name] for name in COMBINED if name in found])
   share = float(mixture.clean_J.mean())
   halves = {"agreement": best(found["agreement"], share), LEAST: best(-found["agreement"], share)}
-  wanted = halves | ({DEMO_SCORE: best(found[DEMO_SCORE], share)} if DEMO_SCORE in found else {})
+  wanted = halves | {name: best(found[name], share) for name in (demo_score.NAME,) if name in found}
   tried = trial(mixture, wanted, processes=processes)
   rules: dict[str, dict[str, Any]] = {}
-  kept = {ALL: everything, ORACLE: mixture.clean_J > 0.5, LEAST: halves[LEAST]}
-  if DEMO_SCORE in found:
-    trained, of_rollouts = members[CLASSIFIER]
-    with told(silent, UPDATED):
-      later = as_episodes(joined([seen["early0"], tried[DEMO_SCORE]]))
-      found[UPDATED] = judge(
-        training.update(trained, later, as_episodes(seen["late0"]), training.TrainingConfig()), mixture.steps)
-    rules = thresholds_of(of_rollouts, found[DEMO_SCORE], mixture.clean_J, share)
+  kept = {ALL: np.ones(len(mixture.clean_J), bool), ORACLE: mixture.clean_J > 0.5, LEAST: halves[LEAST]}
+  if demo_score.NAME in found:
+    trained, of_rollouts = members[demo_score.SINGLE]
+    with demo_score.told(silent, demo_score.UPDATED):
+      found[demo_score.UPDATED] = demo_score.updated(trained, seen, tried[demo_score.NAME], mixture.steps)
+    rules = demo_score.thresholds_of(of_rollouts, found[demo_score.NAME], mixture.clean_J, share)
     if rules["demo_score"]["kept"]:
-      kept[ADAPTIVE] = found[DEMO_SCORE] >= rules["demo_score"]["threshold"]
+      kept[demo_score.ADAPTIVE] = found[demo_score.NAME] >= rules["demo_score"]["threshold"]
   kept |= {name: best(each, share) for name, each in found.items() if name not in NOT_TRAINED}
-  auroc = lambda scores_J: dataclasses.asdict(metrics.auroc_estimate(scores_J, mixture.clean_J))  # noqa: E731
+  rates = {name: float(each.success_J.mean()) for name, each in (seen | tried).items()}
+  return {
+    **told_of(mixture, found, kept), "silent": silent, "thresholds": rules,
+    "rollout_success": {name: rates[name] for name in seen}, "classifiers": aurocs(judged, mixture.clean_J),
+    "tried": {"success": {name: rates[name] for name in tried}, "chosen": max(halves, key=lambda name: rates[name]),
+              "episodes": mixture.settings.rollouts}}
+
+
+def told_of(mixture: Mixture, found: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Returns scores and selections as JSON has them, with how well they tell clean demonstrations."""
   return {
     "flaws": [each.flaw for each in mixture.demonstrations],
     "lengths": [len(each.actions_TA) for each in mixture.demonstrations],
-    "rollout_success": {name: float(each.success_J.mean()) for name, each in seen.items()},
-    "scores": {name: each.tolist() for name, each in found.items()}, "silent": silent,
-    "auroc": {name: auroc(each) for name, each in found.items()},
-    "classifiers": {name: auroc(each) for name, each in judged.items()}, "thresholds": rules,
+    "scores": {name: each.tolist() for name, each in found.items()}, "auroc": aurocs(found, mixture.clean_J),
     "precision": {name: float(mixture.clean_J[each].mean()) for name, each in kept.items()},
-    "kept": {name: np.flatnonzero(each).tolist() for name, each in kept.items()},
-    "tried": {"success": {name: float(each.success_J.mean()) for name, each in tried.items()},
-              "chosen": max(halves, key=lambda name: tried[name].success_J.mean()), "episodes": settings.rollouts}}
+    "kept": {name: np.flatnonzero(each).tolist() for name, each in kept.items()}}
 
 
-@contextlib.contextmanager
-def told(silent: dict[str, str], name: str) -> Iterator[None]:
-  """Notes why something cannot be said, such as of rollouts that all failed."""
-  try:
-    yield
-  except Pi0RagError as error:
-    silent[name] = str(error)
+def aurocs(scores: Mapping[str, np.ndarray], clean_J: np.ndarray) -> dict[str, dict[str, float]]:
+  """Returns scorer -> value, low, high and n."""
+  return {name: dataclasses.asdict(metrics.auroc_estimate(each, clean_J)) for name, each in scores.items()}
+
+
+def base_rollouts(mixture: Mixture, *, processes: int) -> dict[str, Steps]:
+  """Returns the rollouts of two policies trained on everything, halfway and at the end."""
+  everything = np.ones(len(mixture.demonstrations), bool)
+  early, late = mixture.train([everything] * 2, [0, 1], keep=(0.5, 1.0))
+  policies = {f"{stage}{run}": policy for stage, made in (("early", early), ("late", late))
+              for run, policy in enumerate(made)}
+  return rollouts(mixture.settings, policies, first=mixture.settings.first_rollout, processes=processes)
+
+
+def scored_by_all(mixture: Mixture, seen: Mapping[str, Steps], silent: dict[str, str]) -> dict[str, np.ndarray]:
+  """Returns the scores of every scorer of the registry but Demo-SCORE's classifier, float64[J]."""
+  own, found = {name: seen[name] for name in ("early0", "late0")}, {}
+  for name, each in SCORERS.items():
+    if name != demo_score.NAME:
+      with demo_score.told(silent, name):
+        found[name] = scorers.score(name, mixture.steps, own if each.rollouts else None)
+  return found
 
 
 def best(scores_J: np.ndarray, share: float) -> np.ndarray:
   """Returns bool[J], the best share."""
   return thresholds.kept("fraction", np.nan, scores_J, value=share)
-
-
-def classifier(kind: str, seen: Mapping[str, Steps]):
-  """Returns (Demo-SCORE's classifier of rollouts by checkpoint, what it says of them)."""
-  episodes = {name: as_episodes(steps) for name, steps in seen.items()}
-  trained, _ = cross_validation.cross_validate(kind, {}, episodes, training.TrainingConfig())
-  first, last = episodes[trained.trained_on], episodes[trained.validated_on]
-  return trained, thresholds.RolloutScores(scoring.episode_scores(trained, first), first.success_J,
-                                           scoring.episode_scores(trained, last), last.success_J)
-
-
-def as_episodes(steps: Steps) -> Episodes:
-  """Returns what classifiers read: looks beside the next action."""
-  return Episodes(tuple(np.concatenate([look, chunk[:, 0]], axis=1, dtype=np.float32)
-                        for look, chunk in zip(steps.looks, steps.chunks)), steps.success_J)
-
-
-def judge(trained, steps: Steps) -> np.ndarray:
-  """Returns float64[J]."""
-  return scoring.episode_scores(trained, as_episodes(steps))
-
-
-def thresholds_of(seen: thresholds.RolloutScores, scores_J: np.ndarray, clean_J: np.ndarray, share: float
-                  ) -> dict[str, dict[str, Any]]:
-  """Returns what every rule of `thresholds` would keep by a classifier's scores."""
-  found = {}
-  for rule in thresholds.RULES:
-    value = share if rule == "fraction" else None
-    border = thresholds.threshold(rule, value=value, scores_J=scores_J, rollouts=(seen,))
-    kept_J = thresholds.kept(rule, border, scores_J, value=value)
-    found[rule] = {"threshold": border, "kept": int(kept_J.sum()), "of": len(kept_J),
-                   "precision": float(clean_J[kept_J].mean()) if kept_J.any() else None}
-  return found
 
 
 def trial(mixture: Mixture, kept: Mapping[str, np.ndarray], *, processes: int) -> dict[str, Steps]:
@@ -226,23 +188,6 @@ def rollouts(settings: Settings, policies: Mapping[str, Policy], *, first: int, 
 def _rollout(task: str, policies: Mapping[str, Policy], job: tuple[str, int]):
   name, seed = job
   return name, seed, cloning.run(task, policies[name], seed)
-
-
-def evaluate(settings: Settings, folder: Path, seeds: Sequence[int], *, processes: int) -> int:
-  """Returns how many episodes were run: every policy of a mixture on some seeds, those that the log lacks."""
-  with files.LineLog(folder / EPISODES) as lines:
-    done = {(each["run"], each["seed"]) for each in map(json.loads, files.whole_lines(lines.path))}
-    jobs = [(run, seed) for seed in seeds for run in load(folder / POLICIES) if (run, seed) not in done]
-    work = functools.partial(_evaluated, settings.task, folder / POLICIES)
-    for run, seed, success, decisions in batch.spread(work, jobs, processes=processes) if jobs else ():
-      lines.append(json.dumps({"run": run, "seed": seed, "success": success, "decisions": decisions}).encode())
-  return len(jobs)
-
-
-def _evaluated(task: str, file: Path, job: tuple[str, int]) -> tuple[str, int, bool, int]:
-  run, seed = job
-  success, looks, _ = cloning.run(task, load(file)[run], seed)
-  return run, seed, success, len(looks)
 
 
 def draw(settings: Settings, pool: Sequence[Demonstration], name: str, folder: Path) -> Mixture:
@@ -310,23 +255,4 @@ def counts(settings: Settings) -> dict[str, int]:
   for kinds, share in MIXTURES.values():
     for kind in set(kinds) - set(flaws.FLAWS):
       found[kind] = max(found.get(kind, 0), -(-round(share * settings.episodes) // len(kinds)))
-  return found
-
-
-def save(file: Path, policies: Mapping[str, Policy]) -> None:
-  """Writes policies as one file."""
-  files.write(file, lambda opened: np.savez(opened, **{
-    f"{run}|{name}": value for run, policy in policies.items() for name, value in policy.items()}))
-
-
-@functools.lru_cache(maxsize=4)
-def load(file: Path) -> dict[str, Policy]:
-  """Returns the policies of a file."""
-  if not file.is_file():
-    raise Pi0RagError(f"no policies in '{file.parent}': they are trained first")
-  found: dict[str, Policy] = {}
-  with np.load(file) as stored:
-    for key in stored.files:
-      run, _, name = key.partition("|")
-      found.setdefault(run, {})[name] = stored[key]
   return found

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.curation.experiment import ALL, EPISODES, SCORED, TRIED
+from eval.curation.evaluation import EPISODES
+from eval.curation.experiment import ALL, SCORED, TRIED
 from pi0rag_jax import files, schema, statistics
 
 RANDOM = "random"
