@@ -66,8 +66,8 @@ def test_a_chosen_part_is_written_and_read_back(data, tmp_path, capsys):
 
 def test_flaws_are_put_in_and_told(data, tmp_path):
   out = tmp_path / "out"
-  arguments = ["export", str(data), "--out", str(out), "--pictures", "images", "--flaw", "wrong_prompt", "--share", "0.5"]
-  assert main(arguments) == 0
+  arguments = ["export", str(data), "--out", str(out), "--pictures", "images"]
+  assert main([*arguments, "--flaw", "wrong_prompt", "--share", "0.5"]) == 0
   whole, written = open_dataset(data), open_dataset(out)
   told = verdicts.flaws_of(written)
   assert told.count("wrong_prompt") == 3

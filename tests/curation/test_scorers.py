@@ -8,8 +8,6 @@ from pi0rag_jax.curation.scorers import SCORERS, Steps, duplicates, information,
 from pi0rag_jax.errors import Pi0RagError
 
 
-
-
 def make_steps(count=6, length=20, *, sign=1.0, seed=0, success=np.nan) -> Steps:
   """Returns episodes along a line, a little apart, in which what is done follows from the place."""
   rng = np.random.default_rng(seed)

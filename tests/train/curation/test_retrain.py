@@ -104,7 +104,7 @@ def test_the_comparison_counts_shared_seeds_alone():
 
 
 def test_several_trainings_of_a_selection_count_together():
-  """The second training of what was kept is not done yet: its rate is there, its comparisons are of whole ones alone."""
+  """The second training of what was kept is not done yet: its rate is there, and no comparison."""
   outcomes = {"random": {0: {1: "success", 2: "failure"}, 1: {1: "failure", 2: "failure"}},
               "deminf": {0: {1: "success", 2: "success"}, 1: {1: "success", 2: "failure"}},
               "kept": {0: {1: "success", 2: "success"}}}
