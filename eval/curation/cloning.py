@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -50,7 +51,7 @@ def train(looks_NF: np.ndarray, chunks_ND: np.ndarray, rows: Sequence[np.ndarray
   mean_F, std_F = input_scale(looks_NF, centred=True)
   room = -(-len(looks_NF) // ROOM) * ROOM  # so that data sets of about a size share a program
   fill = lambda values: jnp.asarray(np.pad(values, ((0, room - len(values)), (0, 0))))  # noqa: E731
-  scaled_NF, chunks_ND = fill((looks_NF - mean_F) / std_F), fill(chunks_ND)
+  scaled_NF, labels_ND = fill((looks_NF - mean_F) / std_F), fill(chunks_ND)
   rows_RN = jnp.asarray(np.stack([np.pad(each, (0, room - len(each))) for each in rows]))
   count_R = jnp.asarray([len(each) for each in rows])
   network = Cloned(chunks_ND.shape[1])
@@ -59,7 +60,7 @@ def train(looks_NF: np.ndarray, chunks_ND: np.ndarray, rows: Sequence[np.ndarray
   state, found, done = (params, jax.vmap(OPTIMIZER.init)(params)), [], 0
   for share in keep:
     until = round(share * UPDATES)
-    state = _updates(network, state, keys_R, rows_RN, count_R, scaled_NF, chunks_ND, done, until)
+    state = _updates(network, state, keys_R, rows_RN, count_R, scaled_NF, labels_ND, done, until)
     done, parts = until, jax.device_get(state[0])
     found.append([{"mean": mean_F, "std": std_F, **traverse_util.flatten_dict(
       jax.tree.map(lambda x, r=r: x[r], parts["params"]), sep="/")} for r in range(len(rows))])
@@ -73,12 +74,16 @@ def _updates(network: Cloned, state, keys_R, rows_RN, count_R, looks_NF, chunks_
   def update(number, state):
     def one(params, optimizer_state, key, rows_N, count):
       chosen_B = rows_N[jax.random.randint(jax.random.fold_in(key, number), (BATCH,), 0, count)]
-      loss = lambda params: optax.huber_loss(  # noqa: E731
-        network.apply(params, looks_NF[chosen_B]), chunks_ND[chosen_B], delta=0.5).mean()
+
+      def loss(params):
+        said_BD: Any = network.apply(params, looks_NF[chosen_B])
+        return optax.huber_loss(said_BD, chunks_ND[chosen_B], delta=0.5).mean()
+
       changes, optimizer_state = OPTIMIZER.update(jax.grad(loss)(params), optimizer_state)
       return optax.apply_updates(params, changes), optimizer_state
 
-    return jax.vmap(one)(*state, keys_R, rows_RN, count_R)
+    params, optimizer_state = state
+    return jax.vmap(one)(params, optimizer_state, keys_R, rows_RN, count_R)
 
   return jax.lax.fori_loop(first, last, update, state)
 

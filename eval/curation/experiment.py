@@ -197,7 +197,7 @@ def draw(settings: Settings, pool: Sequence[Demonstration], name: str, folder: P
     clean = [each for each in pool if each.flaw == CLEAN][: settings.episodes]
     return Mixture(settings, spoiled(clean, flaws.assigned(len(clean), kinds, share=share)), folder / name)
   chosen = mixtures.mixture([each.flaw for each in pool], share=share, episodes=settings.episodes, kinds=kinds)
-  return Mixture(settings, [pool[i] for i in np.flatnonzero(chosen)], folder / name)
+  return Mixture(settings, [pool[i] for i in np.flatnonzero(chosen).tolist()], folder / name)
 
 
 def spoiled(clean: Sequence[Demonstration], names: Sequence[str]) -> list[Demonstration]:

@@ -7,7 +7,7 @@ judged by a classifier that was trained on the others (two folds), looks are wha
 a small MLP.
 """
 
-import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -83,8 +83,12 @@ def _updates(looks_NF, pairs_UB2, bin_UB, seed):
   def update(state, inputs):
     params, optimizer_state = state
     pairs_B2, bin_B = inputs
-    loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(  # noqa: E731
-      network.apply(params, looks_NF[pairs_B2[:, 0]], looks_NF[pairs_B2[:, 1]]), bin_B).mean()
+    before_BF, after_BF = looks_NF[pairs_B2[:, 0]], looks_NF[pairs_B2[:, 1]]
+
+    def loss(params):
+      logits: Any = network.apply(params, before_BF, after_BF)
+      return optax.softmax_cross_entropy_with_integer_labels(logits, bin_B).mean()
+
     changes, optimizer_state = optimizer.update(jax.grad(loss)(params), optimizer_state)
     return (optax.apply_updates(params, changes), optimizer_state), None
 
@@ -92,8 +96,8 @@ def _updates(looks_NF, pairs_UB2, bin_UB, seed):
   return params
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _expected(params, before_PF, after_PF):
   """Returns float32[P], the expected time in bins: the middle of each, by its probability."""
-  share_PB = jax.nn.softmax(ElapsedTime().apply(params, before_PF, after_PF))
-  return share_PB @ (jnp.arange(BINS) + 0.5)
+  logits_PB: Any = ElapsedTime().apply(params, before_PF, after_PF)
+  return jax.nn.softmax(logits_PB) @ (jnp.arange(BINS) + 0.5)
