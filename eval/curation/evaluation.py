@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ def _evaluated(task: str, file: Path, job: tuple[str, int]) -> tuple[str, int, b
 
 def save(file: Path, policies: Mapping[str, Policy]) -> None:
   """Writes policies as one file."""
-  files.write(file, lambda opened: np.savez(opened, **{
-    f"{run}|{name}": value for run, policy in policies.items() for name, value in policy.items()}))
+  arrays: dict[str, Any] = {
+    f"{run}|{name}": value for run, policy in policies.items() for name, value in policy.items()}
+  files.write(file, lambda opened: np.savez(opened, **arrays))
 
 
 @functools.lru_cache(maxsize=4)

@@ -241,7 +241,7 @@ def collect(settings: Settings, file: Path, *, processes: int) -> list[Demonstra
     seed += count
   found = sorted(batch.spread(functools.partial(demonstrators.record, settings.task), jobs, processes=processes),
                  key=lambda each: each.seed)
-  arrays = {f"{name} {i}": value for i, each in enumerate(found)
+  arrays: dict[str, Any] = {f"{name} {i}": value for i, each in enumerate(found)
             for name, value in (("looks", each.looks_TF), ("actions", each.actions_TA))}
   file.parent.mkdir(parents=True, exist_ok=True)
   files.write(file, lambda opened: np.savez_compressed(
