@@ -6,6 +6,7 @@ Resumes, and goes on with more --episodes: every pass over the mixtures adds som
 """
 
 import dataclasses
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from eval.curation.experiment import MIXTURES, Settings
 from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.policy import compiling
+from pi0rag_jax.worlds import registry
+from pi0rag_jax.worlds.world import NOMINAL
 
 COMMAND = "eval.curation"
 BLOCK = 10  # seeds of a pass
@@ -30,6 +33,9 @@ def study(settings: Settings, out: Path, names: list[str], *, episodes: int, pro
   for name in names:
     if name not in MIXTURES:
       raise unknown_name("mixture", name, MIXTURES)
+  registry.check(registry.family("metaworld", {}), settings.task, NOMINAL)
+  if importlib.util.find_spec("metaworld") is None:
+    raise Pi0RagError("MetaWorld is missing: pip install --no-deps metaworld==3.1.1")
   _claim(settings, out)
   started = time.monotonic()
   pool = experiment.collect(settings, out / DEMONSTRATIONS, processes=processes)

@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     added[name].add_argument("--actions", action="append", metavar="FIELD", help="stored field, repeatable")
     added[name].add_argument("--prompt", metavar="FIELD", help="stored field of the language")
     added[name].add_argument("--default_prompt", metavar="TEXT", help="where the data set says none")
-    added[name].add_argument("--seed", type=int, default=0, help="of all draws (default 0)")
+    added[name].add_argument("--seed", type=_seed, default=0, help="of all draws (default 0)")
   added["mix"].add_argument("--share", type=float, required=True, help="of the mixture that is flawed")
   added["mix"].add_argument("--episodes", type=int, required=True, help="of the mixture")
   added["mix"].add_argument("--kind", action="append", metavar="FLAW", help="to draw from, repeatable (default: all)")
@@ -146,6 +146,13 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one command and returns the exit status: 2 for a user's mistake, with one line that says it."""
   arguments = parser().parse_args(argv)
   return exit_status(lambda: arguments.run(arguments))
+
+
+def _seed(text: str) -> int:
+  """Returns a whole number from 0; argparse tells what is none."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"'{text}'; allowed: whole numbers from 0")
+  return int(text)
 
 
 def _chosen(arguments) -> Dataset:

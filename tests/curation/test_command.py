@@ -92,6 +92,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path, capsys):
   (["keep", "DATA", "--share", "0", "--out", "s.json"], "the rule 'fraction' keeps a share of 0.0"),
   (["mix", "DATA", "--share", "0.5", "--episodes", "40", "--out", "s.json"], "takes 20 episodes that are"),
   (["score", "nowhere"], "no data set at"),
+  (["score", "DATA", "--tool", "0", "9"], "in entry 9 of the state; there are 0 to 2"),
   (["score", "DATA", "--every", "0"], "steps of every 0 frames"),
   (["export", "DATA", "--out", "DATA2", "--selection", "none.json"], "no selections"),
   (["export", "DATA", "--out", "DATA2", "--flaw", "idle_end", "--share", "2"], "a share of 2"),
@@ -103,6 +104,12 @@ def test_wrong_input_ends_in_one_line(data, tmp_path, capsys, arguments, message
   assert main(given) == 2
   told = capsys.readouterr().err.strip()
   assert message in told and "\n" not in told
+
+
+def test_a_seed_is_a_whole_number(data, capsys):
+  with pytest.raises(SystemExit) as ended:
+    main(["score", str(data), "--seed", "-1"])
+  assert ended.value.code == 2 and "allowed: whole numbers from 0" in capsys.readouterr().err
 
 
 def test_a_data_set_is_not_written_over(data, tmp_path, capsys):

@@ -29,6 +29,9 @@ def read(dataset: Dataset, looks: Sequence[np.ndarray] | None = None, *, every: 
   """
   if min(every, horizon, ticks) < 1:
     raise Pi0RagError(f"steps of every {every} frames, {horizon} actions and {ticks} ticks; allowed: 1 or more of each")
+  if outside := [entry for entry in tool_dims if not 0 <= entry < dataset.state_dim]:
+    raise Pi0RagError(f"the tool's position is said to be in entry {outside[0]} of the state; there are 0 to "
+                      f"{dataset.state_dim - 1}")
   states, chunks = [], []
   for episode in range(dataset.num_episodes):
     data = dataset.read_episode(episode, images=False)
