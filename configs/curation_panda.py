@@ -48,12 +48,12 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
   config.classify.seed = 0
   config.classify.more_rollouts = ()  # (name, path) of rollouts that came in since, on which the training goes on
 
-  config.agreement = _agreement()
+  config.scorers = _scorers()
 
   config.select = ConfigDict()
-  # Names of classifiers and agreements; of several the scores are averaged. Why not Demo-SCORE's: see WORKSPACE.md.
+  # Names of classifiers and other scorers; of several the scores are averaged. Why not Demo-SCORE's: see WORKSPACE.md.
   config.select.scorers = ("prefix_agreement",)
-  # fixed, demo_score, fraction or roc (the second and the last not of agreements); '' is the first classifier's own.
+  # fixed, demo_score, fraction or roc (the second and the last of classifiers alone); '' is the first classifier's own.
   # Demonstrations all succeed, so a threshold that comes from rollouts may keep nearly all of them; of these it is
   # known that half are flawed.
   config.select.rule = "fraction"
@@ -61,6 +61,10 @@ def of_task(task: str, *, data_dir: str) -> ConfigDict:
 
   config.retrain = ConfigDict()
   config.retrain.enabled = False  # whether all stages include it
+  # Selections that are trained on: all, random, kept, oracle (those that are known to be clean), a scorer's name for as
+  # many as are kept, those that it likes best, and 'least NAME' for those that it likes least.
+  config.retrain.compared = ("random", "kept", "all")
+  config.retrain.training_seeds = (0,)
   config.retrain.seed = 0  # of the random subset
   config.retrain.first_seed = EVALUATION_SEED
   config.retrain.episodes = 300  # the same for every policy
@@ -106,12 +110,20 @@ def _rollouts(task: str) -> ConfigDict:
   return rollouts
 
 
-def _agreement() -> ConfigDict:
-  # Scores without rollouts that are compared: how far other demonstrations agree, where `inputs` are alike.
-  found = ConfigDict()
-  for name, inputs in (("state_agreement", ("state",)), ("prefix_agreement", ("embeddings",))):
-    found[name] = ConfigDict({"inputs": inputs, "policy": "", "neighbours": 32, "horizon": 16})  # horizon in frames
-  return found
+def scorer(kind: str, inputs: tuple[str, ...] = ("embeddings",), **options) -> ConfigDict:
+  """Returns an entry of `scorers`.
+
+  Args:
+    kind: of pi0rag_jax.curation.scorers.SCORERS, or 'combination': the mean rank of those that the option `of` names.
+    inputs: what a step looked like: state, actions, embeddings.
+    options: of the kind.
+  """
+  return ConfigDict({"kind": kind, "inputs": inputs, "policy": "", "horizon": 16, "options": options})  # of actions
+
+
+def _scorers() -> ConfigDict:
+  # Scores that no classifier gives: how far other demonstrations agree, where `inputs` are alike.
+  return ConfigDict({"state_agreement": scorer("agreement", ("state",)), "prefix_agreement": scorer("agreement")})
 
 
 def _classifiers() -> ConfigDict:

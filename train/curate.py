@@ -6,9 +6,9 @@ Stages, each of which goes on where it was stopped and can be run alone, as `--s
   rollout   each checkpoint runs episodes in the simulator, which are recorded
   embed     the policy's prefix embeddings of rollouts and demonstrations, kept on disk
   classify  a classifier of success per configured kind, trained on one checkpoint's rollouts, validated on another's
-  score     every demonstration by every classifier, and by how far the others agree with it
+  score     every demonstration by every classifier and every other scorer, such as how far the others agree with it
   select    DIR/selection.txt (Demo-SCORE's) and DIR/selection.json: what is kept, which `train.launch` reads
-  retrain   policies on what is kept and on as many random demonstrations, against the one on all
+  retrain   policies on what is kept, on as many random demonstrations, on all, or on what other scorers would keep
   report    DIR/report.html and DIR/summary.json
 
 `configs/curation_panda.py` explains the configuration. Rollouts of a real robot are given with

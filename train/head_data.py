@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi0rag_jax.curation.views import EpisodesView
 from pi0rag_jax.data import running_stats
 from pi0rag_jax.data.dataset import Dataset, Fields
 from pi0rag_jax.data.formats import open_dataset
@@ -19,7 +20,7 @@ from pi0rag_jax.data.sampling import Mixture, Rows, Sampler, Source
 from pi0rag_jax.data.splits import split_episodes
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import feature_cache
-from pi0rag_jax.policy.feature_cache import SHARD_ROWS, FeatureCache
+from pi0rag_jax.policy.feature_cache import SHARD_ROWS, FeatureCache, FeatureRows
 from pi0rag_jax.policy.features import FeatureExtractor
 from pi0rag_jax.policy.head import HeadUnits
 from pi0rag_jax.robots.normalize import NormStats, normalize
@@ -125,13 +126,19 @@ def compute_stats(parts: Sequence[Part], *, openpi_quantiles: bool = False) -> d
   return stats
 
 
-def features(config: Config, part: Part, extractor: FeatureExtractor, root: Path) -> FeatureCache:
+def features(config: Config, part: Part, extractor: FeatureExtractor, root: Path) -> FeatureCache | FeatureRows:
   """Returns the cached features of all frames of a data set, computed where they are missing; the first process does.
+
+  A selection reads those of the whole data set where they are there, so that many selections cost no more than one.
 
   Raises:
     DamagedEpisode: a picture cannot be read.
   """
   key, rows = extractor.cache_key(part.dataset.fingerprint()), len(part.state_FP)
+  if isinstance(part.dataset, EpisodesView) and not feature_cache.is_whole(root, key):
+    whole = extractor.cache_key(part.dataset.source.fingerprint())
+    if feature_cache.is_whole(root, whole):
+      return FeatureRows(feature_cache.load(root, whole), part.dataset.source_frames())
   if parallel.is_first():
     progress = Progress(str(part.dataset.path), rows)
 
@@ -180,7 +187,7 @@ class Progress:
 class Table:
   """All that a batch is gathered from."""
 
-  def __init__(self, parts: Sequence[Part], caches: Sequence[FeatureCache], extractor: FeatureExtractor,
+  def __init__(self, parts: Sequence[Part], caches: Sequence[FeatureCache | FeatureRows], extractor: FeatureExtractor,
                units: HeadUnits, *, stride: int):
     """Normalizes states, and makes labels of actions."""
     self._caches, self._units = caches, units

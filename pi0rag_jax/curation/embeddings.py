@@ -14,9 +14,10 @@ from pi0rag_jax.data.dataset import DamagedEpisode, Dataset, EpisodeData
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import PaliGemmaBackbone
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import directory, feature_cache
+from pi0rag_jax.policy import directory, feature_cache, head
 from pi0rag_jax.policy.feature_cache import CacheKey, FeatureCache
 from pi0rag_jax.policy.features import FeatureExtractor
+from pi0rag_jax.policy.spec import HEAD
 
 # What a build holds in memory and a kill loses: a 3.2 B model's tokens are 6.7 MB a frame.
 SHARD_BYTES = 1 << 26
@@ -47,9 +48,11 @@ def policy_extractor(policy, *, layer: str = "hidden", pool: str = "mean") -> Fe
 
   Args:
     policy: see `directory.load`.
-    layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence.
+    layer, pool: see `models.embedding`; the pool 'tokens' keeps the prefix as a sequence. A head has its own.
   """
   spec, where = directory.describe(policy)
+  if spec.family == HEAD:
+    return head.build(spec, where).extractor
   backbone = PaliGemmaBackbone(spec.network, layer, pool)
   params = checkpoints.load_params(where, template=jax.eval_shape(backbone.init, jax.random.key(0)))
   return FeatureExtractor(

@@ -33,6 +33,12 @@ class EpisodesView(Dataset):
     values_J[self.episodes] = values_K
     return values_J
 
+  def source_frames(self) -> np.ndarray:
+    """Returns int64[F], the number of every frame where the source's are numbered through, episode by episode."""
+    first_J = np.cumsum(self.source.lengths) - self.source.lengths
+    return np.concatenate([first_J[episode] + np.arange(length)
+                           for episode, length in zip(self.episodes, self.lengths)])
+
   @property
   def state_dim(self) -> int:
     return self.source.state_dim

@@ -117,7 +117,8 @@ class LerobotDataset(Dataset):
       timestamps=self._remembered(episode, table),
       extras=dict(arrays),
       metadata={"episode_index": meta.index, "robot_type": self.meta.robot_type,
-                **({lerobot_meta.CATEGORY: meta.category} if meta.category else {})},
+                **({lerobot_meta.CATEGORY: meta.category} if meta.category else {}),
+                **({"flaw": meta.flaw} if meta.flaw else {})},
     )
 
   def _prompts(self, table: Any, column: str | None) -> list[str]:

@@ -20,6 +20,7 @@ from pi0rag_jax.errors import Pi0RagError
 IMAGE_DTYPES = ("image", "video")
 DEPTH_FLAGS = ("is_depth_map", "video.is_depth_map", "image.is_depth_map")
 # Names of the column with the task's text in tasks.parquet: LeRobot's of today, and pandas' for an index without one.
+FLAW = "flaw"  # a column of meta/episodes, of data sets that this program wrote
 TEXT_COLUMNS = ("task", "__index_level_0__")
 
 
@@ -35,6 +36,7 @@ class EpisodeMeta:
   data_file: Path | None  # None where the meta names none
   videos: Mapping[str, Stretch]  # stored camera name -> where; without those that the meta does not name
   category: str = ""  # of a data set's plan, '' where nothing says it
+  flaw: str = ""  # of a demonstration that was judged, see data.episodes.Episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +171,7 @@ def _parquet(root: Path, info: Mapping, damaged: dict[str, str]) -> tuple[dict[i
   if not files:
     raise Pi0RagError(f"the LeRobot data set '{root}' has no meta/episodes/*/*.parquet")
   cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-  columns = ["episode_index", "length", "data/chunk_index", "data/file_index", CATEGORY]
+  columns = ["episode_index", "length", "data/chunk_index", "data/file_index", CATEGORY, FLAW]
   columns += [f"videos/{key}/{part}" for key in cameras
               for part in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
   episodes = []
@@ -206,7 +208,8 @@ def _episode(root: Path, info: Mapping, row: Mapping, cameras: list[str], where:
       videos[key] = Stretch(
         file, checks.number(start_s, f"{where}videos/{key}/from_timestamp", low=-1.0, high=1e7),
         end_s=float(end_s) if isinstance(end_s, int | float) else math.inf)
-  return EpisodeMeta(index, length, place("data", "data_path"), videos, str(row.get(CATEGORY) or ""))
+  category, flaw = (value if isinstance(value, str) else "" for value in (row.get(CATEGORY), row.get(FLAW)))
+  return EpisodeMeta(index, length, place("data", "data_path"), videos, category, flaw)
 
 
 def _with_neighbours(episodes: list[EpisodeMeta], *, whole: bool) -> list[EpisodeMeta]:

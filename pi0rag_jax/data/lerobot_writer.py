@@ -12,7 +12,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,8 +42,8 @@ class WrittenEpisode:
   images: Mapping[str, np.ndarray]  # camera -> uint8[F, H, W, 3], RGB
   state: np.ndarray  # float[F, P]
   actions: np.ndarray  # float[F, A]
-  prompt: str
-  success: bool
+  prompt: str | Sequence[str]  # one, or F of them: the task can change within an episode
+  success: bool | None  # None: nobody knows; then there is no column of it
   extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # column -> float[F, N] or float[F, T, N]
   told: Mapping[str, str] = dataclasses.field(default_factory=dict)  # more columns of `meta/episodes`, such as why
 
@@ -101,7 +101,8 @@ class LerobotWriter:
     self._features = features
     self._episodes = self._parquet.read_table(self.folder / _EPISODES).to_pylist()
     for row in self._episodes:
-      self._tasks.setdefault(row["tasks"][0], len(self._tasks))
+      for task in row["tasks"]:
+        self._tasks.setdefault(task, len(self._tasks))
       stats: dict[str, dict[str, np.ndarray]] = {}
       for column, values in row.items():
         if column.startswith("stats/"):
@@ -126,7 +127,8 @@ class LerobotWriter:
     if self._data is not None and self._file_rows + len(episode.state) > _ROWS_PER_FILE:
       self._end_files()
     place = {"chunk": self._file // _CHUNK_FILES, "file": self._file % _CHUNK_FILES}
-    entry = {"episode_index": len(self._episodes), "tasks": [episode.prompt], "length": len(episode.state),
+    entry = {"episode_index": len(self._episodes), "tasks": list(dict.fromkeys(_prompts(episode))),
+             "length": len(episode.state),
              "data/chunk_index": place["chunk"], "data/file_index": place["file"],
              "dataset_from_index": self._rows, "dataset_to_index": self._rows + len(episode.state)}
     if self._pictures == VIDEO:
@@ -193,8 +195,10 @@ class LerobotWriter:
                         "more")
     if odd := [name for name, values in numbers.items() if values.ndim not in (2, 3)]:
       raise Pi0RagError(f"{', '.join(odd)} of an episode have other shapes than [F, N] and [F, T, N]")
-    if not episode.prompt.strip():
-      raise Pi0RagError("an episode has an empty prompt; allowed: what the robot is told")
+    prompts = _prompts(episode)
+    if len(prompts) != frames or not all(prompt.strip() for prompt in prompts):
+      raise Pi0RagError("an episode has an empty prompt, or one for some frames alone; allowed: what the robot is "
+                        "told")
     features: dict[str, dict[str, Any]] = {}
     for camera, images in episode.images.items():
       if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
@@ -209,12 +213,14 @@ class LerobotWriter:
     for name, values in numbers.items():
       names = [f"{name.rpartition('.')[2]}_{i}" for i in range(values.shape[1])] if values.ndim == 2 else None
       features[name] = {"dtype": "float32", "shape": list(values.shape[1:]), "names": names}
-    task = self._tasks.get(episode.prompt, len(self._tasks))
+    tasks = dict(self._tasks)
+    for prompt in prompts:
+      tasks.setdefault(prompt, len(tasks))
     frame_F = np.arange(frames)
-    scalars = {SUCCESS: np.append(np.zeros(frames - 1, bool), episode.success),
-               "timestamp": (frame_F / self._fps).astype(np.float32), "frame_index": frame_F,
+    ended = {} if episode.success is None else {SUCCESS: np.append(np.zeros(frames - 1, bool), episode.success)}
+    scalars = {**ended, "timestamp": (frame_F / self._fps).astype(np.float32), "frame_index": frame_F,
                "episode_index": np.full(frames, len(self._episodes)), "index": self._rows + frame_F,
-               "task_index": np.full(frames, task)}
+               "task_index": np.array([tasks[prompt] for prompt in prompts])}
     for name, values in scalars.items():
       features[name] = {"dtype": values.dtype.name, "shape": [1], "names": None}
     if self._features and features != self._features:
@@ -222,7 +228,7 @@ class LerobotWriter:
                          if features.get(name) != self._features.get(name))
       raise Pi0RagError(f"an episode is unlike those before it in {', '.join(different)}: sizes and names must be the "
                         "same in all of them")
-    self._features, self._tasks[episode.prompt] = features, task
+    self._features, self._tasks = features, tasks
     pictures = {} if self._pictures == VIDEO else {
       CAMERA + camera: [{"bytes": _png(image), "path": f"frame-{i:06d}.png"} for i, image in enumerate(images)]
       for camera, images in episode.images.items()}
@@ -311,6 +317,11 @@ def _codec() -> tuple[str, str]:
     if encoder in av.codecs_available:
       return encoder, codec
   raise Pi0RagError(f"FFmpeg has none of the encoders {', '.join(_CODECS)}: keep pictures as images")
+
+
+def _prompts(episode: WrittenEpisode) -> Sequence[str]:
+  """Returns the prompt of every frame."""
+  return [episode.prompt] * len(episode.state) if isinstance(episode.prompt, str) else episode.prompt
 
 
 def _png(image: np.ndarray) -> bytes:

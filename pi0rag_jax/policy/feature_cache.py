@@ -109,6 +109,21 @@ class FeatureCache:
     return out_RD.reshape(*rows.shape, self.width)
 
 
+class FeatureRows:
+  """Some rows of a cache, numbered from 0 on: what a selection of episodes reads of the whole data set's."""
+
+  def __init__(self, cache: FeatureCache, rows_F: np.ndarray):
+    self.directory, self.width = cache.directory, cache.width
+    self._cache, self._rows_F = cache, rows_F
+
+  def __len__(self) -> int:
+    return len(self._rows_F)
+
+  def take(self, rows) -> np.ndarray:
+    """Returns float32[..., D], as FeatureCache does."""
+    return self._cache.take(self._rows_F[np.asarray(rows)])
+
+
 def build(root, key: CacheKey, encode: Callable[[np.ndarray], Any], rows: int, *, width: int, batch_size: int = 32,
           shard_rows: int = SHARD_ROWS, dtype: str = "float32",
           progress: Callable[[int, int], None] | None = None) -> FeatureCache:
@@ -141,6 +156,15 @@ def build(root, key: CacheKey, encode: Callable[[np.ndarray], Any], rows: int, *
     if progress is not None:
       progress(stop, rows)
   return FeatureCache(directory, rows, width, layout["shard_rows"], layout["dtype"])
+
+
+def is_whole(root, key: CacheKey) -> bool:
+  """Returns whether `load` would find the cache of `key` below `root`."""
+  try:
+    load(root, key)
+  except Pi0RagError:
+    return False
+  return True
 
 
 def load(root, key: CacheKey) -> FeatureCache:

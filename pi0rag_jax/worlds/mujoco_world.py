@@ -108,6 +108,14 @@ class MujocoWorld:
     self._ticks, self._deadline = (0, self._time_limit) if fresh_clock else (snapshot["ticks"], snapshot["deadline"])
     self._success = snapshot["success"]
 
+  def act(self) -> np.ndarray:
+    """Returns what the expert would send now, float[A]: the first action of `plan` where none is under way."""
+    return self._act()
+
+  def state(self) -> np.ndarray:
+    """Returns float32[P], the robot's state as `observe` has it; nothing is drawn."""
+    return self._observation([])["state"]
+
   def plan(self, horizon: int) -> np.ndarray:
     """Returns what the expert would execute from here on, float32[horizon, A]: it is tried out and undone.
 

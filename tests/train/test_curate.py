@@ -98,7 +98,7 @@ def test_the_summary_and_the_page_tell_all(run):
   config, folder = run
   told = json.loads((folder / "summary.json").read_text())
   assert set(told["classifiers"]) == {"state", "prefix"} and told["policies"] is None
-  assert set(told["agreement"]) == AGREEMENT and told["config"]["select"]["scorers"] == ["prefix"]
+  assert set(told["scorers"]) == AGREEMENT and told["config"]["select"]["scorers"] == ["prefix"]
   assert told["selection"][config.training.data[0]["path"]] | {"threshold": 0} == {
     "kept": 3, "of": 6, "rule": "fraction", "threshold": 0, "scorers": ["prefix"]}
   found = told["baselines"]["length_only"]
@@ -167,7 +167,7 @@ def test_agreements_select_without_rollouts(run, tmp_path):
   config.select.scorers = ("perfix",)
   with pytest.raises(Pi0RagError, match=r"scorer 'perfix'"):
     curate.curate(config, copy, ["select"])
-  config.select.scorers, config.agreement.prefix_agreement.neighbours = ("prefix",), 3
+  config.select.scorers, config.scorers.prefix_agreement.horizon = ("prefix",), 3
   with pytest.raises(Pi0RagError, match="no scores by 'prefix_agreement' as it is now: run --stages=score"):
     curate.curate(config, copy, ["report"])
 

@@ -20,15 +20,17 @@ from grid_backbone import Grid, expected_features
 from ml_collections import ConfigDict, config_flags
 
 from configs import mobile_vla_lstm, robovlms_lstm
+from pi0rag_jax.curation import embeddings, selection
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import base as backbones
 from pi0rag_jax.models.heads import losses, presets
 from pi0rag_jax.models.heads.base import HeadOutput
 from pi0rag_jax.openpi import checkpoints
-from pi0rag_jax.policy import backbone, directory
+from pi0rag_jax.policy import backbone, directory, feature_cache
 from pi0rag_jax.steering.agent import Agent
 from train import debug_data, gripper_metrics, head_backbone, heads, loop, metrics, step
+from train.curation import policies
 
 CAMERAS = {"base_0_rgb": "front", "left_wrist_0_rgb": "wrist"}
 
@@ -315,3 +317,29 @@ def test_the_flag_takes_a_variant():
     config_flags.DEFINE_config_file("config", flag_values=values)
     values(argv)
   assert values.config.data[0]["path"] == "debug" and values.config.head.hidden == 32
+
+
+def test_a_selection_reads_the_features_of_the_whole_data_set(straight, data, tmp_path, monkeypatch):
+  """The same rows as with features of its own, and nothing is computed."""
+  kept_J = np.arange(open_dataset(data).num_episodes) % 2 == 1
+  file = tmp_path / "selection.json"
+  selection.write_json(file, [selection.Selection(str(data), kept_J * 1.0, kept_J, 0.5, "fixed")])
+  config = make_config(data).unlock()
+  config.data = ({"path": str(data), "selection": str(file)},)
+  own = heads.make_task(config.lock(), tmp_path / "own").train_batch(0)
+  config.unlock().feature_cache = str(straight / "features")
+  monkeypatch.setattr(feature_cache, "build", lambda *_, **__: pytest.fail("computed again"))
+  shared = heads.make_task(config.lock(), tmp_path / "shared").train_batch(0)
+  np.testing.assert_array_equal(shared["features_BWD"], own["features_BWD"])
+
+
+def test_every_checkpoint_becomes_a_policy(straight, tmp_path):
+  target = tmp_path / "policies" / "0000004"
+  policies.export_checkpoint(straight / "checkpoints" / "4", straight / "policy", target)
+  assert json.loads((target / "record.json").read_text()) == {"step": 4}
+  kept, final = (checkpoints.load_params(each) for each in (target, straight / "policy"))
+  np.testing.assert_array_equal(jax.tree.leaves(kept)[0],
+                                jax.tree.leaves(checkpoints.load_params(straight / "checkpoints" / "4"))[0])
+  assert jax.tree.structure(kept) == jax.tree.structure(final)
+  extractor = embeddings.policy_extractor(target)
+  assert extractor.backbone.hidden_size == directory.load(target).extractor.backbone.hidden_size

@@ -53,7 +53,7 @@ def embed(config: Config, workdir: Path, machines: Machines = HERE) -> None:
 
 def policies_read(config: Config) -> list[str]:
   """Returns whose embeddings scorers read; all of them are among `embed.policies`."""
-  scorers = [*config.classifiers.values(), *config.agreement.values()]
+  scorers = [*config.classifiers.values(), *config.scorers.values()]
   used = {member.policy for member in scorers if EMBEDDINGS in member.inputs}
   if left_out := sorted(used - set(config.embed.policies)):
     raise Pi0RagError(f"scorers read embeddings of {', '.join(map(repr, left_out))}, embed.policies has "

@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pi0rag_jax import crew
+from pi0rag_jax import crew, files
 from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.curation import rollouts
 from pi0rag_jax.curation.rollouts import RolloutConfig
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import directory, keys
-from pi0rag_jax.policy.spec import ROBOT_FILE, TOKENIZER_NAME, PolicySpec
+from pi0rag_jax.policy.directory import RECORD_NAME
+from pi0rag_jax.policy.spec import HEAD, ROBOT_FILE, TOKENIZER_NAME, PolicySpec
 from pi0rag_jax.typing import Config
 from pi0rag_jax.worlds.world import STREAM_SEEDS
 from train import export, loop, metrics
@@ -45,7 +47,7 @@ def train(config: Config, workdir: Path) -> None:
 def check_kind(config: Config) -> None:
   """Raises Pi0RagError for a training whose policies cannot be run here."""
   training = config.training
-  if training.kind == "head" or named_config(training).data.robot != ROBOT:
+  if (training.robot if training.kind == HEAD else named_config(training).data.robot) != ROBOT:
     raise Pi0RagError(
       f"config.training '{training.name}' is not of the robot '{ROBOT}'; the stages train and retrain need it, since "
       "its policies run in the simulator. With config.rollouts.given, and config.policies where embeddings are read, "
@@ -73,13 +75,20 @@ def export_checkpoint(checkpoint: Path, policy: Path, target: Path) -> None:
     return
   spec, robot_file = PolicySpec.load(policy), policy / ROBOT_FILE
 
+  def fill_head(draft: Path) -> None:
+    shutil.copytree(policy, draft, dirs_exist_ok=True)
+    for item in ("params", "assets"):
+      shutil.rmtree(draft / item)
+      shutil.copytree(checkpoint / item, draft / item)
+    files.write_json(draft / RECORD_NAME, {"step": int(checkpoint.name)})
+
   def fill(draft: Path) -> None:
     export.write_policy(draft, checkpoint, spec, trained=spec.network, record={"step": int(checkpoint.name)},
                         tokenizer=policy / TOKENIZER_NAME, robot_file=robot_file)
     # No memory is beside these policies: where their keys lie does not matter.
     keys.KeyStats.uncalibrated(spec.network).save(draft)
 
-  export.replace(target, fill)
+  export.replace(target, fill_head if spec.family == HEAD else fill)
 
 
 def policies(config: Config, workdir: Path) -> dict[str, Path]:

@@ -57,7 +57,7 @@ def _rollouts(config: Config, sources: Sources, members: Mapping[str, SavedClass
 
 def _embedded(config: Config, sources: Sources) -> list[Embedded]:
   """Returns the mean embedding of every episode, by the policy of the first scorer that selects and reads any."""
-  scorers = {**config.classifiers, **config.agreement}
+  scorers = {**config.classifiers, **config.scorers}
   reading = [scorers[name] for name in config.select.scorers if EMBEDDINGS in scorers[name].inputs]
   if not reading:
     return []

@@ -15,7 +15,7 @@ from pi0rag_jax.curation.selection import Selection
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.typing import Config
 from train import metrics as train_metrics
-from train.curation import agreement
+from train.curation import scorers
 from train.curation.classify import load_members, member_folder
 from train.curation.sources import Source, Sources
 
@@ -54,7 +54,7 @@ def score(config: Config, workdir: Path) -> None:
 def recipes(config: Config, sources: Sources, members: Mapping[str, SavedClassifier]) -> dict[str, str]:
   """Returns what every scorer is made of."""
   return {**{name: member.recipe for name, member in members.items()},
-          **{name: agreement.recipe(sources, member) for name, member in config.agreement.items()}}
+          **{name: scorers.recipe(config, sources, member) for name, member in config.scorers.items()}}
 
 
 def score_source(config: Config, sources: Sources, source: Source, members: Mapping[str, SavedClassifier]
@@ -64,7 +64,7 @@ def score_source(config: Config, sources: Sources, source: Source, members: Mapp
   unknown_J = np.full(dataset.num_episodes, np.nan)
   scores = {name: scoring.episode_scores(members[name].trained, sources.read(source, member, unknown_J))
             for name, member in config.classifiers.items()}
-  scores |= {name: agreement.scores(sources, source, member) for name, member in config.agreement.items()}
+  scores |= scorers.scores(config, sources, source, scores)
   plain = baselines.scores(dataset, tool_dims=config.tool_dims)
   told, at_equal_pace = (measure(scores, plain, verdicts.flaws_of(dataset)) for measure in (aurocs, equal_pace))
   spread = {name: [statistics.number(value) for value in dataset.spread(each).tolist()]
@@ -131,9 +131,9 @@ def select(config: Config, workdir: Path) -> None:
 
 def check_scorers(config: Config) -> None:
   """Raises Pi0RagError unless `select.scorers` names some, and those that there are."""
-  allowed = [*config.classifiers, *config.agreement]
-  if twice := sorted(set(config.classifiers) & set(config.agreement)):
-    raise Pi0RagError(f"{', '.join(twice)}: the name of a classifier and of an agreement; give one another name")
+  allowed = [*config.classifiers, *config.scorers]
+  if twice := sorted(set(config.classifiers) & set(config.scorers)):
+    raise Pi0RagError(f"{', '.join(twice)}: the name of a classifier and of another scorer; give one another name")
   if not config.select.scorers:
     raise Pi0RagError(f"select.scorers names none; allowed: {', '.join(allowed)}")
   for name in config.select.scorers:

@@ -36,9 +36,9 @@ def summarize(config: Config, workdir: Path, sources: Sources, members: Mapping[
       "kind": member.kind, "inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
       "auroc_at_equal_pace": at_equal_pace(name), **rollout_results(members[name])}
       for name, member in config.classifiers.items()},
-    "agreement": {name: {"inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
-                         "auroc_at_equal_pace": at_equal_pace(name)}
-                  for name, member in config.agreement.items()},
+    "scorers": {name: {"kind": member.kind, "inputs": list(member.inputs), "auroc_demonstrations": _of(name, aurocs),
+                       "auroc_at_equal_pace": at_equal_pace(name)}
+                for name, member in config.scorers.items()},
     "baselines": {name: {
       "auroc_demonstrations": _of(name, aurocs),
       "auroc_rollouts": {checkpoint: each[name] for checkpoint, each in rollouts.items() if each}}
@@ -80,7 +80,7 @@ def read_evaluation(workdir: Path, kept: Sequence[Selection]) -> dict[str, Any] 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
   """Returns the table of the page: a row per scorer, and one per baseline; columns by flaw where any is known."""
-  everyone = {**summary["classifiers"], **summary["agreement"], **summary["baselines"]}
+  everyone = {**summary["classifiers"], **summary["scorers"], **summary["baselines"]}
   flaws = list(dict.fromkeys(
     flaw for each in everyone.values() for told in each["auroc_demonstrations"].values() for flaw in told))
   columns = lambda each: {  # noqa: E731
@@ -92,8 +92,8 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             "validation loss": f"{each['validation_loss']:.4f}"} for name, each in summary["classifiers"].items()]
   validated_on = dict.fromkeys(each["validated_on"] for each in summary["classifiers"].values())
   blank = dict.fromkeys(found[0], _NONE)
-  found += [{**blank, "scorer": name, "kind": "agreement", "reads": " + ".join(each["inputs"]), **columns(each)}
-            for name, each in summary["agreement"].items()]
+  found += [{**blank, "scorer": name, "kind": each["kind"], "reads": " + ".join(each["inputs"]), **columns(each)}
+            for name, each in summary["scorers"].items()]
   return found + [
     {**blank, "scorer": BASELINES[name], **columns(each),
      "AUROC, validation rollouts": _texts(each["auroc_rollouts"][checkpoint]["cut"] for checkpoint in validated_on)}

@@ -8,6 +8,7 @@ import pytest
 from configs import curation_panda
 from pi0rag_jax.curation import rollouts, selection
 from pi0rag_jax.curation.selection import Selection
+from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.worlds.episode import Job, Trace
 from train.curation import retrain, summary
 
@@ -92,11 +93,48 @@ def test_outcomes_of_another_place_are_not_taken(tmp_path, monkeypatch):
 
 
 def test_the_comparison_counts_shared_seeds_alone():
-  outcomes = {"all": {1: "success", 2: "failure", 3: "failure", 4: "success"},
-              "random": {1: "success", 2: "failure", 3: "crashed", 4: "failure"},
-              "kept": {1: "success", 2: "success", 3: "success", 4: "success"}}
+  outcomes = {"all": {0: {1: "success", 2: "failure", 3: "failure", 4: "success"}},
+              "random": {0: {1: "success", 2: "failure", 3: "crashed", 4: "failure"}},
+              "kept": {0: {1: "success", 2: "success", 3: "success", 4: "success"}}}
   found = retrain.compare(outcomes)
   assert (found["seeds"], found["crashed"]) == (3, 1)
   assert {name: each["rate"] for name, each in found["success"].items()} == pytest.approx(
     {"all": 2 / 3, "random": 1 / 3, "kept": 1.0})
   assert (found["kept against all"]["fixed"], found["kept against random"]["fixed"]) == (1, 2)
+
+
+def test_several_trainings_of_a_selection_count_together():
+  """The second training of what was kept is not done yet: its rate is there, and no comparison."""
+  outcomes = {"random": {0: {1: "success", 2: "failure"}, 1: {1: "failure", 2: "failure"}},
+              "deminf": {0: {1: "success", 2: "success"}, 1: {1: "success", 2: "failure"}},
+              "kept": {0: {1: "success", 2: "success"}}}
+  found = retrain.compare(outcomes)
+  assert found["training_seeds"] == [0, 1] and found["success"]["deminf"]["n"] == 4
+  assert found["success"]["deminf"]["by_training_seed"] == {"0": 1.0, "1": 0.5}
+  assert found["success"]["kept"]["rate"] == 1.0 and "kept against random" not in found
+  assert found["deminf against random"]["fixed"] == 2 and found["deminf against random"]["n"] == 4
+
+
+def test_selections_by_a_scorer_and_of_what_is_clean(tmp_path, monkeypatch):
+  """As many as are kept: those that a scorer likes best or least, and clean ones first."""
+  config, kept = curation_panda.get_config(), [make_selection(0, 3)]
+  scored = {"lengths": [1] * 6, "scores": {"deminf": [0.1, None, 0.9, 0.2, 0.8, 0.3]}}
+  monkeypatch.setattr(retrain, "read_scores", lambda _: {"demonstrations": {"data": scored}})
+  flaws = ["detour", "clean", "clean", "detour", "clean", "detour"]
+  source = dataclasses.make_dataclass("Source", ["source"])(flaws)
+  monkeypatch.setattr(retrain.data, "demonstrations", lambda *_: {"data": source})
+  monkeypatch.setattr(retrain.verdicts, "flaws_of", lambda source: source)
+  chosen = lambda name: np.flatnonzero(retrain.chosen_by(config, tmp_path, name, kept)[0].kept_J).tolist()  # noqa: E731
+  assert chosen("deminf") == [2, 4] and chosen("least deminf") == [0, 3] and chosen("kept") == [0, 3]
+  assert chosen("oracle") == [2, 4]  # the second has no score
+  with pytest.raises(Pi0RagError, match=r"unknown entry of retrain.compared 'demnif'. Did you mean 'deminf'"):
+    chosen("demnif")
+
+
+def test_another_seed_is_another_training(tmp_path, runs):
+  config = curation_panda.get_config().unlock()
+  config.retrain.training_seeds, config.retrain.compared = (0, 1), ("all", "kept")
+  selection.write_json(tmp_path / "selection.json", [make_selection(0, 3)])
+  retrain.retrain(config, tmp_path)
+  names = [workdir.name.rpartition("-")[0] or workdir.name for _, workdir in runs["trained"]]
+  assert names == ["train", "kept", "all", "kept-seed1"]

@@ -38,8 +38,9 @@ def test_the_table_has_a_column_per_flaw_of_any_data_set():
             "auroc_demonstrations": {"a": {"all flaws": estimate(0.7)}, "b": {}}}
   plain = {"auroc_demonstrations": member["auroc_demonstrations"],
            "auroc_rollouts": {"late": {"whole": estimate(0.99), "cut": estimate(0.6)}}}
-  agreeing = {"inputs": ["embeddings"], "auroc_demonstrations": {"a": {"all flaws": estimate(0.8)}, "b": {}}}
-  found = {"classifiers": {"state": member}, "agreement": {"prefix_agreement": agreeing},
+  agreeing = {"kind": "agreement", "inputs": ["embeddings"],
+              "auroc_demonstrations": {"a": {"all flaws": estimate(0.8)}, "b": {}}}
+  found = {"classifiers": {"state": member}, "scorers": {"prefix_agreement": agreeing},
              "baselines": dict.fromkeys(summary.BASELINES, plain)}
   first, agreed, length, pace = summary.rows(found)
   assert list(first) == list(agreed) == list(length) == list(pace)
