@@ -64,7 +64,8 @@ if __name__ == "__main__":  # flags are one namespace for a whole process: only 
   flags.DEFINE_string("checkpoint", None, "Of an openpi configuration.")
   flags.DEFINE_string("world", "panda", "panda, metaworld or libero: worlds whose robot is driven at the tool.")
   flags.DEFINE_string("task", "", "A task of the world; by default the first that the policy was trained on.")
-  flags.DEFINE_string("condition", "camera_shift_double", "What differs from the policy's demonstrations; nominal: nothing.")
+  flags.DEFINE_string("condition", "camera_shift_double",
+                      "What differs from the policy's demonstrations; nominal: nothing.")
   cli.define_memory("Memory that is taught, made if there is none; by default one that is forgotten at the end.",
                     versions=False)
   # From here panda_small fails by itself with the camera shifted.

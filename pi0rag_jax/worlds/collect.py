@@ -178,7 +178,7 @@ def _record(collection: Collection, job: tuple[str, int]) -> tuple[str, int, int
   files.write(path, lambda file: np.savez_compressed(
     file, state=episode.state, actions=episode.actions, prompt=np.array(episode.prompt),
     success=np.array(episode.success), **values))
-  return task, seed, len(episode.state), episode.success
+  return task, seed, len(episode.state), bool(episode.success)
 
 
 def _succeeded(path: pathlib.Path) -> bool:
