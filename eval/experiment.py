@@ -207,8 +207,8 @@ class _Sweep:
       return
     learned = len(self._of_cell.get(tasks.learning_cell(self._config, source), []))
     if learned > task.step.after:
-      raise Pi0RagError(f"{tasks.name(task)}: stream '{source.name}' has learned {learned} episodes, so that its "
-                        f"memory after {task.step.after} is gone: policies and seeds that are added later are evaluated "
+      raise Pi0RagError(f"{tasks.name(task)}: stream '{source.name}' has learned {learned} episodes, so that "
+                        f"its memory after {task.step.after} is gone: policies and seeds added later are evaluated "
                         "at the stream's end alone. Leave this checkpoint out, or use another --out")
 
   def _filming(self, task: Filming) -> Assignment | None:
