@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   config.world = ConfigDict({"id": "panda"})  # or {"id": "gym_aloha/AlohaTransferCube-v0", "robot": "aloha"}
   config.task = "pick_and_place"
   # Of the task; 'task/condition' names another task's.
-  config.conditions = ("camera_shift_double", "insertion/camera_shift_double")
+  config.conditions = ("camera_shift_double", "insertion/actuator_delay")
 
   # While the memory learns.
   config.stream = ConfigDict()
