@@ -189,7 +189,7 @@ def test_a_shipped_policy_is_served_with_its_memory(small, memory_dir, observati
   with server.open_agent(flags(policy=SHIPPED, memory=memory_dir)) as agent:
     client = connect(agent, agent.metadata)
     metadata = client.get_server_metadata()
-    assert metadata["execute_steps"] == 4 and metadata["memory_records"] == 1 and metadata["action_horizon"] == 16
+    assert metadata["execute_steps"] == 8 and metadata["memory_records"] == 1 and metadata["action_horizon"] == 16
     found = client.infer(observations[0])
     assert found["neighbours_used"] == 1 and np.abs(found["actions"] - base_TA).max() > 1e-3
     np.testing.assert_array_equal(found["actions"], agent.infer(observations[0])["actions"])
