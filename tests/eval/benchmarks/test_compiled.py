@@ -1,6 +1,6 @@
 """What a compiler made of a program: read from a text, and the whole pi0 for H200s where their compiler is there.
 
-The latter are `slow`; `.ci/run` installs the compiler, and asks for them by name.
+The latter are `slow`; `.ci/run` installs the compiler, and asks for the one of the whole pi0.
 """
 
 import importlib.util
