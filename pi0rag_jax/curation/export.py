@@ -11,12 +11,13 @@ from pi0rag_jax.curation.flaws import Recording, Surroundings
 from pi0rag_jax.data.dataset import Dataset, EpisodeData
 from pi0rag_jax.data.episodes import CLEAN
 from pi0rag_jax.data.lerobot import BOOKKEEPING
+from pi0rag_jax.data.lerobot_meta import FLAW
 from pi0rag_jax.data.lerobot_writer import ACTION, CAMERA, STATE, SUCCESS, VIDEO, LerobotWriter, WrittenEpisode
 from pi0rag_jax.errors import Pi0RagError
 
 # What episodes of different formats say of their success; see `labels.FLAG_FIELDS`.
 _SUCCESS = ("success", SUCCESS, "is_success", "next.is_success")
-_FLAW, _SOURCE = "flaw", "source"
+_SOURCE = "source"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ def write(dataset: Dataset, export: Export, *, progress: Callable[[int], None] =
       kept = Recording(np.arange(len(data)), np.asarray(data.actions, float), list(data.prompts))
       if flaw:
         kept = flaws_lib.FLAWS[flaw](kept, around, np.random.default_rng([export.seed, 1, episode]))
-      own = str(data.metadata.get(_FLAW, ""))
+      own = str(data.metadata.get(FLAW, ""))
       judged = flaw or own or (CLEAN if flawed else "")
-      told = {_SOURCE: dataset.episode_name(episode)} | ({_FLAW: judged} if judged else {})
+      told = {_SOURCE: dataset.episode_name(episode)} | ({FLAW: judged} if judged else {})
       writer.add(as_written(data, kept, told))
       written += 1
       progress(written)

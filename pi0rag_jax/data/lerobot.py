@@ -118,7 +118,7 @@ class LerobotDataset(Dataset):
       extras=dict(arrays),
       metadata={"episode_index": meta.index, "robot_type": self.meta.robot_type,
                 **({lerobot_meta.CATEGORY: meta.category} if meta.category else {}),
-                **({"flaw": meta.flaw} if meta.flaw else {})},
+                **({lerobot_meta.FLAW: meta.flaw} if meta.flaw else {})},
     )
 
   def _prompts(self, table: Any, column: str | None) -> list[str]:

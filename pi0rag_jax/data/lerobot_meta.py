@@ -20,11 +20,8 @@ from pi0rag_jax.errors import Pi0RagError
 IMAGE_DTYPES = ("image", "video")
 DEPTH_FLAGS = ("is_depth_map", "video.is_depth_map", "image.is_depth_map")
 # Names of the column with the task's text in tasks.parquet: LeRobot's of today, and pandas' for an index without one.
-FLAW = "flaw"  # a column of meta/episodes, of data sets that this program wrote
 TEXT_COLUMNS = ("task", "__index_level_0__")
-
-
-CATEGORY = "category"  # a column of v3's meta/episodes that our own writer adds
+CATEGORY, FLAW = "category", "flaw"  # columns of v3's meta/episodes that our own writer adds
 
 
 @dataclasses.dataclass(frozen=True)
