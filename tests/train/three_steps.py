@@ -15,7 +15,7 @@ from train import optimizer, parallel, policy_loss, step
 
 def train(kind: str) -> dict:
   """Returns losses, norms and layout after three steps of a kind of `parallel.KINDS`."""
-  config = tiny.make_config("unused", learning_rate=1e-2, warmup_steps=1)
+  config = tiny.make_config("unused", learning_rate=1e-2, warmup_steps=1, batch_size=8)
   model = pi0.Pi0Config.from_dict(config.model.to_dict())
   rng = np.random.default_rng(0)
   size = config.batch_size
