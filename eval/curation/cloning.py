@@ -109,10 +109,11 @@ def run(task: str, policy: Policy, seed: int) -> tuple[bool, np.ndarray, np.ndar
   return False, np.stack(looks), np.stack(chunks)
 
 
-def as_steps(episodes: Sequence[tuple[bool, np.ndarray, np.ndarray]], tick_s: float, *, cut: bool = True) -> Steps:
+def as_steps(episodes: Sequence[tuple[bool, np.ndarray, np.ndarray]], *, horizon: int, tick_s: float, cut: bool = True
+             ) -> Steps:
   """Returns rollouts as scorers see them; cut after the median length of the successes, which tells nobody the outcome.
 
-  What was done from a decision on is what was executed there and after the next one.
+  What was done from a decision on is what was executed there and after the next ones, `horizon` actions.
   """
   success_J = np.array([float(success) for success, _, _ in episodes])
   lengths = [len(looks) for (success, looks, _) in episodes if success]
@@ -120,7 +121,7 @@ def as_steps(episodes: Sequence[tuple[bool, np.ndarray, np.ndarray]], tick_s: fl
   chunks = []
   for _, looks, chunk_THA in episodes:
     executed_KA = chunk_THA[:, :EXECUTED].reshape(-1, chunk_THA.shape[-1])
-    places_TH = np.arange(len(looks))[:, None] * EXECUTED + np.arange(HORIZON)
+    places_TH = np.arange(len(looks))[:, None] * EXECUTED + np.arange(horizon)
     chunks.append(executed_KA[np.minimum(places_TH, len(executed_KA) - 1)][:steps])
   looks = tuple(looks[:steps] for _, looks, _ in episodes)
   return Steps(looks, tuple(chunks), tuple(look[:, demonstrators.HAND] for look in looks), EXECUTED * tick_s, success_J)

@@ -182,7 +182,8 @@ def rollouts(settings: Settings, policies: Mapping[str, Policy], *, first: int, 
   found: dict[str, list] = {name: [] for name in policies}
   for name, _, episode in sorted(batch.spread(work, jobs, processes=processes), key=lambda each: each[:2]):
     found[name].append(episode)
-  return {name: cloning.as_steps(episodes, TICK_S) for name, episodes in found.items()}
+  return {name: cloning.as_steps(episodes, horizon=settings.horizon, tick_s=TICK_S)
+          for name, episodes in found.items()}
 
 
 def _rollout(task: str, policies: Mapping[str, Policy], job: tuple[str, int]):

@@ -77,7 +77,9 @@ def test_policies_are_cloned_side_by_side(tmp_path, monkeypatch):
   assert not np.array_equal(early["Dense_0/kernel"], late["Dense_0/kernel"])
   ((alone,),) = mixture.train([kept_J], [0])
   np.testing.assert_allclose(alone["Dense_0/kernel"], late["Dense_0/kernel"], atol=2e-3)
-  rollouts = cloning.as_steps([cloning.run("reach", policy, 100) for policy in (late, bad)], 0.1)
+  rollouts = cloning.as_steps([cloning.run("reach", policy, 100) for policy in (late, bad)],
+                              horizon=mixture.settings.horizon, tick_s=0.1)
+  assert rollouts.chunks_ND.shape[1] == mixture.steps.chunks_ND.shape[1], "scorers compare them"
   assert rollouts.success_J.tolist() == [1, 0] and rollouts.lengths_J[0] == rollouts.lengths_J[1]
 
 
