@@ -1,7 +1,6 @@
 """SimplerEnv's tasks of a WidowX with a frozen policy and a memory: 24 trials of each task in each setting.
 
-    python -m train.launch --config=configs/widowx_small.py --workdir=runs/widowx_small
-    python -m eval.sweep --config=configs/widowx.py --config.policy=runs/widowx_small/policy --out=DIR
+    python -m eval.sweep --config=configs/widowx.py --out=DIR
 
 The settings are those of RoboVLMs' tables; `--config.conditions="('stack_cube/camera_shift',)"` takes others.
 """
@@ -17,13 +16,15 @@ TRIALS = 24
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.stream.episodes=240`."""
   config = quickstart.get_config().unlock()
-  config.policy, config.start = "", "zero"  # none is shipped
+  config.policy, config.start = "widowx_small", "zero"
   config.world = ConfigDict({"id": "widowx"})
   config.task = ""
   config.conditions = tuple(f"{task}/{setting}" for setting in SETTINGS for task in widowx_small.TASKS)
   config.stream.episodes = config.stream.corrected_max = 2 * TRIALS
   config.evaluation.episodes = TRIALS
   config.evaluation.latency_episodes = config.evaluation.clips = 0
-  config.evaluation.policies = ({"name": "base_z0", "start": "zero"}, {"name": "memory", "steering": "residual"})
+  config.evaluation.policies = (
+      {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},
+      {"name": "memory", "steering": "residual"})
   config.slots = 12
   return config.lock()

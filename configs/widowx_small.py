@@ -1,4 +1,4 @@
-"""A small policy of the WidowX's four tasks: the architecture of `panda_small`, from the pictures of two cameras.
+"""The shipped policy of the WidowX's four tasks: the architecture of `panda_small`, from the pictures of two cameras.
 
 Make its data first, as `make_data` says.
 """
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     "image": {name: f"observation.images.{name}" for name in config.model.image_keys},
     "state": "observation.state", "actions": "action"})
   config.auxiliary_targets = ("privileged.things",)
-  config.steps, config.batch_size = 1_500, 32
+  config.steps, config.batch_size = 3_000, 32
   config.execute_steps = 4
   config.validate_every = 500
   config.threads = 1
