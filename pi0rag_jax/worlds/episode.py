@@ -57,6 +57,7 @@ class Trace:
   ticks: int = 0
   error: str = ""  # traceback or simulator fault when crashed
   partial: bool | None = None  # whether the task was partly done; None where the world does not tell
+  stages: int | None = None  # tasks done, in an episode that asks for several one after the other
 
   @property
   def deadline_misses(self) -> int:

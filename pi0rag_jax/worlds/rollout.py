@@ -300,7 +300,7 @@ def _take(running: _Running, answer) -> bool:
   trace.error = answer.error or _not_finite(answer)
   trace.sensors.extend(answer.sensors)
   trace.truths.extend(answer.truths)
-  trace.ticks, trace.partial = answer.ticks, answer.partial
+  trace.ticks, trace.partial, trace.stages = answer.ticks, answer.partial, answer.stages
   running.answer = answer
   if trace.error:
     trace.outcome = "crashed"
