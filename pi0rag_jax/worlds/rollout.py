@@ -77,6 +77,11 @@ class _Running:
     assert self.answer is not None, "an episode decides only once its start was answered"
     return self.answer
 
+  @property
+  def told(self) -> str:
+    """What the robot is asked to do at its next decision."""
+    return str(self.moment.observation.get("prompt", ""))
+
   def over(self, answers: dict[int, Moment], slot: int) -> bool:
     """Books a turn; returns whether it was the last one."""
     self.turns += 1
@@ -197,10 +202,11 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
   commands = []
   for row, (one, step) in enumerate(zip(running, steps)):
     one.row = row
-    one.trace.prompt = str(one.moment.observation.get("prompt", ""))
+    one.trace.prompt = one.told
     seen = one.moment.observation if keep_observations else None
     step = _late(step, one, loop)
-    step = _acted(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen), one)
+    step = dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen, prompt=one.trace.prompt)
+    step = _acted(step, one)
     first_help = one.trace.job.watched and step.by == EXPERT and not one.trace.helped
     one.trace.steps.append(step)
     commands.append(Advance(step.actions_TA[:count], plan=one.watch is not None, more_time=first_help))
@@ -260,11 +266,11 @@ def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_
 
 
 def _carried(policy: Policy, carry: Carry, padded: list[_Running]) -> Carry:
-  """Returns what the episodes carry, in their order now; those that begin have a fresh start."""
+  """Returns what the episodes carry, in their order now; those that begin, or are told something else, begin anew."""
   if not jax.tree.leaves(carry):
     return carry
   before_B = np.array([r.row or 0 for r in padded])
-  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), np.array([r.row is None for r in padded]))
+  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), np.array([r.row is None or r.told != r.trace.prompt for r in padded]))
 
 
 def _noise(policy: Policy, start: FlowStart, running: list[_Running]) -> np.ndarray | None:
@@ -300,7 +306,9 @@ def _take(running: _Running, answer) -> bool:
   trace.error = answer.error or _not_finite(answer)
   trace.sensors.extend(answer.sensors)
   trace.truths.extend(answer.truths)
-  trace.ticks, trace.partial, trace.stages = answer.ticks, answer.partial, answer.stages
+  trace.ticks, trace.partial = answer.ticks, answer.partial
+  if not trace.helped:
+    trace.stages = answer.stages
   running.answer = answer
   if trace.error:
     trace.outcome = "crashed"

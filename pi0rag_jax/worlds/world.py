@@ -150,4 +150,6 @@ class Family:
   options: tuple[str, ...] = ()  # that a configuration may give
   categories: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> its kind in a data set's plan
   shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # category -> its part of the plan's episodes
+  # (task, seed) -> the tasks that an episode consists of, in order: its own alone, but for chains.
+  asks: Callable[[str, int], tuple[str, ...]] = lambda task, seed: (task,)
   no_expert: Callable[[str, str], str] = lambda task, condition: ""  # why there is none for this one, if it is so

@@ -52,6 +52,6 @@ def _put(physics: Physics, name: str, state: State, spots: list[float], rng: np.
     physics.place_object(name, (at.CABINET_X_M + deeper / 2, y, at.PLANK_M + at.HALF_HEIGHT_M), yaw / 2)
   elif place == symbols.DRAWER:
     out = physics.joint(scene.DRAWER)
-    x = at.EDGE_X_M - out + 0.055 + deeper / 2
+    x = at.EDGE_X_M - out + at.DRAWER_DEPTH_M / 2 - 0.003 + deeper / 2
     y = 4 * aside + (0.0 if state["drawer"] == "open" else 0.01)
     physics.place_object(name, (x, y, at.DRAWER_FLOOR_M + at.HALF_HEIGHT_M), yaw / 2)

@@ -17,7 +17,7 @@ _LAID_M, _ABOVE_M = 0.004, 0.012  # where a block is let go over what it is put 
 _THERE_M, _STILL = 0.012, 0.01  # m, m/s
 _FINGER_M, _BESIDE_M = 0.012, 0.02  # half a finger's depth, and how far from a block it goes down
 _PUSH_Z_M = 0.006  # of the fingertips above the middle of what is pushed
-_EDGE_M = 0.045  # before the table's edge, to where what goes into the drawer is pushed
+_EDGE_M = 0.055  # before the table's edge, to where what goes into the drawer is pushed
 _ROOM_Y_M = 0.085  # blocks further aside would miss the drawer
 _FREE_M = 0.1  # between blocks that lie on the table
 
@@ -186,7 +186,7 @@ def _destination(task: str, block: str, physics: Physics) -> np.ndarray:
     return np.array([at.CABINET_X_M, y, at.PLANK_M + at.HALF_HEIGHT_M])
   if task in ("place_in_drawer", "push_into_drawer"):
     open_x = at.EDGE_X_M - physics.joint(scene.DRAWER)
-    x = min(open_x + 0.055, at.EDGE_X_M - 0.06)
+    x = open_x + at.DRAWER_DEPTH_M / 2 - 0.003
     y = max((0.0, 0.06, -0.06), key=lambda y: clear(x, y))
     return np.array([x, y, at.DRAWER_FLOOR_M + at.HALF_HEIGHT_M])
   y = min((0.0, 0.1, -0.1, 0.2, -0.2), key=lambda y: (clear(at.SPOT_X_M, y) < _FREE_M, abs(y)))

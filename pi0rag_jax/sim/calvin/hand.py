@@ -2,6 +2,7 @@
 
 import math
 
+from pi0rag_jax.sim.calvin import table as at
 from pi0rag_jax.sim.calvin.physics import WORKSPACE, Physics, turns_like
 from pi0rag_jax.sim.controller import MAX_STEP_M, MAX_TURN_RAD
 
@@ -10,6 +11,8 @@ SAFE_M = 0.285  # height at which the hand, with a block in it, passes over ever
 _GRIP_ABOVE_M, _LOWEST_M = 0.006, 0.034  # of the fingertips above a block's middle, and at least above the floor
 _OVER_M, _AROUND_M, _AT_M, _TURNED_RAD = 0.006, 0.03, 0.008, 0.08
 _WIDE_M, _EMPTY_M = 0.06, 0.012  # fingers that are open, and that have closed on nothing
+_SPREAD_M, _FINGER_M = 0.049, 0.013  # of an open finger's middle from between them, and half of it
+_WIDEST_M = 0.034  # half of what goes between open fingers with ease
 
 
 class Hand:
@@ -86,11 +89,28 @@ class Hand:
     Args:
       room: by which it will be turned, rad; of like grasps the one that leaves most of that.
     """
-    x, y, _ = self.physics.block(name)
-    turns = turns_like(self.physics.object_yaw(name))
-    missing = lambda turn: max(abs(turn + room) - self.most_turn, 0.0)  # noqa: E731
-    yaw = min(turns, key=lambda turn: (round(missing(turn), 1), abs(turn - self.pose[3])))
+    (x, y, z), along = self.physics.block(name), self.physics.object_yaw(name)
+    across = [turn for turn in turns_like(along, math.pi / 2) if turn not in turns_like(along)]
+    if z < at.TOP_M - at.HALF_HEIGHT_M:  # in the drawer the hand has room across the way alone
+      yaw = min((*turns_like(along), *across), key=abs)
+    else:
+      fits = across if at.BLOCK_HALF_M[name][0] < _WIDEST_M else ()
+      missing = lambda turn: max(abs(turn + room) - self.most_turn, 0.0)  # noqa: E731
+      yaw = min((*turns_like(along), *fits), key=lambda turn: (
+        self._in_the_way(name, turn), round(missing(turn), 1), turn in across, abs(turn - self.pose[3])))
     return self.grasp((x, y, self.grip_height(name), yaw), name)
+
+  def _in_the_way(self, name: str, turn: float) -> bool:
+    """Returns whether an open finger would come down on another block."""
+    x, y, z = self.physics.block(name)
+    for sign in (-1, 1):
+      finger_2 = x - sign * _SPREAD_M * math.sin(turn), y + sign * _SPREAD_M * math.cos(turn)
+      for other in at.BLOCKS:
+        place_3, half_3 = self.physics.block(other), self.physics.half_extents(other)
+        if other != name and abs(place_3[2] - z) < 2 * at.HALF_HEIGHT_M and all(
+            abs(finger_2[axis] - place_3[axis]) < half_3[axis] + _FINGER_M for axis in (0, 1)):
+          return True
+    return False
 
   def grip_height(self, name: str) -> float:
     """Returns where the fingertips close around a block, m."""

@@ -132,7 +132,7 @@ class Physics(simulation.Physics):
     self.refresh()
 
 
-def turns_like(yaw: float) -> list[float]:
-  """Returns the hand's turns that grasp a block alike, which half a turn leaves as it is."""
-  return [turn for turn in (yaw + k * math.pi for k in range(-3, 4)) if abs(turn) <= WORKSPACE.high[3]]
+def turns_like(yaw: float, alike: float = math.pi) -> list[float]:
+  """Returns the hand's turns that grasp a block alike, which half a turn leaves as it is, or another angle."""
+  return [turn for turn in (yaw + k * alike for k in range(-6, 7)) if abs(turn) <= WORKSPACE.high[3]]
 

@@ -68,7 +68,7 @@ def _top(table: Table) -> str:
   parts = [_box(TOP, (middle_x, 0.0, at.TOP_M - 0.01), (half_x, at.SIDE_Y_M, 0.01), table.top_rgb)]
   parts += [_box(f"stripe_{i}", (middle_x, y, at.TOP_M), (half_x, 0.03, 0.0004), table.stripe_rgb, _GHOST)
             for i, y in enumerate((-0.32, -0.16, 0.0, 0.16, 0.32))]
-  parts += [_box(f"leg_{side}", (middle_x, side * 0.28, 0.05), (half_x, 0.12, 0.05), table.cabinet_rgb)
+  parts += [_box(f"leg_{side}", (middle_x, side * 0.29, 0.05), (half_x, 0.11, 0.05), table.cabinet_rgb)
             for side in (-1, 1)]
   return f'<body name="table">{"".join(parts)}</body>'
 

@@ -9,19 +9,19 @@ import dataclasses
 TOP_M = 0.12  # height of the table's top
 EDGE_X_M, BACK_X_M, SIDE_Y_M = 0.50, 0.80, 0.40
 # Drawer: its inner box, and how far it opens.
-DRAWER_TRAVEL_M, DRAWER_HALF_Y_M, DRAWER_DEPTH_M, DRAWER_FLOOR_M = 0.14, 0.13, 0.14, 0.022
+DRAWER_TRAVEL_M, DRAWER_HALF_Y_M, DRAWER_DEPTH_M, DRAWER_FLOOR_M = 0.14, 0.15, 0.10, 0.022
 DRAWER_HANDLE_X_M, DRAWER_GRIP_Z_M = 0.472, 0.145  # of the closed one
 # Cabinet: a half is as wide as the door, and as far as it slides.
 HALF_Y_M, CABINET_X_M, PLANK_M = 0.09, 0.71, TOP_M + 0.006
 LID_M = PLANK_M + 0.045  # height of the door's middle
-SLIDER_TRAVEL_M, SLIDER_HANDLE_X_M, SLIDER_GRIP_Z_M = 2 * HALF_Y_M, 0.672, 0.212
+SLIDER_TRAVEL_M, SLIDER_HANDLE_X_M, SLIDER_GRIP_Z_M = 2 * HALF_Y_M, 0.70, 0.212
 SWITCH_TRAVEL_M, SWITCH_GRIP_Z_M, SWITCH_ON_M = 0.07, 0.165, 0.035
 BUTTON_TRAVEL_M, BUTTON_DOWN_M, BUTTON_UP_M, BUTTON_TOP_M = 0.02, 0.012, 0.006, TOP_M + 0.035
 SPOT_X_M, SPOTS_Y_M = 0.555, (-0.09, 0.09)  # where blocks lie at first
 
 BLOCKS = ("red", "blue", "pink")
 # Half sizes and colours: they differ in length.
-BLOCK_HALF_M = {"red": (0.033, 0.02, 0.018), "blue": (0.026, 0.02, 0.018), "pink": (0.04, 0.02, 0.018)}
+BLOCK_HALF_M = {"red": (0.033, 0.02, 0.018), "blue": (0.026, 0.02, 0.018), "pink": (0.037, 0.02, 0.018)}
 BLOCK_RGB = {"red": (0.85, 0.1, 0.1), "blue": (0.1, 0.2, 0.85), "pink": (0.95, 0.45, 0.7)}
 HALF_HEIGHT_M = 0.018
 

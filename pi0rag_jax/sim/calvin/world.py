@@ -132,7 +132,12 @@ class PlayTable(MujocoWorld):
     return list(self._renderers[size].render(self.data, cameras).values())
 
 
+def asks(task: str, seed: int) -> tuple[str, ...]:
+  """Returns the tasks of an episode, in order."""
+  return symbols.draw_chain(seed)[1] if task == CHAIN else (task,)
+
+
 FAMILY = Family(
   robot="panda", tasks=TASKS, conditions={name: setting.shift.description for name, setting in CONDITIONS.items()},
   make=PlayTable, time_limit=lambda task: TIME_LIMIT * (symbols.LENGTH if task == CHAIN else 1),
-  renderers=lambda: (RENDERER,), abilities=(REWINDS, EXPERT, FILMS, TELLS))
+  renderers=lambda: (RENDERER,), abilities=(REWINDS, EXPERT, FILMS, TELLS), asks=asks)
