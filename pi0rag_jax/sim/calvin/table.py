@@ -17,7 +17,7 @@ LID_M = PLANK_M + 0.045  # height of the door's middle
 SLIDER_TRAVEL_M, SLIDER_HANDLE_X_M, SLIDER_GRIP_Z_M = 2 * HALF_Y_M, 0.70, 0.212
 SWITCH_TRAVEL_M, SWITCH_GRIP_Z_M, SWITCH_ON_M = 0.07, 0.165, 0.035
 BUTTON_TRAVEL_M, BUTTON_DOWN_M, BUTTON_UP_M, BUTTON_TOP_M = 0.02, 0.012, 0.006, TOP_M + 0.035
-SPOT_X_M, SPOTS_Y_M = 0.555, (-0.09, 0.09)  # where blocks lie at first
+SPOT_X_M, SPOTS_Y_M = 0.555, (-0.115, 0.115)  # where blocks lie at first
 
 BLOCKS = ("red", "blue", "pink")
 # Half sizes and colours: they differ in length.
