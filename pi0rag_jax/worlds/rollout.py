@@ -27,7 +27,7 @@ from pi0rag_jax.worlds import registry
 from pi0rag_jax.worlds.batch import Advance, BatchEnv, Moment, Rewind, Start
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 from pi0rag_jax.worlds.journal import Journal
-from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import NOMINAL, Family, WorldConfig
 
 # Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
 # long for its turn.
@@ -138,13 +138,19 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
     raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', that of the world '{world}' is "
                       f"'{family.robot}'")
   registry.check(family, task, condition)
-  if config.task_name not in (spec.tasks or family.tasks):
+  if not _knows(spec, family, config.task_name):
     raise Pi0RagError(f"policy '{spec.name}' was trained on {', '.join(spec.tasks)}, not on '{config.task_name}'")
   if family.renderers() and spec.renderer not in family.renderers():
     raise Pi0RagError(f"policy '{spec.name}' was trained on pictures of renderer '{spec.renderer}'; on this machine "
                       f"there are {', '.join(family.renderers())}")
   registry.require(config)
   return config
+
+
+def _knows(spec: PolicySpec, family: Family, task: str) -> bool:
+  """Returns whether a policy was trained on a task, or on any of which its chains may consist."""
+  known = spec.tasks or family.tasks
+  return task in known or (len(family.asks(task, 0)) > 1 and not set(known).isdisjoint(family.tasks))
 
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,

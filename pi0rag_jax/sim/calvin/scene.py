@@ -23,7 +23,7 @@ from pi0rag_jax.worlds.world import CameraShift
 DRAWER, SLIDER, SWITCH, BUTTON = JOINTS = ("drawer", "slider", "switch", "button")
 TOP, PLANK, BULB, LED = "top", "plank", "lightbulb", "led"
 # From the right and above, as CALVIN's static camera: the arm comes from the left of the picture.
-_BASE_VIEW = CameraSpec((0.2, -0.72, 0.86), (0.57, 0.0, 0.12), (0.0, 0.0, 1.0), 44.0)
+_BASE_VIEW = CameraSpec((0.2, -0.72, 0.86), (0.57, -0.03, 0.12), (0.0, 0.0, 1.0), 47.0)
 _HANDLE_RGB, _METAL_RGB, _WALL_RGB = (0.15, 0.15, 0.17), (0.6, 0.62, 0.65), (0.55, 0.56, 0.55)
 _GRIP = 'friction="1.2 0.01 0.0005" condim="4"'
 _GHOST = 'contype="0" conaffinity="0"'  # nothing touches it
@@ -132,7 +132,7 @@ def _button(table: Table) -> str:
   return (f'<body name="{BUTTON}"><joint name="{BUTTON}" type="slide" axis="0 0 -1" range="0 {at.BUTTON_TRAVEL_M}" '
           'stiffness="250" damping="6" springref="-0.002"/>'
           f'<geom name="button" type="cylinder" size="0.022 0.016" pos="{x} {y} {at.BUTTON_TOP_M - 0.016}" mass="0.05" '
-          'rgba="0.8 0.15 0.1 1"/></body>')
+          'rgba="0.1 0.65 0.65 1"/></body>')
 
 
 def _block(name: str) -> str:

@@ -16,6 +16,7 @@ from pi0rag_jax.errors import unknown_name
 from pi0rag_jax.sim.calvin.table import BLOCKS
 
 LENGTH = 5  # tasks of a chain
+_MOST_WAYS = 16  # of going on in a chain
 TABLE, DRAWER, HAND, SLIDER_LEFT, SLIDER_RIGHT = "table", "drawer", "grasped", "slider_left", "slider_right"
 STACKED_TOP, STACKED_BOTTOM = "stacked_top", "stacked_bottom"
 SLIDER = {"left": SLIDER_LEFT, "right": SLIDER_RIGHT}
@@ -136,24 +137,45 @@ def _can_begin(state: State) -> bool:
   return any(state[block] == TABLE for block in BLOCKS) and _can_be(state)
 
 
+@functools.lru_cache(maxsize=10_000)
 def draw_chain(seed: int) -> tuple[State, tuple[str, ...]]:
   """Returns (where it begins, its five tasks): all such orders are alike likely; 192 seeds in a row have all starts."""
   start, rng = starts()[seed % len(starts())], np.random.default_rng(seed)
-  names = list(TASKS)
   while True:
-    chain = tuple(names[i] for i in rng.permutation(len(names))[:LENGTH])
-    if feasible(start, chain):
+    chain, likely = _walk(start, rng)
+    # A walk comes by one order more often than by another, where it has fewer ways to go: so it is kept less often.
+    if rng.random() < likely:
       return start, chain
 
 
-def feasible(state: State, chain: tuple[str, ...]) -> bool:
-  """Returns whether tasks can be done one after the other, no two of one category."""
-  after: State | None = state
-  for name in chain:
-    after = TASKS[name].after(after)
-    if after is None:
-      return False
-  return len({TASKS[name].category for name in chain}) == len(chain)
+def _walk(state: State, rng: np.random.Generator) -> tuple[tuple[str, ...], float]:
+  """Returns (tasks one after the other, each drawn of those that can be done, no two of one category; how many ways
+  there were, as a share of the most that there could be): 0 where there was none.
+  """
+  chain, share = (), 1.0
+  for _ in range(LENGTH):
+    ways = next_tasks(state, chain)
+    share *= len(ways) / _MOST_WAYS
+    if not ways:
+      break
+    name = list(ways)[rng.integers(len(ways))]
+    chain, state = (*chain, name), ways[name]
+  return chain, share
+
+
+def next_tasks(state: State, before: tuple[str, ...]) -> dict[str, State]:
+  """Returns the tasks that can follow in a chain, and what follows from them."""
+  past = {TASKS[name].category for name in before}
+  return {name: after for name, after in _following(tuple(state[name] for name in _STARTS)).items()
+          if TASKS[name].category not in past}
+
+
+@functools.cache
+def _following(values: tuple[int | str, ...]) -> dict[str, State]:
+  """Returns the tasks that can be done in a state, given by its values, and what follows."""
+  state = dict(zip(_STARTS, values))
+  follow = {name: task.after(state) for name, task in TASKS.items()}
+  return {name: after for name, after in follow.items() if after is not None}
 
 
 def draw_start(task: str, rng: np.random.Generator) -> State:
