@@ -43,7 +43,7 @@ def _row(policy: str, condition: str, records: Sequence[EpisodeRecord], family: 
     "policy": policy, "condition": condition, "n": len(chains), "crashed": len(crashed), "tasks_per_chain": length,
     "average_length": round(sum(chains.values()) / max(len(chains), 1), 4),
     # The average is the sum of the rates: so are these bounds, which hold at least as often.
-    "average_length_interval_95": [round(sum(rate.low for rate in rates), 4), round(sum(rate.high for rate in rates), 4)],
+    "average_length_interval_95": [round(sum(bound), 4) for bound in zip(*((rate.low, rate.high) for rate in rates))],
     "successes": counts, "success_rates": [statistics.number(round(rate.value, 4)) for rate in rates],
     "intervals_95": [bounds(rate) for rate in rates],
     "ticks_mean": round(sum(record.steps for record in records) / max(len(chains), 1), 1),
@@ -66,5 +66,5 @@ def in_words(row: dict[str, Any]) -> str:
   shares = " | ".join(f"{place}: {100 * (rate or 0):.1f} %" for place, rate in enumerate(row["success_rates"], 1))
   worst = sorted(row["by_task"].items(), key=lambda item: -item[1]["failed"])[:3]
   fails = ", ".join(f"{task} {count['failed']} of {count['tried']}" for task, count in worst if count["failed"])
-  return (f"{row['policy']} ({row['condition']}): {row['average_length']:.2f} of {row['tasks_per_chain']} tasks in a row "
-          f"({low:.2f} to {high:.2f}), {row['n']} chains; {shares}" + (f"; fails in {fails}" if fails else ""))
+  return (f"{row['policy']} ({row['condition']}): {row['average_length']:.2f} of {row['tasks_per_chain']} tasks in a "
+          f"row ({low:.2f} to {high:.2f}), {row['n']} chains; {shares}" + (f"; fails in {fails}" if fails else ""))

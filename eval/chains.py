@@ -1,13 +1,13 @@
 """Chains of tasks, as CALVIN counts them: `python -m eval.chains --world=calvin --policy=ANY --out=DIR`.
 
-A chain asks for its tasks one after the other, the next only once the last is done. What counts is how many are done on
-average, and how often the first, the second, ... is. In CALVIN's world a chain is one episode, on a table that nobody
-tidies (task `chain`: five tasks of 360 ticks each). Tasks of other worlds that share no scene, such as LIBERO-10, follow
-each other in scenes of their own.
+A chain asks for its tasks one after the other, the next only once the last is done. What counts is how many are done
+on average, and how often the first, the second, ... is. In CALVIN's world a chain is one episode, on a table that
+nobody tidies (task `chain`: five tasks of 360 ticks each). Tasks of other worlds that share no scene, such as
+LIBERO-10, follow each other in scenes of their own.
 
 Rows of several calls are kept side by side in DIR, and a killed call goes on. The policy `expert` is the world's own.
-With `--memory` records steer the policy; with `--teach` the expert takes over as a supervisor would, and what the memory
-learns in one chain it has in the next.
+With `--memory` records steer the policy; with `--teach` the expert takes over as a supervisor would, and what the
+memory learns in one chain it has in the next.
 """
 
 import contextlib

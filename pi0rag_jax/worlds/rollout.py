@@ -276,7 +276,8 @@ def _carried(policy: Policy, carry: Carry, padded: list[_Running]) -> Carry:
   if not jax.tree.leaves(carry):
     return carry
   before_B = np.array([r.row or 0 for r in padded])
-  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), np.array([r.row is None or r.told != r.trace.prompt for r in padded]))
+  anew_B = np.array([r.row is None or r.told != r.trace.prompt for r in padded])
+  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), anew_B)
 
 
 def _noise(policy: Policy, start: FlowStart, running: list[_Running]) -> np.ndarray | None:

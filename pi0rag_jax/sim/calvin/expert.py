@@ -10,7 +10,7 @@ from pi0rag_jax.sim.calvin import scene
 from pi0rag_jax.sim.calvin import table as at
 from pi0rag_jax.sim.calvin.hand import CLOSED, OPEN, SAFE_M, Hand
 from pi0rag_jax.sim.calvin.oracle import Facts, turn_between
-from pi0rag_jax.sim.calvin.physics import DRAWER, PLANK, ROBOT, TABLE, Physics
+from pi0rag_jax.sim.calvin.physics import ROBOT, TABLE, Physics
 
 _TURN_DEG, _PUSH_M, _BEYOND_M = 66.0, 0.115, 0.012  # a little more than is asked for
 _LAID_M, _ABOVE_M = 0.004, 0.012  # where a block is let go over what it is put on, and from where it is lowered slowly
@@ -69,7 +69,7 @@ def _rule(task: str, start: Facts, physics: Physics, hand: Hand) -> list[float]:
     case ["push", "into", "drawer"]:
       return _push_into_drawer(hand, start)
   block = _moved_block(task, start, physics)
-  return _put(hand, block, _destination(task, block, physics), flat=task == "stack_block")
+  return _put(hand, block, _destination(task, block, physics), turned=task == "stack_block")
 
 
 def _rotate(hand: Hand, start: Facts, block: str, sign: int) -> list[float]:
@@ -78,7 +78,7 @@ def _rotate(hand: Hand, start: Facts, block: str, sign: int) -> list[float]:
   action = hand.grasp_block(block, room=sign * max(left, 0.0))
   if action:
     return action
-  x, y, z, yaw = hand.pose
+  x, y, _, yaw = hand.pose
   turn = yaw + sign * max(left, 0.03)
   if abs(turn) > hand.most_turn and abs(yaw) > hand.most_turn - 0.02:
     return hand.stay(OPEN)  # to be grasped anew, from the other side
@@ -105,7 +105,7 @@ def _push(hand: Hand, block: str, axis: int, goal: float, sign: int) -> list[flo
 
 
 def _push_into_drawer(hand: Hand, start: Facts) -> list[float]:
-  physics, now = hand.physics, Facts.of(hand.physics).blocks
+  now = Facts.of(hand.physics).blocks
   lying = [name for name in at.BLOCKS if start.blocks[name].touches - {ROBOT} == {TABLE}]
   block = min(lying or at.BLOCKS, key=lambda name: abs(start.blocks[name].place[1]))
   if now[block].place[2] < at.TOP_M:
@@ -113,7 +113,6 @@ def _push_into_drawer(hand: Hand, start: Facts) -> list[float]:
   y = now[block].place[1]
   if abs(y) > _ROOM_Y_M:
     return _push(hand, block, 1, math.copysign(_ROOM_Y_M - 0.02, y), -1 if y > 0 else 1)
-  del physics
   return _push(hand, block, 0, at.EDGE_X_M - _EDGE_M, -1)
 
 
@@ -138,8 +137,8 @@ def _press(hand: Hand, done: bool) -> list[float]:
   return hand.reach((x, y, at.BUTTON_TOP_M - 0.012, 0.0), CLOSED)
 
 
-def _put(hand: Hand, block: str, goal_3: np.ndarray, *, flat: bool) -> list[float]:
-  """Carries a block to where its middle belongs, and lets go of it there."""
+def _put(hand: Hand, block: str, goal_3: np.ndarray, *, turned: bool) -> list[float]:
+  """Carries a block to where its middle belongs, and lets go of it there, straight unless it may be `turned`."""
   physics = hand.physics
   place_3 = physics.block(block)
   off_3 = goal_3 - place_3
@@ -149,9 +148,10 @@ def _put(hand: Hand, block: str, goal_3: np.ndarray, *, flat: bool) -> list[floa
       return hand.rise(OPEN)
     return hand.grasp_block(block) or hand.stay(CLOSED)
   x, y, z, yaw = hand.pose
-  turn = 0.0 if not flat else yaw
+  turn = yaw if turned else 0.0
   if aside < _THERE_M and abs(turn - yaw) < 0.06:
-    if off_3[2] > -_LAID_M or (hand.stuck and np.abs(physics.object_velocity(block)[:3]).max() < _STILL):
+    if off_3[2] > -_LAID_M or (
+        hand.stuck and np.abs(physics.object_velocity(block)[:3]).max() < _STILL):
       return hand.stay(OPEN)
     slow = 0.004 if off_3[2] > -_ABOVE_M - _LAID_M else 0.015
     return hand.go((x + off_3[0], y + off_3[1], z + off_3[2] - 0.002, turn), CLOSED, step_m=slow)
@@ -192,5 +192,3 @@ def _destination(task: str, block: str, physics: Physics) -> np.ndarray:
   y = min((0.0, 0.1, -0.1, 0.2, -0.2), key=lambda y: (clear(at.SPOT_X_M, y) < _FREE_M, abs(y)))
   return np.array([at.SPOT_X_M, y, at.TOP_M + at.HALF_HEIGHT_M])
 
-
-__all__ = ["DRAWER", "PLANK", "act", "target"]

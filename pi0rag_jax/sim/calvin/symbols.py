@@ -46,7 +46,6 @@ class Task:
   prompt: str  # CALVIN's of its validation
   category: int  # tasks of the same are not in one chain
   variants: tuple[Variant, ...]
-  block: str = ""  # that it names
   free_hand: bool = True  # the hand holds nothing before
 
   def after(self, state: State) -> State | None:
@@ -69,12 +68,13 @@ def _of_block(block: str) -> dict[str, Task]:
   lies, lifted, tasks = {block: TABLE}, {block: HAND}, {}
   for verb in ("rotate", "push"):
     for side in ("right", "left"):
-      tasks[f"{verb}_{block}_block_{side}"] = Task(f"{verb} the {block} block to the {side}", 1, (_one(lies, {}),), block)
+      prompt = f"{verb} the {block} block to the {side}"
+      tasks[f"{verb}_{block}_block_{side}"] = Task(prompt, 1, (_one(lies, {}),))
   behind = tuple(_one({block: SLIDER[_OTHER_SIDE[door]], "slider": door}, lifted) for door in SLIDER)
-  tasks[f"lift_{block}_block_table"] = Task(f"pick up the {block} block", 4, (_one(lies, lifted),), block)
-  tasks[f"lift_{block}_block_slider"] = Task(f"pick up the {block} block in the sliding cabinet", 5, behind, block)
+  tasks[f"lift_{block}_block_table"] = Task(f"pick up the {block} block", 4, (_one(lies, lifted),))
+  tasks[f"lift_{block}_block_slider"] = Task(f"pick up the {block} block in the sliding cabinet", 5, behind)
   tasks[f"lift_{block}_block_drawer"] = Task(
-    f"grasp the {block} block in the drawer", 6, (_one({block: DRAWER, "drawer": "open"}, lifted),), block)
+    f"grasp the {block} block in the drawer", 6, (_one({block: DRAWER, "drawer": "open"}, lifted),))
   return tasks
 
 

@@ -17,7 +17,8 @@ def test_calvins_34_tasks():
   assert len(TASKS) == 34
   assert len({task.prompt for task in TASKS.values()}) == 34
   assert collections.Counter(name.split("_")[0] for name in TASKS) == {
-    "rotate": 6, "push": 7, "lift": 9, "move": 2, "open": 1, "close": 1, "place": 2, "stack": 1, "unstack": 1, "turn": 4}
+    "rotate": 6, "push": 7, "lift": 9, "move": 2, "open": 1, "close": 1, "place": 2, "stack": 1, "unstack": 1,
+    "turn": 4}
   with pytest.raises(Pi0RagError, match="unknown task"):
     symbols.get_task("juggle")
 

@@ -114,7 +114,7 @@ def test_the_button_toggles_once_each_time_it_is_pressed():
   for _ in range(3):
     physics.tick(np.zeros(5))
   assert physics.led.on  # it is still down
-  x, y, z, _ = physics.controller.state.pose
+  x, y, _, _ = physics.controller.state.pose
   assert np.hypot(x - physics.table.button[0], y - physics.table.button[1]) < 0.01
   for _ in range(8):
     physics.tick(np.array([0.0, 0.0, 0.015, 0.0, 0.0]))
