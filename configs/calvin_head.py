@@ -1,7 +1,7 @@
 """Heads on a frozen backbone for the 34 tasks of the play table (`--world=calvin`), from the data of `calvin_small`.
 
 `--config=configs/calvin_head.py` is RoboVLMs' LSTM (window 16, chunk 10), `...py:fc`, `...py:gpt` and `...py:discrete`
-are its other designs. All read features of the light encoder; give it a checkpoint, or `--config.backbone.name=paligemma`.
+are its other designs. All read features of the light encoder, which is random unless `backbone.checkpoint` is given.
 
     python -m train.launch --config=configs/calvin_head.py:gpt --workdir=runs/calvin_gpt
 """

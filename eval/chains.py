@@ -81,7 +81,6 @@ def _is_of(record: EpisodeRecord, cell: Cell, task: str) -> bool:
 def by_expert(config: Callable[[str], WorldConfig], cell: Cell) -> Runner:
   """Returns what runs episodes by the world's expert, without pictures."""
   def run(task: str, seeds: Sequence[int]) -> Iterator[EpisodeRecord]:
-    registry.require_expert(config(task))
     with contextlib.closing(registry.make_world(config(task))) as world:
       for seed in seeds:
         world.begin(seed)
@@ -161,7 +160,10 @@ def _runner(values, family: Family, options: dict[str, Any], cell: Cell, log: Re
   if values.policy == EXPERT:
     if values.memory:
       raise Pi0RagError("the expert needs no --memory")
-    return by_expert(lambda task: WorldConfig(task, values.condition, values.world, options, horizon=1), cell)
+    of_task = lambda task: WorldConfig(task, values.condition, values.world, options, horizon=1)  # noqa: E731
+    for task in tasks:
+      registry.require_expert(of_task(task))
+    return by_expert(of_task, cell)
   compiling.keep_programs()
   where, (spec, _) = address.given(values), directory.describe(values.policy)
   policy = directory.load(values.policy, start=start_with(where, spec, values.start or None))
