@@ -137,13 +137,13 @@ def run(values) -> None:
   family, out = registry.family(values.world, options), pathlib.Path(values.out).expanduser()
   tasks, name = legs(values.world, family, values.tasks), values.name or _name(values)
   seeds = range(values.seed, values.seed + values.chains)
+  cell = Cell("stream" if values.teach else "eval", name, tasks[0], values.condition, name if values.memory else "")
   if values.teach and (not values.memory or values.policy == EXPERT or len(tasks) > 1):
     raise Pi0RagError("--teach needs a --memory that learns, a policy that is taught, and chains of one episode each")
   settings = {"world": values.world, "options": options, "condition": values.condition, "tasks": list(tasks),
               "policy": pathlib.Path(values.policy).name, "steering": values.steering if values.memory else "",
               "teach": values.teach, "first_seed": values.seed}
   _require_same(out / SETTINGS_NAME, f"{name}/{values.condition}", settings)
-  cell = Cell("stream" if values.teach else "eval", name, tasks[0], values.condition, name if values.memory else "")
   with RecordLog(out / RECORDS_NAME) as log, SweepProgress() as progress, contextlib.ExitStack() as opened:
     runner = _runner(values, family, options, cell, log, seeds, tasks, opened)
     run_chains(log, cell, tasks, seeds, runner, progress)

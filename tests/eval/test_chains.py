@@ -9,6 +9,7 @@ import types
 import pytest
 
 from eval import chain_summary, chains
+from eval.progress import SweepProgress
 from eval.records import STAGES, EpisodeRecord, RecordLog
 from eval.stream import Cell
 from pi0rag_jax.errors import Pi0RagError
@@ -21,19 +22,6 @@ from pi0rag_jax.worlds import registry
 FLAGS = {"world": "calvin", "options": "", "condition": "nominal", "tasks": [], "policy": "expert", "memory": "",
          "memory_credentials": None, "steering": "residual", "start": "", "teach": False, "corrected_max": 9,
          "chains": 2, "seed": 390_000, "slots": 2, "processes": 0, "name": ""}
-TOLD = []
-
-
-class Stage:
-  def advance(self, *, note):
-    TOLD.append(note)
-
-
-class Progress:
-  def stage(self, name, total, done):
-    TOLD.append((name, total, done))
-    return Stage()
-
 
 def run(out, **changes):
   chains.run(types.SimpleNamespace(**{**FLAGS, "out": str(out), **changes}))
@@ -90,9 +78,9 @@ def test_tasks_of_their_own_scenes_follow_each_other(tmp_path):
       yield record(seed, 5 if (seed, task) != (8, "libero_10/1") else 0, task=task, extra={})
 
   tasks, cell = chains.legs("libero", family, [])[:3], Cell("eval", "p", "libero_10/0", "nominal")
-  with RecordLog(tmp_path / "records.jsonl") as log:
+  with RecordLog(tmp_path / "records.jsonl") as log, SweepProgress() as progress:
     log.append(record(7, 5, task="libero_10/0", extra={}))
-    chains.run_chains(log, cell, tasks, range(7, 10), runner, Progress())
+    chains.run_chains(log, cell, tasks, range(7, 10), runner, progress)
     (row,) = chain_summary.summarize(log.records, family, tasks)
   assert asked == [("libero_10/0", [8, 9]), ("libero_10/1", [7, 8, 9]), ("libero_10/2", [7, 9])]
   assert (row["n"], row["tasks_per_chain"], row["successes"]) == (3, 3, [3, 2, 2])
