@@ -91,6 +91,7 @@ def test_tasks_of_their_own_scenes_follow_each_other(tmp_path):
     chains.legs("panda", registry.family("panda"), ["fly"])
 
 
+@pytest.mark.slow
 def test_a_policy_alone_and_one_that_is_taught(tmp_path, policy, monkeypatch):
   monkeypatch.setattr(play_table, "TIME_LIMIT", 60)
   (alone,) = run(tmp_path / "out", policy=policy)
