@@ -16,6 +16,7 @@ from pi0rag_jax.errors import Pi0RagError, cut
 PHASES = ("stream", "eval")
 OUTCOMES = ("success", "failure", "crashed")
 PARTIAL = "partial"  # entry of `extra`: whether the task was partly done, where the world tells
+STAGES = "stages"  # entry of `extra`: tasks that the policy did alone, in an episode of several one after the other
 ALONE = "alone"  # entry of `extra`: how the policy's repetition of an episode without the memory ended
 
 RecordKey: TypeAlias = tuple[str, str, str, str, str, int, int]

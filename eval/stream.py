@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.records import ALONE, PARTIAL, EpisodeRecord
+from eval.records import ALONE, PARTIAL, STAGES, EpisodeRecord
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.learning import online
 from pi0rag_jax.learning.online import Lesson, OnlineConfig, OnlineLearner
@@ -206,11 +206,13 @@ def _extra(trace: Trace, lesson: Lesson, tick_s: float) -> dict[str, Any]:
 
   `again` are the decisions of the repetition, of each attempt and of the take-over; `helped_s` is how long somebody
   else acted in the policy's own episode, `watched_s` how long somebody watched or acted, and `looks` how often they
-  began to. `partial` is whether the task was partly done, where the world tells.
+  began to. `partial` is whether the task was partly done, where the world tells; `stages` how many tasks
+  of an episode that asks for several the policy did before anybody helped.
   """
   values = {"trust": trace.job.trust, "rewind": lesson.rewind, "attempts": lesson.attempts, "again": list(lesson.again),
             ALONE: lesson.alone, "helped_s": round(trace.helped_ticks * tick_s, 3),
-            "watched_s": round(lesson.watched_s, 3), "looks": lesson.looks, PARTIAL: trace.partial}
+            "watched_s": round(lesson.watched_s, 3), "looks": lesson.looks, PARTIAL: trace.partial,
+            STAGES: trace.stages}
   usual = {"trust": 1.0, "rewind": None, "attempts": 0, "again": [], ALONE: "", "helped_s": 0.0, "watched_s": 0.0,
-           "looks": 0, PARTIAL: None}
+           "looks": 0, PARTIAL: None, STAGES: None}
   return {name: value for name, value in values.items() if value != usual[name]}

@@ -57,7 +57,7 @@ class RecordContext:
     """Returns the record of one decision: its key, the policy's own chunk, and the one that `kind` says."""
     return Record(
         key=step.key_E, base_chunk=step.base_TA, corrected_chunk=corrected_TA, kind=kind, outcome=outcome,
-        failure_kind=self.failure_kind, task=self.task, prompt=self.prompt,
+        failure_kind=self.failure_kind, task=self.task, prompt=step.prompt or self.prompt,
         provenance={"source": source, **self.provenance, "tick": step.tick})
 
 

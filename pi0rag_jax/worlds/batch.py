@@ -43,6 +43,7 @@ class Moment:
   plan_TA: np.ndarray | None = None  # what the expert would do from here on, where the command asked for it
   error: str = ""  # traceback or simulator fault; the rest is then meaningless
   partial: bool | None = None  # see Progress
+  stages: int | None = None  # see Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,7 +326,8 @@ class _Slots:
     snapshot = pickle.dumps(world.snapshot(), pickle.HIGHEST_PROTOCOL) if self._rewinds else None
     return Moment({} if over else world.observe(), snapshot, progress.success, over,
                   progress.ticks, progress.sensors, progress.truths,
-                  world.plan(self._config.horizon) if plan and not over else None, progress.error, progress.partial)
+                  world.plan(self._config.horizon) if plan and not over else None, progress.error, progress.partial,
+                  progress.stages)
 
   def _plans(self, slot: int, world, snapshots) -> np.ndarray:
     here = world.snapshot() if slot in self._begun else None  # without an episode there is no place to return to

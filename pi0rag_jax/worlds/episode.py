@@ -25,6 +25,7 @@ class Step:
   observation: Mapping[str, Any] | None = None  # what the policy saw, where it is asked for
   by: str = POLICY  # who acted, one of data.validation.ACTORS
   done_NA: np.ndarray | None = None  # what was executed until the next decision; None: the chunk's beginning
+  prompt: str = ""  # what the robot was asked to do; '' is the episode's
   label_TA: np.ndarray | None = None  # what somebody who watched says should have been done from here on
 
 
@@ -57,6 +58,7 @@ class Trace:
   ticks: int = 0
   error: str = ""  # traceback or simulator fault when crashed
   partial: bool | None = None  # whether the task was partly done; None where the world does not tell
+  stages: int | None = None  # tasks that the policy did alone, in an episode that asks for several one after the other
 
   @property
   def deadline_misses(self) -> int:

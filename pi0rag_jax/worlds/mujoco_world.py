@@ -49,6 +49,14 @@ class MujocoWorld:
     """Returns whether the task was partly done in this episode, where a family tells."""
     return None
 
+  def _stages(self) -> int | None:
+    """Returns how many of the tasks that an episode consists of are done, where it has several."""
+    return None
+
+  def _interrupts(self) -> bool:
+    """Returns whether the robot is told something else since the last tick, so that the rest of its chunk is void."""
+    return False
+
   def _act(self) -> np.ndarray:
     """Returns what the expert would send now, float[A]."""
     raise NotImplementedError
@@ -81,11 +89,11 @@ class MujocoWorld:
       self._success = self._tick(self._delay(action_A))
       self._ticks += 1
       error = fault(self.data)
-      if error or self._success or self._ticks >= self._deadline:
+      if error or self._success or self._ticks >= self._deadline or self._interrupts():
         break
     success = self._success and not error
     return Progress(self._ticks, success, bool(error) or success or self._ticks >= self._deadline, error=error,
-                    partial=self._partial())
+                    partial=self._partial(), stages=self._stages())
 
   def observe(self) -> dict[str, Any]:
     """Returns the observation with fresh pictures."""

@@ -27,7 +27,7 @@ from pi0rag_jax.worlds import registry
 from pi0rag_jax.worlds.batch import Advance, BatchEnv, Moment, Rewind, Start
 from pi0rag_jax.worlds.episode import Job, Step, Trace
 from pi0rag_jax.worlds.journal import Journal
-from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import NOMINAL, Family, WorldConfig
 
 # Rows of a policy call: the shipped policies take as long for each row of 8 as of 32, and of a small group none waits
 # long for its turn.
@@ -76,6 +76,11 @@ class _Running:
     """The world at its next decision."""
     assert self.answer is not None, "an episode decides only once its start was answered"
     return self.answer
+
+  @property
+  def told(self) -> str:
+    """What the robot is asked to do at its next decision."""
+    return str(self.moment.observation.get("prompt", ""))
 
   def over(self, answers: dict[int, Moment], slot: int) -> bool:
     """Books a turn; returns whether it was the last one."""
@@ -133,13 +138,19 @@ def world_config(spec: PolicySpec, task: Any, condition: Any = NOMINAL, *, world
     raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', that of the world '{world}' is "
                       f"'{family.robot}'")
   registry.check(family, task, condition)
-  if config.task_name not in (spec.tasks or family.tasks):
+  if not _knows(spec, family, config.task_name):
     raise Pi0RagError(f"policy '{spec.name}' was trained on {', '.join(spec.tasks)}, not on '{config.task_name}'")
   if family.renderers() and spec.renderer not in family.renderers():
     raise Pi0RagError(f"policy '{spec.name}' was trained on pictures of renderer '{spec.renderer}'; on this machine "
                       f"there are {', '.join(family.renderers())}")
   registry.require(config)
   return config
+
+
+def _knows(spec: PolicySpec, family: Family, task: str) -> bool:
+  """Returns whether a policy was trained on a task, or on any of which its chains may consist."""
+  known = spec.tasks or family.tasks
+  return task in known or (len(family.asks(task, 0)) > 1 and not set(known).isdisjoint(family.tasks))
 
 
 def run(env: BatchEnv, agent: Agent, jobs: collections.deque[Job], *, start: FlowStart = None,
@@ -197,10 +208,11 @@ def _decide(agent: Agent, group: _Group, running: list[_Running], rows: int, sta
   commands = []
   for row, (one, step) in enumerate(zip(running, steps)):
     one.row = row
-    one.trace.prompt = str(one.moment.observation.get("prompt", ""))
+    one.trace.prompt = one.told
     seen = one.moment.observation if keep_observations else None
     step = _late(step, one, loop)
-    step = _acted(dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen), one)
+    step = dataclasses.replace(step, snapshot=one.moment.snapshot, observation=seen, prompt=one.trace.prompt)
+    step = _acted(step, one)
     first_help = one.trace.job.watched and step.by == EXPERT and not one.trace.helped
     one.trace.steps.append(step)
     commands.append(Advance(step.actions_TA[:count], plan=one.watch is not None, more_time=first_help))
@@ -260,11 +272,12 @@ def _ask(agent: Agent, group: _Group, running: list[_Running], rows: int, noise_
 
 
 def _carried(policy: Policy, carry: Carry, padded: list[_Running]) -> Carry:
-  """Returns what the episodes carry, in their order now; those that begin have a fresh start."""
+  """Returns what the episodes carry, in their order now; those that begin, or are told something else, begin anew."""
   if not jax.tree.leaves(carry):
     return carry
   before_B = np.array([r.row or 0 for r in padded])
-  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), np.array([r.row is None for r in padded]))
+  anew_B = np.array([r.row is None or r.told != r.trace.prompt for r in padded])
+  return policy.restart(jax.tree.map(lambda x: x[before_B], carry), anew_B)
 
 
 def _noise(policy: Policy, start: FlowStart, running: list[_Running]) -> np.ndarray | None:
@@ -301,6 +314,8 @@ def _take(running: _Running, answer) -> bool:
   trace.sensors.extend(answer.sensors)
   trace.truths.extend(answer.truths)
   trace.ticks, trace.partial = answer.ticks, answer.partial
+  if not trace.helped:
+    trace.stages = answer.stages
   running.answer = answer
   if trace.error:
     trace.outcome = "crashed"

@@ -60,6 +60,7 @@ class Progress:
   truths: Sequence[Any] = ()  # likewise, what it cannot; only where the configuration asks for a witness
   error: str = ""  # what is wrong with the simulation, which cannot be trusted any more
   partial: bool | None = None  # whether the task was partly done in this episode; None where the world does not tell
+  stages: int | None = None  # tasks done so far, in an episode that asks for several one after the other
 
 
 class World(Protocol):
@@ -71,6 +72,8 @@ class World(Protocol):
 
   def advance(self, actions_NA: np.ndarray) -> Progress:
     """Executes actions float[N >= 1, A] in the robot's units, one a tick, until the last or the end of the episode.
+
+    In an episode of several tasks it ends earlier too, once one of them is done: the robot is told something else then.
 
     Renders nothing. Errors: Pi0RagError for another shape, or NaN.
     """
@@ -147,4 +150,6 @@ class Family:
   options: tuple[str, ...] = ()  # that a configuration may give
   categories: Mapping[str, str] = dataclasses.field(default_factory=dict)  # task -> its kind in a data set's plan
   shares: Mapping[str, float] = dataclasses.field(default_factory=dict)  # category -> its part of the plan's episodes
+  # (task, seed) -> the tasks that an episode consists of, in order: its own alone, but for chains.
+  asks: Callable[[str, int], tuple[str, ...]] = lambda task, seed: (task,)
   no_expert: Callable[[str, str], str] = lambda task, condition: ""  # why there is none for this one, if it is so

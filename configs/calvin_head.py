@@ -1,0 +1,41 @@
+"""Heads on a frozen backbone for the 34 tasks of the play table (`--world=calvin`), from the data of `calvin_small`.
+
+`--config=configs/calvin_head.py` is RoboVLMs' LSTM (window 16, chunk 10), `...py:fc`, `...py:gpt` and `...py:discrete`
+are its other designs. All read features of the light encoder, which is random unless `backbone.checkpoint` is given.
+
+    python -m train.launch --config=configs/calvin_head.py:gpt --workdir=runs/calvin_gpt
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import mobile_vla_lstm
+from pi0rag_jax.errors import unknown_name
+
+WINDOW, CHUNK = 16, 10
+HEADS = {
+  "": {"preset": "robovlms"},
+  "fc": {"name": "mlp", "window": WINDOW},
+  "gpt": {"name": "transformer", "window": WINDOW, "dropout": 0.1},
+  "discrete": {"name": "discrete", "window": WINDOW},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """Returns the configuration; entries that are not here are those of mobile_vla_lstm.
+
+  Args:
+    variant: what follows the file's name and a colon, one of HEADS.
+  """
+  if variant not in HEADS:
+    raise unknown_name("variant of the configuration", variant, tuple(HEADS)[1:])
+  config: Any = mobile_vla_lstm.get_config("sim").copy_and_resolve_references().unlock()
+  config.name = f"calvin_{variant or 'lstm'}"
+  config.head = ConfigDict({**HEADS[variant], "chunk": CHUNK, "gripper_dims": (-1,)})
+  config.data = ({"path": "data/calvin"},)
+  config.robot, config.asset_id = "panda", "calvin"
+  config.quantile_norm = variant == "discrete"  # bins are from -1 to 1
+  config.stride = 1
+  config.steps, config.validate_every = 8_000, 1_000
+  return config.lock()
