@@ -11,6 +11,7 @@ memory learns in one chain it has in the next.
 """
 
 import contextlib
+import functools
 import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -108,17 +109,21 @@ def by_agent(agent: Agent, config: Callable[[str], WorldConfig], cell: Cell, *, 
   return run
 
 
-def by_learner(agent: Agent, config: Callable[[str], WorldConfig], cell: Cell, log: RecordLog, journal: Journal, *,
-               seeds: range, limit: float, corrected_max: int, slots: int, processes: int) -> Runner:
-  """Returns what runs a stream that teaches the agent's memory: the expert takes over; a kill changes nothing."""
+def by_learner(memory: Memory, make_agent: Callable[[], Agent], config: Callable[[str], WorldConfig], cell: Cell,
+               log: RecordLog, journal: Journal, *, seeds: range, limit: float, corrected_max: int, slots: int,
+               processes: int) -> Runner:
+  """Returns what runs a stream that teaches a memory: the expert takes over; a kill changes nothing.
+
+  The agent is made once the memory is where the logged chains left it.
+  """
   how = OnlineConfig.from_dict({"taught_by": TAKEOVER, "corrected_max": corrected_max})
 
   def run(task: str, _: Sequence[int]) -> Iterator[EpisodeRecord]:
-    assert agent.memory is not None, "who is taught has a memory"
     registry.require_expert(config(task))
     done = [record for record in log.records if _is_of(record, cell, task)]
-    part = stream.take_up(agent.memory, journal, cell.stream, seeds, 0, done)
-    with BatchEnv(config(task), slots=slots, processes=processes) as env:
+    part = stream.take_up(memory, journal, cell.stream, seeds, 0, done)
+    with (contextlib.closing(make_agent()) as agent,
+          BatchEnv(config(task), slots=slots, processes=processes) as env):
       for record, _executed in stream.run(env, agent, cell, part, how, journal, time_limit=limit):
         yield record
   return run
@@ -171,15 +176,16 @@ def _runner(values, family: Family, options: dict[str, Any], cell: Cell, log: Re
                                              options=options)
   for task in tasks:
     config(task)  # says what is wrong before anything runs
-  agent = Agent(policy)
-  if where:
-    memory = opened.enter_context(Memory.open(where, **policy.memory_header(), create=values.teach,
-                                              read_only=not values.teach))
-    agent = opened.enter_context(contextlib.closing(Agent(policy, memory, rules.preset(values.steering))))
+  if not where:
+    return by_agent(Agent(policy), config, cell, slots=values.slots, processes=values.processes)
+  memory = opened.enter_context(Memory.open(where, **policy.memory_header(), create=values.teach,
+                                            read_only=not values.teach))
+  make_agent = functools.partial(Agent, policy, memory, rules.preset(values.steering))
   if not values.teach:
+    agent = opened.enter_context(contextlib.closing(make_agent()))
     return by_agent(agent, config, cell, slots=values.slots, processes=values.processes)
   journal = opened.enter_context(Journal(pathlib.Path(values.out) / f"{JOURNAL_NAME}.{cell.policy}"))
-  return by_learner(agent, config, cell, log, journal, seeds=seeds, limit=family.time_limit(tasks[0]),
+  return by_learner(memory, make_agent, config, cell, log, journal, seeds=seeds, limit=family.time_limit(tasks[0]),
                     corrected_max=values.corrected_max, slots=values.slots, processes=values.processes)
 
 
