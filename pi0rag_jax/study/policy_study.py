@@ -52,13 +52,14 @@ def run(values: Any, spec: PolicySpec, steps: tuple[int, ...]) -> tuple[pathlib.
 
 
 def _world(values: Any, spec: PolicySpec) -> WorldConfig:
-  """Returns the world of the flags, or the one whose robot is the policy's."""
+  """Returns the world of the flags, or the one whose robot is the policy's, and whose tasks it was trained on."""
   robot = make_robot(spec.data, spec.model.family).name
   own = [name for name in registry.FAMILIES if registry.family(name).robot == robot]
   if not values.world and not own:
     raise Pi0RagError(f"policy '{spec.name}' is for the robot '{robot}', of which no world is known: give --world, or "
                       "--data with recorded episodes")
-  world = values.world or own[0]
+  world = values.world or min(own, key=lambda name: (
+    not set(spec.tasks) <= set(registry.family(name).tasks), name != robot))
   task = values.task or (*spec.tasks, *registry.family(world).tasks)[0]
   return rollout.world_config(spec, task, values.condition, world=world)
 
