@@ -141,6 +141,8 @@ def run(values) -> None:
   options = schema.parse(values.options.encode(), dict[str, Any], "--options") if values.options else {}
   family, out = registry.family(values.world, options), pathlib.Path(values.out).expanduser()
   tasks, name = legs(values.world, family, values.tasks), values.name or _name(values)
+  for task in tasks:
+    registry.check(family, task, values.condition)
   seeds = range(values.seed, values.seed + values.chains)
   cell = Cell("stream" if values.teach else "eval", name, tasks[0], values.condition, name if values.memory else "")
   if values.teach and (not values.memory or values.policy == EXPERT or len(tasks) > 1):
