@@ -139,7 +139,7 @@ def _can_begin(state: State) -> bool:
 
 @functools.lru_cache(maxsize=10_000)
 def draw_chain(seed: int) -> tuple[State, tuple[str, ...]]:
-  """Returns (where it begins, its five tasks): all such orders are equally likely; 192 seeds in a row have all starts."""
+  """Returns (where it begins, its five tasks): such orders are equally likely; 192 seeds in a row have all starts."""
   start, rng = starts()[seed % len(starts())], np.random.default_rng(seed)
   while True:
     chain, likely = _walk(start, rng)
