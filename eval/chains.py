@@ -31,7 +31,7 @@ from pi0rag_jax.memory.memory import Memory
 from pi0rag_jax.policy import compiling, directory
 from pi0rag_jax.steering import rules
 from pi0rag_jax.steering.agent import Agent, start_with
-from pi0rag_jax.worlds import registry, rollout
+from pi0rag_jax.worlds import experts, registry, rollout
 from pi0rag_jax.worlds.batch import BatchEnv
 from pi0rag_jax.worlds.episode import Job
 from pi0rag_jax.worlds.journal import Journal
@@ -84,11 +84,7 @@ def by_expert(config: Callable[[str], WorldConfig], cell: Cell) -> Runner:
   def run(task: str, seeds: Sequence[int]) -> Iterator[EpisodeRecord]:
     with contextlib.closing(registry.make_world(config(task))) as world:
       for seed in seeds:
-        world.begin(seed)
-        done = False
-        while not done:
-          progress = world.advance(world.plan(1))
-          done = progress.done
+        progress = experts.run_episode(world, seed)
         outcome = "crashed" if progress.error else "success" if progress.success else "failure"
         yield EpisodeRecord(cell.phase, cell.policy, task, cell.condition, "", seed, seed - seeds[0], outcome,
                             steps=progress.ticks, error=progress.error,

@@ -13,10 +13,18 @@ from pi0rag_jax import cli, files, schema
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.statistics import wilson
 from pi0rag_jax.worlds import registry
-from pi0rag_jax.worlds.world import NOMINAL, WorldConfig
+from pi0rag_jax.worlds.world import NOMINAL, Progress, World, WorldConfig
 
 COMMAND = "worlds.experts"
 FIRST_SEED = 300_000  # of tuning: neither data nor evaluations have these
+
+
+def run_episode(world: World, seed: int) -> Progress:
+  """Returns how an episode of a world's expert ended."""
+  world.begin(seed)
+  while not (progress := world.advance(world.plan(1))).done:
+    pass
+  return progress
 
 
 def measure(config: WorldConfig, seeds: range) -> dict[str, Any]:
@@ -27,11 +35,7 @@ def measure(config: WorldConfig, seeds: range) -> dict[str, Any]:
   registry.require_expert(config)
   world, ticks, failed = registry.make_world(config), [], []
   for seed in seeds:
-    world.begin(seed)
-    done = False
-    while not done:
-      progress = world.advance(world.plan(1))
-      done = progress.done
+    progress = run_episode(world, seed)
     if progress.error:
       raise Pi0RagError(f"seed {seed}: the simulation failed: {progress.error}")
     ticks.append(progress.ticks)

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from configs import calvin_small
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.sim.calvin import symbols
 from pi0rag_jax.sim.calvin.symbols import TASKS, draw_chain, draw_start, next_tasks
@@ -14,7 +15,7 @@ START = {"led": 0, "lightbulb": 1, "slider": "right", "drawer": "open", "red": "
 
 
 def test_calvins_34_tasks():
-  assert len(TASKS) == 34
+  assert len(TASKS) == 34 and set(calvin_small.TASKS) == set(TASKS)
   assert len({task.prompt for task in TASKS.values()}) == 34
   assert collections.Counter(name.split("_")[0] for name in TASKS) == {
     "rotate": 6, "push": 7, "lift": 9, "move": 2, "open": 1, "close": 1, "place": 2, "stack": 1, "unstack": 1,
