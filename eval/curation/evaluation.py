@@ -39,6 +39,7 @@ def save(file: Path, policies: Mapping[str, Policy]) -> None:
   arrays: dict[str, Any] = {
     f"{run}|{name}": value for run, policy in policies.items() for name, value in policy.items()}
   files.write(file, lambda opened: np.savez(opened, **arrays))
+  load.cache_clear()
 
 
 @functools.lru_cache(maxsize=4)

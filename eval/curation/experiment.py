@@ -11,7 +11,7 @@ import numpy as np
 from eval.curation import cloning, demo_score, demonstrators, evaluation
 from eval.curation.cloning import Policy
 from eval.curation.demonstrators import Demonstration
-from pi0rag_jax import files
+from pi0rag_jax import files, schema
 from pi0rag_jax.curation import flaws, metrics, mixtures, scorers, thresholds
 from pi0rag_jax.curation.scorers import SCORERS, Steps
 from pi0rag_jax.data.episodes import CLEAN
@@ -24,8 +24,8 @@ MIXTURES = {"alike_60": (("wrong_place",), 0.6), "bias_60": (("action_bias",), 0
             "alike_50": (("wrong_place",), 0.5), "alike_20": (("wrong_place",), 0.2)}
 BIAS_A = np.array([1.0, -1.0, 1.0, 0.0])  # of the hand alone
 ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
-# Lengths are matched, and clean demonstrators slower, by construction; the others are scored alone, to save time.
-NOT_TRAINED = ("length", "pace", "novelty", "demo_score_kinds", "demo_score_policies")
+# Scored alone: lengths are matched, and clean demonstrators slower, by construction; novelty prefers what is rare.
+NOT_TRAINED = ("length", "pace", "novelty")
 COMBINED = ("agreement", "deminf", "outcomes")
 SCORED = "scores.json"
 
@@ -76,22 +76,32 @@ class Mixture:
 
 
 def prepare(mixture: Mixture, *, processes: int) -> None:
-  """Scores the demonstrations of a mixture and trains on what is kept; what is there already stays."""
-  file = mixture.folder / SCORED
-  if (mixture.folder / evaluation.POLICIES).is_file():
-    return
+  """Scores the demonstrations of a mixture and trains on what is kept; a selection added later is trained alone."""
+  file, policies = mixture.folder / SCORED, mixture.folder / evaluation.POLICIES
   mixture.folder.mkdir(parents=True, exist_ok=True)
-  found = score(mixture, processes=processes)
-  # What keeps the same demonstrations is one training.
+  found = schema.read(file, dict[str, Any]) if file.is_file() else score(mixture, processes=processes)
+  keep_best(mixture, found)
+  files.write_json(file, found)
+  trained = evaluation.load(policies) if policies.is_file() else {}
+  names, seeds = dict.fromkeys(found["trained_as"].values()), mixture.settings.training_seeds
+  missing = [(name, seed) for name in names for seed in seeds if f"{name} {seed}" not in trained]
+  if missing:
+    kept = [np.isin(np.arange(len(mixture.demonstrations)), found["kept"][name]) for name, _ in missing]
+    (made,) = mixture.train(kept, [seed for _, seed in missing])
+    evaluation.save(policies, trained | {
+      f"{name} {seed}": policy for (name, seed), policy in zip(missing, made)})
+
+
+def keep_best(mixture: Mixture, found: dict[str, Any]) -> None:
+  """Adds the best demonstrations by every score of which nothing is kept yet; what keeps the same is one training."""
+  share = float(mixture.clean_J.mean())
+  for name, scores in found["scores"].items():
+    if name not in found["kept"] and name not in NOT_TRAINED:
+      kept_J = best(np.array(scores), share)
+      found["kept"][name] = np.flatnonzero(kept_J).tolist()
+      found["precision"][name] = float(mixture.clean_J[kept_J].mean())
   first: dict[tuple[int, ...], str] = {}
   found["trained_as"] = {name: first.setdefault(tuple(each), name) for name, each in found["kept"].items()}
-  files.write_json(file, found)
-  names, seeds = list(first.values()), mixture.settings.training_seeds
-  runs = [(name, seed) for name in names for seed in seeds]
-  kept = {name: np.isin(np.arange(len(mixture.demonstrations)), found["kept"][name]) for name in names}
-  (policies,) = mixture.train([kept[name] for name, _ in runs], [seed for _, seed in runs])
-  evaluation.save(mixture.folder / evaluation.POLICIES, {
-    f"{name} {seed}": policy for (name, seed), policy in zip(runs, policies)})
 
 
 def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
@@ -118,7 +128,6 @@ def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
     rules = demo_score.thresholds_of(of_rollouts, found[demo_score.NAME], mixture.clean_J, share)
     if rules["demo_score"]["kept"]:
       kept[demo_score.ADAPTIVE] = found[demo_score.NAME] >= rules["demo_score"]["threshold"]
-  kept |= {name: best(each, share) for name, each in found.items() if name not in NOT_TRAINED}
   rates = {name: float(each.success_J.mean()) for name, each in (seen | tried).items()}
   return {
     **told_of(mixture, found, kept), "silent": silent, "thresholds": rules,

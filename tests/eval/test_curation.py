@@ -135,6 +135,13 @@ def test_a_mixture_is_scored_trained_on_and_evaluated(tmp_path, monkeypatch):
   experiment.prepare(mixture, processes=0)
   assert (tmp_path / "bias_60" / evaluation.POLICIES).stat().st_mtime_ns == before
   evaluation.evaluate("reach", tmp_path / "bias_60", range(200_000, 200_002), processes=0)
+  trained = evaluation.load(tmp_path / "bias_60" / evaluation.POLICIES)
+  monkeypatch.setattr(experiment, "NOT_TRAINED", ("length", "pace"))
+  experiment.prepare(mixture, processes=0)
+  more = evaluation.load(tmp_path / "bias_60" / evaluation.POLICIES)
+  assert set(more) - set(trained) == {"novelty 0", "novelty 1"}
+  assert all(np.array_equal(more[run]["Dense_0/kernel"], policy["Dense_0/kernel"]) for run, policy in trained.items())
+  evaluation.evaluate("reach", tmp_path / "bias_60", range(200_000, 200_002), processes=0)
   found = summary.mixture_summary(tmp_path / "bias_60", (0, 1))
   assert found["clean"] == 4 and {"all", "oracle", "random", "agreement", "deminf", "tried"} <= set(found["cells"])
   assert found["cells"]["oracle"]["precision"] == 1.0 and all(cell["n"] == 4 for cell in found["cells"].values())
