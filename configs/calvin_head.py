@@ -1,7 +1,8 @@
 """Heads on a frozen backbone for the 34 tasks of the play table (`--world=calvin`), from the data of `calvin_small`.
 
 `--config=configs/calvin_head.py` is RoboVLMs' LSTM (window 16, chunk 10), `...py:fc`, `...py:gpt` and `...py:discrete`
-are its other designs. All read features of the light encoder, which is random unless `backbone.checkpoint` is given.
+are its other designs; the last has OpenVLA's bins, though all of them at once. All read the vision-language model of
+a trained `calvin_small`, a vector for every camera.
 
     python -m train.launch --config=configs/calvin_head.py:gpt --workdir=runs/calvin_gpt
 """
@@ -10,10 +11,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import mobile_vla_lstm
+from configs import calvin_small, mobile_vla_lstm
 from pi0rag_jax.errors import unknown_name
 
 WINDOW, CHUNK = 16, 10
+BACKBONE = "runs/calvin_small/policy"
 HEADS = {
   "": {"preset": "robovlms"},
   "fc": {"name": "mlp", "window": WINDOW},
@@ -31,8 +33,14 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant not in HEADS:
     raise unknown_name("variant of the configuration", variant, tuple(HEADS)[1:])
   config: Any = mobile_vla_lstm.get_config("sim").copy_and_resolve_references().unlock()
+  model = calvin_small.get_config().model
   config.name = f"calvin_{variant or 'lstm'}"
   config.head = ConfigDict({**HEADS[variant], "chunk": CHUNK, "gripper_dims": (-1,)})
+  config.backbone = ConfigDict({"name": "paligemma", "openpi": "pi0_aloha_sim", "model": model,
+                                "checkpoint": f"{BACKBONE}/params", "layer": "hidden", "pool": "camera"})
+  config.text_tokenizer = f"{BACKBONE}/tokenizer.model"
+  config.feature_cache = "data/features"
+  config.fields.cameras = ConfigDict({name: f"observation.images.{name}" for name in model.image_keys})
   config.data = ({"path": "data/calvin"},)
   config.robot, config.asset_id = "panda", "calvin"
   config.quantile_norm = variant == "discrete"  # bins are from -1 to 1
