@@ -5,6 +5,7 @@ results/ fails the build. Documents that lie elsewhere in the repository, and pi
 """
 
 import functools
+import gzip
 import json
 import pathlib
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from pi0rag_jax import statistics
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -154,6 +156,38 @@ def promises() -> str:
   return "\n".join(table)
 
 
+def rounding() -> str:
+  """Returns the table of what z = 0 does whose weights are rounded, and what a memory does, against z = 0."""
+  def outcomes(name: str) -> dict[tuple[str, str, int], bool]:
+    with gzip.open(RESULTS / "rounding" / f"{name}.jsonl.gz", "rt", encoding="utf8") as lines:
+      found = [json.loads(line) for line in lines]
+    return {(each["task"], each["condition"], each["seed"]): each["outcome"] == "success" for each in found
+            if each["outcome"] != "crashed"}
+
+  alone, others = outcomes("z0"), {name: outcomes(name) for name in ("int8", "memory")}
+  places = sorted({key[:2] for key in alone})
+  table = ["| task / condition | z = 0 | weights rounded to int8 | the memory |", "|---" * 4 + "|"]
+
+  def cells(of: list) -> list[str]:
+    found = []
+    for other in others.values():
+      keys = [key for key in of if key in other]
+      pair = [(alone[key], other[key]) for key in keys]
+      found.append(f"{sum(now for _, now in pair)} (+{pair.count((False, True))} -{pair.count((True, False))})")
+    return found
+
+  for task, condition in places:
+    keys = [key for key in alone if key[:2] == (task, condition)]
+    table.append(f"| `{task}` / {condition} | {sum(alone[key] for key in keys)} | {' | '.join(cells(keys))} |")
+  table.append(f"| **all, of {len(alone)}** | {sum(alone.values())} | {' | '.join(cells(list(alone)))} |")
+  worked = [key for key, success in alone.items() if success]
+  broken = [statistics.wilson(sum(not other[key] for key in worked if key in other),
+                              sum(key in other for key in worked)) for other in others.values()]
+  shares = " | ".join(f"{percent(each.value, 1)} % [{percent(each.low, 1)}, {percent(each.high, 1)}]" for each in broken)
+  table.append(f"| broken of what worked | | {shares} |")
+  return "\n".join(table)
+
+
 def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
   """Returns the table of one search by records and index: of IVF and HNSW the quickest with that recall at least."""
   rows = [each for each in read(file)["rows"] if each["key_dim"] == key_dim]
@@ -220,7 +254,7 @@ def told() -> str:
 
 
 FUNCTIONS = (cell, overall, row, percent, between, success, paired, learned_places, ways_of_steering, supervisors,
-             promises, indices, made_by, rule, told, commands, section, summary, read)
+             promises, rounding, indices, made_by, rule, told, commands, section, summary, read)
 
 
 def render(markdown: str) -> str:
