@@ -158,34 +158,26 @@ def promises() -> str:
 
 def rounding() -> str:
   """Returns the table of what z = 0 does whose weights are rounded, and what a memory does, against z = 0."""
-  def outcomes(name: str) -> dict[tuple[str, str, int], bool]:
-    with gzip.open(RESULTS / "rounding" / f"{name}.jsonl.gz", "rt", encoding="utf8") as lines:
-      found = [json.loads(line) for line in lines]
-    return {(each["task"], each["condition"], each["seed"]): each["outcome"] == "success" for each in found
-            if each["outcome"] != "crashed"}
-
-  alone, others = outcomes("z0"), {name: outcomes(name) for name in ("int8", "memory")}
-  places = sorted({key[:2] for key in alone})
+  alone, *others = map(_outcomes, ("z0", "int8", "memory"))
   table = ["| task / condition | z = 0 | weights rounded to int8 | the memory |", "|---" * 4 + "|"]
+  groups = [(f"`{task}` / {condition}", [key for key in alone if key[:2] == (task, condition)])
+            for task, condition in sorted({key[:2] for key in alone})]
+  for name, keys in (*groups, (f"**all, of {len(alone)}**", list(alone))):
+    pairs = [[(alone[key], other[key]) for key in keys if key in other] for other in others]
+    told = [f"{sum(now for _, now in pair)} (+{pair.count((False, True))} -{pair.count((True, False))})"
+            for pair in pairs]
+    table.append(f"| {name} | {sum(alone[key] for key in keys)} | {' | '.join(told)} |")
+  broken = [statistics.wilson(pair.count((True, False)), sum(before for before, _ in pair)) for pair in pairs]
+  shares = [f"{percent(each.value, 1)} % [{percent(each.low, 1)}, {percent(each.high, 1)}]" for each in broken]
+  return "\n".join([*table, f"| broken of what worked | | {' | '.join(shares)} |"])
 
-  def cells(of: list) -> list[str]:
-    found = []
-    for other in others.values():
-      keys = [key for key in of if key in other]
-      pair = [(alone[key], other[key]) for key in keys]
-      found.append(f"{sum(now for _, now in pair)} (+{pair.count((False, True))} -{pair.count((True, False))})")
-    return found
 
-  for task, condition in places:
-    keys = [key for key in alone if key[:2] == (task, condition)]
-    table.append(f"| `{task}` / {condition} | {sum(alone[key] for key in keys)} | {' | '.join(cells(keys))} |")
-  table.append(f"| **all, of {len(alone)}** | {sum(alone.values())} | {' | '.join(cells(list(alone)))} |")
-  worked = [key for key, success in alone.items() if success]
-  broken = [statistics.wilson(sum(not other[key] for key in worked if key in other),
-                              sum(key in other for key in worked)) for other in others.values()]
-  shares = " | ".join(f"{percent(each.value, 1)} % [{percent(each.low, 1)}, {percent(each.high, 1)}]" for each in broken)
-  table.append(f"| broken of what worked | | {shares} |")
-  return "\n".join(table)
+def _outcomes(name: str) -> dict[tuple[str, str, int], bool]:
+  """Returns (task, condition, seed) -> success of a file of results/rounding; episodes that crashed are left out."""
+  with gzip.open(RESULTS / "rounding" / f"{name}.jsonl.gz", "rt", encoding="utf8") as lines:
+    found = [json.loads(line) for line in lines]
+  return {(each["task"], each["condition"], each["seed"]): each["outcome"] == "success" for each in found
+          if each["outcome"] != "crashed"}
 
 
 def indices(file: str, key_dim: int, recall: float = 0.95) -> str:
