@@ -6,15 +6,15 @@ from typing import TypeAlias
 
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi.config import DataConfig
-from pi0rag_jax.robots import aloha, droid, fake, libero, metaworld, mobile, panda, plain, widowx
+from pi0rag_jax.robots import aloha, droid, fake, kitchen, libero, metaworld, mobile, panda, plain, widowx
 from pi0rag_jax.robots.robot import ActionSpace, Robot
 from pi0rag_jax.robots.transforms import TransformGroup, compose
 
 # Of a configuration's data and its model's family; a file of your own may leave it at the transforms.
 MakeRobot: TypeAlias = Callable[[DataConfig, str], Robot | TransformGroup]
 ROBOTS: dict[str, MakeRobot] = {
-  "aloha": aloha.robot, "droid": droid.robot, "fake": fake.robot, "libero": libero.robot,
-  "metaworld": metaworld.robot, "mobile": mobile.robot, "panda": panda.robot, plain.NAME: plain.robot,
+  "aloha": aloha.robot, "droid": droid.robot, "fake": fake.robot, "kitchen": kitchen.robot,
+  "libero": libero.robot, "metaworld": metaworld.robot, "mobile": mobile.robot, "panda": panda.robot, plain.NAME: plain.robot,
   "widowx": widowx.robot}
 OWN = "own"  # the name of a robot that gives none
 

@@ -10,7 +10,7 @@ from pi0rag_jax.worlds.world import EXPERT, Family, World, WorldConfig
 
 # Modules with a FAMILY; each imports its simulation only when a world is made.
 FAMILIES = {"aloha": "pi0rag_jax.worlds.aloha_sim", "calvin": "pi0rag_jax.sim.calvin.world",
-            "libero": "pi0rag_jax.worlds.libero",
+            "kitchen": "pi0rag_jax.worlds.kitchen", "libero": "pi0rag_jax.worlds.libero",
             "metaworld": "pi0rag_jax.worlds.metaworld", "mobile": "pi0rag_jax.sim.mobile.world",
             "panda": "pi0rag_jax.sim.world", "widowx": "pi0rag_jax.worlds.widowx"}
 GYM = "pi0rag_jax.worlds.gym_world"  # has `family(id, options)`: any environment that gymnasium knows
