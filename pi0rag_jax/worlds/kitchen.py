@@ -26,7 +26,7 @@ CONDITIONS = {
   NOMINAL: NOTHING,
   SCATTERED: Shift("the arm and the kettle start elsewhere in every episode"),
   "camera_shift": Shift("both cameras were knocked: the picture moves by two pixels",
-                        turned(**{scene.FRONT: (0.025, 0.025), scene.WRIST: (0.04, -0.04)})),
+                        turned(**{scene.FRONT: (0.025, 0.025), scene.WRIST: (0.045, -0.045)})),
   "joint_offset": Shift("the first joint is measured 0.05 rad beside where it is", measured_offset=(0.05,)),
   "actuator_delay": Shift("the robot gets its actions 0.16 s late", delay_ticks=2),
   "slippery": Shift("fingers and what moves slip", friction=0.4),
@@ -75,7 +75,7 @@ class Kitchen(MujocoWorld):
     if self._config.condition == SCATTERED:
       rng = np.random.default_rng(seed)
       self._data.qpos[scene.ARM] += rng.uniform(-_SCATTERED_RAD, _SCATTERED_RAD, 7)
-      self._data.qpos[scene.KETTLE][:2] += rng.uniform(-_SCATTERED_M, _SCATTERED_M, 2)
+      self._data.joint(scene.KETTLE).qpos[:2] += rng.uniform(-_SCATTERED_M, _SCATTERED_M, 2)
     work_out(self._model, self._data)
     self._measure()
     return np.zeros(robot.DIM, np.float32)

@@ -11,7 +11,7 @@ _STEP_M, _TURN_RAD = 0.05, 0.25  # most per tick
 _FOLLOWS = 0.6  # of what a joint is sent ahead, it does so much in a tick
 _LIMIT_RAD = 0.02  # that joints keep from the ends of their ranges
 _DAMPING, _REST_GAIN = 1e-3, 0.05
-_REST_Q = scene.START[scene.ARM]
+_REST_Q = np.array([0.15, -1.4, 1.7, -2.3, 0.3, 0.8, 1.6])
 
 
 class Arm:
@@ -19,7 +19,7 @@ class Arm:
 
   def __init__(self, model: mujoco.MjModel):
     self._model, self._site, self._body = model, model.site(scene.TIP).id, model.body(scene.HAND).id
-    self._range = model.jnt_range[scene.ARM]
+    self._low, self._high = model.jnt_range[scene.ARM].T + np.array([[_LIMIT_RAD], [-_LIMIT_RAD]])
     self._stiffness = model.actuator_gainprm[scene.ARM, 0]
     self._jacobian = np.empty((6, model.nv))
 
@@ -41,14 +41,32 @@ class Arm:
     off_3, off_rad_3 = place_3 - self.tip_3, rotation_vector(turn_33 @ self.turn_33.T)
     off_3 *= min(1.0, step_m / max(float(np.linalg.norm(off_3)), 1e-9))
     off_rad_3 *= min(1.0, _TURN_RAD / max(float(np.linalg.norm(off_rad_3)), 1e-9))
-    places_37, turns_37 = self._jacobian[:3, scene.ARM], self._jacobian[3:, scene.ARM]
-    change_7 = _inverse(places_37) @ off_3
-    free_77 = np.eye(7) - np.linalg.pinv(places_37) @ places_37
-    change_7 += free_77 @ (_inverse(turns_37 @ free_77) @ (off_rad_3 - turns_37 @ change_7))
-    all_67 = self._jacobian[:, scene.ARM]
-    change_7 += (np.eye(7) - np.linalg.pinv(all_67) @ all_67) @ (_REST_GAIN * (_REST_Q - self._q))
-    change_7 = np.clip(self._q + change_7, self._range[:, 0] + _LIMIT_RAD, self._range[:, 1] - _LIMIT_RAD) - self._q
+    change_7, free_7 = np.zeros(7), np.ones(7, bool)
+    for _ in range(7):  # joints at their ends are left out, and the others do without them
+      change_7[free_7] = self._change(off_3, off_rad_3, change_7, free_7)
+      within_7 = np.clip(change_7, self._low - self._q, self._high - self._q)
+      beyond_7 = free_7 & (np.abs(within_7 - change_7) > 1e-6)
+      change_7 = within_7
+      if not beyond_7.any():
+        break
+      free_7 &= ~beyond_7
     return np.concatenate([self._velocities(change_7), [grip, grip]])
+
+  def home(self) -> np.ndarray:
+    """Returns the action float[9] that brings the joints to where the arm rests, with open fingers."""
+    change_7 = np.clip(_REST_Q - self._q, -_TURN_RAD, _TURN_RAD)
+    return np.concatenate([self._velocities(change_7), [1.0, 1.0]])
+
+  def _change(self, off_3: np.ndarray, off_rad_3: np.ndarray, fixed_7: np.ndarray, free_7: np.ndarray) -> np.ndarray:
+    """Returns the changes of the free joints, rad: the place comes first, then the turn, then where the arm rests."""
+    all_67 = self._jacobian[:, scene.ARM]
+    off_6 = np.concatenate([off_3, off_rad_3]) - all_67 @ np.where(free_7, 0.0, fixed_7)
+    places_3F, turns_3F, rest_F = all_67[:3, free_7], all_67[3:, free_7], (_REST_Q - self._q)[free_7]
+    change_F = _inverse(places_3F) @ off_6[:3]
+    idle_FF = np.eye(len(rest_F)) - np.linalg.pinv(places_3F) @ places_3F
+    change_F += idle_FF @ (_inverse(turns_3F @ idle_FF) @ (off_6[3:] - turns_3F @ change_F))
+    idle_FF = np.eye(len(rest_F)) - np.linalg.pinv(all_67[:, free_7]) @ all_67[:, free_7]
+    return change_F + idle_FF @ (_REST_GAIN * rest_F)
 
   def _velocities(self, change_7: np.ndarray) -> np.ndarray:
     """Returns float[7] from -1 to 1: a change of the joints, rad, and what holds the arm up."""

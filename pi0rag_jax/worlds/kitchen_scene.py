@@ -3,13 +3,12 @@
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
 from pi0rag_jax.errors import Pi0RagError
-from pi0rag_jax.robots.kitchen import DIM, TICK_S
+from pi0rag_jax.robots.kitchen import TICK_S
 from pi0rag_jax.worlds.rotations import rotation
 
 PACKAGE = "gymnasium_robotics"
@@ -18,7 +17,7 @@ FRONT, WRIST = "front", "wrist"
 HAND, TIP = "panda0_link7", "end_effector"  # a body, and a site at the fingers' roots
 ROBOT = ("panda0_link0",)
 ARM, FINGERS = slice(0, 7), slice(7, 9)  # in qpos, qvel and ctrl
-KETTLE = slice(23, 30)  # in qpos: place and quaternion
+KETTLE = "kettle"  # the task whose thing lies loose, and its joint
 STEPS = 40  # of the physics, in a tick
 DONE_WITHIN = 0.3  # of a task's goal, by the Euclidean norm over its entries of qpos
 NOISE_RAD = 0.001  # at most, on each joint and its velocity (rad/s)
@@ -78,17 +77,17 @@ def model() -> mujoco.MjModel:
   spec = mujoco.MjSpec.from_file(str(assets()))
   forward = np.array([np.cos(_ELEVATION) * np.cos(_AZIMUTH), np.cos(_ELEVATION) * np.sin(_AZIMUTH), np.sin(_ELEVATION)])
   spec.worldbody.add_camera(name=FRONT, pos=np.subtract(_LOOKS_AT_M, _AWAY_M * forward), fovy=_FOV_DEG,
-                            quat=_looking(forward, (0.0, 0.0, 1.0)))
+                            quat=_looking(forward, np.array([0.0, 0.0, 1.0])))
   turn_33 = rotation(np.array([0.0, 0.0, -np.pi / 4]))  # of TIP in HAND
   spec.body(HAND).add_camera(name=WRIST, pos=_TIP_M + turn_33 @ _WRIST_M, fovy=_WRIST_FOV_DEG,
-                             quat=_looking((0.0, 0.0, 1.0), turn_33[:, 0]))
+                             quat=_looking(np.array([0.0, 0.0, 1.0]), turn_33[:, 0]))
   return spec.compile()
 
 
-def _looking(view: Sequence[float], up: Sequence[float]) -> np.ndarray:
+def _looking(view_3: np.ndarray, up_3: np.ndarray) -> np.ndarray:
   """Returns the quaternion of a camera that looks along a direction, with another one upwards in its picture."""
-  back = -np.asarray(view) / np.linalg.norm(view)
-  right = np.cross(up, back)
+  back = -view_3 / np.linalg.norm(view_3)
+  right = np.cross(up_3, back)
   right /= np.linalg.norm(right)
   quaternion = np.empty(4)
   mujoco.mju_mat2Quat(quaternion, np.stack([right, np.cross(back, right), back], axis=1).ravel())
