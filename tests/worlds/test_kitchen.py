@@ -1,4 +1,4 @@
-"""FrankaKitchen: its physics and counts are the package's, chains count in order, and the expert takes over anywhere."""
+"""FrankaKitchen: physics and counts are the package's, chains count in order, and the expert takes over anywhere."""
 
 import importlib.util
 import types
