@@ -29,8 +29,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":  # flags are one namespace for a whole process: only the command that runs defines its own
-  flags.DEFINE_string("robot", "panda", "A world as a stand-in: panda, metaworld, aloha, kitchen, libero, widowx, or the id of "
-                      "an environment that gymnasium knows.")
+  flags.DEFINE_string("robot", "panda", "A world as a stand-in: panda, metaworld, aloha, kitchen, libero, widowx, or "
+                      "the id of an environment that gymnasium knows.")
   flags.DEFINE_string("options", "", "Of the robot: JSON, or a file of it.")
   flags.DEFINE_string("limits", "", "JSON, or a file of it: 'low' and 'high' of the places that actions lead to, "
                       "'speed' per second, the entries of the state in which they are 'measured', and 'unit'.")

@@ -11,7 +11,7 @@ _STEP_M, _TURN_RAD = 0.05, 0.25  # most per tick
 _FOLLOWS = 0.6  # of what a joint is sent ahead, it does so much in a tick
 _LIMIT_RAD = 0.02  # that joints keep from the ends of their ranges
 _DAMPING, _REST_GAIN = 1e-3, 0.05
-_REST_Q = np.array([0.15, -1.4, 1.7, -2.3, 0.3, 0.8, 1.6])
+_REST_Q = np.array([0.15, -1.4, 1.7, -2.3, 0.3, 0.8, 1.6])  # rad; the elbow is out to the right
 
 
 class Arm:
@@ -31,15 +31,14 @@ class Arm:
     mujoco.mj_jac(self._model, data, self._jacobian[:3], self._jacobian[3:], self.tip_3, self._body)
     self._q, self._bias = data.qpos[scene.ARM].copy(), data.qfrc_bias[scene.ARM].copy()
 
-  def towards(self, place_3: np.ndarray, turn_33: np.ndarray, grip: float, *, step_m: float = _STEP_M) -> np.ndarray:
+  def towards(self, place_3: np.ndarray, turn_33: np.ndarray, grip: float) -> np.ndarray:
     """Returns the action float[9] that moves the fingertips there, and turns the hand as far as that leaves it free.
 
     Args:
       grip: of the fingers, -1 to close and 1 to open them.
-      step_m: most in a tick.
     """
     off_3, off_rad_3 = place_3 - self.tip_3, rotation_vector(turn_33 @ self.turn_33.T)
-    off_3 *= min(1.0, step_m / max(float(np.linalg.norm(off_3)), 1e-9))
+    off_3 *= min(1.0, _STEP_M / max(float(np.linalg.norm(off_3)), 1e-9))
     off_rad_3 *= min(1.0, _TURN_RAD / max(float(np.linalg.norm(off_rad_3)), 1e-9))
     change_7, free_7 = np.zeros(7), np.ones(7, bool)
     for _ in range(7):  # joints at their ends are left out, and the others do without them
