@@ -24,8 +24,9 @@ MIXTURES = {"alike_60": (("wrong_place",), 0.6), "bias_60": (("action_bias",), 0
             "alike_50": (("wrong_place",), 0.5), "alike_20": (("wrong_place",), 0.2)}
 BIAS_A = np.array([1.0, -1.0, 1.0, 0.0])  # of the hand alone
 ALL, ORACLE, LEAST, TRIED = "all", "oracle", "least_agreement", "tried"
-# Scored alone: lengths are matched, and clean demonstrators slower, by construction; novelty prefers what is rare.
-NOT_TRAINED = ("length", "pace", "novelty")
+# Scored alone: lengths are matched, and clean demonstrators slower, by construction; novelty prefers what is rare; no
+# demonstration has a prompt.
+NOT_TRAINED = ("length", "pace", "novelty", "prompt")
 COMBINED = ("agreement", "deminf", "outcomes")
 SCORED = "scores.json"
 

@@ -1,5 +1,7 @@
 """Scorers of demonstrations: each by what it is made for, and one interface for all."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,24 @@ def test_every_scorer_gives_a_number_per_episode(rollouts):
     assert scores_J.shape == (6,) and np.isfinite(scores_J).all(), name
     again_J = scorers.score(name, steps, rollouts if each.rollouts else None, **options)
     np.testing.assert_array_equal(scores_J, again_J)
+
+
+def test_a_wrong_prompt_is_told_by_what_others_did():
+  """Two tasks, of which one goes there and one back; the prompts of one episode of each were swapped."""
+  there, back = make_steps(5), make_steps(5, sign=-1.0, seed=1)
+  said = ["there"] * 5 + ["back"] * 5
+  said[2], said[8] = said[8], said[2]
+  both = joined([there, back])
+  assert not both.prompts and (scorers.score("prompt", both) == 0.5).all()
+  asked = dataclasses.replace(both, prompts=tuple([text] * len(look) for text, look in zip(said, both.looks)))
+  scores_J = scorers.score("prompt", asked, neighbours=8)
+  assert sorted(np.argsort(scores_J)[:2].tolist()) == [2, 8] and scores_J[[2, 8]].max() < 0.5
+  assert np.delete(scores_J, [2, 8]).min() > 0.5 and scorers.score("agreement", both)[2] == pytest.approx(
+    scorers.score("agreement", asked)[2])
+  alike = dataclasses.replace(both, prompts=tuple(["one"] * len(look) for look in both.looks))
+  assert scorers.score("prompt", alike) == pytest.approx(0.5), "one prompt: nothing to say"
+  with pytest.raises(Pi0RagError, match="prompts of 1 episodes"):
+    dataclasses.replace(both, prompts=(["one"],))
 
 
 def test_wrong_names_options_and_missing_rollouts_are_told():

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.curation.scorers import agreement, classifying, duplicates, information, outcomes, plain, progress
+from pi0rag_jax.curation.scorers import (
+  agreement,
+  classifying,
+  duplicates,
+  information,
+  outcomes,
+  plain,
+  progress,
+  prompts,
+)
 from pi0rag_jax.curation.scorers.demonstrations import Steps, joined
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
@@ -36,6 +45,7 @@ SCORERS: dict[str, Scorer] = {
   "progress": Scorer(progress.progress, "time in which the task comes no nearer to its end (SCIZOR)"),
   "novelty": Scorer(duplicates.novelty, "dissimilarity to the most similar step of another one (SCIZOR)"),
   "agreement": Scorer(agreement.agreement, "whether others did the same where things looked alike"),
+  "prompt": Scorer(prompts.prompt_agreement, "whether those who did the same were asked for the same"),
   "demo_score": Scorer(classifying.demo_score, "a classifier of a policy's rollouts (Demo-SCORE)", rollouts=True),
   "outcomes": Scorer(outcomes.outcome_agreement, "nearer to successful rollouts than to failed ones", rollouts=True),
   "agreement_by_success": Scorer(

@@ -17,12 +17,15 @@ class Steps:
   tool: tuple[np.ndarray, ...]  # float32[T, X]: where the tool was, or the whole state
   step_s: float  # from one step to the next
   success_J: np.ndarray  # float64: 1, 0, or nan where it is not known
+  prompts: tuple[Sequence[str], ...] = ()  # T texts of each: what was asked for; none where nobody reads them
 
   def __post_init__(self):
     lengths = {tuple(map(len, part)) for part in (self.looks, self.chunks, self.tool)}
     if len(lengths) != 1 or len(self.success_J) != len(self.looks):
       raise Pi0RagError(f"steps of {len(self.looks)} episodes whose looks, chunks and tool differ in length, or with "
                         f"{len(self.success_J)} outcomes: one of each per step and episode is wanted")
+    if self.prompts and tuple(map(len, self.prompts)) != tuple(map(len, self.looks)):
+      raise Pi0RagError(f"prompts of {len(self.prompts)} episodes, of {len(self)}, or of other lengths: one per step")
     if not self.looks or not all(map(len, self.looks)):
       raise Pi0RagError("an episode without a step, or no episode: nothing to score")
 
@@ -57,11 +60,13 @@ class Steps:
     """Returns the episodes that ended so."""
     chosen = np.flatnonzero(self.success_J == success)
     pick = lambda part: tuple(part[i] for i in chosen)  # noqa: E731
-    return Steps(pick(self.looks), pick(self.chunks), pick(self.tool), self.step_s, self.success_J[chosen])
+    return Steps(pick(self.looks), pick(self.chunks), pick(self.tool), self.step_s, self.success_J[chosen],
+                 pick(self.prompts) if self.prompts else ())
 
 
 def joined(parts: Sequence[Steps]) -> Steps:
   """Returns the episodes of several sets, one after the other."""
   every = lambda name: tuple(episode for part in parts for episode in getattr(part, name))  # noqa: E731
   return Steps(every("looks"), every("chunks"), every("tool"), parts[0].step_s,
-               np.concatenate([part.success_J for part in parts]))
+               np.concatenate([part.success_J for part in parts]),
+               every("prompts") if all(part.prompts for part in parts) else ())

@@ -32,16 +32,18 @@ def read(dataset: Dataset, looks: Sequence[np.ndarray] | None = None, *, every: 
   if outside := [entry for entry in tool_dims if not 0 <= entry < dataset.state_dim]:
     raise Pi0RagError(f"the tool's position is said to be in entry {outside[0]} of the state; there are 0 to "
                       f"{dataset.state_dim - 1}")
-  states, chunks = [], []
+  states, chunks, prompts = [], [], []
   for episode in range(dataset.num_episodes):
     data = dataset.read_episode(episode, images=False)
     states.append(np.asarray(data.state[::every], np.float32))
+    prompts.append(data.prompts[::every])
     chunks.append(chunks_of(executed(data, ticks), every=every * ticks, horizon=horizon)[: len(states[-1])])
   seen = states if looks is None else [np.asarray(look, np.float32) for look in looks]
   tool = [state_TP[:, list(tool_dims)] if tool_dims else state_TP for state_TP in states]
   cut = lambda parts: tuple(part[:steps] for part in parts)  # noqa: E731
   unknown_J = np.full(dataset.num_episodes, np.nan)
-  return Steps(cut(seen), cut(chunks), cut(tool), every / dataset.fps, unknown_J if success_J is None else success_J)
+  return Steps(cut(seen), cut(chunks), cut(tool), every / dataset.fps, unknown_J if success_J is None else success_J,
+               cut(prompts))
 
 
 def executed(data: EpisodeData, ticks: int = 1) -> np.ndarray:
