@@ -160,14 +160,15 @@ def rounding() -> str:
   """Returns the table of what z = 0 does whose weights are rounded, and what a memory does, against z = 0."""
   alone, *others = map(_outcomes, ("z0", "int8", "memory"))
   table = ["| task / condition | z = 0 | weights rounded to int8 | the memory |", "|---" * 4 + "|"]
-  groups = [(f"`{task}` / {condition}", [key for key in alone if key[:2] == (task, condition)])
-            for task, condition in sorted({key[:2] for key in alone})]
-  for name, keys in (*groups, (f"**all, of {len(alone)}**", list(alone))):
+  groups = {f"`{task}` / {condition}": [key for key in alone if key[:2] == (task, condition)]
+            for task, condition in sorted({key[:2] for key in alone})}
+  for name, keys in (groups | {f"**all, of {len(alone)}**": list(alone)}).items():
     pairs = [[(alone[key], other[key]) for key in keys if key in other] for other in others]
     told = [f"{sum(now for _, now in pair)} (+{pair.count((False, True))} -{pair.count((True, False))})"
             for pair in pairs]
     table.append(f"| {name} | {sum(alone[key] for key in keys)} | {' | '.join(told)} |")
-  broken = [statistics.wilson(pair.count((True, False)), sum(before for before, _ in pair)) for pair in pairs]
+  worked = [[other[key] for key, success in alone.items() if success and key in other] for other in others]
+  broken = [statistics.wilson(now.count(False), len(now)) for now in worked]
   shares = [f"{percent(each.value, 1)} % [{percent(each.low, 1)}, {percent(each.high, 1)}]" for each in broken]
   return "\n".join([*table, f"| broken of what worked | | {' | '.join(shares)} |"])
 

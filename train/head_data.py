@@ -46,7 +46,6 @@ class Part:
   actions_FA: np.ndarray  # float32
   prompts_F: np.ndarray  # of texts
   episode_F: np.ndarray  # int64
-  simulated: frozenset[tuple[str, str]] = frozenset()  # (task, renderer) of what our simulator recorded
 
   @property
   def first_J(self) -> np.ndarray:
@@ -94,21 +93,18 @@ def open_part(config: Config, entry: Entry) -> Part:
   state_FP = np.zeros((dataset.num_frames, dataset.state_dim), np.float32)
   actions_FA = np.zeros((dataset.num_frames, dataset.action_dim), np.float32)
   prompts_F = np.full(dataset.num_frames, "", object)
-  first_J, readable, simulated = np.cumsum(dataset.lengths) - dataset.lengths, [], set()
+  first_J, readable = np.cumsum(dataset.lengths) - dataset.lengths, []
   for episode, data in dataset.iterate():
     here = slice(first_J[episode], first_J[episode] + len(data))
     state_FP[here], prompts_F[here] = data.state, data.prompts
     # Of stored chunks the first step: chunks are cut from single actions here.
     actions_FA[here] = data.actions if data.actions.ndim == 2 else data.actions[:, 0]
     readable.append(episode)
-    if "renderer" in data.metadata:
-      simulated.add((str(data.metadata["task"]), str(data.metadata["renderer"])))
   fractions = (1 - config.validation_fraction, config.validation_fraction, 0.0)
   split = split_episodes(len(readable), fractions=fractions, seed=config.split_seed)
   splits = {name: [readable[i] for i in split[name]] for name in (TRAIN, VALIDATION)}
   episode_F = np.repeat(np.arange(dataset.num_episodes), dataset.lengths)
-  return Part(dataset, entry.weight, splits, state_FP, actions_FA, prompts_F, episode_F,
-              frozenset(simulated))
+  return Part(dataset, entry.weight, splits, state_FP, actions_FA, prompts_F, episode_F)
 
 
 def compute_stats(parts: Sequence[Part], *, openpi_quantiles: bool = False) -> dict[str, NormStats]:

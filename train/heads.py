@@ -28,6 +28,7 @@ from train import gripper_metrics, head_backbone, head_data, metrics, parallel, 
 from train.checkpoint import CheckpointStore
 from train.gripper_metrics import GripperCounts
 from train.head_data import TRAIN, VALIDATION, Part
+from train.policy_data import facts_of
 from train.task import POLICY, Task
 
 FEATURES_FOLDER = "features"
@@ -146,19 +147,20 @@ def data_record(parts: Sequence[Part], caches) -> dict:
 
 def make_spec(config: Config, extractor: FeatureExtractor, units: HeadUnits, parts: Sequence[Part]) -> PolicySpec:
   """Returns what the policy says of itself; raises where its data are not of `config.robot`."""
-  first, simulated = parts[0], frozenset().union(*(part.simulated for part in parts))
+  first, facts = parts[0], [facts_of(part.dataset) for part in parts]
   (observation,) = first.observations(first.first_J[first.splits[TRAIN][:1]])
   extractor.model_input(observation)
   check_actions(extractor.robot, units)
   fields, chosen = config.fields.to_dict(), config.backbone.to_dict()
   _, chosen["checkpoint"] = backbone.make(chosen, tuple(config.fields.cameras))
   size = observation["image"][extractor.backbone.image_keys[0]].shape[:2]
-  renderers = {renderer for _, renderer in simulated}
+  renderers = {each["renderer"] for each in facts} - {""}
   tick_hz = first.dataset.fps if first.dataset.says_fps else 1 / extractor.robot.tick_s
   return PolicySpec(
     name=config.name, model=ModelConfig(), sizes=None, control_hz=float(tick_hz), execute_steps=config.stride,
     data=DataConfig(robot=config.robot, asset_id=config.asset_id, default_prompt=fields.get("default_prompt") or None),
-    tasks=tuple(sorted({task for task, _ in simulated})), renderer=renderers.pop() if len(renderers) == 1 else "",
+    tasks=tuple(sorted({task for each in facts for task in each["tasks"]})),
+    renderer=renderers.pop() if len(renderers) == 1 else "",
     head=description(extractor, units, backbone=chosen, image_size=list(size), fields=fields,
                           state_in_prompt=config.state_in_prompt))
 

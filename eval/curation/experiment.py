@@ -106,7 +106,7 @@ def keep_best(mixture: Mixture, found: dict[str, Any]) -> None:
 
 
 def score(mixture: Mixture, *, processes: int) -> dict[str, Any]:
-  """Returns what `scores.json` holds: every score, how well it tells clean demonstrations, and what is kept by it.
+  """Returns what `scores.json` holds but for `keep_best`: every score, how well it tells, what is kept by other rules.
 
   Who reads rollouts may say nothing, where they all ended alike: `silent` says why.
   """

@@ -20,7 +20,7 @@ from grid_backbone import Grid, expected_features
 from ml_collections import ConfigDict, config_flags
 
 from configs import mobile_vla_lstm, robovlms_lstm
-from pi0rag_jax.curation import embeddings, selection
+from pi0rag_jax.curation import embeddings, export, selection
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.models.backbones import base as backbones
@@ -227,6 +227,17 @@ def test_the_policy_knows_its_backbone(straight, tmp_path):
   checkpoints.save_params(policy / "backbone", {"gain": np.float32(3.0)})
   with pytest.raises(Pi0RagError, match="was trained with other weights of the backbone"):
     directory.load(policy)
+
+
+def test_the_policy_knows_what_drew_its_pictures(data, tmp_path):
+  """From a LeRobot data set as from our own: a world refuses a policy of other pictures."""
+  folder = tmp_path / "lerobot"
+  export.write(open_dataset(data), export.Export(folder, pictures="images"))
+  info = folder / "meta" / "info.json"
+  info.write_text(json.dumps(json.loads(info.read_text()) | {"renderer": "raycast"}))
+  names = {name: f"observation.images.{stored}" for name, stored in make_config(data).fields.cameras.items()}
+  loop.train_and_evaluate(make_config(folder, fields={"cameras": names}), tmp_path / "run")
+  assert directory.describe(str(tmp_path / "run" / "policy"))[0].renderer == "raycast"
 
 
 def test_data_of_another_robot_are_refused(data, tmp_path):
