@@ -26,7 +26,7 @@ from absl import app, flags, logging
 
 from eval import provenance
 from pi0rag_jax import cli, files
-from pi0rag_jax.control import joint_arm, ros1, ros2, ros_stand_in
+from pi0rag_jax.control import ros1, ros2, ros_arm, ros_stand_in
 from pi0rag_jax.control.loop import ControlLoop, Setting
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.policies import Untaught
@@ -100,7 +100,7 @@ def stand_in(middleware: str, hz: float, camera_hz: float) -> Iterator[tuple[Any
                               "224"], start_new_session=True)
   try:
     with contextlib.closing(DRIVERS[middleware].driver({**ros_stand_in.OPTIONS, "leader": "", "hz": hz})) as arm:
-      text = joint_arm.messages().String
+      text = ros_arm.messages().String
       if middleware == "ros1":
         publisher = ros1.import_rospy().Publisher("/stand_in", text, queue_size=10)
       else:

@@ -41,8 +41,8 @@ class Franka(JointArm):
     if importlib.util.find_spec("pylibfranka") is None:
       raise Pi0RagError(f"robots of Franka need pylibfranka: {INSTALL}")
     made = joint_arm.robot(JOINTS, list(chosen["cameras"]), low=chosen["low"], high=chosen["high"],
-                           speed=chosen["speed"], hz=chosen["hz"], fingers_m=FINGERS_M if chosen["hand"] else None)
-    super().__init__(made, [], list(chosen["cameras"]))
+                           speed=chosen["speed"], hz=chosen["hz"], fingers=FINGERS_M if chosen["hand"] else None)
+    super().__init__(made, list(chosen["cameras"]))
     spawned = multiprocessing.get_context("spawn")
     shared = spawned.RawArray("d", SHARED)
     self._numbers = np.frombuffer(shared)

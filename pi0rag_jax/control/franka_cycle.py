@@ -22,6 +22,7 @@ EASE = 30.0  # 1/s
 BRAKE, MARGIN = 1.0, 0.02  # rad/s for a rad that is left to where a joint ends, rad
 CYCLE_S, MOST_S = 0.001, 0.02
 FINGERS_M, FINGERS_M_S = 0.004, 0.1  # by which a goal has to differ before the fingers move, and how fast
+FINGERS_N = 40.0  # of force on what is between them
 GRIPPER_S = 0.05
 
 
@@ -128,13 +129,26 @@ def grip(address: str, shared: Any, told: Any) -> None:
   numbers = np.frombuffer(shared)
   try:
     gripper = pylibfranka.Gripper(address)
-    goal_m = numbers[STATE][JOINTS] = numbers[GOAL][JOINTS] = gripper.read_once().width
+    state = gripper.read_once()
+    goal_m = numbers[STATE][JOINTS] = numbers[GOAL][JOINTS] = state.width
     told.send("")
     while numbers[WANTED] != QUIT:
       if numbers[WANTED] == MOVE and abs(numbers[GOAL][JOINTS] - goal_m) > FINGERS_M:
-        goal_m = float(numbers[GOAL][JOINTS])
-        gripper.move(goal_m, FINGERS_M_S)
-      numbers[STATE][JOINTS] = gripper.read_once().width
+        goal_m = float(np.clip(numbers[GOAL][JOINTS], 0.0, state.max_width))
+        close_or_open(gripper, goal_m)
+      state = gripper.read_once()
+      numbers[STATE][JOINTS] = state.width
       time.sleep(GRIPPER_S)
   except (*_errors(pylibfranka), EOFError, OSError) as error:
     told.send(f"the hand: {_text(error)}")
+
+
+def close_or_open(gripper: Any, goal_m: float) -> None:
+  """Moves the fingers, and holds what stops them on their way: a move alone holds nothing."""
+  before = gripper.read_once()
+  if before.is_grasped and goal_m < before.width:
+    return
+  gripper.move(goal_m, FINGERS_M_S)
+  width_m = gripper.read_once().width
+  if goal_m + FINGERS_M < width_m < before.width + FINGERS_M:
+    gripper.grasp(width_m, FINGERS_M_S, FINGERS_N)

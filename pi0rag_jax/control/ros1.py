@@ -1,7 +1,7 @@
 """Arms on ROS 1, by rospy: JointState and Image come, JointTrajectory goes.
 
 rospy is the machine's: `apt-get install ros-core python3-sensor-msgs python3-trajectory-msgs`. Options are those of
-`joint_arm`, and `franka_state`, the topic of a Franka's own state. Its class is made of what its publisher says of it,
+`ros_arm`, and `franka_state`, the topic of a Franka's own state. Its class is made of what its publisher says of it,
 so that nothing of franka_ros is needed here.
 """
 
@@ -10,20 +10,18 @@ import importlib.util
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from pi0rag_jax.control import joint_arm
-from pi0rag_jax.control.joint_arm import JointArm
+from pi0rag_jax.control import joint_arm, ros_arm
+from pi0rag_jax.control.ros_arm import RosArm
 from pi0rag_jax.errors import Pi0RagError
 
 INSTALL = "apt-get install ros-core python3-sensor-msgs python3-trajectory-msgs"
 DEBIAN = "/usr/lib/python3/dist-packages"
-OPTIONS = {"joints": None, "cameras": {}, "state": "/joint_states", "command": "/arm/command", "leader": "",
-           "clutch": "", "franka_state": "", "low": [], "high": [], "speed": [], "hz": 20.0}
+OPTIONS = {**ros_arm.OPTIONS, "franka_state": ""}
 PICTURE_BYTES = 1 << 24  # more than a picture has: rospy otherwise reads one in pieces, late
 # Idle and move; beyond guiding the others are reflex, stopped by the user, recovery, and none.
 _FRANKA_MOVES = (1, 2)
@@ -48,17 +46,16 @@ def import_rospy() -> Any:
     raise Pi0RagError(f"robots on ROS 1 need rospy: {INSTALL} ({error})") from error
 
 
-class Ros1Arm(JointArm):
+class Ros1Arm(RosArm):
   """An arm on ROS 1."""
 
   def __init__(self, chosen: Mapping[str, Any]):
     self._rospy = rospy = import_rospy()
-    self._messages = messages = joint_arm.messages()
-    super().__init__(joint_arm.robot(len(chosen["joints"]), list(chosen["cameras"]), low=chosen["low"],
-                                     high=chosen["high"], speed=chosen["speed"], hz=chosen["hz"]),
-                     chosen["joints"], list(chosen["cameras"]))
+    self._messages = messages = ros_arm.messages()
+    super().__init__(chosen)
     _join(rospy)
-    self._publisher = rospy.Publisher(chosen["command"], messages.JointTrajectory, queue_size=1, tcp_nodelay=True)
+    self._publishers = {topic: rospy.Publisher(topic, messages.JointTrajectory, queue_size=1, tcp_nodelay=True)
+                        for topic in self.commands}
     self._subscribers = []
 
     def hear(topic: str, kind: Any, take: Callable[[Any], object]) -> None:
@@ -74,12 +71,13 @@ class Ros1Arm(JointArm):
     self.hold()
     for subscriber in self._subscribers:
       subscriber.unregister()
-    self._publisher.unregister()
+    for publisher in self._publishers.values():
+      publisher.unregister()
 
-  def _send(self, positions_A: np.ndarray, seconds: float) -> None:
-    point = self._messages.JointTrajectoryPoint(positions=positions_A.tolist(),
+  def _publish(self, topic: str, joints: list[str], positions: list[float], seconds: float) -> None:
+    point = self._messages.JointTrajectoryPoint(positions=positions,
                                                 time_from_start=self._rospy.Duration.from_sec(seconds))
-    self._publisher.publish(self._messages.JointTrajectory(joint_names=self._joints, points=[point]))
+    self._publishers[topic].publish(self._messages.JointTrajectory(joint_names=joints, points=[point]))
 
   def franka_came(self, mode: int, angles: list[float], errors: list[str]) -> None:
     """Takes a Franka's state: a reflex or an emergency stop is a fault, and who guides the arm by hand leads it."""
@@ -88,7 +86,7 @@ class Ros1Arm(JointArm):
     else:
       self._wrong["franka"] = f"the Franka does not move (mode {mode}): {', '.join(errors) or 'no error is named'}"
     if mode == _FRANKA_GUIDING:
-      self._led = time.monotonic(), np.asarray(angles, np.float32)
+      self._leads(np.asarray(angles, np.float32))
 
 
 class _Franka:

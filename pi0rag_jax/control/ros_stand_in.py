@@ -1,22 +1,24 @@
 """A robot on a real ROS, for trials without one: `python -m pi0rag_jax.control.ros_stand_in ros1 50 20 224`.
 
 What follows ros1 or ros2 are its rate and its cameras' (Hz), and the side of their pictures (px).
-An arm of seven joints that follows JointTrajectory, and publishes JointState and two cameras. What it is told on
-/stand_in: `silent CAMERA`, `stop` (it says nothing any more), `lead` (a leader arm moves); on ROS 1 `guide`, `reflex`
-and `well` are a Franka's own state.
+An arm of seven joints and a gripper follow a JointTrajectory each and publish JointState; the wrist's camera sends
+JPEG too. What it is told on /stand_in: `silent CAMERA`, `stop` (it says nothing any more), `lead` (a leader arm moves);
+on ROS 1 `guide`, `reflex` and `well` are a Franka's own state.
 """
 
 import array
 import importlib
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from PIL import Image
 
 from pi0rag_jax.cli import user_errors
-from pi0rag_jax.control import joint_arm
+from pi0rag_jax.control import ros_arm
 from pi0rag_jax.control.ros1 import import_rospy
 from pi0rag_jax.errors import Pi0RagError
 
@@ -24,7 +26,10 @@ JOINTS = [f"joint{number}" for number in range(1, 8)]
 CAMERAS = ("front", "wrist")
 OPTIONS = {"joints": JOINTS, "cameras": {name: f"/{name}/image_raw" for name in CAMERAS},
            "leader": "/leader/joint_states"}  # of its driver
-_SPEED = 0.1  # rad per tick
+FINGER, COMPRESSED = "finger_joint1", "/wrist/image_raw/compressed"
+GRIPPER = {"joint": FINGER, "command": "/gripper/command", "state": "/gripper/joint_states", "closed": 0.0,
+           "open": 0.04}
+_SPEED, _FINGER_SPEED = 0.1, 0.004  # rad and m per tick
 # What the driver reads of a Franka's state; a real one has more.
 FRANKA = """float64[7] q
 uint8 robot_mode
@@ -42,12 +47,18 @@ class Arm:
   def __init__(self, publish: Callable[[str, str, np.ndarray], object], hz: float, camera_hz: float, px: int):
     self.publish, self.hz, self.camera_hz = publish, hz, camera_hz
     self.at, self.goal, self.told = np.zeros(7), np.zeros(7), set()
+    self.finger, self.finger_goal = GRIPPER["open"], GRIPPER["open"]
     rng = np.random.default_rng(0)
     self.pictures = {name: rng.integers(0, 255, (px, px, 3), np.uint8) for name in CAMERAS}
+    self.encoded = _jpeg(self.pictures["wrist"])
 
   def follow(self, positions: Sequence[float]) -> None:
     """Takes where the joints are to go."""
     self.goal = np.array(positions)
+
+  def grip(self, positions: Sequence[float]) -> None:
+    """Takes where the finger is to go."""
+    (self.finger_goal,) = positions
 
   def hear(self, said: str) -> None:
     """Takes what it is told."""
@@ -69,15 +80,29 @@ class Arm:
     for name, picture in self.pictures.items():
       if "stop" not in self.told and f"silent {name}" not in self.told:
         self.publish(f"/{name}/image_raw", "Image", picture)
+        if name == "wrist":
+          self.publish(COMPRESSED, "CompressedImage", self.encoded)
 
   def _move(self) -> None:
     if "stop" in self.told:
       return
     self.at = self.at + np.clip(self.goal - self.at, -_SPEED, _SPEED)
+    self.finger += float(np.clip(self.finger_goal - self.finger, -_FINGER_SPEED, _FINGER_SPEED))
     self.publish("/joint_states", "JointState", self.at)
+    self.publish(GRIPPER["state"], "JointState", np.array([self.finger]))
     if "lead" in self.told:
       self.publish("/leader/joint_states", "JointState", self.at + 0.01)
     self.publish("/franka_state", "FrankaState", self.at)
+
+
+def _names(values: np.ndarray) -> list[str]:
+  return JOINTS if len(values) == len(JOINTS) else [FINGER]
+
+
+def _jpeg(picture_HW3: np.ndarray) -> np.ndarray:
+  encoded = io.BytesIO()
+  Image.fromarray(picture_HW3).save(encoded, "JPEG")
+  return np.frombuffer(encoded.getvalue(), np.uint8)
 
 
 MakeArm = Callable[[Callable[[str, str, np.ndarray], object]], Arm]
@@ -86,10 +111,11 @@ MakeArm = Callable[[Callable[[str, str, np.ndarray], object]], Arm]
 def ros1(arm_of: MakeArm) -> None:
   """Runs on ROS 1."""
   rospy = import_rospy()
-  messages, dynamic = joint_arm.messages(), importlib.import_module("genpy.dynamic")
+  messages, dynamic = ros_arm.messages(), importlib.import_module("genpy.dynamic")
   rospy.init_node("stand_in")
   franka = dynamic.generate_dynamic("franka_msgs/FrankaState", FRANKA)["franka_msgs/FrankaState"]
-  kinds = {"Image": messages.Image, "JointState": messages.JointState, "FrankaState": franka}
+  kinds = {"Image": messages.Image, "CompressedImage": messages.CompressedImage, "JointState": messages.JointState,
+           "FrankaState": franka}
   publishers = {}
 
   def publish(topic, kind, values):
@@ -99,8 +125,10 @@ def ros1(arm_of: MakeArm) -> None:
     if kind == "Image":
       message.height, message.width, message.encoding, message.step = *values.shape[:2], "rgb8", 3 * values.shape[1]
       message.data = values.tobytes()
+    elif kind == "CompressedImage":
+      message.format, message.data = "jpeg", values.tobytes()
     elif kind == "JointState":
-      message.name, message.position = JOINTS, values.tolist()
+      message.name, message.position = _names(values), values.tolist()
     else:
       message.q, message.robot_mode = values.tolist(), 3 if "guide" in arm.told else 4 if "reflex" in arm.told else 2
       message.current_errors.joint_reflex = "reflex" in arm.told
@@ -111,13 +139,15 @@ def ros1(arm_of: MakeArm) -> None:
   arm = arm_of(publish)
   rospy.Subscriber("/arm/command", messages.JointTrajectory, lambda told: arm.follow(told.points[-1].positions),
                    queue_size=1, tcp_nodelay=True)
+  rospy.Subscriber(GRIPPER["command"], messages.JointTrajectory, lambda told: arm.grip(told.points[-1].positions),
+                   queue_size=1, tcp_nodelay=True)
   rospy.Subscriber("/stand_in", messages.String, lambda told: arm.hear(told.data))
   arm.run()
 
 
 def ros2(arm_of: MakeArm) -> None:
   """Runs on ROS 2."""
-  rclpy, messages = importlib.import_module("rclpy"), joint_arm.messages()
+  rclpy, messages = importlib.import_module("rclpy"), ros_arm.messages()
   rclpy.init()
   node = rclpy.create_node("stand_in")
   publishers = {}
@@ -125,19 +155,23 @@ def ros2(arm_of: MakeArm) -> None:
   def publish(topic, kind, values):
     if kind == "FrankaState":
       return
-    message = messages.Image() if kind == "Image" else messages.JointState()
+    message = getattr(messages, kind)()
     if topic not in publishers:
       publishers[topic] = node.create_publisher(type(message), topic, 1)
     if kind == "Image":
       message.height, message.width, message.encoding, message.step = *values.shape[:2], "rgb8", 3 * values.shape[1]
       message.data = array.array("B", values.tobytes())
+    elif kind == "CompressedImage":
+      message.format, message.data = "jpeg", array.array("B", values.tobytes())
     else:
-      message.name, message.position = JOINTS, values.tolist()
+      message.name, message.position = _names(values), values.tolist()
     publishers[topic].publish(message)
 
   arm = arm_of(publish)
   node.create_subscription(messages.JointTrajectory, "/arm/command",
                            lambda told: arm.follow(told.points[-1].positions), 1)
+  node.create_subscription(messages.JointTrajectory, GRIPPER["command"],
+                           lambda told: arm.grip(told.points[-1].positions), 1)
   node.create_subscription(messages.String, "/stand_in", lambda told: arm.hear(told.data), 10)
   threading.Thread(target=rclpy.spin, args=[node], daemon=True).start()
   arm.run()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from pi0rag_jax.control import franka
-from pi0rag_jax.control.franka_cycle import ACCELERATION, CYCLE_S, JERK, SPEED, Motion
+from pi0rag_jax.control.franka_cycle import ACCELERATION, CYCLE_S, JERK, SPEED, Motion, close_or_open
 from pi0rag_jax.errors import Pi0RagError
 
 STAND_IN = pathlib.Path(__file__).with_name("franka_stand_in.py")
 SIM = shutil.which("run-franka-sim-server")
+THING_M = 0.03  # between the fingers
 MISSING = ("there is no franka-sim here: pip install franka-sim==1.1.7 in an environment of its own, and have its bin "
            "on PATH") if SIM is None else franka.INSTALL
 
@@ -58,11 +59,21 @@ def until(condition, seconds=10.0):
 
 @pytest.mark.skipif(SIM is None or importlib.util.find_spec("pylibfranka") is None, reason=MISSING)
 def test_an_arm_moves_stops_recovers_and_is_missed(tmp_path):
+  import pylibfranka
+
   python = str(pathlib.Path(SIM).with_name("python"))
   with open(tmp_path / "log", "wb") as log:
-    server = subprocess.Popen([python, str(STAND_IN), str(tmp_path)], stdout=log, stderr=log)
+    server = subprocess.Popen([python, str(STAND_IN), str(tmp_path), f"--gripper-object-width={THING_M}"], stdout=log,
+                              stderr=log)
   assert until(lambda: "Server ready" in (tmp_path / "log").read_text(errors="replace"), 60.0)
   time.sleep(0.5)
+  hand = pylibfranka.Gripper("127.0.0.1")
+  for goal_m, width_m, grasped in ((0.05, 0.05, False), (0.0, THING_M, True), (0.01, THING_M, True),
+                                   (0.06, 0.06, False)):
+    close_or_open(hand, goal_m)
+    state = hand.read_once()
+    assert abs(state.width - width_m) < 1e-3 and state.is_grasped == grasped, "things are held with force"
+  del hand
   arm = franka.driver({"address": "127.0.0.1", "cameras": {"front": "lavfi:testsrc=size=64x64:rate=30"},
                        "low": [-9.0] * 7, "high": [9.0] * 7})
   try:
@@ -73,6 +84,14 @@ def test_an_arm_moves_stops_recovers_and_is_missed(tmp_path):
     goal_A[-1] = 0.04
     arm.act(goal_A)
     assert until(lambda: np.abs(arm.observe()["state"] - goal_A).max() < 0.03), arm.fault
+    for goal_m in (0.0, 0.02):
+      goal_A[-1] = goal_m
+      arm.act(goal_A)
+      time.sleep(0.3)
+      assert abs(arm.observe()["state"][-1] - THING_M) < 1e-3
+    goal_A[-1] = 0.04
+    arm.act(goal_A)
+    assert until(lambda: abs(arm.observe()["state"][-1] - 0.04) < 1e-3)
     arm.act(home_A)
     assert until(lambda: abs(arm.observe()["state"][3] - goal_A[3]) > 0.05)
     arm.hold()
