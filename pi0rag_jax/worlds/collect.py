@@ -7,6 +7,9 @@ task were, is for `auxiliary_targets` of a training: small things are hardly lea
 call with the same arguments goes on where the first one stopped. With `--ray=auto` the actors of a Ray cluster whose
 nodes all see DIR record the episodes, with `--ray=local` those of this machine's own.
 
+Where a world asks for one thing after the other (the task `chain` of `calvin` and `kitchen`), what is done for each
+prompt is an episode of its own: so a policy sees how a task begins where another has ended.
+
 `--plan=1000` fills the plan of a family that has one, such as `mobile`: so many successes in all, of its tasks in their
 shares, with the category of every episode; `python -m pi0rag_jax.data summary DIR` counts what is there.
 """
@@ -124,8 +127,20 @@ def record_episode(world, seed: int, collection: Collection, time_limit: float) 
   images = {name: resize_with_pad(seen, size, size) if max(seen.shape[1:3]) > size else seen
             for name, seen in images.items()}
   extras = {name: np.stack(frames[name]) for name in (EXECUTED, THINGS) if name in frames}
-  return WrittenEpisode(images, state_FP, np.stack(frames["action"]), str(frames["observation"][0]["prompt"]),
-                        progress.success, extras)
+  return WrittenEpisode(images, state_FP, np.stack(frames["action"]),
+                        [str(seen["prompt"]) for seen in frames["observation"]], progress.success, extras)
+
+
+def by_prompt(episode: WrittenEpisode) -> Iterator[WrittenEpisode]:
+  """Yields the parts of an episode that have one prompt each; all but the last are successes."""
+  prompts = [episode.prompt] * len(episode.state) if isinstance(episode.prompt, str) else list(episode.prompt)
+  starts = [0, *(frame for frame in range(1, len(prompts)) if prompts[frame] != prompts[frame - 1])]
+  for start, end in zip(starts, [*starts[1:], len(prompts)]):
+    cut = slice(start, end)
+    yield dataclasses.replace(
+      episode, images={name: seen[cut] for name, seen in episode.images.items()}, state=episode.state[cut],
+      actions=episode.actions[cut], prompt=prompts[start], success=episode.success if end == len(prompts) else True,
+      extras={name: values[cut] for name, values in episode.extras.items()})
 
 
 def split(observations: list[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -194,7 +209,8 @@ def _read_part(path: pathlib.Path) -> WrittenEpisode:
   with np.load(path) as part:
     images, extras = ({name.removeprefix(prefix): part[name] for name in part.files if name.startswith(prefix)}
                       for prefix in (_IMAGE, _EXTRA))
-    return WrittenEpisode(images, part["state"], part["actions"], str(part["prompt"]), bool(part["success"]), extras)
+    prompts = part["prompt"].tolist()
+    return WrittenEpisode(images, part["state"], part["actions"], prompts, bool(part["success"]), extras)
 
 
 def collect(collection: Collection, jobs: list[tuple[str, int]], *, processes: int, machines: Machines = HERE
@@ -228,11 +244,11 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
   with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures,
                      renderer=collection.renderer) as writer:
     for job in jobs:
-      episode = _read_part(_part(folder, *job))
-      if episode.success or failures:
-        told = {CATEGORY: categories[job[0]]} if categories else {}
-        writer.add(dataclasses.replace(episode, told=told))
-        episodes, frames = episodes + 1, frames + len(episode.state)
+      told = {CATEGORY: categories[job[0]]} if categories else {}
+      for episode in by_prompt(_read_part(_part(folder, *job))):
+        if episode.success or failures:
+          writer.add(dataclasses.replace(episode, told=told))
+          episodes, frames = episodes + 1, frames + len(episode.state)
   shutil.rmtree(folder / PARTS)
   return episodes, frames
 

@@ -23,11 +23,12 @@ class Way:
   points: tuple[float, float, float]  # where the fingers point
   behind_m: float = 0.0  # from where they push: so far from the thing's middle; 0 grips and pulls
   off_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of what they touch, from the task's site
+  beside_m: float = 0.04  # by which they may miss its middle when they push
 
 
 WAYS = {
   "microwave": Way((-0.3, 0.95, -0.6)),
-  "kettle": Way((0.0, 0.7, -0.9), 0.15, (0.0, 0.0, -0.18)),
+  "kettle": Way((0.0, 0.7, -0.9), 0.15, (0.0, 0.0, -0.18), 0.012),  # it turns where it is pushed beside the middle
   "light_switch": Way((0.0, 1.0, -0.4), 0.06),
   "slide_cabinet": Way((0.0, 1.0, -0.3), 0.055, (0.0, 0.0, -0.03)),
   "bottom_burner": Way((0.0, 1.0, -0.4), 0.05, (0.0, 0.0, 0.035)),
@@ -37,7 +38,7 @@ WAYS = {
 _LOST_RAD = 1.2  # a hand that is turned further away goes home first
 _CLEAR_M, _BACK_M = 0.07, 0.15  # fingertips pass so far before things at least, and back off so far
 _ASIDE_M = 0.025  # of the line on which they go in
-_EARLY_M, _BESIDE_M = 0.02, 0.04  # they push from so far before where they should begin, and beside it
+_EARLY_M = 0.02  # they push from so far before where they should begin
 _AT_M, _GRIPPED_M = 0.03, 0.05  # of a handle they close; how far open they are around it, at most
 _AHEAD_M = 0.06  # they are sent so far ahead to push or pull
 
@@ -56,7 +57,7 @@ class Expert:
     at_3 = data.site(scene.TASKS[task].site).xpos + way.off_m
     along_3, turn_33 = self._along(task, data, at_3), _pointing(np.asarray(way.points))
     if way.behind_m:
-      return self._push(way.behind_m, at_3, along_3, turn_33)
+      return self._push(way, at_3, along_3, turn_33)
     return self._pull(at_3, along_3, turn_33)
 
   def _along(self, task: str, data: mujoco.MjData, at_3: np.ndarray) -> np.ndarray:
@@ -71,12 +72,12 @@ class Expert:
       along_3 = self._jacobian[:, dof] * np.sign(asked.goal[asked.entries.index(address)] - data.qpos[address])
     return along_3 / max(float(np.linalg.norm(along_3)), 1e-9)
 
-  def _push(self, behind_m: float, at_3: np.ndarray, along_3: np.ndarray, turn_33: np.ndarray) -> np.ndarray:
-    arm, begin_3 = self._arm, at_3 - behind_m * along_3
+  def _push(self, way: Way, at_3: np.ndarray, along_3: np.ndarray, turn_33: np.ndarray) -> np.ndarray:
+    arm, begin_3 = self._arm, at_3 - way.behind_m * along_3
     off_3 = arm.tip_3 - begin_3
     pushed_m = float(off_3 @ along_3)
     beside_3 = off_3 - pushed_m * along_3
-    if -_EARLY_M < pushed_m < behind_m and np.linalg.norm(beside_3) < _BESIDE_M:
+    if -_EARLY_M < pushed_m < way.behind_m and np.linalg.norm(beside_3) < way.beside_m:
       return arm.towards(arm.tip_3 + _AHEAD_M * along_3 - beside_3, turn_33, CLOSED)
     return self._reach(begin_3, turn_33, CLOSED)
 

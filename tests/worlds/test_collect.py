@@ -1,5 +1,6 @@
 """Demonstrations from a world with an expert: labels of the expert beside what was executed, the same every time."""
 
+import itertools
 import subprocess
 import sys
 
@@ -8,8 +9,10 @@ import pytest
 
 from pi0rag_jax.cluster import HERE, Machines
 from pi0rag_jax.data.formats import open_dataset
+from pi0rag_jax.data.lerobot_writer import WrittenEpisode
 from pi0rag_jax.robots.aloha import ACTIONS as ALOHA
 from pi0rag_jax.robots.panda import ACTIONS
+from pi0rag_jax.sim.calvin import symbols
 from pi0rag_jax.sim.tasks.pick_and_place import PickAndPlace, PickAndPlaceConfig
 from pi0rag_jax.sim.world import PandaWorld
 from pi0rag_jax.worlds import collect
@@ -86,6 +89,26 @@ def test_the_command_writes_a_data_set_and_does_it_once(tmp_path):
   assert things_F5.shape[1] == 5 and 0.0 < things_F5[0, 2] < 0.05  # the cube lies on the table
   assert len(list(dataset.iterate())) == 1 and dataset.fps == 20 and not (tmp_path / "data" / ".parts").exists()
   assert "nothing to do" in run(tmp_path, *flags).stdout
+
+
+def test_a_chain_is_recorded_as_an_episode_of_each_task(tmp_path):
+  done = run(tmp_path, "--world=calvin", "--tasks=chain", "--seed=4", "--episodes=1", "--image_size=16",
+             "--pictures=images")
+  assert done.returncode == 0 and "5 episodes" in done.stdout, done.stdout + done.stderr
+  dataset = open_dataset(tmp_path / "data")
+  episodes = [dataset.read_episode(number) for number in range(5)]
+  asked = [symbols.TASKS[task].prompt for task in symbols.draw_chain(4)[1]]
+  assert [set(episode.prompts) for episode in episodes] == [{prompt} for prompt in asked] and len(set(asked)) == 5
+  for before, after in itertools.pairwise(episodes):
+    assert np.abs(after.state[0] - before.state[-1]).max() < 0.1 < np.abs(after.state[0] - episodes[0].state[0]).max()
+
+
+def test_where_a_prompt_changes_what_was_done_before_has_succeeded():
+  prompts = ["a", "a", "b", "c", "c"]
+  episode = WrittenEpisode({"front": np.arange(5)}, np.arange(5), np.arange(5), prompts, False, {"x": np.arange(5)})
+  parts = list(collect.by_prompt(episode))
+  assert [(part.prompt, part.success, part.state.tolist(), part.images["front"].tolist(), part.extras["x"].tolist())
+          for part in parts] == [("a", True, *[[0, 1]] * 3), ("b", True, *[[2]] * 3), ("c", False, *[[3, 4]] * 3)]
 
 
 @pytest.mark.parametrize(("flags", "message"), [
