@@ -1,7 +1,7 @@
 """The light encoder: MobileNetV3-small's 576 channels to 256 to 512 numbers per camera, of length 1; below 5 MB.
 
-The prompt, a bag of words, is added at the 256. Its variables are `params` and, of the batch norms, `batch_stats`;
-`encode` leaves both alone, `encode_train` also returns the statistics of its batch.
+The prompt, a bag of words, is added at the 256. Its variables are `params` and, of the batch norms, `batch_stats`; it
+is frozen, as every backbone is.
 """
 
 import dataclasses
@@ -36,20 +36,20 @@ class LightNetwork(nn.Module):
     if self.vocab_size:
       self.words = nn.Embed(self.vocab_size, HIDDEN)
 
-  def see(self, image_BHWC, *, train: bool = False):
+  def see(self, image_BHWC):
     """Returns the feature map as tokens [B, S, 576] of pictures in [-1, 1]."""
     scaled = (image_BHWC / 2 + 0.5 - jnp.asarray(IMAGE_MEAN)) / jnp.asarray(IMAGE_STD)
-    x_BHWC = self.trunk(scaled, train=train)
+    x_BHWC = self.trunk(scaled)
     return x_BHWC.reshape(x_BHWC.shape[0], -1, x_BHWC.shape[-1])
 
   def embed(self, tokens_BL):
     """Returns the words [B, L, 256]."""
     return self.words(tokens_BL)
 
-  def features(self, image_CBHW3, mask_CB, tokens_BL, mask_BL, *, train: bool = False):
+  def features(self, image_CBHW3, mask_CB, tokens_BL, mask_BL):
     """Returns [C, B, 512] of C cameras; zeros where one is masked."""
     C, B = image_CBHW3.shape[:2]
-    tokens_XSD = self.see(image_CBHW3.reshape(C * B, *image_CBHW3.shape[2:]), train=train)
+    tokens_XSD = self.see(image_CBHW3.reshape(C * B, *image_CBHW3.shape[2:]))
     hidden_CBD = self.project(tokens_XSD.mean(axis=1)).reshape(C, B, -1)
     if self.vocab_size:
       hidden_CBD = hidden_CBD + mean_word(self.embed(tokens_BL), mask_BL)
@@ -95,12 +95,6 @@ class LightBackbone(Backbone):
   def encode(self, params: Params, obs: Observation) -> Array:
     features_CBD = self._apply(params, "features", *self._inputs(obs))
     return self._pooled(features_CBD, obs)
-
-  def encode_train(self, params: Params, obs: Observation) -> tuple[Array, Params]:
-    """Returns (features, the parameters with the batch norms' new averages), normalized by the batch's own moments."""
-    features_CBD, changed = LightNetwork(self.vocab_size).apply(
-      params, *self._inputs(obs), train=True, method="features", mutable=["batch_stats"])
-    return self._pooled(features_CBD, obs), {**params, **changed}
 
   def _pooled(self, features_CBD, obs: Observation):
     """Returns float32[B, D] of length 1; zeros where no camera is there."""

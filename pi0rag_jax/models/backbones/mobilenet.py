@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-# Of the batch norms, as the paper's and torchvision's networks have them (torch's momentum is one minus this).
-EPSILON, MOMENTUM = 1e-3, 0.99
+EPSILON = 1e-3  # of the batch norms, as the paper's and torchvision's networks have it
 STEM_CHANNELS, CHANNELS = 16, 576
 # Squeezed channels are a quarter, rounded to a multiple of eight but never by more than a tenth down.
 _SQUEEZE, _DIVISOR = 4, 8
@@ -62,12 +61,12 @@ class ConvNorm(nn.Module):
   activation: Callable | None = None
 
   @nn.compact
-  def __call__(self, x_BHWC, *, train: bool):
+  def __call__(self, x_BHWC):
     conv = nn.Conv(
       self.features, (self.kernel, self.kernel), self.stride, padding=self.kernel // 2, use_bias=False,
       feature_group_count=self.features if self.depthwise else 1, name="conv",
       kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"))
-    x_BHWC = nn.BatchNorm(not train, momentum=MOMENTUM, epsilon=EPSILON, name="norm")(conv(x_BHWC))
+    x_BHWC = nn.BatchNorm(True, epsilon=EPSILON, name="norm")(conv(x_BHWC))
     return x_BHWC if self.activation is None else self.activation(x_BHWC)
 
 
@@ -88,16 +87,16 @@ class InvertedResidual(nn.Module):
   block: Bottleneck
 
   @nn.compact
-  def __call__(self, x_BHWC, *, train: bool):
+  def __call__(self, x_BHWC):
     b, channels = self.block, x_BHWC.shape[-1]
     conv = functools.partial(ConvNorm, activation=nn.hard_swish if b.hard_swish else nn.relu)
     y_BHWC = x_BHWC
     if b.expanded != channels:
-      y_BHWC = conv(b.expanded, name="expand")(y_BHWC, train=train)
-    y_BHWC = conv(b.expanded, b.kernel, b.stride, depthwise=True, name="depthwise")(y_BHWC, train=train)
+      y_BHWC = conv(b.expanded, name="expand")(y_BHWC)
+    y_BHWC = conv(b.expanded, b.kernel, b.stride, depthwise=True, name="depthwise")(y_BHWC)
     if b.squeeze:
       y_BHWC = SqueezeExcitation(name="squeeze")(y_BHWC)
-    y_BHWC = ConvNorm(b.out, name="project")(y_BHWC, train=train)
+    y_BHWC = ConvNorm(b.out, name="project")(y_BHWC)
     return x_BHWC + y_BHWC if b.stride == 1 and b.out == channels else y_BHWC
 
 
@@ -105,9 +104,9 @@ class MobileNetV3Small(nn.Module):
   """The convolutions."""
 
   @nn.compact
-  def __call__(self, x_BHWC, *, train: bool = False):
+  def __call__(self, x_BHWC):
     """Returns the last feature map float32[B, H / 32, W / 32, 576] of float32[B, H, W, 3]."""
-    x_BHWC = ConvNorm(STEM_CHANNELS, 3, 2, activation=nn.hard_swish, name="stem")(x_BHWC, train=train)
+    x_BHWC = ConvNorm(STEM_CHANNELS, 3, 2, activation=nn.hard_swish, name="stem")(x_BHWC)
     for i, block in enumerate(BLOCKS):
-      x_BHWC = InvertedResidual(block, name=f"block_{i}")(x_BHWC, train=train)
-    return ConvNorm(CHANNELS, activation=nn.hard_swish, name="last")(x_BHWC, train=train)
+      x_BHWC = InvertedResidual(block, name=f"block_{i}")(x_BHWC)
+    return ConvNorm(CHANNELS, activation=nn.hard_swish, name="last")(x_BHWC)

@@ -44,7 +44,7 @@ def test_weights_reach_their_places(params, tensors):
   assert all(np.asarray(x).any() for x in jax.tree.leaves(loaded["params"]["trunk"]))
   image_CHW = np.random.default_rng(1).normal(size=(3, 6, 6)).astype(np.float32)
   stem = {name: loaded[name]["trunk"]["stem"] for name in ("params", "batch_stats")}
-  got = mobilenet.ConvNorm(16, 3, 2).apply(stem, image_CHW.transpose(1, 2, 0)[None], train=False)[0]
+  got = mobilenet.ConvNorm(16, 3, 2).apply(stem, image_CHW.transpose(1, 2, 0)[None])[0]
   # The convolution as torch defines it, at one place away from the border: rows 1 to 3, columns 3 to 5.
   raw_O = np.einsum("ochw,chw->o", tensors["features.0.0.weight"], image_CHW[:, 1:4, 3:6])
   scale, bias, mean, var = (tensors[f"features.0.1.{n}"] for n in ("weight", "bias", "running_mean", "running_var"))
