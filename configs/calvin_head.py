@@ -33,12 +33,10 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant not in HEADS:
     raise unknown_name("variant of the configuration", variant, tuple(HEADS)[1:])
   config: Any = mobile_vla_lstm.get_config("sim").copy_and_resolve_references().unlock()
-  model: Any = calvin_small.get_config().model
   config.name = f"calvin_{variant or 'lstm'}"
   config.head = ConfigDict({**HEADS[variant], "chunk": CHUNK, "gripper_dims": (-1,)})
-  config.backbone = ConfigDict({"name": "paligemma", "openpi": "pi0_aloha_sim", "model": model,
-                                "checkpoint": f"{BACKBONE}/params", "layer": "hidden", "pool": "camera"})
-  config.text_tokenizer = f"{BACKBONE}/tokenizer.model"
+  model: Any = calvin_small.get_config().model
+  mobile_vla_lstm.of_small(config, BACKBONE, model)
   config.feature_cache = "data/features"
   config.fields.cameras = ConfigDict({name: f"observation.images.{name}" for name in model.image_keys})
   config.data = ({"path": "data/calvin"},)

@@ -1,15 +1,16 @@
 """Mobile-VLA's LSTM head on a frozen backbone: a mobile manipulator with a front and a wrist camera.
 
 `--config=configs/mobile_vla_lstm.py` reads PaliGemma's features, `...py:light` those of a small convolutional encoder
-that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), and `...py:debug` trains a smaller
-head on synthetic data in seconds.
+that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), `...py:small` reads those of a trained
+`mobile_small` there, and `...py:debug` trains a smaller head on synthetic data in seconds.
 """
 
 from ml_collections import ConfigDict
 
+from configs import mobile_small
 from pi0rag_jax.errors import unknown_name
 
-VARIANTS = ("", "light", "sim", "debug")
+VARIANTS = ("", "light", "sim", "small", "debug")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -75,8 +76,10 @@ def get_config(variant: str = "") -> ConfigDict:
   config.best_by = "loss"
   config.patience = 5  # validations without a better one after which training stops; 0 never does
   config.wandb_project = ""  # of Weights & Biases; '' writes TensorBoard's files alone
-  if variant == "sim":
+  if variant in ("sim", "small"):
     _simulate(config)
+  if variant == "small":
+    of_small(config, "runs/mobile_small/policy", mobile_small.get_config().model)
   if variant == "debug":
     _shrink(config)
   return config.lock()
@@ -117,6 +120,18 @@ def _simulate(config) -> None:
   config.validation_fraction = 0.05
   config.update({"steps": 4_000, "learning_rate": 1e-3, "warmup_steps": 100, "validate_every": 500})
   config.update({"validation_batches": 16, "patience": 0, "ema_decay": 0.99})
+
+
+def of_small(config, policy: str, model) -> None:
+  """Reads the vision-language model of a small pi0 that was trained here, a vector for every camera.
+
+  Args:
+    policy: the pi0's directory.
+    model: its sizes.
+  """
+  config.backbone = ConfigDict({"name": "paligemma", "openpi": "pi0_aloha_sim", "model": model,
+                                "checkpoint": f"{policy}/params", "layer": "hidden", "pool": "camera"})
+  config.text_tokenizer = f"{policy}/tokenizer.model"
 
 
 def _shrink(config) -> None:

@@ -15,10 +15,11 @@ from absl import app, flags, logging
 
 from eval import provenance
 from pi0rag_jax import cli, files
-from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.policies import Untaught
 from pi0rag_jax.control.replanning import ADAPTIVE, COARSE, FINE, OWN, RATES, Replanning
+from pi0rag_jax.control.setting import Setting
 from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.memory import address
 from pi0rag_jax.memory.memory import Memory

@@ -27,11 +27,12 @@ from absl import app, flags, logging
 from eval import provenance
 from pi0rag_jax import cli, files
 from pi0rag_jax.control import ros1, ros2, ros_arm, ros_stand_in
-from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.policies import Untaught
 from pi0rag_jax.control.recording import Recording
 from pi0rag_jax.control.replanning import OWN, Replanning
+from pi0rag_jax.control.setting import Setting
 from pi0rag_jax.data.formats import open_dataset
 from pi0rag_jax.models.family import named
 from pi0rag_jax.openpi import checkpoints, norm_stats

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pi0rag_jax.console.site import ConsoleSite, beside
-from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.replanning import OWN, Replanning
+from pi0rag_jax.control.setting import Setting
 from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.policy import compiling, directory

@@ -15,11 +15,12 @@ import numpy as np
 from pi0rag_jax import files
 from pi0rag_jax.control import hands
 from pi0rag_jax.control.driver import Driver
-from pi0rag_jax.control.loop import ControlLoop, Setting, Teacher, Told
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.policies import TaughtHere, Untaught
 from pi0rag_jax.control.recording import Recording
 from pi0rag_jax.control.replanning import Replanning
+from pi0rag_jax.control.setting import Setting, Teacher, Told
 from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 from pi0rag_jax.openpi.config import DataConfig

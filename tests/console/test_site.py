@@ -11,8 +11,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from pi0rag_jax.console.site import MAX_VIEWERS, WIRE, ConsoleSite, beside
-from pi0rag_jax.control.loop import Told
 from pi0rag_jax.control.operator import Operator
+from pi0rag_jax.control.setting import Told
 from pi0rag_jax.errors import Pi0RagError
 from pi0rag_jax.serving.websocket_server import reserve
 

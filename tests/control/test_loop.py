@@ -6,9 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pi0rag_jax.control.loop import ControlLoop, Setting
+from pi0rag_jax.control.loop import ControlLoop
 from pi0rag_jax.control.operator import Operator
 from pi0rag_jax.control.replanning import OWN, Replanning
+from pi0rag_jax.control.setting import Setting
 from pi0rag_jax.control.world import WorldDriver
 from pi0rag_jax.openpi.config import DataConfig
 from pi0rag_jax.robots import panda
