@@ -262,8 +262,10 @@ def opened(values, policy: Policy) -> tuple[Dataset, ToRobot]:
   if wrong := [pair for pair in values.cameras or () if "=" not in pair]:
     raise Pi0RagError(f"--cameras has '{wrong[0]}', expected the policy's camera=stored camera")
   cameras = dict(pair.split("=", 1) for pair in values.cameras) if values.cameras else None
-  fields = Fields(state=values.state, actions=values.actions, cameras=cameras, default_prompt=values.prompt,
-                  fps=values.fps)
+  said = {"state": values.state, "actions": values.actions, "cameras": cameras, "default_prompt": values.prompt,
+          "fps": values.fps}
+  trained = {} if named or policy.spec.head is None else policy.spec.head["fields"]
+  fields = Fields(**{name: value or trained.get(name) or None for name, value in said.items()})
   return open_dataset(values.data, fields=fields, skip_bad=values.skip_bad), dict
 
 
@@ -296,7 +298,7 @@ if __name__ == "__main__":
   flags.DEFINE_float("fps", None, "Frames per second, where the data set says none or a wrong one.", lower_bound=0.1)
   flags.DEFINE_string("state", None, "Without columns, the stored field of the state; the format's own by default.")
   flags.DEFINE_string("actions", None, "Stored field of the actions, in the policy's units.")
-  flags.DEFINE_list("cameras", None, "The policy's camera=stored camera, for each; by default they have one name.")
+  flags.DEFINE_list("cameras", None, "The policy's camera=stored camera, for each; by default as in its training, or of one name.")
   flags.DEFINE_string("prompt", None, "Prompt, where the data set has none.")
   flags.DEFINE_string("task", "", "Name of the task in the records.")
   flags.DEFINE_string("failure_kind", "", "What the person prevented: collision, drop, miss or timeout.")

@@ -174,7 +174,7 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
   command.add_argument("--state", help="without columns, the stored field of the state")
   command.add_argument("--actions", help="stored field of the actions")
   command.add_argument("--cameras", type=_names, metavar="camera=STORED,...",
-                       help="the policy's cameras and those stored; by default they have one name")
+                       help="the policy's cameras and those stored; by default as in its training, or of one name")
   command.add_argument("--fps", type=float, help="frames per second, where the data set says none or a wrong one")
   command.add_argument("--skip_bad", action="store_true", help="leave damaged episodes out instead of stopping")
 

@@ -27,6 +27,7 @@ from pi0rag_jax.models.backbones import base as backbones
 from pi0rag_jax.models.heads import losses, presets
 from pi0rag_jax.models.heads.base import HeadOutput
 from pi0rag_jax.openpi import checkpoints
+from pi0rag_jax.policy import __main__ as commands
 from pi0rag_jax.policy import backbone, directory, feature_cache
 from pi0rag_jax.steering.agent import Agent
 from train import debug_data, gripper_metrics, head_backbone, heads, loop, metrics, step
@@ -237,7 +238,10 @@ def test_the_policy_knows_what_drew_its_pictures(data, tmp_path):
   info.write_text(json.dumps(json.loads(info.read_text()) | {"renderer": "raycast"}))
   names = {name: f"observation.images.{stored}" for name, stored in make_config(data).fields.cameras.items()}
   loop.train_and_evaluate(make_config(folder, fields={"cameras": names}), tmp_path / "run")
-  assert directory.describe(str(tmp_path / "run" / "policy"))[0].renderer == "raycast"
+  policy = tmp_path / "run" / "policy"
+  assert directory.describe(str(policy))[0].renderer == "raycast"
+  answer = commands.main(["predict", f"--policy={policy}", f"--data={folder}", f"--out={tmp_path / 'predicted'}"])
+  assert answer == 0, "the columns are those of its training"
 
 
 def test_data_of_another_robot_are_refused(data, tmp_path):
