@@ -14,7 +14,7 @@ TASKS = ("go_to_room", "go_to_object", "go_to_furniture", "pick_up", "place", "o
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   config = quickstart.get_config().unlock()
-  config.policy = "runs/mobile_small/policy"
+  config.policy = "mobile_small"
   config.world = ConfigDict({"id": "mobile"})
   config.task = ""
   config.conditions = tuple(f"{task}/nominal" for task in TASKS)

@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
       "image": {name: f"observation.images.{name}" for name in config.model.image_keys},
       "state": "observation.state", "actions": "action"})
     config.auxiliary_targets = ("privileged.things",)  # where what the task is about now is, as the base sees it
-  config.steps, config.batch_size = 5_000, 48
+  config.steps, config.batch_size = 8_000, 48
   config.execute_steps = 5
   config.validate_every = 1_000
   config.threads = 1

@@ -298,7 +298,7 @@ if __name__ == "__main__":
   flags.DEFINE_float("fps", None, "Frames per second, where the data set says none or a wrong one.", lower_bound=0.1)
   flags.DEFINE_string("state", None, "Without columns, the stored field of the state; the format's own by default.")
   flags.DEFINE_string("actions", None, "Stored field of the actions, in the policy's units.")
-  flags.DEFINE_list("cameras", None, "The policy's camera=stored camera, each; by default as in its training, or of one name.")
+  flags.DEFINE_list("cameras", None, "The policy's camera=stored camera; by default as in its training, or one name.")
   flags.DEFINE_string("prompt", None, "Prompt, where the data set has none.")
   flags.DEFINE_string("task", "", "Name of the task in the records.")
   flags.DEFINE_string("failure_kind", "", "What the person prevented: collision, drop, miss or timeout.")
