@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
   # which only a simulator can do.
   config.stream.learning.taught_by = "takeover"
   config.stream.learning.supervisor = ConfigDict({
-      "delay_s": 1.0, "hold_s": 0.0, "look_s": 0.0, "patience": 0.7, "misses": 0.0, "false_alarms": 0.0})
+      "cost": 1.5, "delay_s": 1.0, "hold_s": 0.0, "look_s": 0.0, "patience": 0.7, "misses": 0.0, "false_alarms": 0.0})
   # When the supervisor watches: 'always', 'asked' (when the policy asks for it) or 'random', which is the placebo.
   config.stream.learning.asking = ConfigDict({"when": "always", "false_asks": 0.2, "random_share": 0.02})
   config.stream.learning.retries = 0  # times that the policy tries again by itself, before the expert is asked
