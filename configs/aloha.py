@@ -4,6 +4,8 @@
     python -m eval.sweep --config=configs/aloha.py --config.policy=pi0_aloha_sim --out=DIR
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import quickstart
@@ -11,7 +13,7 @@ from configs import quickstart
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.policy, config.start = "aloha_small", "zero"
   config.world = ConfigDict({"id": "aloha"})
   config.task = "transfer_cube"

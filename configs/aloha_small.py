@@ -3,6 +3,8 @@
 Make its data first, as `make_data` says.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_from_scratch
@@ -10,7 +12,7 @@ from configs import small_from_scratch
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = small_from_scratch.get_config().unlock()
+  config: Any = small_from_scratch.get_config().unlock()
   config.name = config.asset_id = "aloha_small"
   config.openpi = "pi0_aloha"  # the robot, its units, and which actions are relative to the state
   config.model.state_dim = config.model.action_dim = 14

@@ -29,6 +29,8 @@ Sources, and what was chosen where they are silent:
 - `textbook`: three nearest corrections, blended in. `placebo`: our memory with its situations shuffled.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import metaworld, metaworld_small
@@ -53,7 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
   retrained = [] if variant == ACTING else [entry.partition("=") for entry in variant.split(",") if entry]
   if not all(name and folder for name, _, folder in retrained):
     raise Pi0RagError(f"variant of the configuration is {variant!r}; allowed: '{ACTING}', or NAME=DIR,NAME=DIR")
-  config = metaworld.get_config().unlock()
+  config: Any = metaworld.get_config().unlock()
   config.policy = "metaworld_arena"
   config.stream.acting = "base"
   config.stream.episodes, config.stream.checkpoints = 50, ()

@@ -8,6 +8,8 @@ Another policy than the shipped one: `--config.init_checkpoint=POLICY/params --c
 rates and steps were chosen here, and nothing but what was taught is trained on.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import metaworld_small
@@ -22,7 +24,7 @@ def get_config(variant: str = "lora") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   if variant not in VARIANTS:
     raise unknown_name("variant of the configuration", variant, VARIANTS)
-  config = metaworld_small.get_config().unlock()
+  config: Any = metaworld_small.get_config().unlock()
   config.name = f"metaworld_{variant}"
   config.data = ({"path": "data/arena"},)
   config.make_data = "python -m eval.taught --sweep=runs/arena --out=data/arena"

@@ -6,6 +6,8 @@ Make its data first, as `make_data` says: 30 episodes of each task.
     python -m eval.chains --world=calvin --policy=runs/calvin_small/policy --out=runs/chains
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_from_scratch
@@ -21,7 +23,7 @@ TASKS = (
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = small_from_scratch.get_config(variant).unlock()
+  config: Any = small_from_scratch.get_config(variant).unlock()
   config.name = "calvin_small"
   config.robot = "panda"
   config.model.state_dim, config.model.action_dim = 10, 5

@@ -11,6 +11,8 @@ A head on the frozen backbone of the shipped policy is trained, which takes half
 selection can be trained with several seeds. `configs/curation_panda.py` explains every entry.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import curation_panda, mobile_vla_lstm, panda_tasks
@@ -30,7 +32,7 @@ def get_config(variant: str = "alike_60") -> ConfigDict:
   if variant not in MIXTURES:
     raise unknown_name("mixture", variant, MIXTURES)
   pool, share = MIXTURES[variant]
-  config = curation_panda.get_config().copy_and_resolve_references().unlock()
+  config: Any = curation_panda.get_config().copy_and_resolve_references().unlock()
   config.training = _training(pool, variant)
   config.demonstrations_every = 4  # as often as a rollout decides
   config.checkpoints = 2
@@ -57,19 +59,20 @@ def _scorers() -> ConfigDict:
 
 def _training(pool: str, variant: str) -> ConfigDict:
   """Returns the training of the head."""
-  training = mobile_vla_lstm.get_config().copy_and_resolve_references().unlock()
+  training: Any = mobile_vla_lstm.get_config().copy_and_resolve_references().unlock()
   training.name, training.robot, training.asset_id = "panda_head", "panda", "panda_head"
   training.head = ConfigDict({"name": "mlp", "hidden_dims": (256, 256), "chunk": 8, "window": 1, "gripper_dims": (-1,),
                               "gripper_weight": 0.3})
   # Shown the gripper's command, a policy repeats what it did last instead of looking.
   training.read_state = False
   training.stride = 4  # ticks from decision to decision, as the shipped policy has
+  model: Any = panda_tasks.get_config().model
   training.backbone = ConfigDict({
-    "name": "paligemma", "openpi": "pi0_aloha_sim", "model": panda_tasks.get_config().model,
+    "name": "paligemma", "openpi": "pi0_aloha_sim", "model": model,
     "checkpoint": f"{ASSETS}/params", "layer": "hidden", "pool": "camera"})
   training.text_tokenizer = f"{ASSETS}/tokenizer.model"
   training.feature_cache, training.feature_batch_size = "data/features", 64
-  cameras = training.backbone.model.image_keys
+  cameras = model.image_keys
   training.fields.cameras = ConfigDict({name: name for name in cameras})
   training.data = ({"path": f"data/{pool}", "selection": f"data/{variant}.json"},)
   training.steps, training.batch_size, training.learning_rate, training.warmup_steps = 2_000, 128, 1e-3, 50

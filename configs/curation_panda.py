@@ -3,6 +3,8 @@
 `configs/curation_stacking.py` is the same of another task.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import panda_tasks
@@ -20,7 +22,7 @@ def get_config() -> ConfigDict:
 
 def of_task(task: str, *, data_dir: str) -> ConfigDict:
   """Returns the configuration for a task that `sim.flaws` has demonstrators of, and a folder for its demonstrations."""
-  config = ConfigDict()
+  config: Any = ConfigDict()
   config.training = _training(task, data_dir)
   # Curated are the data sets that the training reads; every second frame, as often as a rollout decides.
   config.demonstrations_every = 2

@@ -9,6 +9,8 @@ what only a simulator knows: how much could be learned at best.
 About 40,000 episodes: four hours of two CPU cores. It goes on where it was interrupted.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import quickstart
@@ -33,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
   if variant not in ("", "rewind"):
     raise unknown_name("variant of the configuration", variant, ("rewind",))
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.stream.learning.taught_by = variant or "takeover"
   config.policy = "panda_tasks"
   config.conditions = tuple(f"{task}/{condition}" for task, names in CONDITIONS.items() for condition in names)

@@ -10,6 +10,8 @@ camera, with a memory of 50 and of 250 episodes. `--config.conditions="('libero_
 the tasks, and LIBERO-PRO's perturbations are conditions as well: 'libero_goal/3/swap'.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import quickstart
@@ -24,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=10`."""
   if variant not in ("", *VARIANTS):
     raise unknown_name("variant of the configuration", variant, VARIANTS)
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.policy = "pi05_libero"
   config.world = ConfigDict({"id": "libero"})
   config.task = ""

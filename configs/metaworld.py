@@ -3,6 +3,8 @@
     python -m eval.sweep --config=configs/metaworld.py --out=DIR
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import metaworld_small, quickstart
@@ -10,7 +12,7 @@ from configs import metaworld_small, quickstart
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.policy = "metaworld_small"
   config.world = ConfigDict({"id": "metaworld"})
   config.task = ""

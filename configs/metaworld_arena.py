@@ -6,6 +6,8 @@ demonstrations of the five tasks whose things are small.
     python -m train.launch --config=configs/metaworld_arena.py --workdir=runs/metaworld_arena
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import metaworld_small
@@ -19,7 +21,7 @@ def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   if variant and variant not in VARIANTS:
     raise unknown_name("variant of the configuration", variant, VARIANTS)
-  config = metaworld_small.get_config().unlock()
+  config: Any = metaworld_small.get_config().unlock()
   config.name = "metaworld_arena"
   config.learning_rate = 7e-4
   if variant == "longer":

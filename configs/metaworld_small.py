@@ -4,6 +4,8 @@ Make its data first, as `make_data` says. Twelve of the tasks are those that a m
 that (`configs/metaworld.py`).
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_from_scratch
@@ -16,7 +18,7 @@ HELD_OUT = ("door-close-v3", "faucet-open-v3", "handle-press-v3", "plate-slide-v
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = small_from_scratch.get_config(variant).unlock()
+  config: Any = small_from_scratch.get_config(variant).unlock()
   config.name = "metaworld_small"
   config.robot = "metaworld"
   config.model.state_dim = config.model.action_dim = 4

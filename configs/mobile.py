@@ -3,6 +3,8 @@
     python -m eval.sweep --config=configs/mobile.py --out=DIR
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import quickstart
@@ -13,14 +15,14 @@ TASKS = ("go_to_room", "go_to_object", "go_to_furniture", "pick_up", "place", "o
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.policy = "mobile_small"
   config.world = ConfigDict({"id": "mobile"})
   config.task = ""
   config.conditions = tuple(f"{task}/nominal" for task in TASKS)
   config.stream.episodes = 60
   config.stream.corrected_max = 40
-  # Chunks are 1.6 s long, in which the base drives a metre: 1.5 cm of difference would be none.
+  # In a chunk of 1.6 s the base drives a metre: a difference of 1.5 cm says nothing there.
   config.stream.learning.supervisor.cost = 6.0
   config.evaluation.policies = (
       {"name": "base", "start": "new"}, {"name": "base_z0", "start": "zero"},

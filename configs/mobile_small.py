@@ -7,6 +7,8 @@ and drawers are learned so; grasps and putting things down need more demonstrati
     python -m train.launch --config=configs/mobile_small.py:things --workdir=runs/mobile_small
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_from_scratch
@@ -17,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
   if variant not in ("", "things"):
     raise unknown_name("variant of the configuration", variant, ("things",))
-  config = small_from_scratch.get_config().unlock()
+  config: Any = small_from_scratch.get_config().unlock()
   config.name = "mobile_small"
   config.robot = "mobile"
   config.model.state_dim, config.model.action_dim = 7, 5

@@ -5,6 +5,8 @@ that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`)
 `mobile_small` there, and `...py:debug` trains a smaller head on synthetic data in seconds.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import mobile_small
@@ -21,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
   """
   if variant not in VARIANTS:
     raise unknown_name("variant of the configuration", variant, VARIANTS[1:])
-  config = ConfigDict()
+  config: Any = ConfigDict()
   config.name = "mobile_vla_lstm"
   config.kind = "head"
   config.head = ConfigDict()
@@ -87,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def _paligemma() -> ConfigDict:
   """Returns the vision-language model inside an openpi checkpoint."""
-  backbone = ConfigDict()
+  backbone: Any = ConfigDict()
   backbone.name = "paligemma"
   backbone.openpi = "pi05_aloha"  # a configuration of openpi, for the sizes
   backbone.model = ConfigDict()  # other sizes than the configuration's
@@ -99,7 +101,7 @@ def _paligemma() -> ConfigDict:
 
 def _light(image_size: tuple[int, int]) -> ConfigDict:
   """Returns the light encoder; without a checkpoint its weights are random, which suits trying out a pipeline."""
-  backbone = ConfigDict()
+  backbone: Any = ConfigDict()
   backbone.name = "light"
   backbone.checkpoint = ""  # torchvision's mobilenet_v3_small as .safetensors, or parameters of one's own
   backbone.image_size = image_size  # px

@@ -5,6 +5,8 @@ and `small_from_scratch` start from nothing. Most take `:debug`, as `--config=co
 same training of a tiny model on made-up data, seconds on a CPU.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -19,7 +21,7 @@ def base(name: str, openpi: str) -> ConfigDict:
     openpi: a named configuration of openpi, or a file such as configs/my_robot.py: robot, normalization, weights and
       recipe; '' for `robot` and `family` alone.
   """
-  config = ConfigDict()
+  config: Any = ConfigDict()
   config.name = name
   config.kind = "policy"
   config.openpi = openpi

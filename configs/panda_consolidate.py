@@ -8,6 +8,8 @@ The labels are the memory's chunks, at the moments that it has records of. For a
 and change the same entries.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune, panda_small
@@ -18,7 +20,7 @@ LORA = {"rank": 8, "alpha": 8.0}
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.adapters(panda_small.get_config().unlock())
+  config: Any = openpi_finetune.adapters(panda_small.get_config().unlock())
   config.name = "panda_consolidated"
   config.lora = False  # the sizes here say it
   for tower in (config.model.paligemma, config.model.expert):

@@ -1,11 +1,13 @@
 """The shipped policy: a pi0 of about one million parameters for the simulated Panda, trained on two CPU cores."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune
 
 
-def model() -> ConfigDict:
+def model() -> Any:
   """Returns the fields of Pi0Config: few tokens and heads, since both cost more than width on a CPU."""
   fields = ConfigDict()
   fields.action_dim = 5  # dx, dy, dz, dyaw per tick, gripper
@@ -28,7 +30,7 @@ def model() -> ConfigDict:
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.base("panda_small", "")
+  config: Any = openpi_finetune.base("panda_small", "")
   config.robot = "panda"
   config.model = model()
   config.remat = "none"

@@ -1,5 +1,7 @@
 """The shipped policy of four tasks: the architecture of `panda_small`, taught by prompts what to do."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import panda_small
@@ -7,7 +9,7 @@ from configs import panda_small
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = panda_small.get_config().unlock()
+  config: Any = panda_small.get_config().unlock()
   config.name = "panda_tasks"
   config.model.max_token_len = 16  # the longest prompt has 12 words
   config.data = ({"path": "data/panda_tasks"},)

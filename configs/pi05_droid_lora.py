@@ -1,5 +1,7 @@
 """Adapters for pi0.5 on DROID data: `python -m train.launch --config=configs/pi05_droid_lora.py --workdir=DIR`."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune
@@ -7,7 +9,7 @@ from configs import openpi_finetune
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.adapters(openpi_finetune.base("pi05_droid_lora", "pi05_droid_finetune"))
+  config: Any = openpi_finetune.adapters(openpi_finetune.base("pi05_droid_lora", "pi05_droid_finetune"))
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)
     config.data = ({"path": "debug_seven_joints"},)

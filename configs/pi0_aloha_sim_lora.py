@@ -4,6 +4,8 @@ For ALOHA's own HDF5 files name what they store:
 `--config.columns="{'images': {'cam_high': 'cam_high'}, 'state': 'qpos', 'actions': 'action'}"`.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune
@@ -11,7 +13,7 @@ from configs import openpi_finetune
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.adapters(openpi_finetune.base("pi0_aloha_sim_lora", "pi0_aloha_sim"))
+  config: Any = openpi_finetune.adapters(openpi_finetune.base("pi0_aloha_sim_lora", "pi0_aloha_sim"))
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)
     config.data = ({"path": "debug_two_arms"},)

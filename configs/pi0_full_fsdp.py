@@ -4,6 +4,8 @@ Parameters, average and optimizer state are 16 bytes each parameter, 52 GB in al
 about that much together, and the activations of the batch beside it.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune
@@ -11,7 +13,7 @@ from configs import openpi_finetune
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.base("pi0_full_fsdp", "pi0_libero")
+  config: Any = openpi_finetune.base("pi0_full_fsdp", "pi0_libero")
   config.parallel = "fsdp"
   if openpi_finetune.is_debug(variant):
     openpi_finetune.debug(config)

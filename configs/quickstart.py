@@ -1,5 +1,7 @@
 """The main job, small: a shipped pi0 policy meets conditions it was not trained on, and learns from its failures."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 # Seeds of demonstrations are below 100,000 (pi0rag_jax.sim.collect), so the three uses never meet.
@@ -9,7 +11,7 @@ EVALUATION_SEED = 200_000
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.evaluation.episodes=50`."""
-  config = ConfigDict()
+  config: Any = ConfigDict()
   config.policy = "panda_tasks"  # a shipped policy, the directory of one's own, or an openpi configuration's name
   config.checkpoint = ""  # of an openpi configuration; '' is its release
   config.start = ""  # where the flow starts; '' is the policy's own. A memory needs 'zero', or 'draw:SEED'

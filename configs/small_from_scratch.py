@@ -8,6 +8,8 @@ To make it yours, change `_columns` (see `python -m pi0rag_jax.data summary DIR`
 `_model`. `:debug` is the same on made-up data, half a minute.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import openpi_finetune, panda_small
@@ -15,9 +17,9 @@ from configs import openpi_finetune, panda_small
 STATE_DIM, ACTION_DIM = 8, 7
 
 
-def _model() -> ConfigDict:
+def _model() -> Any:
   """Returns the fields of Pi0Config: those of the shipped policy, for another robot."""
-  model = panda_small.model()
+  model: Any = panda_small.model()
   model.state_dim, model.action_dim = STATE_DIM, ACTION_DIM
   model.max_token_len = 24  # the longest prompt, and what the tokenizer puts before and after it
   return model
@@ -31,7 +33,7 @@ def _columns() -> ConfigDict:
 
 def get_config(variant: str = "") -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = openpi_finetune.base("small_from_scratch", "")
+  config: Any = openpi_finetune.base("small_from_scratch", "")
   config.robot = "plain"  # your own file: --config.openpi=FILE --config.init_checkpoint=none
   config.model = _model()
   config.columns = _columns()

@@ -5,6 +5,8 @@
 The settings are those of RoboVLMs' tables; `--config.conditions="('stack_cube/camera_shift',)"` takes others.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import quickstart, widowx_small
@@ -15,7 +17,7 @@ TRIALS = 24
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.stream.episodes=240`."""
-  config = quickstart.get_config().unlock()
+  config: Any = quickstart.get_config().unlock()
   config.policy, config.start = "widowx_small", "zero"
   config.world = ConfigDict({"id": "widowx"})
   config.task = ""

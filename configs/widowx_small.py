@@ -3,6 +3,8 @@
 Make its data first, as `make_data` says.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import small_from_scratch
@@ -12,7 +14,7 @@ TASKS = ("spoon_on_towel", "carrot_on_plate", "stack_cube", "eggplant_in_basket"
 
 def get_config() -> ConfigDict:
   """Returns the configuration; every entry can be overridden, as `--config.steps=100`."""
-  config = small_from_scratch.get_config().unlock()
+  config: Any = small_from_scratch.get_config().unlock()
   config.name = "widowx_small"
   config.robot = "widowx"
   config.model.state_dim = config.model.action_dim = 7

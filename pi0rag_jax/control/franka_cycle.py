@@ -150,5 +150,5 @@ def close_or_open(gripper: Any, goal_m: float) -> None:
     return
   gripper.move(goal_m, FINGERS_M_S)
   width_m = gripper.read_once().width
-  if goal_m + FINGERS_M < width_m < before.width + FINGERS_M:
+  if width_m > goal_m + FINGERS_M:
     gripper.grasp(width_m, FINGERS_M_S, FINGERS_N)

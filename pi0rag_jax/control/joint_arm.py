@@ -69,13 +69,17 @@ def robot(joints: int, cameras: Sequence[str], *, low: Sequence[float] = (), hig
 
 
 class JointArm:
-  """The newest of what an arm and its cameras say, which comes on other threads. Who inherits sends and receives."""
+  """The newest of what an arm and its cameras say, which comes on other threads. Who inherits sends and receives.
+
+  Args:
+    parts: of the state, one after the other, as they come.
+    fingers: whether the last entry of state and actions is a gripper's.
+  """
 
   progress: Progress | None = None  # only people know
 
-  def __init__(self, made: Robot, cameras: Sequence[str]):
-    self.robot, self._cameras, self._parts = made, list(cameras), ["joints"]  # of the state, one after the other
-    self._fingers = False
+  def __init__(self, made: Robot, cameras: Sequence[str], *, parts: Sequence[str] = ("joints",), fingers: bool = False):
+    self.robot, self._cameras, self._parts, self._fingers = made, list(cameras), list(parts), fingers
     self._news = threading.Condition()
     self._seen: dict[str, tuple[float, np.ndarray]] = {}
     self._led: tuple[float, np.ndarray] | None = None

@@ -57,11 +57,11 @@ class RosArm(JointArm):
     self._gripper = found = gripper(chosen)
     self._joints, self._clutched = list(chosen["joints"]), True  # where there is no clutch, the leader always leads
     self._command = chosen["command"]
-    super().__init__(joint_arm.robot(
+    made = joint_arm.robot(
       len(self._joints), list(chosen["cameras"]), low=chosen["low"], high=chosen["high"], speed=chosen["speed"],
-      hz=chosen["hz"], fingers=(found["closed"], found["open"]) if found else None), list(chosen["cameras"]))
-    if found:
-      self._parts, self._fingers = ["joints", "gripper"], True
+      hz=chosen["hz"], fingers=(found["closed"], found["open"]) if found else None)
+    super().__init__(made, list(chosen["cameras"]), parts=("joints", "gripper") if found else ("joints",),
+                     fingers=bool(found))
 
   @property
   def commands(self) -> list[str]:

@@ -43,8 +43,7 @@ class Trossen(JointArm):
       raise Pi0RagError(f"robots of Trossen need trossen_arm: {INSTALL}") from error
     made = joint_arm.robot(JOINTS, list(chosen["cameras"]), low=chosen["low"], high=chosen["high"],
                            speed=chosen["speed"], hz=chosen["hz"], fingers=FINGERS_M)
-    super().__init__(made, list(chosen["cameras"]))
-    self._fingers = True
+    super().__init__(made, list(chosen["cameras"]), fingers=True)
     self._errors = (trossen_arm.LogicError, trossen_arm.RuntimeError, RuntimeError)
     self._over, self._thread, self._shots, self._leader = threading.Event(), None, None, None
     effector = trossen_arm.StandardEndEffector
