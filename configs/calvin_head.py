@@ -2,7 +2,8 @@
 
 `--config=configs/calvin_head.py` is RoboVLMs' LSTM (window 16, chunk 10), `...py:fc`, `...py:gpt` and `...py:discrete`
 are its other designs; the last has OpenVLA's bins, though all of them at once. All read the vision-language model of
-a trained `calvin_small`, a vector for every camera.
+a trained `calvin_small`, a vector for every camera. Their sizes are those of two CPU cores:
+`--config.head.hidden=1024 --config.head.layers=4` is RoboVLMs' own.
 
     python -m train.launch --config=configs/calvin_head.py:gpt --workdir=runs/calvin_gpt
 """
@@ -17,10 +18,10 @@ from pi0rag_jax.errors import unknown_name
 WINDOW, CHUNK = 16, 10
 BACKBONE = "runs/calvin_small/policy"
 HEADS = {
-  "": {"preset": "robovlms"},
-  "fc": {"name": "mlp", "window": WINDOW},
-  "gpt": {"name": "transformer", "window": WINDOW, "dropout": 0.1},
-  "discrete": {"name": "discrete", "window": WINDOW},
+  "": {"preset": "robovlms", "hidden": 256, "layers": 2, "readout_dims": (256,)},
+  "fc": {"name": "mlp", "window": WINDOW, "hidden_dims": (512, 256)},
+  "gpt": {"name": "transformer", "window": WINDOW, "width": 256, "layers": 3, "num_heads": 4, "dropout": 0.1},
+  "discrete": {"name": "discrete", "window": WINDOW, "hidden_dims": (512, 256)},
 }
 
 
@@ -39,9 +40,9 @@ def get_config(variant: str = "") -> ConfigDict:
   mobile_vla_lstm.of_small(config, BACKBONE, model)
   config.feature_cache = "data/features"
   config.fields.cameras = ConfigDict({name: f"observation.images.{name}" for name in model.image_keys})
-  config.data = ({"path": "data/calvin"},)
+  config.data = calvin_small.get_config("chains").data
   config.robot, config.asset_id = "panda", "calvin"
   config.quantile_norm = variant == "discrete"  # bins are from -1 to 1
-  config.stride = 1
-  config.steps, config.validate_every = 8_000, 1_000
+  config.stride = 4  # 0.2 s
+  config.steps, config.validate_every = 4_000, 500
   return config.lock()

@@ -81,7 +81,9 @@ def get_config(variant: str = "") -> ConfigDict:
   if variant in ("sim", "small"):
     _simulate(config)
   if variant == "small":
-    of_small(config, "runs/mobile_small/policy", mobile_small.get_config().model)
+    small: Any = mobile_small.get_config("things")
+    of_small(config, "runs/mobile_small/policy", small.model)
+    config.data = small.data
   if variant == "debug":
     _shrink(config)
   return config.lock()
@@ -113,8 +115,7 @@ def _light(image_size: tuple[int, int]) -> ConfigDict:
 
 def _simulate(config) -> None:
   """Reads what `python -m pi0rag_jax.worlds.collect --world=mobile --plan=1000 --out=data/mobile` recorded."""
-  config.backbone = _light((64, 64))
-  config.backbone.vocab_size, config.feature_batch_size = 128, 64
+  config.backbone.image_size, config.backbone.vocab_size, config.feature_batch_size = (64, 64), 128, 64
   config.data = ({"path": "data/mobile"},)
   config.robot = "mobile"
   config.fields.cameras = ConfigDict({name: f"observation.images.{name}" for name in config.fields.cameras})

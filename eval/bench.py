@@ -9,6 +9,7 @@ Rows are kept in FILE.json.part as they come, so that a run that is stopped leav
 `loop`: control cycles at a fixed rate, from pictures to action, with retrieval at 10,000 records.
 `retrieval`: one search by the number of records and key dims, and what search and steering add to one decision.
 `fleet`: many robots that teach one memory on a PostgreSQL of this machine: writes, lag, bytes.
+`stores`: a search of a memory in a file against one on a PostgreSQL of this machine: idle, beside writers, without it.
 `indices`: exact search against IVF and HNSW by the number of records: time, recall, bytes, how long building takes.
 `memory`: resident bytes of a full memory, store and index together, and what sampling takes on the device.
 `compile`: what a compiler makes of sampling or training for an accelerator that is not here, from shapes alone: memory,
@@ -41,7 +42,8 @@ from pi0rag_jax.errors import Pi0RagError
 BENCHMARKS = {
   "peak": ("peak", "peak"), "latency": ("latency", "latency"), "ablate": ("latency", "ablate"),
   "compile": ("compiled", "compile_for"), "loop": ("loop", "loop"), "retrieval": ("retrieval", "retrieval"),
-  "fleet": ("fleet", "fleet"), "indices": ("indices", "indices"), "memory": ("memory", "memory"),
+  "fleet": ("fleet", "fleet"), "stores": ("stores", "stores"), "indices": ("indices", "indices"),
+  "memory": ("memory", "memory"),
   "train": ("training", "train"), "sweep": ("sweep", "sweep"), "options": ("options", "options"),
   "clients": ("clients", "clients"), "teaching": ("teaching", "teaching"), "wire": ("teaching", "wire")}
 
@@ -125,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
   add("--devices", type=number, default=1, help="compile: of the training")
   add("--layers", type=number, help="compile: of each tower when sampling, for a quick comparison; all by default")
   add("--variants", type=variants, default=VARIANTS, help=f"train: what is trained, of {','.join(VARIANTS)}")
-  add("--records", type=number, default=10_000, help="memory, loop: records")
+  add("--records", type=number, default=10_000, help="memory, loop, stores: records")
   add("--record-counts", type=numbers, default=(10**3, 10**4, 10**5, 10**6),
       help="retrieval, indices: records, as 1000,10000")
   add("--key-dims", type=numbers, default=(256, 512, 1024, 2048), help="retrieval, indices: key widths, as 256,512")

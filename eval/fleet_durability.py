@@ -1,8 +1,7 @@
 """Kill test of a memory on a server: several robots write at once and others follow, while processes are killed.
 
 `python -m eval.fleet_durability --minutes=10 --restarts=2 --out=FILE` lets writers write and kills PostgreSQL in
-between; `--kills=500` kills the server, a writer and a reader in turn; `--search` compares the time of a search with
-SQLite's.
+between; `--kills=500` kills the server, a writer and a reader in turn.
 Each prints a report as JSON; exit status 1 if a promise was broken. It starts a PostgreSQL of its own.
 """
 
@@ -20,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,6 @@ _LARGEST_BATCH = 4
 _EQUAL_S = 1.0  # how soon after the last commit everybody must be where the truth is
 _LONGEST_S = 60.0
 _CHECKED_EVERY = 50  # kills
-_SEARCHED, _SEARCH_DIM, _SEARCHES, _K = 10_000, 512, 1500, 16
 
 
 @dataclasses.dataclass
@@ -97,7 +95,7 @@ def follow(place: str, orders: "queue.Queue[str]") -> None:
     print("ready", flush=True)
     key_BE = np.zeros((1, HEADER.key_dim), np.float32)
     while orders.empty():
-      memory.query(key_BE, _K)
+      memory.query(key_BE, 16)
       time.sleep(0.05)
     _answer(memory, orders)
 
@@ -353,76 +351,6 @@ def _version(place: str) -> int:
     return truth.statistics()["version"]
 
 
-def search(server: local_postgres.LocalPostgres, folder: pathlib.Path) -> dict[str, Any]:
-  """Returns the times of a search among 10,000 records, with a file and with a server behind it, in turn."""
-  header = {"key_dim": _SEARCH_DIM, "action_horizon": 50, "action_dim": 32, "encoder": "search", "policy": "none"}
-  rng, place = np.random.default_rng(0), server.address("search")
-  with (Memory.open(folder / "memory", **header) as by_file, Memory.open(place, **header) as by_server,
-        Memory.open(place, **header) as other):
-    for first in range(0, _SEARCHED, 250):
-      records = [_found(rng, first + item) for item in range(250)]
-      by_file.add(records)
-      other.add(records)
-    _wait(lambda: len(by_server) == _SEARCHED)
-    found = {"idle": _in_turn(by_file, by_server, rng)}
-    with _written(other, rng):
-      found["while_others_write"] = _in_turn(by_file, by_server, rng)
-    server.kill()
-    _wait(lambda: not by_server.statistics()["connected"])
-    found["while_it_is_down"] = _in_turn(by_file, by_server, rng)
-    server.start()
-  return {"records": _SEARCHED, "key_dim": _SEARCH_DIM, "k": _K, "searches": _SEARCHES, **found}
-
-
-def _found(rng: np.random.Generator, number: int) -> Record:
-  base_TA = rng.standard_normal((50, 32), np.float32)
-  return Record(rng.standard_normal(_SEARCH_DIM, np.float32), base_TA, base_TA + 0.1, (CORRECTION, ANCHOR)[number % 2],
-                "success")
-
-
-def _in_turn(by_file: Memory, by_server: Memory, rng: np.random.Generator) -> dict[str, float]:
-  """Returns the times of single queries, one of each in turn, in ms, and the ratio of their medians."""
-  times: dict[str, list[float]] = {"sqlite": [], "postgresql": []}
-  for number in range(_SEARCHES):
-    key_BE = rng.standard_normal((1, _SEARCH_DIM)).astype(np.float32)
-    pair = [("sqlite", by_file), ("postgresql", by_server)]
-    for name, memory in pair[:: 1 if number % 2 else -1]:
-      began_s = time.perf_counter()
-      memory.query(key_BE, _K)
-      times[name].append(1000 * (time.perf_counter() - began_s))
-  told = {f"{name}_p{share}_ms": round(float(np.percentile(spent, share)), 4) for name, spent in times.items()
-          for share in (50, 95)}
-  return told | {"ratio_p50": round(told["postgresql_p50_ms"] / told["sqlite_p50_ms"], 4)}
-
-
-@contextlib.contextmanager
-def _written(memory: Memory, rng: np.random.Generator) -> Iterator[None]:
-  """Inside the block an episode is added four times a second, as by a fleet of 240 robots."""
-  stop = threading.Event()
-
-  def add() -> None:
-    number = 0
-    while not stop.wait(0.25):
-      memory.add([_found(rng, number)], token=f"later {number}")
-      number += 1
-
-  thread = threading.Thread(target=add)
-  thread.start()
-  try:
-    yield
-  finally:
-    stop.set()
-    thread.join()
-
-
-def _wait(done: Callable[[], bool]) -> None:
-  deadline_s = time.monotonic() + _LONGEST_S
-  while not done():
-    if time.monotonic() > deadline_s:
-      raise Pi0RagError(f"what was waited for did not happen within {_LONGEST_S:g} s")
-    time.sleep(0.01)
-
-
 def _child(arguments) -> int:
   orders: queue.Queue[str] = queue.Queue()
 
@@ -445,7 +373,6 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--minutes", type=float, default=10.0, help="of writing (default 10)")
   parser.add_argument("--restarts", type=int, default=2, help="of the server in this time (default 2)")
   parser.add_argument("--kills", type=int, default=0, help="of server, writer and reader in turn, instead")
-  parser.add_argument("--search", action="store_true", help="measure searches, instead")
   parser.add_argument("--writers", type=int, default=8)
   parser.add_argument("--readers", type=int, default=2)
   parser.add_argument("--pause_s", type=float, default=0.25, help="of a writer after an episode (default 0.25)")
@@ -457,15 +384,14 @@ def main(argv: list[str] | None = None) -> int:
   arguments = parser.parse_args(argv)
   if arguments.child:
     return _child(arguments)
-  with (tempfile.TemporaryDirectory(prefix="pi0rag_fleet_") as folder, tempfile.TemporaryDirectory() as other,
+  with (tempfile.TemporaryDirectory(prefix="pi0rag_fleet_") as folder,
         local_postgres.running(pathlib.Path(folder)) as server):
-    report = search(server, pathlib.Path(other)) if arguments.search else dataclasses.asdict(run(server, arguments))
-  asked = {name: getattr(arguments, name) for name in ("writers", "readers", "pause_s", "seed")}
-  report = report if arguments.search else asked | report
+    report = dataclasses.asdict(run(server, arguments))
+  report = {name: getattr(arguments, name) for name in ("writers", "readers", "pause_s", "seed")} | report
   if arguments.out:
     files.write_json(arguments.out, report)
   print(json.dumps(report, indent=1))
-  return 1 if report.get("problems") else 0
+  return 1 if report["problems"] else 0
 
 
 if __name__ == "__main__":

@@ -243,7 +243,7 @@ def write(collection: Collection, jobs: list[tuple[str, int]], *, robot: str, pi
   episodes = frames = 0
   with LerobotWriter(folder, fps=round(1 / collection.tick_s, 6), robot=robot, pictures=pictures,
                      renderer=collection.renderer) as writer:
-    for job in jobs:
+    for job in track(jobs, description="writing"):
       told = {CATEGORY: categories[job[0]]} if categories else {}
       for episode in by_prompt(_read_part(_part(folder, *job))):
         if episode.success or failures:
