@@ -348,7 +348,8 @@ def _statistics(episode: WrittenEpisode, columns: Mapping[str, Any]) -> dict[str
 
 def _of_rows(rows: np.ndarray, count: int) -> dict[str, np.ndarray]:
   numbers = rows.astype(np.float64)
-  quantiles = {f"q{round(100 * q):02d}": np.quantile(numbers, q, axis=0) for q in _QUANTILES}
+  found = zip(_QUANTILES, np.quantile(numbers, _QUANTILES, axis=0))  # at once: five calls would sort five times
+  quantiles = {f"q{round(100 * q):02d}": values for q, values in found}
   return {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": numbers.mean(axis=0), "std": numbers.std(axis=0),
           "count": np.array([count]), **quantiles}
 
