@@ -21,8 +21,8 @@ TOKENIZER = pathlib.Path(__file__).parents[1] / "robots/recorded/tokenizer/tiny_
 
 
 def test_shipped_policies_say_what_they_are():
-  assert shipped() == ["aloha_small", "libero_small", "metaworld_arena", "metaworld_small", "mobile_small",
-                       "panda_small", "panda_tasks", "widowx_small"]
+  assert shipped() == ["aloha_small", "calvin_small", "libero_small", "metaworld_arena", "metaworld_small",
+                       "mobile_small", "panda_small", "panda_tasks", "widowx_small"]
   spec, directory = describe("panda_tasks")
   assert spec.tasks == ("insertion", "pick_and_place", "pouring", "stacking") and spec.renderer == "raycast"
   assert (spec.family, spec.start, spec.horizon, spec.control_hz) == ("pi0", "zero", 16, 20.0)
