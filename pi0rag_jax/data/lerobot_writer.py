@@ -7,10 +7,8 @@ statistics are those of lerobot 0.4, whose own reader and ours read it.
 """
 
 import dataclasses
-import fractions
 import io
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +18,7 @@ from PIL import Image
 
 from pi0rag_jax import files
 from pi0rag_jax.data.dataset import import_extra
+from pi0rag_jax.data.video_writer import Video, codec
 from pi0rag_jax.errors import Pi0RagError, unknown_name
 
 IMAGES, VIDEO = PICTURES = ("images", "video")
@@ -31,8 +30,6 @@ _CHUNK_FILES = 1000
 _ROWS_PER_FILE = 50_000
 _QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
 _SAMPLED_FRAMES = 100  # of an episode, for the statistics of pictures
-# AV1 and H.264 of FFmpeg; a key frame every second frame, as lerobot has it, so that any frame is near one.
-_CODECS = {"libsvtav1": ("av1", {"crf": "30", "preset": "10", "g": "2"}), "libx264": ("h264", {"crf": "18", "g": "2"})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +77,7 @@ class LerobotWriter:
     self._features: dict[str, dict[str, Any]] = {}
     self._rows = self._file_rows = self._file = 0
     self._data, self._data_path = None, None
-    self._videos: dict[str, _Video] = {}
+    self._videos: dict[str, Video] = {}
     self._stats: list[dict[str, dict[str, np.ndarray]]] = []
     if there:
       self._go_on()
@@ -136,7 +133,7 @@ class LerobotWriter:
         name = CAMERA + camera
         if name not in self._videos:
           path = self.folder / "videos" / name / (_FILE.format(**place) + ".mp4")
-          self._videos[name] = _Video(path, self._fps)
+          self._videos[name] = Video(path, self._fps)
         begin, end = self._videos[name].append(images)
         entry |= {f"videos/{name}/chunk_index": place["chunk"], f"videos/{name}/file_index": place["file"],
                   f"videos/{name}/from_timestamp": begin, f"videos/{name}/to_timestamp": end}
@@ -207,7 +204,7 @@ class LerobotWriter:
                                    "shape": list(images.shape[1:]), "names": ["height", "width", "channels"]}
       if self._pictures == VIDEO:
         features[CAMERA + camera]["info"] = {
-          "video.height": images.shape[1], "video.width": images.shape[2], "video.codec": _codec()[1],
+          "video.height": images.shape[1], "video.width": images.shape[2], "video.codec": codec()[1],
           "video.pix_fmt": "yuv420p", "video.is_depth_map": False, "video.fps": _whole(self._fps),
           "video.channels": 3, "has_audio": False}
     for name, values in numbers.items():
@@ -276,47 +273,6 @@ class LerobotWriter:
       video.close()
     self._videos.clear()
     self._file_rows = 0
-
-
-class _Video:
-  """A file of the frames of several episodes."""
-
-  def __init__(self, path: pathlib.Path, fps: float):
-    os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder tells at length what it is
-    av = import_extra("av", "writing videos")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self.path = path
-    self._av, self._container, self._fps, self._frames = av, av.open(str(path), "w"), fps, 0
-    encoder, _ = _codec()
-    self._stream = self._container.add_stream(encoder, fractions.Fraction(fps).limit_denominator(1000),
-                                              options=_CODECS[encoder][1])
-    self._stream.pix_fmt = "yuv420p"
-
-  def append(self, images: np.ndarray) -> tuple[float, float]:
-    """Returns (begin, end) in s of these frames uint8[F, H, W, 3] in the file."""
-    begin = self._frames
-    if not begin:  # afterwards the encoder is open
-      self._stream.height, self._stream.width = images.shape[1:3]
-    for image in images:
-      frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-      frame.pts = self._frames
-      frame.time_base = 1 / fractions.Fraction(self._fps).limit_denominator(1000)
-      self._container.mux(self._stream.encode(frame))
-      self._frames += 1
-    return begin / self._fps, self._frames / self._fps
-
-  def close(self) -> None:
-    self._container.mux(self._stream.encode(None))
-    self._container.close()
-
-
-def _codec() -> tuple[str, str]:
-  """Returns (encoder, codec) of videos: lerobot's AV1, or H.264 where FFmpeg was built without it."""
-  av = import_extra("av", "writing videos")
-  for encoder, (codec, _) in _CODECS.items():
-    if encoder in av.codecs_available:
-      return encoder, codec
-  raise Pi0RagError(f"FFmpeg has none of the encoders {', '.join(_CODECS)}: keep pictures as images")
 
 
 def _prompts(episode: WrittenEpisode) -> Sequence[str]:

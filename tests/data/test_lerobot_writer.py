@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -41,6 +43,16 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch, pictures):
     for camera, images in each.images.items():
       error = np.abs(shown[f"observation.images.{camera}"].astype(int) - images)
       assert error.max() == 0 if pictures == "images" else error.mean() < 6
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="threads are told on Linux")
+def test_an_encoder_is_not_put_before_everything_else(tmp_path):
+  # SVT-AV1 does so where it runs as root; elsewhere there is nothing to take back.
+  with LerobotWriter(tmp_path / "data", fps=20, robot="panda", pictures="video") as writer:
+    writer.add(episode(0))
+    assert {os.sched_getscheduler(int(task.name)) for task in pathlib.Path("/proc/self/task").iterdir()} == {
+      os.SCHED_OTHER}
+  assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.parametrize("pictures", PICTURES)
