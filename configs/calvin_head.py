@@ -2,7 +2,7 @@
 
 `--config=configs/calvin_head.py` is RoboVLMs' LSTM (window 16, chunk 10), `...py:fc`, `...py:gpt` and `...py:discrete`
 are its other designs; the last has OpenVLA's bins, though all of them at once. All read the vision-language model of
-a trained `calvin_small`, a vector for every camera. Their sizes are those of two CPU cores:
+`calvin_small`, a vector for every camera. Their sizes are those of two CPU cores:
 `--config.head.hidden=1024 --config.head.layers=4` is RoboVLMs' own.
 
     python -m train.launch --config=configs/calvin_head.py:gpt --workdir=runs/calvin_gpt
@@ -16,7 +16,7 @@ from configs import calvin_small, mobile_vla_lstm
 from pi0rag_jax.errors import unknown_name
 
 WINDOW, CHUNK = 16, 10
-BACKBONE = "runs/calvin_small/policy"
+BACKBONE = "pi0rag_jax/assets/calvin_small"
 HEADS = {
   "": {"preset": "robovlms", "hidden": 256, "layers": 2, "readout_dims": (256,)},
   "fc": {"name": "mlp", "window": WINDOW, "hidden_dims": (512, 256)},

@@ -1,8 +1,8 @@
 """Mobile-VLA's LSTM head on a frozen backbone: a mobile manipulator with a front and a wrist camera.
 
 `--config=configs/mobile_vla_lstm.py` reads PaliGemma's features, `...py:light` those of a small convolutional encoder
-that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), `...py:small` reads those of a trained
-`mobile_small` there, and `...py:debug` trains a smaller head on synthetic data in seconds.
+that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), `...py:small` reads those of `mobile_small`
+there, and `...py:debug` trains a smaller head on synthetic data in seconds.
 """
 
 from typing import Any
@@ -82,7 +82,7 @@ def get_config(variant: str = "") -> ConfigDict:
     _simulate(config)
   if variant == "small":
     small: Any = mobile_small.get_config("things")
-    of_small(config, "runs/mobile_small/policy", small.model)
+    of_small(config, "pi0rag_jax/assets/mobile_small", small.model)
     config.data = small.data
   if variant == "debug":
     _shrink(config)
@@ -126,7 +126,7 @@ def _simulate(config) -> None:
 
 
 def of_small(config, policy: str, model) -> None:
-  """Reads the vision-language model of a small pi0 that was trained here, a vector for every camera.
+  """Reads the vision-language model of a small pi0, a vector for every camera.
 
   Args:
     policy: the pi0's directory.
