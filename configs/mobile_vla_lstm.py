@@ -1,8 +1,8 @@
 """Mobile-VLA's LSTM head on a frozen backbone: a mobile manipulator with a front and a wrist camera.
 
 `--config=configs/mobile_vla_lstm.py` reads PaliGemma's features, `...py:light` those of a small convolutional encoder
-that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), `...py:small` reads those of `mobile_small`
-there, and `...py:debug` trains a smaller head on synthetic data in seconds.
+that runs on a CPU, `...py:sim` does so for the simulated one (`--world=mobile`), `...py:small` reads those of
+`mobile_small` there, and `...py:debug` trains a smaller head on synthetic data in seconds.
 """
 
 from typing import Any

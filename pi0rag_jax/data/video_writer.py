@@ -5,6 +5,7 @@ import fractions
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -69,17 +70,16 @@ def _ordinary_threads() -> Iterator[None]:
   try:
     yield
   finally:
-    ordinary = os.SCHED_OTHER, os.sched_param(0)
-    for thread, (policy, parameter) in _scheduled().items():
-      wanted = before.get(thread, ordinary)
-      if (policy, parameter) != wanted:
+    for thread, found in _scheduled().items():
+      wanted = before.get(thread, (os.SCHED_OTHER, os.sched_param(0)))
+      if found != wanted:
         with contextlib.suppress(ProcessLookupError):  # over by now
           os.sched_setscheduler(thread, *wanted)
 
 
-def _scheduled() -> dict[int, tuple[int, os.sched_param]]:
-  """Returns how each thread of this process is scheduled; nothing where the system does not tell."""
-  found: dict[int, tuple[int, os.sched_param]] = {}
+def _scheduled() -> dict[int, tuple[int, Any]]:
+  """Returns how each thread of this process is scheduled (policy, parameter); nothing where it is not Linux."""
+  found: dict[int, tuple[int, Any]] = {}
   for entry in _TASKS.iterdir() if _TASKS.exists() else ():
     with contextlib.suppress(ProcessLookupError):
       found[int(entry.name)] = os.sched_getscheduler(int(entry.name)), os.sched_getparam(int(entry.name))
