@@ -166,8 +166,9 @@ def _moved_block(task: str, start: Facts, physics: Physics) -> str:
     return min(at.BLOCKS, key=lambda name: abs(start.blocks[name].place[1]))
   wanted = ([name for name, block in start.blocks.items() if block.on_blocks] if task == "unstack_block" else
             [name for name, block in start.blocks.items() if block.held])
-  highest = max(at.BLOCKS, key=lambda name: start.blocks[name].place[2])
-  return max(wanted, key=lambda name: start.blocks[name].place[2], default=physics.held or highest)
+  if not wanted and physics.held in at.BLOCKS:  # a handle may be in the hand, too
+    return physics.held
+  return max(wanted or at.BLOCKS, key=lambda name: start.blocks[name].place[2])
 
 
 def _destination(task: str, block: str, physics: Physics) -> np.ndarray:

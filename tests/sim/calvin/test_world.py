@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from pi0rag_jax.sim.calvin import oracle, scene, symbols
+from pi0rag_jax.sim.calvin import expert, oracle, scene, symbols
 from pi0rag_jax.sim.calvin import table as at
 from pi0rag_jax.sim.calvin.world import CHAIN, FAMILY, TIME_LIMIT, PlayTable
 from pi0rag_jax.worlds.world import WorldConfig
@@ -40,6 +40,17 @@ def test_the_expert_succeeds(task):
 @pytest.mark.parametrize("task", symbols.TASKS)
 def test_the_expert_succeeds_at_every_table(task, condition):
   assert succeed(PlayTable(config(task, condition=condition))).success
+
+
+def test_a_handle_in_the_hand_is_no_block_to_be_put_down(monkeypatch):
+  world = PlayTable(config("turn_on_led"))  # nothing is held
+  world.begin(SEED)
+  start = oracle.Facts.of(world._physics)
+  monkeypatch.setattr(type(world._physics), "held", f"{scene.SLIDER}_handle")
+  for task in ("place_in_drawer", "place_in_slider", "stack_block"):
+    assert expert.act(task, start, world._physics).shape == (5,)
+    place_3 = expert.target(task, start, world._physics)[:3]
+    assert any(np.allclose(place_3, world._physics.block(block), atol=1e-6) for block in at.BLOCKS)
 
 
 def test_things_start_where_the_symbols_say():
