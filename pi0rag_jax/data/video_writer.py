@@ -40,7 +40,7 @@ class Video:
       frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
       frame.pts = self._frames
       frame.time_base = 1 / fractions.Fraction(self._fps).limit_denominator(1000)
-      with contextlib.nullcontext() if self._frames else _ordinary_threads():
+      with contextlib.nullcontext() if self._frames else ordinary_threads():
         self._container.mux(self._stream.encode(frame))
       self._frames += 1
     return begin / self._fps, self._frames / self._fps
@@ -60,7 +60,7 @@ def codec() -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def _ordinary_threads() -> Iterator[None]:
+def ordinary_threads() -> Iterator[None]:
   """Takes back what a library inside the block does to priorities.
 
   SVT-AV1, where it runs as root, puts its threads and the one that calls it before everything else on the machine

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pi0rag_jax.data.video_writer import ordinary_threads
+
 RECORDED = Path(__file__).with_name("recorded")
 
 
@@ -122,7 +124,7 @@ def _write_lerobot(
 
 
 def _encode(path: Path, pictures, fps, codec: str, options: dict) -> None:
-  with av.open(str(path), "w") as container:
+  with av.open(str(path), "w") as container, ordinary_threads():
     stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
     for picture in pictures:
